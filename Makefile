@@ -1,0 +1,33 @@
+# `make` alone says what there is. ARGS="..." is handed to the program that demo and test run.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+target := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: ## the whole trip on this machine, from a job to a mail that logs in
+	@scripts/need
+	cargo build --locked
+	scripts/broker run "$(target)/debug/resetd" demo $(ARGS)
+
+.PHONY: test
+test: ## all tests, against a RabbitMQ of their own
+	@scripts/need
+	scripts/broker install --private
+	cargo test --locked $(ARGS)
+
+.PHONY: lint
+lint: ## formatting, clippy, documentation, and the dependencies where cargo-deny is installed
+	@scripts/need
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
+	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
+
+.PHONY: clean
+clean: ## remove what was built
+	cargo clean

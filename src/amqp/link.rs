@@ -1,0 +1,96 @@
+//! Two connections, one that consumes and one that publishes: under a resource alarm everything on a publishing one hangs, acks too.
+
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties};
+use secrecy::ExposeSecret;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::trouble::{Trouble, within};
+use crate::config::amqp::Amqp;
+
+/// The heartbeat, in seconds: section 3 of the contract.
+const HEARTBEAT: u16 = 10;
+/// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// Both connections. There is no recovery in it: when one is lost, both are dropped and made anew.
+#[derive(Debug)]
+pub struct Link {
+    /// Consumes and acks.
+    pub consuming: Connection,
+    /// Declares and publishes.
+    pub publishing: Connection,
+    lost: CancellationToken,
+    _watch: DropGuard,
+}
+
+impl Link {
+    /// Opens both; `role` is what the broker's own pages show.
+    ///
+    /// # Errors
+    /// Where the broker is not there, refuses the login or the vhost, or does not answer in time.
+    pub async fn open(amqp: &Amqp, role: &str) -> Result<Self, Trouble> {
+        let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
+        let publishing = connect(amqp, &format!("resetd {role} (publishing)")).await?;
+        let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (first, second) = (consuming.status().clone(), publishing.status().clone());
+        let signal = lost.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            while first.connected() && second.connected() {
+                tokio::time::sleep(WATCH).await;
+            }
+            signal.cancel();
+        }));
+        Ok(Self {
+            consuming,
+            publishing,
+            lost,
+            _watch: stop.drop_guard(),
+        })
+    }
+
+    /// Cancelled when one of them is lost.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Closes both, so that the broker returns at once what was not settled.
+    pub async fn close(self) {
+        for connection in [&self.consuming, &self.publishing] {
+            let _ = tokio::time::timeout(Duration::from_secs(2), connection.close(200, "bye".into())).await;
+        }
+    }
+}
+
+/// Opens one connection.
+///
+/// # Errors
+/// As [`Link::open`].
+pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
+    // Checked when the configuration was read.
+    let mut uri: AMQPUri = amqp
+        .url
+        .expose_secret()
+        .parse()
+        .map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT);
+    let place = format!(
+        "the broker at {}:{}, vhost {:?}, as user {:?}",
+        uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
+    );
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let opened = within(
+        &format!("connecting to {place}"),
+        Connection::connect_uri(uri, properties),
+    )
+    .await;
+    opened.map_err(|trouble| {
+        if trouble.to_string().contains("ACCESS_REFUSED") {
+            Trouble::Mend(trouble.to_string())
+        } else {
+            trouble
+        }
+    })
+}

@@ -1,0 +1,8 @@
+//! The broker: names, topology, two connections, consuming and publishing. Every await on it has a limit.
+
+pub mod consumer;
+pub mod link;
+pub mod names;
+pub mod publisher;
+pub mod topology;
+pub mod trouble;

@@ -1,0 +1,77 @@
+//! What things are called at the broker: section 3 of the contract, with the prefix.
+
+use crate::domain::job::Lane;
+
+/// The names of one org's things, and of those that all share.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+    org: String,
+}
+
+impl Names {
+    /// With the prefix of `amqp.prefix`.
+    pub fn new(prefix: &str, org: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            org: org.to_owned(),
+        }
+    }
+
+    /// The org itself, as it stands in routing keys.
+    pub fn org(&self) -> &str {
+        &self.org
+    }
+
+    fn named(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix)
+    }
+
+    /// The exchange that producers publish to.
+    pub fn resets(&self) -> String {
+        self.named("resets")
+    }
+
+    /// A lane's routing key; keys have no prefix.
+    pub fn lane_key(&self, lane: Lane) -> String {
+        match lane {
+            Lane::Interactive => self.org.clone(),
+            Lane::Bulk => format!("{}.bulk", self.org),
+        }
+    }
+
+    /// A lane's queue.
+    pub fn lane(&self, lane: Lane) -> String {
+        self.named(&format!("resets.{}", self.lane_key(lane)))
+    }
+
+    /// The queue of dead letters.
+    pub fn dead(&self) -> String {
+        self.named(&format!("resets.{}.dead", self.org))
+    }
+
+    /// The exchange of notifications.
+    pub fn notifications(&self) -> String {
+        self.named("notifications")
+    }
+
+    /// The email queue.
+    pub fn emails(&self) -> String {
+        self.named("emails")
+    }
+
+    /// The mailer's dead letters.
+    pub fn emails_dead(&self) -> String {
+        self.named("emails.dead")
+    }
+
+    /// The exchange of outcomes.
+    pub fn outcomes(&self) -> String {
+        self.named("outcomes")
+    }
+
+    /// The stream of outcomes.
+    pub fn ledger(&self) -> String {
+        self.named("resets.outcomes")
+    }
+}

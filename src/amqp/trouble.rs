@@ -1,0 +1,77 @@
+//! What can be wrong with the broker, named by what is done next, in words that say what to do.
+
+use std::time::Duration;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{Error, ErrorKind};
+
+/// Something between us and the broker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It goes away by itself: try again.
+    #[error("{0}")]
+    Again(String),
+    /// Somebody must mend it; trying again only shows when they did.
+    #[error("{0}")]
+    Mend(String),
+}
+
+/// How long any single answer of the broker may take.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// An await on the broker, with its limit. `what` says what was tried, such as "declaring queue resets.main".
+///
+/// # Errors
+/// Where the broker refuses it, is lost, or does not answer in time.
+pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(what, &error)),
+        Err(_) => Err(Trouble::Again(format!(
+            "{what}: the broker did not answer within {} s",
+            ANSWER.as_secs()
+        ))),
+    }
+}
+
+/// Puts an error into words: what was tried, what the broker said, and what to do where somebody must mend it.
+pub fn explain(what: &str, error: &Error) -> Trouble {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return Trouble::Again(format!("{what}: {error}"));
+    };
+    let said = amqp.get_message();
+    let cure = match amqp.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
+            "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(
+            "give the user of amqp.url the right to configure, write and read it (rabbitmqctl set_permissions), or correct user and password",
+        ),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(
+            "the vhost of amqp.url does not exist or its user may not enter it: create it (rabbitmqctl add_vhost, set_permissions), or correct amqp.url",
+        ),
+        AMQPErrorKind::Soft(
+            AMQPSoftError::CONTENTTOOLARGE
+            | AMQPSoftError::NOCONSUMERS
+            | AMQPSoftError::NOROUTE
+            | AMQPSoftError::NOTFOUND
+            | AMQPSoftError::RESOURCELOCKED,
+        )
+        | AMQPErrorKind::Hard(
+            AMQPHardError::CONNECTIONFORCED
+            | AMQPHardError::INVALIDPATH
+            | AMQPHardError::FRAMEERROR
+            | AMQPHardError::SYNTAXERROR
+            | AMQPHardError::COMMANDINVALID
+            | AMQPHardError::CHANNELERROR
+            | AMQPHardError::UNEXPECTEDFRAME
+            | AMQPHardError::RESOURCEERROR
+            | AMQPHardError::NOTIMPLEMENTED
+            | AMQPHardError::INTERNALERROR,
+        ) => None,
+    };
+    match cure {
+        Some(cure) => Trouble::Mend(format!("{what}: {said}; {cure}")),
+        None => Trouble::Again(format!("{what}: {said}")),
+    }
+}

@@ -1,0 +1,99 @@
+//! The command line: one subcommand for each role.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError, Environment};
+use crate::roles;
+use crate::telemetry::logs::{self, Format};
+
+/// The worker behind a queue that resets passwords at Genesys Cloud, at scale and safely.
+#[derive(Debug, Parser)]
+#[command(name = "resetd", version, max_term_width = 100)]
+pub struct Cli {
+    /// A TOML file over the defaults; repeatable, a later one wins.
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+    /// How the log on stderr is written; RUST_LOG filters it, such as RUST_LOG=debug.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    log: Format,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Take reset jobs from RabbitMQ, set the passwords, and queue the messages for the people.
+    #[command(
+        after_help = "Example:\n  resetd --config config/genesys-cloud.toml --config /etc/resetd/resetd.toml worker"
+    )]
+    Worker,
+    /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
+    Enqueue(roles::enqueue::Args),
+    /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
+    Sim(roles::sim::Args),
+    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
+    Demo,
+}
+
+/// Runs what the command line asks for. `shutdown` is cancelled by the first signal.
+///
+/// # Errors
+/// Whatever the role fails with; [`exit_code`] tells what the process ends with.
+pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
+    let environment = Environment::of_process()?;
+    match cli.role {
+        Role::Worker => {
+            let config = Config::load(&cli.config, environment)?;
+            // Before the socket: a configuration that does not do is not reported as a port that is taken.
+            config.worker()?;
+            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+                format!(
+                    "http.listen {} cannot be bound; is another worker running? Set http.listen to another port",
+                    config.listen
+                )
+            })?;
+            roles::worker::run(config, listener, shutdown).await
+        }
+        Role::Enqueue(args) => roles::enqueue::run(args, &Config::load(&cli.config, environment)?, shutdown).await,
+        Role::Sim(args) => roles::sim::run(args, shutdown).await,
+        Role::Demo => roles::demo::run(&cli.config, environment, shutdown).await,
+    }
+}
+
+/// Starts logging as the command line asks for it.
+///
+/// # Errors
+/// Where `RUST_LOG` cannot be read.
+pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
+    use std::io::IsTerminal;
+    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    // A demo's own table is what there is to see.
+    let usual = if matches!(cli.role, Role::Demo | Role::Enqueue(_)) {
+        "error"
+    } else {
+        "info"
+    };
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    logs::start(cli.log, Some(filter.as_deref().unwrap_or(usual)), colours)
+}
+
+/// 0 done, 1 failed at run time, 2 a usage or configuration error.
+pub fn exit_code(result: &Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_usage(error) => ExitCode::from(2),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<ConfigError>() || cause.is::<logs::StartError>() || cause.is::<crate::sim::SettingsError>()
+    })
+}

@@ -1,0 +1,243 @@
+//! The configuration: plain data, one struct for each concern. What it configures is built elsewhere, from its own section.
+//!
+//! `source` lays default, files and environment over one another, `raw` is their shape as written, and the sections here are
+//! what came of it, every value checked.
+
+pub mod amqp;
+pub mod org;
+mod raw;
+mod source;
+mod value;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::{
+    form::Form, job::EmailAddress, notification::Template, password::PasswordKind, retry::RetryPolicy,
+};
+pub use source::Environment;
+
+/// A configuration that cannot be used: which key, what it has, what it wants. The process ends with 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("configuration: {0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// A key whose value does not do.
+    pub fn wrong(key: &str, got: impl std::fmt::Display, wants: &str) -> Self {
+        Self(format!("{key} is {got}; it must be {wants}"))
+    }
+
+    /// A key that must be given.
+    pub fn missing(key: &str, wants: &str) -> Self {
+        Self(format!("{key} is not set; it must be {wants}"))
+    }
+
+    /// Any other sentence.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// How failures are waited out.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// How often, and how long between.
+    pub policy: RetryPolicy,
+    /// A longer `Retry-After` is cut to this.
+    pub after_max: Duration,
+    /// A job's own wait up to this is spent in memory.
+    pub inline_max: Duration,
+}
+
+/// What the person gets.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// Who is told where a job has no address.
+    pub fallback: Option<EmailAddress>,
+    /// Subject and body.
+    pub template: Template,
+    /// How long the message may wait in its queue.
+    pub ttl: Duration,
+}
+
+/// Everything, as far as every role needs it; what only a worker needs is demanded by [`Config::worker`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The broker.
+    pub amqp: amqp::Amqp,
+    /// Which attributes a job may set.
+    pub allowed_attributes: Vec<String>,
+    /// How a password is made.
+    pub password: PasswordKind,
+    /// How failures are waited out.
+    pub retry: Retry,
+    /// What the person gets.
+    pub notification: Notification,
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// How long jobs in flight may finish.
+    pub grace: Duration,
+    orgs: BTreeMap<String, raw::Org>,
+    wire: raw::Wire,
+    environment: Environment,
+}
+
+/// What a worker needs beside [`Config`]: how to write, and to whom.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// How a reset is written on the wire.
+    pub form: Form,
+    /// The orgs, by name.
+    pub orgs: BTreeMap<String, org::Org>,
+}
+
+impl Config {
+    /// Reads the default, the files and the environment.
+    ///
+    /// # Errors
+    /// Where a file cannot be read, a key is unknown or a value does not do.
+    pub fn load(files: &[PathBuf], environment: Environment) -> Result<Self, ConfigError> {
+        Self::check(source::read(files, &[], &environment)?, environment)
+    }
+
+    /// Reads the default, a text that is compiled in, and the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn compiled_in(text: &'static str, files: &[PathBuf], environment: Environment) -> Result<Self, ConfigError> {
+        Self::check(source::read(files, &[text], &environment)?, environment)
+    }
+
+    fn check(raw: raw::Raw, environment: Environment) -> Result<Self, ConfigError> {
+        for name in raw.orgs.keys() {
+            org::check_name(name)?;
+        }
+        Ok(Self {
+            amqp: amqp::Amqp::check(raw.amqp)?,
+            allowed_attributes: raw.wire.allowed_attributes.0.clone(),
+            password: password(&raw.password)?,
+            retry: retry(&raw.retry)?,
+            notification: notification(raw.notification)?,
+            listen: raw.http.listen.parse().map_err(|_| {
+                ConfigError::wrong(
+                    "http.listen",
+                    format_args!("{:?}", raw.http.listen),
+                    "an address and a port, such as 127.0.0.1:9464",
+                )
+            })?,
+            grace: raw.shutdown.grace.0,
+            orgs: raw.orgs,
+            wire: raw.wire,
+            environment,
+        })
+    }
+
+    /// The names of the orgs.
+    pub fn org_names(&self) -> impl Iterator<Item = &str> {
+        self.orgs.keys().map(String::as_str)
+    }
+
+    /// What a worker needs.
+    ///
+    /// # Errors
+    /// Where there is no org, one is not complete, the wire form is not chosen, or the grace is too short.
+    pub fn worker(&self) -> Result<Worker, ConfigError> {
+        let form = wire::chosen(&self.wire)?;
+        if self.orgs.is_empty() {
+            return Err(ConfigError::missing(
+                "orgs",
+                "at least one section [orgs.NAME] with a region, a client_id and a client_secret (config/default.toml shows one)",
+            ));
+        }
+        let mut orgs = BTreeMap::new();
+        for (name, raw) in &self.orgs {
+            let org = org::Org::check(name, raw, &self.environment)?;
+            let least = org.request_timeout + Duration::from_secs(5);
+            if self.grace < least {
+                return Err(ConfigError::wrong(
+                    "shutdown.grace",
+                    value::show(self.grace),
+                    &format!(
+                        "at least orgs.{name}.request_timeout and 5 s more, {}",
+                        value::show(least)
+                    ),
+                ));
+            }
+            orgs.insert(name.clone(), org);
+        }
+        Ok(Worker { form, orgs })
+    }
+}
+
+fn password(raw: &raw::Password) -> Result<PasswordKind, ConfigError> {
+    match raw.kind.as_str() {
+        "hex" => Ok(PasswordKind::Hex),
+        "policy" if PasswordKind::LENGTHS.contains(&raw.length) => Ok(PasswordKind::Policy { length: raw.length }),
+        "policy" => Err(ConfigError::wrong(
+            "password.length",
+            raw.length,
+            "12 to 128 characters",
+        )),
+        other => Err(ConfigError::wrong(
+            "password.kind",
+            format_args!("{other:?}"),
+            "\"hex\" or \"policy\"",
+        )),
+    }
+}
+
+fn retry(raw: &raw::Retry) -> Result<Retry, ConfigError> {
+    if raw.max_attempts == 0 {
+        return Err(ConfigError::wrong("retry.max_attempts", 0, "at least 1"));
+    }
+    if raw.max.0 < raw.base.0 {
+        return Err(ConfigError::wrong(
+            "retry.max",
+            value::show(raw.max.0),
+            &format!("at least retry.base, {}", value::show(raw.base.0)),
+        ));
+    }
+    let policy = RetryPolicy {
+        max_attempts: raw.max_attempts,
+        base: raw.base.0,
+        max: raw.max.0,
+    };
+    Ok(Retry {
+        policy,
+        after_max: raw.after_max.0,
+        inline_max: raw.inline_max.0,
+    })
+}
+
+fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
+    let address = |text: String| {
+        EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
+    };
+    let fallback = raw
+        .fallback_address
+        .filter(|text| !text.is_empty())
+        .map(address)
+        .transpose()?;
+    let template = Template::new(raw.subject, raw.body)
+        .ok_or_else(|| ConfigError::new("notification.body must hold {password}, where the password goes; notification.subject must be one line without it"))?;
+    // RabbitMQ takes an expiration below 2^32 ms.
+    if raw.ttl.0 < Duration::from_secs(1) || raw.ttl.0.as_millis() > u128::from(u32::MAX) {
+        return Err(ConfigError::wrong(
+            "notification.ttl",
+            value::show(raw.ttl.0),
+            "1s to 1193h",
+        ));
+    }
+    Ok(Notification {
+        fallback,
+        template,
+        ttl: raw.ttl.0,
+    })
+}
+
+#[cfg(test)]
+mod tests;

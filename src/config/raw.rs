@@ -1,0 +1,93 @@
+//! The configuration as it is written: every key, nothing else.
+
+use std::collections::BTreeMap;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::value::{List, Span};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) amqp: Amqp,
+    #[serde(default)]
+    pub(super) orgs: BTreeMap<String, Org>,
+    pub(super) wire: Wire,
+    pub(super) password: Password,
+    pub(super) retry: Retry,
+    pub(super) notification: Notification,
+    pub(super) http: Http,
+    pub(super) shutdown: Shutdown,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Amqp {
+    pub(super) url: SecretString,
+    pub(super) url_file: Option<String>,
+    pub(super) prefix: String,
+    pub(super) prefetch: u16,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Org {
+    pub(super) region: Option<String>,
+    pub(super) token_url: Option<String>,
+    pub(super) scim_url: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) client_secret: Option<SecretString>,
+    pub(super) client_secret_file: Option<String>,
+    #[serde(default)]
+    pub(super) required_scopes: List,
+    pub(super) rate_per_minute: Option<u32>,
+    pub(super) burst: Option<u32>,
+    pub(super) request_timeout: Option<Span>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wire {
+    pub(super) password: Option<String>,
+    pub(super) extensions: Option<String>,
+    pub(super) allowed_attributes: List,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Password {
+    pub(super) kind: String,
+    pub(super) length: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) max_attempts: u32,
+    pub(super) base: Span,
+    pub(super) max: Span,
+    pub(super) after_max: Span,
+    pub(super) inline_max: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notification {
+    pub(super) fallback_address: Option<String>,
+    pub(super) subject: String,
+    pub(super) body: String,
+    pub(super) ttl: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http {
+    pub(super) listen: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shutdown {
+    pub(super) grace: Span,
+}

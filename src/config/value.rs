@@ -1,0 +1,91 @@
+//! The values that are more than text or a number: durations, lists, secrets in files.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+
+use super::ConfigError;
+
+/// A duration above zero, as text with a unit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parsed = text
+            .parse::<SignedDuration>()
+            .ok()
+            .and_then(|span| Duration::try_from(span).ok());
+        match parsed {
+            Some(span) if span > Duration::ZERO => Ok(Span(span)),
+            _ => Err(D::Error::custom(format_args!(
+                "{text:?} is not a duration above zero with a unit, such as \"500ms\", \"10s\" or \"15m\""
+            ))),
+        }
+    }
+}
+
+/// A duration as an operator writes it.
+pub(super) fn show(span: Duration) -> String {
+    SignedDuration::try_from(span).map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
+}
+
+/// A list, or comma-separated text, as environment variables have it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct List(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = List;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of texts, or one comma-separated text")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<List, E> {
+                Ok(List(
+                    text.split(',')
+                        .map(|part| part.trim().to_owned())
+                        .filter(|part| !part.is_empty())
+                        .collect(),
+                ))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<List, S::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = list.next_element()? {
+                    parts.push(part);
+                }
+                Ok(List(parts))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// The content of a file that holds a secret, without the line break at its end.
+pub(super) fn secret_file(key: &str, path: &str) -> Result<SecretString, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConfigError::wrong(
+            key,
+            format_args!("{path:?}, which cannot be read ({error})"),
+            "the path of a readable file that holds the secret",
+        )
+    })?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(ConfigError::wrong(
+            key,
+            format_args!("{path:?}, which is empty"),
+            "the path of a file that holds the secret",
+        ));
+    }
+    Ok(SecretString::from(secret.to_owned()))
+}

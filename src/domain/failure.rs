@@ -1,0 +1,38 @@
+//! Why a PATCH did not set the password, named by what is done next.
+
+use std::time::Duration;
+
+/// A try that did not succeed. Matched without a wildcard: whoever adds one decides what follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// 429: the org's quota is spent; every call of the org waits.
+    Throttled {
+        /// How long the org asked for, where it said.
+        wait: Option<Duration>,
+    },
+    /// 503 with `Retry-After`: every call of the org waits, and the try counts.
+    Unavailable {
+        /// How long the org asked for.
+        wait: Duration,
+    },
+    /// 401: the token is dropped and fetched once more.
+    TokenRefused,
+    /// 403: this user is not ours to change, or the client may change none.
+    Forbidden {
+        /// The answer's code says that the client lacks a permission: an operator must mend it.
+        client: bool,
+    },
+    /// 404: there is no such user.
+    NotFound,
+    /// 409, 412, or a version mismatch: somebody else wrote at the same time; tried again as a fault is.
+    Conflict,
+    /// Any other refusal: trying again cannot help.
+    Rejected,
+    /// No fault of the job's: tried again after a backoff.
+    Fault {
+        /// Whether the org may have carried the call out all the same: after a time-out, a cut connection and a 5xx.
+        may_have_set: bool,
+        /// A `Retry-After` that came with it: the backoff is not shorter.
+        wait: Option<Duration>,
+    },
+}

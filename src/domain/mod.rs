@@ -1,0 +1,12 @@
+//! What resetting a password means, with no network, no clock and no wire in it.
+//!
+//! Everything here is a value or a function of its arguments; time and chance are arguments too.
+
+pub mod failure;
+pub mod form;
+pub mod job;
+pub mod notification;
+pub mod outcome;
+pub mod password;
+pub mod retry;
+pub mod token;

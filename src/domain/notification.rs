@@ -1,0 +1,65 @@
+//! What tells the person: the message for the email queue.
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use super::{
+    job::{EmailAddress, JobId, UserId},
+    password::Password,
+};
+
+/// What stands for the password in `notification.body`.
+pub const PLACEHOLDER: &str = "{password}";
+
+/// Subject and body as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    subject: String,
+    body: String,
+}
+
+impl Template {
+    /// Takes the texts of the configuration; `None` where the body does not hold `{password}` or the subject does, or has a line break.
+    pub fn new(subject: String, body: String) -> Option<Self> {
+        let fits = body.contains(PLACEHOLDER) && !subject.contains(PLACEHOLDER) && !subject.contains(['\r', '\n']);
+        fits.then_some(Self { subject, body })
+    }
+
+    /// The subject: it never holds the password.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The body with the password in its place.
+    pub fn body(&self, password: &Password) -> Zeroizing<String> {
+        Zeroizing::new(self.body.replace(PLACEHOLDER, password.expose()))
+    }
+}
+
+/// That a password was set: made once for each, and kept until the job is settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The notification's own id: one for each password set.
+    pub notification_id: String,
+    /// When the PATCH was confirmed.
+    pub at: Timestamp,
+}
+
+/// Everything the message says.
+#[derive(Debug)]
+pub struct Notification<'a> {
+    /// Its own id and when the password was set.
+    pub issued: &'a Issued,
+    /// The job it comes from.
+    pub job: &'a JobId,
+    /// The org's name in the configuration.
+    pub org: &'a str,
+    /// Whose password was set.
+    pub user: &'a UserId,
+    /// Who is told.
+    pub to: &'a EmailAddress,
+    /// The texts.
+    pub template: &'a Template,
+    /// What they will log in with.
+    pub password: &'a Password,
+}

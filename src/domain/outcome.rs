@@ -1,0 +1,171 @@
+//! What became of a job.
+
+use jiff::Timestamp;
+
+use super::job::{JobId, Lane, UserId};
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OutcomeKind {
+    /// The password is set and the notification lies in its queue.
+    Succeeded,
+    /// It was given up: there is a dead letter.
+    Failed,
+    /// It carried no intent to reset.
+    PassedThrough,
+    /// A newer reset of the same user had succeeded.
+    Superseded,
+    /// Its `not-after` had passed: there is a dead letter.
+    Expired,
+    /// Its id had succeeded before.
+    Duplicate,
+}
+
+impl OutcomeKind {
+    /// The name in messages, routing keys and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::PassedThrough => "passed_through",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
+            Self::Duplicate => "duplicate",
+        }
+    }
+
+    /// Whether the producer may be content.
+    pub const fn is_success(self) -> bool {
+        match self {
+            Self::Succeeded | Self::PassedThrough | Self::Duplicate => true,
+            Self::Failed | Self::Superseded | Self::Expired => false,
+        }
+    }
+}
+
+/// Why a job was dead-lettered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The body is no job.
+    InvalidJob,
+    /// Nobody can be told, and there is no fallback.
+    NoAddress,
+    /// It would set an attribute that the configuration does not allow.
+    AttributeNotAllowed,
+    /// 403: this user is not ours to change.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// Another 4xx.
+    Rejected,
+    /// Every try failed, or it was throttled again and again while others passed.
+    RetriesExhausted,
+    /// Its `not-after` had passed before the PATCH.
+    Expired,
+    /// It was delivered too often.
+    DeliveryLimit,
+    /// The worker's own code failed on it.
+    WorkerFault,
+}
+
+impl Reason {
+    /// The name in `resetd-reason`, outcomes and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "invalid_job",
+            Self::NoAddress => "no_address",
+            Self::AttributeNotAllowed => "attribute_not_allowed",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Rejected => "rejected",
+            Self::RetriesExhausted => "retries_exhausted",
+            Self::Expired => "expired",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::WorkerFault => "worker_fault",
+        }
+    }
+
+    /// One sentence for a person.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "The job is not valid; mend it and send it again",
+            Self::NoAddress => "The job names nobody to notify and no fallback address is configured",
+            Self::AttributeNotAllowed => "The job sets an attribute that wire.allowed_attributes does not list",
+            Self::Forbidden => "The org does not let this client change this user",
+            Self::NotFound => "The org knows no such user",
+            Self::Rejected => "The org rejected the change",
+            Self::RetriesExhausted => "The org did not carry the change out in any of the tries",
+            Self::Expired => "The job's not-after had passed before its password could be set",
+            Self::DeliveryLimit => "The job was delivered too often without being settled",
+            Self::WorkerFault => "The worker failed on this job; its log has the place",
+        }
+    }
+}
+
+/// What is known of the password at the org.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PasswordSet {
+    /// It was set.
+    Yes,
+    /// It was not.
+    #[default]
+    No,
+    /// A call was not answered, or by a 5xx: it may have been carried out.
+    Unknown,
+}
+
+impl PasswordSet {
+    /// The name in messages and headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The record of one job's end. It never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The job.
+    pub job: JobId,
+    /// The org's name in the configuration.
+    pub org: String,
+    /// The lane it came by.
+    pub lane: Lane,
+    /// Whose password; `None` where the body did not tell.
+    pub user: Option<UserId>,
+    /// The batch it belongs to.
+    pub batch: Option<String>,
+    /// When it was asked for, where its producer said.
+    pub asked_at: Option<Timestamp>,
+    /// How it ended.
+    pub kind: OutcomeKind,
+    /// Why, where it was dead-lettered.
+    pub reason: Option<Reason>,
+    /// The status of the last answer.
+    pub status: Option<u16>,
+    /// Calls that counted.
+    pub attempts: u32,
+    /// What is known of the password.
+    pub password_set: PasswordSet,
+    /// What exactly was wrong, scrubbed.
+    pub detail: Option<String>,
+    /// When.
+    pub finished_at: Timestamp,
+}
+
+impl Outcome {
+    /// One sentence for a person.
+    pub fn message(&self) -> &'static str {
+        match (self.kind, self.reason) {
+            (OutcomeKind::Succeeded, _) => "Password reset completed and notification sent",
+            (OutcomeKind::PassedThrough, _) => "The job carried no intent to reset; nothing was called",
+            (OutcomeKind::Superseded, _) => "A newer reset of the same user had already succeeded",
+            (OutcomeKind::Duplicate, _) => "This job had already succeeded; nothing was called",
+            (OutcomeKind::Failed | OutcomeKind::Expired, Some(reason)) => reason.message(),
+            (OutcomeKind::Failed | OutcomeKind::Expired, None) => "The job was given up",
+        }
+    }
+}

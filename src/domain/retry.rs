@@ -1,0 +1,349 @@
+//! What follows a try that failed: one table, and the delays in it. Pure: chance is an argument.
+
+use std::time::Duration;
+
+use super::{
+    failure::Failure,
+    outcome::{PasswordSet, Reason},
+};
+
+/// The part of the configuration that says how often and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Tries of one PATCH that failed by a fault.
+    pub max_attempts: u32,
+    /// The first backoff's bound.
+    pub base: Duration,
+    /// The bound of every backoff of our own.
+    pub max: Duration,
+}
+
+/// How often one job may be throttled while others pass before it is given up.
+pub const MAX_THROTTLES: u32 = 20;
+/// From how many different users in a row a 403 is taken for the client's fault.
+pub const FORBIDDEN_USERS: usize = 5;
+
+/// What one job has been through so far. Kept over a lost broker, so that nothing is counted twice or forgotten.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Calls answered by anything but a 429, a first 401 or what stops the line, or not answered.
+    pub attempts: u32,
+    /// Answers of 429 since which another job's call was admitted.
+    pub throttles: u32,
+    /// Whether any try may have set the password.
+    pub password_set: PasswordSet,
+    /// The status of the last answer.
+    pub status: Option<u16>,
+    /// Whether the last answer was a 401, so that the next one is a fresh token's.
+    pub token_refused: bool,
+    /// Consecutive 429s, for the backoff where the org does not say how long.
+    pub throttled_in_row: u32,
+}
+
+/// Why nothing can be called until somebody mends something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopCause {
+    /// The token endpoint refuses the client, or its token lacks a scope.
+    ClientRefused,
+    /// A fresh token is refused.
+    TokenRefused,
+    /// The client lacks a permission.
+    Forbidden,
+    /// A queue does not take what is owed.
+    Unpublishable,
+}
+
+/// What the job does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Through the gate again, as soon as it opens.
+    Again,
+    /// The refused token is dropped, then through the gate again.
+    FreshToken,
+    /// The line stops; the job waits at the gate, and nothing is counted against it.
+    Hold(StopCause),
+    /// Again after this delay of its own.
+    After(Duration),
+    /// It is given up.
+    DeadLetter(Reason),
+}
+
+/// What follows a failure, for the job and for the whole org.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What the job does.
+    pub next: Next,
+    /// How long every call of the org waits.
+    pub pause: Option<Duration>,
+}
+
+impl Progress {
+    /// Notes what a failed try adds, before [`decide`].
+    pub fn note(&mut self, failure: &Failure, forbidden_users: usize) {
+        let counts = match failure {
+            Failure::Throttled { .. } => false,
+            Failure::TokenRefused => false,
+            Failure::Forbidden { client } => !stops_the_line(*client, forbidden_users),
+            Failure::Unavailable { .. }
+            | Failure::NotFound
+            | Failure::Conflict
+            | Failure::Rejected
+            | Failure::Fault { .. } => true,
+        };
+        self.attempts += u32::from(counts);
+        self.throttled_in_row = if matches!(failure, Failure::Throttled { .. }) {
+            self.throttled_in_row + 1
+        } else {
+            0
+        };
+        if may_have_set(failure) {
+            self.password_set = PasswordSet::Unknown;
+        }
+    }
+}
+
+fn may_have_set(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unavailable { .. } => true,
+        Failure::Fault { may_have_set, .. } => *may_have_set,
+        Failure::Throttled { .. }
+        | Failure::TokenRefused
+        | Failure::Forbidden { .. }
+        | Failure::NotFound
+        | Failure::Conflict
+        | Failure::Rejected => false,
+    }
+}
+
+fn stops_the_line(client: bool, forbidden_users: usize) -> bool {
+    client || forbidden_users >= FORBIDDEN_USERS
+}
+
+/// What follows a failure that `progress` has already noted.
+///
+/// `forbidden_users`: how many different users in a row, this one included, were answered 403. `chance`: uniform in 0..1.
+pub fn decide(
+    failure: &Failure,
+    progress: &Progress,
+    forbidden_users: usize,
+    policy: &RetryPolicy,
+    chance: f64,
+) -> Decision {
+    let only = |next| Decision { next, pause: None };
+    match failure {
+        Failure::Throttled { wait } => Decision {
+            next: if progress.throttles >= MAX_THROTTLES {
+                Next::DeadLetter(Reason::RetriesExhausted)
+            } else {
+                Next::Again
+            },
+            pause: Some(wait.unwrap_or_else(|| backoff(policy, progress.throttled_in_row, chance))),
+        },
+        Failure::Unavailable { wait } => Decision {
+            next: unless_exhausted(Next::Again, progress, policy),
+            pause: Some(*wait),
+        },
+        Failure::TokenRefused if progress.token_refused => only(Next::Hold(StopCause::TokenRefused)),
+        Failure::TokenRefused => only(Next::FreshToken),
+        Failure::Forbidden { client } if stops_the_line(*client, forbidden_users) => {
+            only(Next::Hold(StopCause::Forbidden))
+        }
+        Failure::Forbidden { .. } => only(Next::DeadLetter(Reason::Forbidden)),
+        Failure::NotFound => only(Next::DeadLetter(Reason::NotFound)),
+        Failure::Rejected => only(Next::DeadLetter(Reason::Rejected)),
+        Failure::Conflict => only(unless_exhausted(
+            Next::After(backoff(policy, progress.attempts, chance)),
+            progress,
+            policy,
+        )),
+        Failure::Fault { wait, .. } => {
+            let delay = backoff(policy, progress.attempts, chance).max(wait.unwrap_or_default());
+            only(unless_exhausted(Next::After(delay), progress, policy))
+        }
+    }
+}
+
+fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Next {
+    if progress.attempts >= policy.max_attempts {
+        Next::DeadLetter(Reason::RetriesExhausted)
+    } else {
+        next
+    }
+}
+
+/// Exponential backoff with full jitter: uniform between nothing and `base · 2^(failures − 1)`, never above `max`.
+///
+/// Source: M. Brooker, "Exponential Backoff and Jitter" (2015), the row "full jitter".
+pub fn backoff(policy: &RetryPolicy, failures: u32, chance: f64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    let bound = policy.base.saturating_mul(1 << doublings).min(policy.max);
+    bound.mul_f64(chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_attempts: 5,
+        base: Duration::from_secs(2),
+        max: Duration::from_secs(60),
+    };
+    const S7: Duration = Duration::from_secs(7);
+
+    fn after(failure: &Failure, before: Progress, forbidden_users: usize) -> (Decision, Progress) {
+        let mut progress = before;
+        progress.note(failure, forbidden_users);
+        (decide(failure, &progress, forbidden_users, &POLICY, 0.5), progress)
+    }
+
+    fn check(failure: Failure, before: Progress, next: Next, pause: Option<Duration>, attempts: u32) {
+        let (decision, progress) = after(&failure, before, 1);
+        assert_eq!(decision, Decision { next, pause }, "{failure:?}");
+        assert_eq!(progress.attempts, attempts, "{failure:?}");
+    }
+
+    fn tried(attempts: u32) -> Progress {
+        Progress {
+            attempts,
+            ..Progress::default()
+        }
+    }
+
+    const FAULT: Failure = Failure::Fault {
+        may_have_set: true,
+        wait: None,
+    };
+
+    #[test]
+    fn what_follows_each_failure() {
+        let fresh = Progress::default;
+        check(Failure::Throttled { wait: Some(S7) }, fresh(), Next::Again, Some(S7), 0);
+        check(
+            Failure::Throttled { wait: None },
+            fresh(),
+            Next::Again,
+            Some(Duration::from_secs(1)),
+            0,
+        );
+        check(
+            Failure::Throttled { wait: Some(S7) },
+            Progress {
+                throttles: 20,
+                ..fresh()
+            },
+            Next::DeadLetter(Reason::RetriesExhausted),
+            Some(S7),
+            0,
+        );
+        check(Failure::Unavailable { wait: S7 }, fresh(), Next::Again, Some(S7), 1);
+        check(
+            Failure::Unavailable { wait: S7 },
+            tried(4),
+            Next::DeadLetter(Reason::RetriesExhausted),
+            Some(S7),
+            5,
+        );
+        check(Failure::TokenRefused, fresh(), Next::FreshToken, None, 0);
+        check(
+            Failure::TokenRefused,
+            Progress {
+                token_refused: true,
+                ..fresh()
+            },
+            Next::Hold(StopCause::TokenRefused),
+            None,
+            0,
+        );
+        check(
+            Failure::Forbidden { client: false },
+            fresh(),
+            Next::DeadLetter(Reason::Forbidden),
+            None,
+            1,
+        );
+        check(
+            Failure::Forbidden { client: true },
+            fresh(),
+            Next::Hold(StopCause::Forbidden),
+            None,
+            0,
+        );
+        check(Failure::NotFound, fresh(), Next::DeadLetter(Reason::NotFound), None, 1);
+        check(Failure::Rejected, fresh(), Next::DeadLetter(Reason::Rejected), None, 1);
+        check(Failure::Conflict, fresh(), Next::After(Duration::from_secs(1)), None, 1);
+        check(
+            Failure::Conflict,
+            tried(4),
+            Next::DeadLetter(Reason::RetriesExhausted),
+            None,
+            5,
+        );
+        check(FAULT, fresh(), Next::After(Duration::from_secs(1)), None, 1);
+        check(FAULT, tried(3), Next::After(Duration::from_secs(8)), None, 4);
+        check(FAULT, tried(4), Next::DeadLetter(Reason::RetriesExhausted), None, 5);
+        check(
+            Failure::Fault {
+                may_have_set: true,
+                wait: Some(S7),
+            },
+            fresh(),
+            Next::After(S7),
+            None,
+            1,
+        );
+    }
+
+    #[test]
+    fn the_fifth_forbidden_user_in_a_row_stops_the_line_and_costs_nothing() {
+        let forbidden = Failure::Forbidden { client: false };
+        assert_eq!(
+            after(&forbidden, Progress::default(), 4).0.next,
+            Next::DeadLetter(Reason::Forbidden)
+        );
+        let (decision, progress) = after(&forbidden, Progress::default(), 5);
+        assert_eq!(
+            (decision.next, progress.attempts),
+            (Next::Hold(StopCause::Forbidden), 0)
+        );
+    }
+
+    #[test]
+    fn password_set_stays_unknown_once_it_was() {
+        let (_, progress) = after(&FAULT, Progress::default(), 0);
+        let (_, progress) = after(&Failure::NotFound, progress, 0);
+        assert_eq!(progress.password_set, PasswordSet::Unknown);
+        let (_, progress) = after(
+            &Failure::Fault {
+                may_have_set: false,
+                wait: None,
+            },
+            Progress::default(),
+            0,
+        );
+        assert_eq!(progress.password_set, PasswordSet::No);
+    }
+
+    proptest! {
+        #[test]
+        fn our_own_backoff_never_exceeds_its_bound(base in 1_u64..10_000, max in 1_u64..100_000, failures in 0_u32..1000, chance in 0.0..1.0_f64) {
+            let policy = RetryPolicy { max_attempts: 5, base: Duration::from_millis(base), max: Duration::from_millis(max) };
+            prop_assert!(backoff(&policy, failures, chance) <= policy.max);
+        }
+
+        #[test]
+        fn no_wait_is_shorter_than_retry_after(seconds in 1_u64..900, attempts in 0_u32..4, chance in 0.0..1.0_f64) {
+            let asked = Duration::from_secs(seconds);
+            for failure in [Failure::Throttled { wait: Some(asked) }, Failure::Unavailable { wait: asked }, Failure::Fault { may_have_set: true, wait: Some(asked) }] {
+                let mut progress = tried(attempts);
+                progress.note(&failure, 0);
+                let decision = decide(&failure, &progress, 0, &POLICY, chance);
+                let own = if let Next::After(delay) = decision.next { delay } else { Duration::ZERO };
+                if !matches!(decision.next, Next::DeadLetter(_)) {
+                    prop_assert!(own.max(decision.pause.unwrap_or_default()) >= asked);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `resetd`: the worker behind a queue that resets passwords at Genesys Cloud, at scale and safely.
+//!
+//! The layers, top to bottom; imports point down only, and a test holds that (`tests/layers.rs`):
+//!
+//! | layer | rooms |
+//! |---|---|
+//! | 6 | `main`, `cli` |
+//! | 5 | `roles`: one file for each subcommand, which puts the parts together |
+//! | 4 | `pipeline`: the trip of one job; `http`: health and metrics |
+//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns |
+//! | 2 | `config`, `wire`: the messages; `telemetry`, `board` |
+//! | 1 | `domain`: pure |
+//! | 0 | `sim`: a simulated org that imports nothing of ours |
+
+pub mod amqp;
+pub mod board;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod org;
+pub mod pipeline;
+pub mod roles;
+pub mod scim;
+pub mod sim;
+pub mod telemetry;
+pub mod wire;

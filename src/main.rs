@@ -1,0 +1,42 @@
+//! The binary: signals, the runtime, the exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use resetd::cli::{self, Cli};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = cli::start_logs(&cli).map_err(anyhow::Error::from).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(async { cli::run(cli, shutdown()?).await });
+        // What is left, a lookup of a name for one, must not hold the process.
+        runtime.shutdown_background();
+        result
+    });
+    if let Err(error) = &result {
+        let _ = writeln!(std::io::stderr(), "resetd: {error:#}");
+    }
+    cli::exit_code(&result)
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
+fn shutdown() -> std::io::Result<CancellationToken> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = CancellationToken::new();
+    let first = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            if first.is_cancelled() {
+                std::process::exit(1);
+            }
+            tracing::info!("ending: jobs in hand finish first; a second signal ends at once");
+            first.cancel();
+        }
+    });
+    Ok(token)
+}

@@ -1,0 +1,47 @@
+//! How many different users in a row were answered 403: from the fifth on it is the client's fault, not theirs.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::job::UserId;
+use crate::domain::retry::FORBIDDEN_USERS;
+
+/// The run of forbidden users since the last success.
+#[derive(Debug, Default)]
+pub struct ForbiddenRun(Mutex<HashSet<UserId>>);
+
+impl ForbiddenRun {
+    /// One more user was forbidden; how many different ones in a row that makes. It counts no further than it must.
+    pub fn forbidden(&self, user: &UserId) -> usize {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() < FORBIDDEN_USERS {
+            users.insert(user.clone());
+        }
+        users.len()
+    }
+
+    /// A password was set: the run is over.
+    pub fn succeeded(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_different_users_count_and_a_success_ends_the_run() {
+        let run = ForbiddenRun::default();
+        let user = |name: &str| UserId::parse(name).unwrap();
+        assert_eq!(
+            ["a", "a", "b", "c"].map(|name| run.forbidden(&user(name))),
+            [1, 1, 2, 3]
+        );
+        run.succeeded();
+        assert_eq!(
+            ["d", "e", "f", "g", "h", "i"].map(|name| run.forbidden(&user(name))),
+            [1, 2, 3, 4, 5, 5]
+        );
+    }
+}

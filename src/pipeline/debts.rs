@@ -1,0 +1,200 @@
+//! What an ended job owes: notification or dead letter, then outcome, then reply, each confirmed before the next.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Over;
+use super::desk::Desk;
+use super::memory::{Ending, Trip};
+use super::ticket::Ticket;
+use crate::amqp::consumer::Delivery;
+use crate::amqp::publisher::{Message, Unpublished};
+use crate::domain::notification::Notification;
+use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use crate::domain::retry::StopCause;
+use crate::wire;
+
+/// How long a message that no queue takes waits until it is published again.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
+/// How often a reply is refused before it is dropped.
+const REPLY_TRIES: u32 = 3;
+
+/// Pays everything that is not paid yet, in order.
+pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Over> {
+    let Some(ending) = trip.ending.clone() else {
+        return Err(Over);
+    };
+    let outcome = outcome(desk, ticket, trip, &ending);
+    if !trip.told {
+        if outcome.kind == OutcomeKind::Succeeded {
+            notify(desk, ticket, trip).await?;
+        } else if outcome.reason.is_some() {
+            bury(desk, delivery, &outcome).await?;
+        }
+        trip.told = true;
+    }
+    if !trip.recorded {
+        let (body, properties) = wire::outcome::record(&outcome);
+        let key = format!("{}.{}", desk.org.name, outcome.kind.as_str());
+        owe(
+            desk,
+            "an outcome",
+            &Message {
+                exchange: &desk.org.names.outcomes(),
+                key: &key,
+                body: &body,
+                properties,
+            },
+        )
+        .await?;
+        trip.recorded = true;
+    }
+    if !trip.replied {
+        reply(desk, ticket, delivery, &outcome, trip).await?;
+        trip.replied = true;
+    }
+    Ok(())
+}
+
+/// The record of the job's end.
+pub(super) fn outcome(desk: &Desk, ticket: &Ticket, trip: &Trip, ending: &Ending) -> Outcome {
+    Outcome {
+        job: ticket.id.clone(),
+        org: desk.org.name.clone(),
+        lane: ticket.lane,
+        user: trip.user.clone(),
+        batch: ticket.batch(),
+        asked_at: ticket.asked_at(),
+        kind: ending.kind,
+        reason: ending.reason,
+        status: trip.progress.status,
+        attempts: trip.progress.attempts,
+        password_set: if trip.issued.is_some() {
+            PasswordSet::Yes
+        } else {
+            trip.progress.password_set
+        },
+        detail: ending.detail.clone(),
+        finished_at: Timestamp::now(),
+    }
+}
+
+async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Over> {
+    let (Some((password, issued, to)), Some(user)) = (trip.set(), &trip.user) else {
+        return Err(Over);
+    };
+    let notification = Notification {
+        issued,
+        job: &ticket.id,
+        org: &desk.org.name,
+        user,
+        to,
+        template: &desk.org.notification.template,
+        password,
+    };
+    let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
+    owe(
+        desk,
+        "a notification",
+        &Message {
+            exchange: &desk.org.names.notifications(),
+            key: "email",
+            body: &body,
+            properties,
+        },
+    )
+    .await
+}
+
+async fn bury(desk: &Desk, delivery: &Delivery, outcome: &Outcome) -> Result<(), Over> {
+    let (body, properties) = wire::dead_letter::message(&delivery.body, &delivery.properties, outcome);
+    owe(
+        desk,
+        "a dead letter",
+        &Message {
+            exchange: "",
+            key: &desk.org.names.dead(),
+            body: &body,
+            properties,
+        },
+    )
+    .await
+}
+
+/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
+async fn owe(desk: &Desk, what: &str, message: &Message<'_>) -> Result<(), Over> {
+    let mut stopped = false;
+    loop {
+        let unpublished = match desk.publisher.publish(message).await {
+            Ok(()) => {
+                if stopped {
+                    desk.org.gate.mended(StopCause::Unpublishable);
+                }
+                return Ok(());
+            }
+            Err(Unpublished::Lost(trouble)) => {
+                tracing::warn!(org = desk.org.name, reason = %trouble, "{what} could not be confirmed; the session starts anew");
+                desk.over.cancel();
+                return Err(Over);
+            }
+            Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
+        };
+        let mended = desk.declare_again().await;
+        if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
+            let cure = mended
+                .err()
+                .map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
+            desk.org.gate.stop(
+                StopCause::Unpublishable,
+                &format!("{what} cannot be published: {unpublished}; {cure}"),
+            );
+            wait(desk).await?;
+        }
+        stopped = true;
+    }
+}
+
+async fn wait(desk: &Desk) -> Result<(), Over> {
+    tokio::select! {
+        () = desk.over.cancelled() => Err(Over),
+        () = tokio::time::sleep(PUBLISH_AGAIN) => Ok(()),
+    }
+}
+
+/// Tells the producer who asked for it. One whose queue is gone, or that is refused three times, is dropped with a warning.
+async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Over> {
+    let Some(queue) = delivery
+        .properties
+        .reply_to()
+        .as_ref()
+        .filter(|queue| !queue.as_str().is_empty())
+    else {
+        return Ok(());
+    };
+    let correlation = delivery.properties.correlation_id().as_ref().map(|id| id.as_str());
+    let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
+    let message = Message {
+        exchange: "",
+        key: queue.as_str(),
+        body: &body,
+        properties,
+    };
+    for tried in 1..=REPLY_TRIES {
+        let reason = match desk.publisher.publish(&message).await {
+            Ok(()) => return Ok(()),
+            Err(Unpublished::Lost(_)) => {
+                desk.over.cancel();
+                return Err(Over);
+            }
+            Err(Unpublished::Refused { .. }) if tried < REPLY_TRIES => {
+                wait(desk).await?;
+                continue;
+            }
+            Err(unpublished @ (Unpublished::Refused { .. } | Unpublished::Returned { .. })) => unpublished,
+        };
+        tracing::warn!(job.id = %ticket.id, org = desk.org.name, reason = %reason, "the reply is dropped; the job itself is settled");
+        return Ok(());
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! What a job needs of the session it runs in: where to publish, and how to know that the session is over.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::memory::Trip;
+use super::org::Org;
+use super::ticket::Ticket;
+use super::{Over, debts};
+use crate::amqp::link::Link;
+use crate::amqp::publisher::Publisher;
+use crate::amqp::topology;
+use crate::amqp::trouble::Trouble;
+use crate::telemetry::metrics;
+
+/// One org's desk, for as long as one session lasts.
+#[derive(Debug)]
+pub struct Desk {
+    /// What outlives the session.
+    pub org: Arc<Org>,
+    /// Where everything owed is published.
+    pub publisher: Publisher,
+    /// Cancelled when nothing new is begun: a job that was never tried goes back at once, the others finish.
+    pub draining: CancellationToken,
+    /// Cancelled when nothing is waited for any more: the broker is lost, or the grace has ended. A call in the air is still finished.
+    pub over: CancellationToken,
+    /// The connections, for declaring the topology again.
+    pub link: Arc<Link>,
+    /// One declares it at a time.
+    pub declaring: Mutex<()>,
+}
+
+impl Desk {
+    /// Waits for something, unless the session ends first; a job that was never tried does not wait through a drain.
+    pub(super) async fn until_over<T>(&self, something: impl Future<Output = T>, trip: &Trip) -> Result<T, Over> {
+        let drained = async {
+            if trip.is_tried() {
+                std::future::pending().await
+            } else {
+                self.draining.cancelled().await
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => Err(Over),
+            () = drained => Err(Over),
+            value = something => Ok(value),
+        }
+    }
+
+    /// Waits in memory until that moment, where there is one and it is ahead.
+    pub(super) async fn wait_until(&self, moment: Option<Timestamp>, trip: &Trip) -> Result<(), Over> {
+        let ahead =
+            moment.and_then(|moment| std::time::Duration::try_from(moment.duration_since(Timestamp::now())).ok());
+        match ahead {
+            Some(wait) => self.until_over(tokio::time::sleep(wait), trip).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Declares the topology again, after a message found no queue.
+    pub(super) async fn declare_again(&self) -> Result<(), Trouble> {
+        let _one = self.declaring.lock().await;
+        topology::declare_on(&self.link.publishing, &self.org.names).await
+    }
+
+    /// The job is settled: one line in the log, one in the metrics.
+    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip) {
+        let Some(ending) = &trip.ending else { return };
+        let outcome = debts::outcome(self, ticket, trip, ending);
+        metrics::job_ended(&outcome);
+        let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));
+        if outcome.reason.is_some() {
+            tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, reason, status = outcome.status, attempt = outcome.attempts, detail = outcome.detail, "job dead-lettered");
+        } else {
+            tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
+        }
+    }
+}

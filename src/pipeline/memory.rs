@@ -1,0 +1,157 @@
+//! How far a job has come, kept over a lost broker: after a PATCH the password exists nowhere else, so the redelivered job
+//! goes on from there, with the same password and without a second call.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::domain::job::{EmailAddress, JobId, UserId};
+use crate::domain::notification::Issued;
+use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::password::{NoRandomness, Password, PasswordKind};
+use crate::domain::retry::Progress;
+
+/// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// How a job ended, before anybody was told.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    pub(super) kind: OutcomeKind,
+    pub(super) reason: Option<Reason>,
+    pub(super) detail: Option<String>,
+}
+
+impl Ending {
+    pub(super) fn of(kind: OutcomeKind) -> Self {
+        Self {
+            kind,
+            reason: None,
+            detail: None,
+        }
+    }
+
+    pub(super) fn dead(reason: Reason, detail: Option<String>) -> Self {
+        let kind = if reason == Reason::Expired {
+            OutcomeKind::Expired
+        } else {
+            OutcomeKind::Failed
+        };
+        Self {
+            kind,
+            reason: Some(reason),
+            detail,
+        }
+    }
+}
+
+/// One job's trip so far.
+#[derive(Debug, Default)]
+pub(super) struct Trip {
+    password: Option<Password>,
+    /// The tries and what they left.
+    pub(super) progress: Progress,
+    /// Whose password, once the body was read.
+    pub(super) user: Option<UserId>,
+    /// Who is told, once the password is set.
+    pub(super) email: Option<EmailAddress>,
+    /// That it was set.
+    pub(super) issued: Option<Issued>,
+    /// The org's last answer, scrubbed, for the reply.
+    pub(super) response: Option<Value>,
+    /// How it ended.
+    pub(super) ending: Option<Ending>,
+    /// Notification or dead letter confirmed.
+    pub(super) told: bool,
+    /// Outcome confirmed.
+    pub(super) recorded: bool,
+    /// Reply confirmed, or dropped, or nobody asked for one.
+    pub(super) replied: bool,
+}
+
+impl Trip {
+    /// The job's password: made once, the same in all its tries.
+    pub(super) fn password(&mut self, kind: PasswordKind) -> Result<Password, NoRandomness> {
+        if let Some(password) = &self.password {
+            return Ok(password.clone());
+        }
+        let password = Password::generate(kind)?;
+        Ok(self.password.insert(password).clone())
+    }
+
+    /// The password that was set, for its notification.
+    pub(super) fn set(&self) -> Option<(&Password, &Issued, &EmailAddress)> {
+        Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
+    }
+
+    /// Whether any call was made for it.
+    pub(super) fn is_tried(&self) -> bool {
+        self.progress != Progress::default() || self.issued.is_some()
+    }
+}
+
+/// The trips that a lost session cut short, by job id.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<HashMap<JobId, (Instant, Trip)>>);
+
+impl Memory {
+    /// Where this job left off, or a fresh trip. Only a redelivered message can be one that was cut short: a replayed letter
+    /// of the same id is a fresh one.
+    pub(super) fn recall(&self, id: &JobId, redelivered: bool) -> Trip {
+        let mut trips = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = if redelivered && !trips.is_empty() {
+            trips.remove(id)
+        } else {
+            None
+        };
+        kept.filter(|(since, _)| since.elapsed() < KEPT)
+            .map(|(_, trip)| trip)
+            .unwrap_or_default()
+    }
+
+    /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
+    pub(super) fn keep(&self, id: JobId, trip: Trip) {
+        let mut trips = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trips.retain(|_, (since, _)| since.elapsed() < KEPT);
+        if trip.is_tried() || trip.ending.is_some() {
+            trips.insert(id, (Instant::now(), trip));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried() -> Trip {
+        let mut trip = Trip::default();
+        trip.password(PasswordKind::Hex).unwrap();
+        trip.progress.attempts = 1;
+        trip
+    }
+
+    #[test]
+    fn a_redelivered_job_goes_on_with_the_same_password_and_a_replayed_one_starts_anew() {
+        let memory = Memory::default();
+        let id = JobId::new("j");
+        let trip = tried();
+        let password = trip.password.clone().unwrap();
+        memory.keep(id.clone(), trip);
+        assert!(
+            !memory.recall(&id, false).is_tried(),
+            "a fresh message is not the one that was cut short"
+        );
+        let mut again = memory.recall(&id, true);
+        assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
+        assert!(!memory.recall(&id, true).is_tried(), "it is recalled once");
+    }
+
+    #[test]
+    fn a_job_that_got_nowhere_is_not_kept() {
+        let memory = Memory::default();
+        memory.keep(JobId::new("j"), Trip::default());
+        assert!(memory.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! What all jobs of one org share, over every session: its gate, its token, its SCIM endpoint, and what the configuration says.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::memory::Memory;
+use crate::amqp::names::Names;
+use crate::board::Board;
+use crate::config::{self, Config};
+use crate::domain::form::Form;
+use crate::domain::job::AllowedAttributes;
+use crate::domain::password::PasswordKind;
+use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
+use crate::scim::{
+    client::Scim,
+    token::{Token, Tokens},
+};
+use crate::wire::job::Rules;
+
+/// One org at work.
+#[derive(Debug)]
+pub struct Org {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What its things are called at the broker.
+    pub names: Names,
+    /// Its part of the configuration.
+    pub config: config::org::Org,
+    pub(super) secret: secrecy::SecretString,
+    pub(super) form: Form,
+    pub(super) rules: Rules,
+    pub(super) password: PasswordKind,
+    pub(super) retry: config::Retry,
+    pub(super) notification: config::Notification,
+    pub(super) gate: Gate<Token>,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) scim: Scim,
+    pub(super) turns: Turns,
+    pub(super) forbidden: ForbiddenRun,
+    pub(super) memory: Memory,
+    /// Calls answered otherwise than 429.
+    pub(super) admitted: AtomicU64,
+}
+
+impl Org {
+    /// Puts an org together and opens its gate.
+    pub fn open(
+        name: &str,
+        config: &Config,
+        org: config::org::Org,
+        form: Form,
+        http: &reqwest::Client,
+        board: &Board,
+    ) -> Self {
+        let after_max = config.retry.after_max;
+        let tokens = Arc::new(Tokens::new(http.clone(), name, org.clone(), after_max));
+        let source = Arc::clone(&tokens);
+        let limiter = Limiter::new(org.rate_per_minute, org.burst);
+        let gate = Gate::open(
+            name,
+            limiter,
+            config.retry.policy,
+            board.clone(),
+            Box::new(move || {
+                let tokens = Arc::clone(&source);
+                Box::pin(async move { tokens.current().await })
+            }),
+        );
+        Self {
+            name: name.to_owned(),
+            names: Names::new(&config.amqp.prefix, name),
+            secret: org.client_secret.clone(),
+            form,
+            rules: Rules {
+                allowed: AllowedAttributes::new(config.allowed_attributes.clone()),
+                fallback: config.notification.fallback.clone(),
+            },
+            password: config.password,
+            retry: config.retry.clone(),
+            notification: config.notification.clone(),
+            gate,
+            tokens,
+            scim: Scim::new(http.clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
+            turns: Turns::default(),
+            forbidden: ForbiddenRun::default(),
+            memory: Memory::default(),
+            admitted: AtomicU64::new(0),
+            config: org,
+        }
+    }
+}

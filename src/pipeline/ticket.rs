@@ -1,0 +1,69 @@
+//! What is known of any job before its body is read: its id, its lane, and what its headers wish.
+
+use jiff::Timestamp;
+
+use super::Halt;
+use crate::amqp::consumer::Delivery;
+use crate::domain::job::{JobId, Lane, Refusal, Wishes};
+use crate::domain::outcome::Reason;
+use crate::wire::properties;
+
+/// One delivery's ticket.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) id: JobId,
+    pub(super) lane: Lane,
+    deliveries_before: u64,
+    wishes: Result<Wishes, Refusal>,
+}
+
+impl Ticket {
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        let id = properties::job_id(&delivery.body, &delivery.properties);
+        let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
+            if let Some(warning) = warning {
+                tracing::warn!(job.id = %id, lane = delivery.lane.as_str(), "{warning}");
+            }
+            wishes
+        });
+        Self {
+            id,
+            lane: delivery.lane,
+            deliveries_before: properties::deliveries_before(&delivery.properties),
+            wishes,
+        }
+    }
+
+    /// The 20th delivery is spent on the dead letter, before anything else.
+    pub(super) fn may_be_delivered(&self) -> Result<(), Halt> {
+        if self.deliveries_before < super::LAST_DELIVERY {
+            return Ok(());
+        }
+        let detail = format!(
+            "delivered {} times without being settled; a job that ends its worker each time looks like this",
+            self.deliveries_before + 1
+        );
+        Err(Halt::Dead {
+            reason: Reason::DeliveryLimit,
+            detail: Some(detail),
+        })
+    }
+
+    /// What its headers wish.
+    pub(super) fn wishes(&self) -> Result<&Wishes, Halt> {
+        self.wishes.as_ref().map_err(|refusal| Halt::Dead {
+            reason: Reason::InvalidJob,
+            detail: Some(refusal.0.clone()),
+        })
+    }
+
+    /// Its batch, where it has one.
+    pub(super) fn batch(&self) -> Option<String> {
+        self.wishes.as_ref().ok().and_then(|wishes| wishes.batch.clone())
+    }
+
+    /// When it was asked for, where its producer said.
+    pub(super) fn asked_at(&self) -> Option<Timestamp> {
+        self.wishes.as_ref().ok().and_then(|wishes| wishes.asked_at)
+    }
+}

@@ -1,0 +1,177 @@
+//! Setting the password: through the gate, one PATCH, and what follows it, until it is set or given up.
+
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+use super::desk::Desk;
+use super::memory::Trip;
+use super::ticket::Ticket;
+use super::{Halt, Over};
+use crate::domain::failure::Failure;
+use crate::domain::form::PasswordForm;
+use crate::domain::job::Reset;
+use crate::domain::notification::Issued;
+use crate::domain::outcome::{PasswordSet, Reason};
+use crate::domain::password::Password;
+use crate::domain::retry::{Next, StopCause, decide};
+use crate::scim::client::{Answered, Body};
+use crate::scim::token::Token;
+use crate::wire::redact::Scrubber;
+use crate::wire::scim;
+
+/// Tries until the password is set; the trip then knows that it is. Every try passes the gate and sends the same bytes.
+pub(super) async fn set_password(
+    desk: &Desk,
+    ticket: &Ticket,
+    reset: &Reset,
+    not_after: Option<Timestamp>,
+    password: &Password,
+    trip: &mut Trip,
+) -> Result<(), Halt> {
+    let body = body(desk, reset, password)?;
+    let mut admitted_at_throttle = None;
+    loop {
+        let permit = desk
+            .until_over(desk.org.gate.pass(ticket.lane, not_after), trip)
+            .await?;
+        let token = permit.map_err(|_expired| Halt::Dead {
+            reason: Reason::Expired,
+            detail: Some("not-after had passed before the PATCH".into()),
+        })?;
+        let answered = scrub(
+            desk.org.scim.patch(&token, &reset.user, &body).await,
+            desk,
+            password,
+            &token,
+        );
+        trip.progress.status = answered.status.or(trip.progress.status);
+        trip.response = answered.response;
+        let Some(failure) = answered.failure else {
+            succeeded(desk, trip);
+            return Ok(());
+        };
+        count_throttles(desk, &failure, &mut admitted_at_throttle, trip);
+        let detail = answered.detail.unwrap_or_default();
+        follow(desk, ticket, reset, &token, failure, detail, trip).await?;
+    }
+}
+
+fn body(desk: &Desk, reset: &Reset, password: &Password) -> Result<Body, Halt> {
+    let hashed = password.sha256_hex();
+    let value = match desk.org.form.password {
+        PasswordForm::Sha256 => hashed.as_str(),
+        PasswordForm::Plaintext => password.expose(),
+    };
+    let bytes = scim::patch(value, &reset.attributes, desk.org.form.extensions);
+    bytes.map(Body::new).map_err(|_| Halt::Dead {
+        reason: Reason::InvalidJob,
+        detail: Some("attributes: a value is not JSON".into()),
+    })
+}
+
+fn succeeded(desk: &Desk, trip: &mut Trip) {
+    trip.progress.attempts += 1;
+    trip.progress.password_set = PasswordSet::Yes;
+    trip.issued = Some(Issued {
+        notification_id: Uuid::new_v4().to_string(),
+        at: Timestamp::now(),
+    });
+    desk.org.admitted.fetch_add(1, Ordering::Relaxed);
+    desk.org.forbidden.succeeded();
+    desk.org.gate.mended(StopCause::TokenRefused);
+    desk.org.gate.mended(StopCause::Forbidden);
+}
+
+/// A job is throttled "while others pass" where calls of the org were admitted since it was throttled last.
+fn count_throttles(desk: &Desk, failure: &Failure, at_last: &mut Option<u64>, trip: &mut Trip) {
+    if matches!(failure, Failure::Throttled { .. }) {
+        let admitted = desk.org.admitted.load(Ordering::Relaxed);
+        trip.progress.throttles += u32::from(at_last.replace(admitted) != Some(admitted));
+    } else {
+        desk.org.admitted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Does what the table decides.
+async fn follow(
+    desk: &Desk,
+    ticket: &Ticket,
+    reset: &Reset,
+    token: &Token,
+    failure: Failure,
+    detail: String,
+    trip: &mut Trip,
+) -> Result<(), Halt> {
+    let org = &desk.org;
+    let forbidden = if matches!(failure, Failure::Forbidden { .. }) {
+        org.forbidden.forbidden(&reset.user)
+    } else {
+        0
+    };
+    trip.progress.note(&failure, forbidden);
+    let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
+    trip.progress.token_refused = matches!(failure, Failure::TokenRefused);
+    if trip.progress.token_refused {
+        org.tokens.refused(token).await;
+    } else {
+        org.gate.mended(StopCause::TokenRefused);
+    }
+    if let Some(wait) = decision.pause {
+        org.gate.pause(wait);
+    }
+    let delay_ms = if let Next::After(delay) = decision.next {
+        Some(delay.as_millis())
+    } else {
+        decision.pause.map(|wait| wait.as_millis())
+    };
+    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail, "a try failed");
+    match decision.next {
+        Next::Again | Next::FreshToken => {}
+        Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),
+        Next::After(delay) => desk
+            .until_over(tokio::time::sleep(delay), trip)
+            .await
+            .map_err(|Over| Halt::Over)?,
+        Next::DeadLetter(reason) => {
+            return Err(Halt::Dead {
+                reason,
+                detail: Some(detail),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What stopped the line, and what to mend.
+fn why(cause: StopCause, detail: &str) -> String {
+    match cause {
+        StopCause::TokenRefused => format!(
+            "the org refuses a fresh token: {detail}; check that scim_url and token_url are of one region, and that the client is not disabled"
+        ),
+        StopCause::Forbidden => format!(
+            "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
+        ),
+        StopCause::ClientRefused | StopCause::Unpublishable => detail.to_owned(),
+    }
+}
+
+/// Takes the job's own secrets out of what the org said.
+fn scrub(answered: Answered, desk: &Desk, password: &Password, token: &Token) -> Answered {
+    let mut scrubber = Scrubber::default();
+    for secret in [
+        password.expose(),
+        &password.sha256_hex(),
+        token.expose(),
+        desk.org.secret.expose_secret(),
+    ] {
+        scrubber.add(secret);
+    }
+    Answered {
+        detail: answered.detail.map(|detail| scrubber.text(&detail)),
+        response: answered.response.map(|response| scrubber.json(response)),
+        ..answered
+    }
+}

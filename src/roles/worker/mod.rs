@@ -1,0 +1,185 @@
+//! `resetd worker`: for each org a session at the broker, for as long as the process lives.
+
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::{link::Link, trouble::Trouble};
+use crate::board::{Board, Session};
+use crate::config::Config;
+use crate::http;
+use crate::pipeline::org::Org;
+use crate::scim::http_client;
+use crate::telemetry::metrics;
+use session::End;
+
+/// Works until `shutdown`, then drains.
+///
+/// # Errors
+/// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    let worker = config.worker()?;
+    let recorder = metrics::install().context("metrics")?;
+    let http = http_client()?;
+    let board = Board::new(worker.orgs.keys().map(String::as_str));
+    let health = CancellationToken::new();
+    let serving = tokio::spawn(http::serve(listener, board.watch(), recorder, health.clone()));
+    let orgs = worker.orgs.into_iter().map(|(name, org)| {
+        warn_if_readable(&name, &org);
+        Office {
+            org: Arc::new(Org::open(&name, &config, org, worker.form, &http, &board)),
+            worked: AtomicBool::new(false),
+        }
+    });
+    let crew = Crew {
+        config: &config,
+        board: &board,
+        orgs: orgs.collect(),
+        shutdown,
+    };
+    let worked = crew.work().await;
+    health.cancel();
+    let _ = serving.await;
+    metrics::broker_connected(false);
+    worked.map_err(|trouble| anyhow::anyhow!("{trouble}"))
+}
+
+/// A password over plain HTTP can be read on its way.
+fn warn_if_readable(name: &str, org: &crate::config::org::Org) {
+    for url in [&org.scim_url, &org.token_url] {
+        if url.scheme() == "http" && !["127.0.0.1", "localhost", "[::1]"].contains(&url.host_str().unwrap_or_default())
+        {
+            tracing::warn!(org = name, %url, "this URL is not https: passwords and secrets can be read on their way");
+        }
+    }
+}
+
+/// One org, and whether it ever worked: what must be mended ends the process only before that.
+struct Office {
+    org: Arc<Org>,
+    worked: AtomicBool,
+}
+
+struct Crew<'a> {
+    config: &'a Config,
+    board: &'a Board,
+    orgs: Vec<Office>,
+    shutdown: CancellationToken,
+}
+
+impl Crew<'_> {
+    /// Connects, works until a connection is lost, and connects again.
+    async fn work(&self) -> Result<(), Trouble> {
+        let mut failures = 0;
+        while !self.shutdown.is_cancelled() {
+            let opened = tokio::select! {
+                opened = Link::open(&self.config.amqp, "worker") => opened,
+                () = self.shutdown.cancelled() => break,
+            };
+            match opened {
+                Ok(link) => {
+                    failures = 0;
+                    metrics::broker_connected(true);
+                    tracing::info!("connected to the broker");
+                    let link = Arc::new(link);
+                    let ended = self.work_with(&link).await;
+                    metrics::broker_connected(false);
+                    if let Some(link) = Arc::into_inner(link) {
+                        link.close().await;
+                    }
+                    ended?;
+                }
+                Err(trouble) => {
+                    failures += 1;
+                    self.orgs.iter().for_each(|office| self.out_of_work(office, &trouble));
+                    if matches!(trouble, Trouble::Mend(_))
+                        && self.orgs.iter().all(|office| !office.worked.load(Ordering::Relaxed))
+                    {
+                        return Err(trouble);
+                    }
+                }
+            }
+            self.wait(failures).await;
+        }
+        Ok(())
+    }
+
+    /// All orgs at once; one that cannot go on is not another's trouble, except at the start.
+    async fn work_with(&self, link: &Arc<Link>) -> Result<(), Trouble> {
+        let ends = join_all(self.orgs.iter().map(|office| self.keep_working(office, link))).await;
+        ends.into_iter().collect()
+    }
+
+    /// One org's sessions, one after the other, until the link is lost or the process ends.
+    async fn keep_working(&self, office: &Office, link: &Arc<Link>) -> Result<(), Trouble> {
+        let mut failures = 0;
+        loop {
+            let begun = tokio::time::Instant::now();
+            let trouble = match session::run(
+                &office.org,
+                link,
+                self.config,
+                self.board,
+                &office.worked,
+                &self.shutdown,
+            )
+            .await
+            {
+                End::Drained => return Ok(()),
+                End::Trouble(trouble) => trouble,
+            };
+            self.out_of_work(office, &trouble);
+            if matches!(trouble, Trouble::Mend(_)) && !office.worked.load(Ordering::Relaxed) {
+                self.shutdown.cancel();
+                return Err(trouble);
+            }
+            if link.lost().is_cancelled() {
+                return Ok(());
+            }
+            failures = if begun.elapsed() > Duration::from_secs(60) {
+                1
+            } else {
+                failures + 1
+            };
+            tokio::select! {
+                () = self.wait(failures) => {}
+                () = link.lost().cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn out_of_work(&self, office: &Office, trouble: &Trouble) {
+        let name = &office.org.name;
+        match trouble {
+            Trouble::Again(why) => {
+                tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself");
+                self.board.session(name, Session::Starting(why.clone()));
+            }
+            Trouble::Mend(why) => {
+                tracing::error!(
+                    org = name,
+                    reason = why,
+                    "not consuming until this is mended; nothing is lost"
+                );
+                self.board.session(name, Session::Stopped(why.clone()));
+            }
+        }
+    }
+
+    /// At least a second, more after more failures, and not in step with other workers.
+    async fn wait(&self, failures: u32) {
+        let most = 2_f64.powi(failures.clamp(0, 4).cast_signed());
+        let wait = Duration::from_secs_f64(1.0 + most * rand::random::<f64>() / 2.0);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The org's two endpoints: the token's, and SCIM Users. What touches the network here decides nothing; `classify` decides and touches nothing.
+
+pub mod classify;
+pub mod client;
+pub mod token;
+
+use std::time::Duration;
+
+/// A client for all calls of the process: no retries and no redirects of its own, since every call passes the gate.
+///
+/// # Errors
+/// Where the system has no CA certificates.
+pub fn http_client() -> Result<reqwest::Client, NoClient> {
+    reqwest::Client::builder()
+        .user_agent(concat!("resetd/", env!("CARGO_PKG_VERSION")))
+        .retry(reqwest::retry::never())
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(5))
+        // Load balancers drop idle connections sooner than reqwest's 90 s.
+        .pool_idle_timeout(Duration::from_secs(15))
+        .tcp_nodelay(true)
+        .build()
+        .map_err(|error| NoClient(error.without_url().to_string()))
+}
+
+/// TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the HTTPS client cannot be built: {0}; are CA certificates installed (Debian: apt-get install ca-certificates)?"
+)]
+pub struct NoClient(String);
+
+/// The cause at the end of an error's chain: "connection refused" and not "error sending request".
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// At most `limit` bytes of an answer's body.
+async fn body(mut answer: reqwest::Response, limit: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(limit.saturating_sub(bytes.len()))]);
+    }
+    Ok(bytes)
+}

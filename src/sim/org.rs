@@ -1,0 +1,199 @@
+//! The org itself: its settings, and its state behind one mutex with short sections.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Fault, Settings, SettingsError, Stats, UserView,
+    answer::Answer,
+    operation::Change,
+    patch::Forms,
+    quota::Quota,
+    script::Script,
+    tally::{Ending, Tally},
+    tokens::Tokens,
+    users::Users,
+};
+
+/// A simulated org. Clones share its state.
+#[derive(Clone)]
+pub struct Org {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+/// All that changes.
+pub(super) struct State {
+    pub(super) tokens: Tokens,
+    pub(super) quota: Quota,
+    pub(super) users: Users,
+    pub(super) script: Script,
+    pub(super) tally: Tally,
+}
+
+impl Org {
+    /// An org whose time begins now: its windows and the `from`/`to` of its faults count from here.
+    ///
+    /// # Errors
+    /// Where the settings contradict themselves: see [`SettingsError`].
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        settings.check()?;
+        let state = State {
+            tokens: Tokens::default(),
+            quota: Quota::new(&settings),
+            users: Users::new(settings.users.as_deref()),
+            script: Script::new(settings.faults.clone()),
+            tally: Tally::default(),
+        };
+        let inner = Inner {
+            settings,
+            started: Instant::now(),
+            state: Mutex::new(state),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The counters so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.state();
+        let mut stats = state.tally.stats();
+        state.users.count(&mut stats);
+        stats
+    }
+
+    /// Puts a fault in force, behind those there are.
+    pub fn add_fault(&self, fault: Fault) {
+        self.state().script.add(fault);
+    }
+
+    /// Takes all faults out of force.
+    pub fn clear_faults(&self) {
+        self.state().script.clear();
+    }
+
+    /// Makes every token that was issued useless.
+    pub fn revoke_tokens(&self) {
+        self.state().tokens.revoke_all();
+    }
+
+    /// Whether a person with this password gets in.
+    #[must_use]
+    pub fn logs_in(&self, user_id: &str, password: &str) -> bool {
+        self.state().users.logs_in(user_id, password)
+    }
+
+    /// What there is to see of a user; `None` where there is no such user. Without seeded users every id exists.
+    #[must_use]
+    pub fn user(&self, id: &str) -> Option<UserView> {
+        self.state().users.view(id)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    pub(super) fn forms(&self) -> Forms {
+        let settings = self.settings();
+        Forms {
+            password: settings.password,
+            extensions: settings.extensions,
+            policy: settings.policy,
+        }
+    }
+
+    /// Since the start of the org. Asked for with the state locked, so that it never runs backwards there.
+    pub(super) fn now(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a call in that has a good token and a place in the quota.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        let token = bearer(headers);
+        let mut state = self.state();
+        let now = self.now();
+        if !token.is_some_and(|token| state.tokens.accepts(token, now)) {
+            let message = "Invalid login credentials.";
+            return Err(Answer::genesys(StatusCode::UNAUTHORIZED, "bad.credentials", message));
+        }
+        let Err(throttled) = state.quota.take(now) else {
+            return Ok(());
+        };
+        state.tally.throttled();
+        let message = "Rate limit exceeded the maximum for this OAuth client.";
+        let answer = Answer::genesys(StatusCode::TOO_MANY_REQUESTS, "too.many.requests", message);
+        Err(Answer {
+            retry_after: throttled.retry_after,
+            ..answer
+        })
+    }
+
+    /// Carries out changes that were checked, and answers the user as it is then.
+    pub(super) fn apply(&self, id: &str, changes: Vec<Change>) -> Value {
+        let mut state = self.state();
+        state.users.apply(id, changes, Timestamp::now());
+        state.users.resource(id)
+    }
+
+    /// Writes an answer with where the quota stands.
+    pub(super) fn write(&self, answer: Answer) -> Response {
+        let standing = self.state().quota.standing(self.now());
+        answer.into_response(standing)
+    }
+
+    /// Waits as long as the settings hold an answer back.
+    pub(super) async fn hold_back(&self) {
+        let settings = self.settings();
+        let wait = settings.latency + settings.latency_jitter.mul_f64(rand::random());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// A PATCH call as long as it is in flight, whether it is answered or given up.
+pub(super) struct Call {
+    org: Org,
+}
+
+impl Call {
+    pub(super) fn arrived(org: &Org) -> Self {
+        org.state().tally.arrived(org.now());
+        Self { org: org.clone() }
+    }
+
+    pub(super) fn ended(&self, ending: Ending) {
+        self.org.state().tally.ended(ending);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.org.state().tally.left();
+    }
+}
+
+/// The token of an `Authorization: Bearer` (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}

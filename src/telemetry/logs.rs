@@ -1,0 +1,73 @@
+//! Logs by tracing, on stderr, as text or JSON. `docs/LOGGING.md` lists the fields.
+
+use std::str::FromStr;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One line of JSON for each event.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The library that prints whole messages, password and all, when one is returned.
+const NEVER: &str = "lapin::returned_messages";
+
+/// Starts logging. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
+/// below that they print frames, headers and bodies. No setting changes that.
+///
+/// # Errors
+/// Where the filter cannot be read or logging was started before.
+pub fn start(format: Format, filter: Option<&str>, colours: bool) -> Result<(), StartError> {
+    let filter = EnvFilter::from_str(filter.unwrap_or("info"))?;
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        Format::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+        Format::Text => layer.with_ansi(colours).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter).with_filter(guard()))
+        .try_init()?;
+    std::panic::set_hook(Box::new(|panic| {
+        // The place alone: a panic's text may quote a value.
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        tracing::error!(%place, "panic in the worker's own code; please report it");
+    }));
+    Ok(())
+}
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The filter is not one.
+    #[error("RUST_LOG cannot be read: {0}; it must be such as \"info\" or \"resetd=debug\"")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// It was started before.
+    #[error("logging: {0}")]
+    Twice(#[from] TryInitError),
+}
+
+fn guard() -> FilterFn {
+    filter_fn(may_be_logged)
+}
+
+/// Ours at any level; a library's from WARN up, and never the one that prints messages.
+fn may_be_logged(event: &Metadata<'_>) -> bool {
+    let target = event.target();
+    let ours = target == "resetd" || target.starts_with("resetd::");
+    ours || (*event.level() <= Level::WARN && !target.starts_with(NEVER))
+}

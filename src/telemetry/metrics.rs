@@ -1,0 +1,123 @@
+//! Metrics in Prometheus text. One place for their names; `docs/METRICS.md` is their table.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::domain::{job::Lane, outcome::Outcome};
+
+const JOBS: &str = "resetd_jobs_total";
+const IN_FLIGHT: &str = "resetd_jobs_in_flight";
+const PATCHES: &str = "resetd_patches_total";
+const PATCH_SECONDS: &str = "resetd_patch_duration_seconds";
+const PERMIT_SECONDS: &str = "resetd_permit_wait_seconds";
+const PAUSES: &str = "resetd_pauses_total";
+const TOKENS: &str = "resetd_token_refreshes_total";
+const BROKER: &str = "resetd_broker_connected";
+const STOPPED: &str = "resetd_line_stopped";
+
+/// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
+const BUCKETS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// The process's metrics, recorded from the first call on.
+///
+/// # Errors
+/// Where another recorder was installed before.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    static INSTALL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?;
+    let handle = builder.install_recorder()?;
+    describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(JOBS, "Jobs that ended, by org, lane, outcome and reason");
+    describe_gauge!(IN_FLIGHT, "Jobs taken from the broker and not settled, by org and lane");
+    describe_counter!(PATCHES, "PATCH calls, by org and status (or timeout, cut, unreachable)");
+    describe_histogram!(PATCH_SECONDS, "How long a PATCH took until its answer was read");
+    describe_histogram!(
+        PERMIT_SECONDS,
+        "How long a try waited for its permit: limiter, pauses and stopped line together"
+    );
+    describe_counter!(
+        PAUSES,
+        "Pauses of all the org's calls, after a 429 or a 503 with Retry-After"
+    );
+    describe_counter!(TOKENS, "Token requests, by org and result");
+    describe_gauge!(BROKER, "1 while both connections to the broker stand");
+    describe_gauge!(
+        STOPPED,
+        "1 while the org's line is stopped until somebody mends something; /readyz has the reason"
+    );
+}
+
+/// A job ended.
+pub fn job_ended(outcome: &Outcome) {
+    let reason = outcome.reason.map_or("", |reason| reason.as_str());
+    metrics::counter!(JOBS, "org" => outcome.org.clone(), "lane" => outcome.lane.as_str(), "outcome" => outcome.kind.as_str(), "reason" => reason).increment(1);
+}
+
+/// A call was answered, or not.
+pub fn patched(org: &str, status: String, took: Duration) {
+    metrics::counter!(PATCHES, "org" => org.to_owned(), "status" => status).increment(1);
+    metrics::histogram!(PATCH_SECONDS, "org" => org.to_owned()).record(took);
+}
+
+/// A try got its permit.
+pub fn permitted(org: &str, lane: Lane, waited: Duration) {
+    metrics::histogram!(PERMIT_SECONDS, "org" => org.to_owned(), "lane" => lane.as_str()).record(waited);
+}
+
+/// All calls of the org pause.
+pub fn paused(org: &str) {
+    metrics::counter!(PAUSES, "org" => org.to_owned()).increment(1);
+}
+
+/// A token was asked for.
+pub fn token_asked(org: &str, result: &'static str) {
+    metrics::counter!(TOKENS, "org" => org.to_owned(), "result" => result).increment(1);
+}
+
+/// Both connections to the broker stand, or not.
+pub fn broker_connected(connected: bool) {
+    metrics::gauge!(BROKER).set(if connected { 1.0 } else { 0.0 });
+}
+
+/// The org's line is stopped, or runs.
+pub fn line_stopped(org: &str, stopped: bool) {
+    metrics::gauge!(STOPPED, "org" => org.to_owned()).set(if stopped { 1.0 } else { 0.0 });
+}
+
+/// Counts a job as in flight for as long as it lives, however it ends.
+#[derive(Debug)]
+pub struct InFlight {
+    org: String,
+    lane: Lane,
+}
+
+impl InFlight {
+    /// One more.
+    pub fn enter(org: &str, lane: Lane) -> Self {
+        metrics::gauge!(IN_FLIGHT, "org" => org.to_owned(), "lane" => lane.as_str()).increment(1.0);
+        Self {
+            org: org.to_owned(),
+            lane,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!(IN_FLIGHT, "org" => self.org.clone(), "lane" => self.lane.as_str()).decrement(1.0);
+    }
+}

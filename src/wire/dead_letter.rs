@@ -1,0 +1,154 @@
+//! A dead letter: the job as it came, less its secrets and the broker's own marks, with the reason in its headers.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::{moment, redact};
+use crate::domain::outcome::Outcome;
+
+/// The longest `resetd-detail`, in characters.
+const MAX_DETAIL: usize = 512;
+
+/// Whether a header is taken off: the broker's own, and those that route. Each loses, refuses or doubles the message on some version.
+fn is_taken_off(name: &str) -> bool {
+    let fixed = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
+    fixed.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
+}
+
+/// Body and properties of the letter for a job that ended with `outcome`.
+pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> (Vec<u8>, BasicProperties) {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(|table| table.inner()) {
+        if !is_taken_off(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    let mut say = |name: &str, value: AMQPValue| {
+        headers.insert(name.into(), value);
+    };
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let detail: String = outcome
+        .detail
+        .as_deref()
+        .unwrap_or_default()
+        .chars()
+        .take(MAX_DETAIL)
+        .collect();
+    say(
+        "resetd-reason",
+        text(outcome.reason.map_or("", |reason| reason.as_str())),
+    );
+    say("resetd-detail", text(&detail));
+    say(
+        "resetd-status",
+        outcome
+            .status
+            .map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())),
+    );
+    say("resetd-attempts", AMQPValue::LongLongInt(outcome.attempts.into()));
+    say("resetd-password-set", text(outcome.password_set.as_str()));
+    say("resetd-lane", text(outcome.lane.as_str()));
+    say("resetd-dead-at", text(&moment(outcome.finished_at)));
+    (
+        redact::body(body),
+        kept(properties).with_headers(headers).with_delivery_mode(2),
+    )
+}
+
+/// The properties that survive: all but `expiration` and `user_id`.
+fn kept(from: &BasicProperties) -> BasicProperties {
+    let mut kept = BasicProperties::default();
+    macro_rules! keep {
+        ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get() { kept = kept.$set(value.clone()); })* };
+    }
+    keep!(content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::job::{JobId, Lane};
+    use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
+    use jiff::Timestamp;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            job: JobId::new("j"),
+            org: "main".into(),
+            lane: Lane::Bulk,
+            user: None,
+            batch: None,
+            asked_at: None,
+            kind: OutcomeKind::Failed,
+            reason: Some(Reason::NotFound),
+            status: Some(404),
+            attempts: 1,
+            password_set: PasswordSet::No,
+            detail: Some("é".repeat(600)),
+            finished_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_letter_keeps_what_came_less_the_brokers_marks_and_the_password() {
+        let mut headers = FieldTable::default();
+        for name in [
+            "x-death",
+            "x-first-death-queue",
+            "x-last-death-reason",
+            "x-delivery-count",
+            "x-acquired-count",
+            "CC",
+            "BCC",
+            "x-mine",
+            "batch",
+        ] {
+            headers.insert(name.into(), AMQPValue::LongString("v".into()));
+        }
+        let came = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("j".into())
+            .with_reply_to("r".into())
+            .with_expiration("5".into())
+            .with_user_id("guest".into())
+            .with_type("t".into())
+            .with_timestamp(7);
+        let (body, properties) = message(br#"{"password":"hunter2"}"#, &came, &outcome());
+        assert_eq!(body, br#"{"password":true}"#);
+        let names: Vec<_> = properties
+            .headers()
+            .as_ref()
+            .unwrap()
+            .inner()
+            .keys()
+            .map(|k| k.as_str().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "batch",
+                "resetd-attempts",
+                "resetd-dead-at",
+                "resetd-detail",
+                "resetd-lane",
+                "resetd-password-set",
+                "resetd-reason",
+                "resetd-status",
+                "x-mine"
+            ]
+        );
+        assert!(properties.expiration().is_none() && properties.user_id().is_none());
+        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "j");
+        assert_eq!(
+            (properties.timestamp(), properties.delivery_mode()),
+            (&Some(7), &Some(2))
+        );
+        let AMQPValue::LongString(detail) = &properties.headers().as_ref().unwrap().inner()["resetd-detail"] else {
+            panic!()
+        };
+        assert_eq!(detail.to_string().chars().count(), 512);
+    }
+}

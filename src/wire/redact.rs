@@ -1,0 +1,164 @@
+//! Taking secrets out of what is kept: a body's passwords by their keys, an answer's text by the secrets themselves.
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::job::MAX_BODY;
+
+const WORDS: [&str; 4] = ["password", "passwd", "pwd", "secret"];
+const REMOVED: &str = "[redacted]";
+
+/// A body fit to be kept: every value under a key that speaks of a secret is `true`, unless it is `null`, `false` or `""`.
+///
+/// What is not JSON is kept only where none of those words is in it; otherwise, and over 64 KiB, nothing is.
+pub fn body(body: &[u8]) -> Vec<u8> {
+    if body.len() > MAX_BODY {
+        return Vec::new();
+    }
+    match serde_json::from_slice::<Value>(body) {
+        Ok(mut value) => {
+            redact(&mut value);
+            value.to_string().into_bytes()
+        }
+        Err(_) if speaks_of_a_secret(&plain(body)) => Vec::new(),
+        Err(_) => body.to_vec(),
+    }
+}
+
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(map) => map.iter_mut().for_each(|(key, value)| {
+            let keeps_nothing = matches!(value, Value::Null | Value::Bool(false)) || value.as_str() == Some("");
+            if speaks_of_a_secret(key) && !keeps_nothing {
+                *value = Value::Bool(true);
+            } else {
+                redact(value);
+            }
+        }),
+        Value::Array(list) => list.iter_mut().for_each(redact),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn speaks_of_a_secret(text: &str) -> bool {
+    let text = text.to_lowercase();
+    WORDS.iter().any(|word| text.contains(word))
+}
+
+/// The text of bytes that are no JSON, as far as a word in it could be read: UTF-16's zero bytes and JSON's `\u00XX` taken away.
+fn plain(bytes: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(bytes).chars().filter(|c| *c != '\0').collect();
+    let mut pieces = text.split("\\u00");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        match piece.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                plain.push(char::from(byte));
+                plain.push_str(&piece[2..]);
+            }
+            None => plain.push_str(piece),
+        }
+    }
+    plain
+}
+
+/// Takes the secrets of one job out of text from outside.
+#[derive(Default)]
+pub struct Scrubber(Vec<Zeroizing<String>>);
+
+impl Scrubber {
+    /// Adds a secret; a very short one is left out, since it would take half of every text with it.
+    pub fn add(&mut self, secret: &str) {
+        if secret.len() >= 4 && !self.0.iter().any(|known| known.as_str() == secret) {
+            self.0.push(Zeroizing::new(secret.to_owned()));
+        }
+    }
+
+    /// The text without any of the secrets.
+    pub fn text(&self, text: &str) -> String {
+        self.0
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), REMOVED))
+    }
+
+    /// The JSON without any of the secrets, in keys and values, and without what stands under a key that speaks of one.
+    pub fn json(&self, mut value: Value) -> Value {
+        redact(&mut value);
+        self.strings(value)
+    }
+
+    fn strings(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.text(&text)),
+            Value::Array(list) => Value::Array(list.into_iter().map(|value| self.strings(value)).collect()),
+            Value::Object(map) => Value::Object(
+                map.into_iter()
+                    .map(|(key, value)| (self.text(&key), self.strings(value)))
+                    .collect(),
+            ),
+            other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(input: &str, expected: &str) {
+        assert_eq!(String::from_utf8(body(input.as_bytes())).unwrap(), expected, "{input}");
+    }
+
+    #[test]
+    fn what_stands_under_a_secret_key_becomes_true_at_any_depth() {
+        check(
+            r#"{"userId":"u","password":"hunter2"}"#,
+            r#"{"userId":"u","password":true}"#,
+        );
+        check(
+            r#"{"password":0,"Passwd":"x","myPWD":[1],"clientSecret":{"a":1}}"#,
+            r#"{"password":true,"Passwd":true,"myPWD":true,"clientSecret":true}"#,
+        );
+        check(
+            r#"{"a":[{"b":{"PASSWORD_new":"hunter2"}}]}"#,
+            r#"{"a":[{"b":{"PASSWORD_new":true}}]}"#,
+        );
+        check(
+            r#"{"password":null,"pwd":false,"secret":""}"#,
+            r#"{"password":null,"pwd":false,"secret":""}"#,
+        );
+        check(r#"{"pass\u0077ord":"hunter2"}"#, r#"{"password":true}"#);
+        check(r#"["password"]"#, r#"["password"]"#);
+        check(
+            r#"{"z":1,"a":2.50,"n":12345678901234567890}"#,
+            r#"{"z":1,"a":2.50,"n":12345678901234567890}"#,
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_is_kept_only_where_it_speaks_of_no_secret() {
+        check("hello", "hello");
+        check("{\"Password\": hunter2", "");
+        check("{\"pass\\u0077ord\": hunter2", "");
+        check("my pwd is hunter2", "");
+        let utf16: Vec<u8> = "{\"password\":\"hunter2\""
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        assert!(body(&utf16).is_empty());
+        assert!(body(&vec![b'x'; MAX_BODY + 1]).is_empty());
+    }
+
+    #[test]
+    fn a_scrubber_takes_its_secrets_out_of_text_and_json() {
+        let mut scrubber = Scrubber::default();
+        scrubber.add("hunter2-long");
+        scrubber.add("");
+        assert_eq!(scrubber.text("no hunter2-long here"), "no [redacted] here");
+        let json = serde_json::json!({"hunter2-long": ["x hunter2-long", {"password": "other"}], "n": 1});
+        assert_eq!(
+            scrubber.json(json).to_string(),
+            r#"{"[redacted]":["x [redacted]",{"password":true}],"n":1}"#
+        );
+    }
+}
