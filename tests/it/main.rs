@@ -1,0 +1,9 @@
+//! The integration tests: one binary, a real private RabbitMQ node for the run, a prefix of its own for each test, a strict
+//! simulated org on port 0. No broker is a failure, not a skip.
+
+#![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
+
+mod broker;
+mod world;
+
+mod trip;

@@ -1,0 +1,462 @@
+//! A world for one test: a prefix at the broker, simulated orgs, a worker in this process, and the hands of a producer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::*;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use resetd::config::{Config, Environment};
+use resetd::sim;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+
+/// As long as any one thing may take before a test gives up on it.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Looks until it is so, 50 times a second, with a limit.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a test says of its world before it starts.
+pub struct Plan {
+    pub amqp_url: String,
+    pub prefix: String,
+    config: String,
+    orgs: Vec<(String, sim::Settings, String)>,
+}
+
+/// A configuration that is quick; a test lays its own over it.
+const QUICK: &str = r#"
+[wire]
+password = "sha256"
+extensions = "envelope"
+[retry]
+base = "20ms"
+max = "200ms"
+[shutdown]
+grace = "15s"
+"#;
+
+impl Plan {
+    pub fn new() -> Self {
+        Self::at(&Broker::shared().url)
+    }
+
+    pub fn at(amqp_url: &str) -> Self {
+        let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
+        Self {
+            amqp_url: amqp_url.to_owned(),
+            prefix,
+            config: String::new(),
+            orgs: Vec::new(),
+        }
+    }
+
+    /// Lays TOML over the quick configuration.
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config += toml;
+        self.config += "\n";
+        self
+    }
+
+    /// Adds an org: how it behaves, and more keys of its section (such as `rate_per_minute = 300`).
+    pub fn org(mut self, name: &str, settings: sim::Settings, keys: &str) -> Self {
+        self.orgs.push((name.to_owned(), settings, keys.to_owned()));
+        self
+    }
+
+    /// Starts the orgs, not yet a worker.
+    pub async fn prepare(mut self) -> World {
+        if self.orgs.is_empty() {
+            self = self.org("main", unlimited(), "");
+        }
+        let shutdown = CancellationToken::new();
+        let mut orgs = BTreeMap::new();
+        let mut sections = String::new();
+        for (name, settings, keys) in self.orgs {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let base = format!("http://{}", listener.local_addr().unwrap());
+            let (id, secret) = (settings.client_id.clone(), settings.client_secret.expose().to_owned());
+            let rate = if keys.contains("rate_per_minute") {
+                ""
+            } else {
+                "rate_per_minute = 60000\n"
+            };
+            sections += &format!(
+                "[orgs.{name}]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\nclient_id = {id:?}\nclient_secret = {secret:?}\n{rate}{keys}\n"
+            );
+            let org = sim::Org::new(settings).unwrap();
+            let (serving, stop) = (org.clone(), shutdown.clone());
+            tokio::spawn(async move { serving.serve(listener, stop).await });
+            orgs.insert(name, SimOrg { base, org });
+        }
+        let connection = connect(&self.amqp_url).await;
+        let config = format!("{sections}\n{}", self.config);
+        World {
+            amqp_url: self.amqp_url,
+            prefix: self.prefix,
+            config,
+            orgs,
+            connection,
+            shutdown,
+            worker: None,
+        }
+    }
+
+    /// Starts the orgs and a worker, and waits until it is ready.
+    pub async fn start(self) -> World {
+        let mut world = self.prepare().await;
+        world.start_worker().await;
+        world.ready().await;
+        world
+    }
+}
+
+/// An org without a quota.
+pub fn unlimited() -> sim::Settings {
+    sim::Settings {
+        quota: 0,
+        ..sim::Settings::default()
+    }
+}
+
+pub async fn connect(url: &str) -> Connection {
+    eventually("a connection to the broker", async || {
+        Connection::connect(url, ConnectionProperties::default()).await.ok()
+    })
+    .await
+}
+
+pub struct SimOrg {
+    pub base: String,
+    pub org: sim::Org,
+}
+
+pub struct World {
+    pub amqp_url: String,
+    pub prefix: String,
+    /// The TOML that the worker gets, over `QUICK`.
+    pub config: String,
+    pub orgs: BTreeMap<String, SimOrg>,
+    pub connection: Connection,
+    shutdown: CancellationToken,
+    worker: Option<Worker>,
+}
+
+/// A worker in this process.
+pub struct Worker {
+    pub http: String,
+    pub shutdown: CancellationToken,
+    pub task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(worker) = &self.worker {
+            worker.shutdown.cancel();
+        }
+    }
+}
+
+impl World {
+    /// The configuration as files, for a worker in this process or in its own.
+    pub fn files(&self) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = format!(
+            "[amqp]\nurl = {:?}\nprefix = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n",
+            self.amqp_url, self.prefix
+        );
+        let mut paths = Vec::new();
+        for (name, text) in [
+            ("quick.toml", QUICK),
+            ("broker.toml", &broker),
+            ("test.toml", &self.config),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            paths.push(path);
+        }
+        (folder, paths)
+    }
+
+    pub fn load(&self) -> Config {
+        let (_folder, paths) = self.files();
+        Config::load(&paths, Environment::default()).unwrap()
+    }
+
+    pub async fn start_worker(&mut self) -> &Worker {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(resetd::roles::worker::run(self.load(), listener, shutdown.clone()));
+        self.worker.insert(Worker { http, shutdown, task })
+    }
+
+    pub fn worker(&self) -> &Worker {
+        self.worker.as_ref().expect("a worker was started")
+    }
+
+    /// Ends the worker as SIGTERM does, and waits for its end.
+    pub async fn stop_worker(&mut self) -> anyhow::Result<()> {
+        let worker = self.worker.take().expect("a worker was started");
+        worker.shutdown.cancel();
+        tokio::time::timeout(LIMIT, worker.task)
+            .await
+            .expect("the worker ends")
+            .unwrap()
+    }
+
+    pub async fn readyz(&self) -> (u16, Value) {
+        let answer = reqwest::get(format!("{}/readyz", self.worker().http)).await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    pub async fn ready(&self) {
+        eventually("the worker is ready", async || {
+            (self.readyz().await.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    pub fn sim(&self, org: &str) -> &sim::Org {
+        &self.orgs[org].org
+    }
+
+    pub fn main(&self) -> &sim::Org {
+        self.sim("main")
+    }
+
+    /// A name at the broker, with the prefix.
+    pub fn named(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        channel
+    }
+
+    /// Publishes a job with a routing key such as `main` or `main.bulk`.
+    pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
+        self.publish_on(&self.channel().await, key, body, properties).await;
+    }
+
+    pub async fn publish_on(&self, channel: &Channel, key: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let confirm = channel
+            .basic_publish(
+                self.named("resets").as_str().into(),
+                key.into(),
+                options,
+                body,
+                properties.with_delivery_mode(2),
+            )
+            .await
+            .unwrap();
+        assert_eq!(confirm.await.unwrap(), lapin::Confirmation::Ack(None));
+    }
+
+    /// One reset of `user` under the id `job`.
+    pub async fn reset(&self, key: &str, user: &str, job: &str) {
+        self.publish(key, reset_body(user).to_string().as_bytes(), named(job))
+            .await;
+    }
+
+    /// A consumer of a queue (its name without the prefix) that acks what it gets.
+    pub async fn tap(&self, queue: &str) -> Tap {
+        Tap::of(&self.channel().await, &self.named(queue)).await
+    }
+
+    /// A consumer of outcomes, from now on.
+    pub async fn outcomes(&self) -> Tap {
+        let channel = self.channel().await;
+        let queue = channel
+            .queue_declare("".into(), exclusive(), FieldTable::default())
+            .await
+            .unwrap();
+        let name = queue.name().clone();
+        channel
+            .queue_bind(
+                name.clone(),
+                self.named("outcomes").as_str().into(),
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        Tap::of(&channel, name.as_str()).await
+    }
+
+    /// How many messages are ready in a queue.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let channel = self.channel().await;
+        let found = channel
+            .queue_declare(self.named(queue).as_str().into(), options, FieldTable::default())
+            .await
+            .unwrap();
+        found.message_count()
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(format!("{}/metrics", self.worker().http))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    }
+}
+
+pub fn exclusive() -> QueueDeclareOptions {
+    QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    }
+}
+
+pub fn reset_body(user: &str) -> Value {
+    json!({"userId": user, "password": true, "email": format!("{user}@example.com")})
+}
+
+/// Properties with this id.
+pub fn named(job: &str) -> BasicProperties {
+    BasicProperties::default().with_message_id(job.into())
+}
+
+/// Properties with one header more.
+pub fn with_header(properties: BasicProperties, name: &str, value: AMQPValue) -> BasicProperties {
+    let mut table = properties.headers().clone().unwrap_or_default();
+    table.insert(name.into(), value);
+    properties.with_headers(table)
+}
+
+pub fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+/// A message that was taken.
+#[derive(Debug)]
+pub struct Taken {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+    pub routing_key: String,
+}
+
+impl Taken {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn id(&self) -> &str {
+        self.properties.message_id().as_ref().map_or("", |id| id.as_str())
+    }
+
+    /// A header as text, whatever kind it is of.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let value = self.properties.headers().as_ref()?.inner().get(name)?;
+        Some(match value {
+            AMQPValue::LongString(text) => text.to_string(),
+            AMQPValue::LongInt(n) => n.to_string(),
+            AMQPValue::LongLongInt(n) => n.to_string(),
+            AMQPValue::Void => "null".into(),
+            other => format!("{other:?}"),
+        })
+    }
+}
+
+/// Messages as they come.
+pub struct Tap {
+    name: String,
+    consumer: lapin::Consumer,
+    _channel: Channel,
+}
+
+impl Tap {
+    pub async fn of(channel: &Channel, queue: &str) -> Self {
+        let consumer = channel
+            .basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions {
+                    no_ack: true,
+                    ..BasicConsumeOptions::default()
+                },
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        Self {
+            name: queue.to_owned(),
+            consumer,
+            _channel: channel.clone(),
+        }
+    }
+
+    pub async fn next(&mut self) -> Taken {
+        let next = tokio::time::timeout(LIMIT, self.consumer.next()).await;
+        let delivery = next
+            .unwrap_or_else(|_| panic!("nothing came from {} within {LIMIT:?}", self.name))
+            .expect("the consumer lives")
+            .unwrap();
+        Taken {
+            body: delivery.data,
+            properties: delivery.properties,
+            routing_key: delivery.routing_key.to_string(),
+        }
+    }
+
+    /// The next `n`.
+    pub async fn take(&mut self, n: usize) -> Vec<Taken> {
+        let mut taken = Vec::with_capacity(n);
+        while taken.len() < n {
+            taken.push(self.next().await);
+        }
+        taken
+    }
+}
+
+/// The users whose newest mail does not log in, of all these mails in their order.
+pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
+    let newest: BTreeMap<String, String> = mails
+        .iter()
+        .map(|mail| mail.json())
+        .map(|mail| {
+            (
+                mail["userId"].as_str().unwrap().to_owned(),
+                mail["temporaryPassword"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    newest
+        .into_iter()
+        .filter(|(user, password)| !org.logs_in(user, password))
+        .map(|(user, _)| user)
+        .collect()
+}
