@@ -80,13 +80,8 @@ pub struct Board(watch::Sender<State>);
 impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
-        let row = OrgState {
-            session: Session::Starting("connecting to the broker".into()),
-            stops: BTreeMap::new(),
-        };
-        Self(watch::Sender::new(State {
-            orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect(),
-        }))
+        let row = OrgState { session: Session::Starting("connecting to the broker".into()), stops: BTreeMap::new() };
+        Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
     /// What it says now, and every change from here on.

@@ -74,11 +74,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     use std::io::IsTerminal;
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
-    let usual = if matches!(cli.role, Role::Demo | Role::Enqueue(_)) {
-        "error"
-    } else {
-        "info"
-    };
+    let usual = if matches!(cli.role, Role::Demo | Role::Enqueue(_)) { "error" } else { "info" };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     logs::start(cli.log, Some(filter.as_deref().unwrap_or(usual)), colours)
 }

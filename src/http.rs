@@ -51,9 +51,7 @@ pub async fn serve(
         tracing::info!(%address, "listening for /healthz, /readyz and /metrics");
     }
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.
-    let served = shutdown
-        .run_until_cancelled(axum::serve(listener, routes).into_future())
-        .await;
+    let served = shutdown.run_until_cancelled(axum::serve(listener, routes).into_future()).await;
     if let Some(Err(error)) = served {
         tracing::error!(%error, "the health server ended");
     }
@@ -64,17 +62,10 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
     let ready = state.ready();
     let row = |org: &board::OrgState| {
         let (role, reason) = org.role();
-        Org {
-            role: role.as_str(),
-            reason,
-        }
+        Org { role: role.as_str(), reason }
     };
     let orgs = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs }))
 }
 
@@ -83,8 +74,5 @@ async fn render(State(shown): State<Shown>) -> impl IntoResponse {
         metrics::line_stopped(name, org.role().0 == Role::Stopped);
     }
     shown.recorder.run_upkeep();
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        shown.recorder.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.recorder.render())
 }

@@ -39,9 +39,7 @@ pub async fn handle(desk: Arc<Desk>, delivery: Delivery) {
     let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
     let ticket = Ticket::of(&delivery);
     let mut trip = desk.org.memory.recall(&ticket.id, delivery.redelivered);
-    let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, &mut trip))
-        .catch_unwind()
-        .await;
+    let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,
         Err(_panic) => after_panic(&desk, &ticket, &delivery, &mut trip).await,
@@ -96,20 +94,16 @@ async fn reset(
         Ok(Intent::PassThrough) => return Ok(Ending::of(OutcomeKind::PassedThrough)),
         Err(invalid) => {
             trip.user = invalid.user;
-            return Err(Halt::Dead {
-                reason: invalid.reason,
-                detail: Some(invalid.detail),
-            });
+            return Err(Halt::Dead { reason: invalid.reason, detail: Some(invalid.detail) });
         }
     };
     trip.user = Some(reset.user.clone());
     let wishes = ticket.wishes()?;
     *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
     desk.wait_until(wishes.not_before, trip).await?;
-    let password = trip.password(desk.org.password).map_err(|error| Halt::Dead {
-        reason: Reason::WorkerFault,
-        detail: Some(error.to_string()),
-    })?;
+    let password = trip
+        .password(desk.org.password)
+        .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
     if trip.issued.is_none() {
         tries::set_password(desk, ticket, &reset, wishes.not_after, &password, trip).await?;
     }
@@ -123,10 +117,7 @@ async fn after_panic(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &m
     if trip.ending.is_none() {
         let detail = Some("the worker's own code panicked; its log has the place".into());
         trip.ending = Some(Ending::dead(Reason::WorkerFault, detail));
-        if let Ok(paid) = AssertUnwindSafe(debts::pay(desk, ticket, delivery, trip))
-            .catch_unwind()
-            .await
-        {
+        if let Ok(paid) = AssertUnwindSafe(debts::pay(desk, ticket, delivery, trip)).catch_unwind().await {
             return paid;
         }
     }

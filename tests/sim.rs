@@ -41,13 +41,7 @@ impl Served {
             let (org, shutdown) = (org.clone(), shutdown.clone());
             async move { org.serve(listener, shutdown).await }
         });
-        Self {
-            org,
-            url,
-            client: Client::new(),
-            shutdown,
-            serving,
-        }
+        Self { org, url, client: Client::new(), shutdown, serving }
     }
 
     async fn fresh() -> Self {
@@ -84,9 +78,7 @@ impl Served {
     }
 
     fn get(&self, token: &str, path: &str) -> RequestBuilder {
-        self.client
-            .get(format!("{}/api/v2/scim/v2/{path}", self.url))
-            .bearer_auth(token)
+        self.client.get(format!("{}/api/v2/scim/v2/{path}", self.url)).bearer_auth(token)
     }
 
     fn sets(&self, user: &str) -> u64 {
@@ -103,11 +95,7 @@ fn reset_body() -> Value {
 }
 
 fn plaintext() -> Settings {
-    Settings {
-        password: PasswordForm::Plaintext,
-        extensions: ExtensionForm::Urn,
-        ..Settings::default()
-    }
+    Settings { password: PasswordForm::Plaintext, extensions: ExtensionForm::Urn, ..Settings::default() }
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
@@ -127,10 +115,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut asks: impl FnMut()
 
 #[tokio::test]
 async fn a_token_is_granted_with_the_grant_in_the_form_or_in_the_query() {
-    let settings = Settings {
-        scope: Some("scim:users:write".to_owned()),
-        ..Settings::default()
-    };
+    let settings = Settings { scope: Some("scim:users:write".to_owned()), ..Settings::default() };
     let served = Served::with(settings).await;
     let in_query = served
         .client
@@ -159,34 +144,14 @@ async fn a_token_request_is_refused_for_its_client_or_its_grant() {
     let grant = [("grant_type", "client_credentials")];
     let twice = [grant[0], grant[0]];
     let refused = [
-        (
-            post().basic_auth("demo", Some("wrong")).form(&grant),
-            401,
-            "invalid_client",
-        ),
-        (
-            post().basic_auth("other", Some("demo-secret")).form(&grant),
-            401,
-            "invalid_client",
-        ),
+        (post().basic_auth("demo", Some("wrong")).form(&grant), 401, "invalid_client"),
+        (post().basic_auth("other", Some("demo-secret")).form(&grant), 401, "invalid_client"),
         (post().form(&grant), 401, "invalid_client"),
-        (
-            post().header("authorization", "Basic %%%").form(&grant),
-            401,
-            "invalid_client",
-        ),
-        (
-            right().form(&[("grant_type", "password")]),
-            400,
-            "unsupported_grant_type",
-        ),
+        (post().header("authorization", "Basic %%%").form(&grant), 401, "invalid_client"),
+        (right().form(&[("grant_type", "password")]), 400, "unsupported_grant_type"),
         (right().form(&[("other", "x")]), 400, "invalid_request"),
         (right().form(&twice), 400, "invalid_request"),
-        (
-            right().json(&json!({"grant_type": "client_credentials"})),
-            400,
-            "invalid_request",
-        ),
+        (right().json(&json!({"grant_type": "client_credentials"})), 400, "invalid_request"),
         (right(), 400, "invalid_request"),
     ];
     let count = refused.len();
@@ -203,18 +168,11 @@ async fn a_token_request_is_refused_for_its_client_or_its_grant() {
 
 #[tokio::test]
 async fn a_token_expires_and_can_be_revoked() {
-    let settings = Settings {
-        token_ttl: Duration::from_secs(1),
-        quota: 0,
-        ..Settings::default()
-    };
+    let settings = Settings { token_ttl: Duration::from_secs(1), quota: 0, ..Settings::default() };
     let served = Served::with(settings).await;
     let token = served.token().await;
     assert_eq!(served.reset(&token, "u1").await.status(), 200);
-    eventually("the token's end", || async {
-        served.reset(&token, "u1").await.status() == 401
-    })
-    .await;
+    eventually("the token's end", || async { served.reset(&token, "u1").await.status() == 401 }).await;
 
     let token = served.token().await;
     assert_eq!(served.reset(&token, "u1").await.status(), 200);
@@ -232,11 +190,7 @@ async fn a_token_expires_and_can_be_revoked() {
 
 #[tokio::test]
 async fn a_patch_is_refused_with_the_scim_type_that_says_why() {
-    let served = Served::with(Settings {
-        quota: 0,
-        ..Settings::default()
-    })
-    .await;
+    let served = Served::with(Settings { quota: 0, ..Settings::default() }).await;
     let token = served.token().await;
     let title = json!({"op": "replace", "path": "title", "value": "Agent"});
     let languages = json!({"op": "replace", "path": "genesys:routingLanguages", "value": []});
@@ -247,59 +201,26 @@ async fn a_patch_is_refused_with_the_scim_type_that_says_why() {
         (json!([]), "invalidSyntax"),
         (json!({"Operations": [title]}), "invalidSyntax"),
         (json!({"schemas": PATCH_OP, "Operations": [title]}), "invalidSyntax"),
-        (
-            json!({"schemas": ["urn:other"], "Operations": [title]}),
-            "invalidSyntax",
-        ),
-        (
-            json!({"schemas": [PATCH_OP, PATCH_OP], "Operations": [title]}),
-            "invalidSyntax",
-        ),
+        (json!({"schemas": ["urn:other"], "Operations": [title]}), "invalidSyntax"),
+        (json!({"schemas": [PATCH_OP, PATCH_OP], "Operations": [title]}), "invalidSyntax"),
         (json!({"schemas": [PATCH_OP]}), "invalidSyntax"),
         (json!({"schemas": [PATCH_OP], "operations": [title]}), "invalidSyntax"),
-        (
-            json!({"schemas": [PATCH_OP], "Operations": [title], "id": "u1"}),
-            "invalidSyntax",
-        ),
+        (json!({"schemas": [PATCH_OP], "Operations": [title], "id": "u1"}), "invalidSyntax"),
         (body(json!([])), "invalidSyntax"),
         (body(json!({})), "invalidSyntax"),
         (body(json!(["title"])), "invalidSyntax"),
         (op(json!({"path": "title", "value": "x"})), "invalidSyntax"),
-        (
-            op(json!({"op": "move", "path": "title", "value": "x"})),
-            "invalidSyntax",
-        ),
-        (
-            op(json!({"op": "replace", "path": "title", "value": "x", "from": "y"})),
-            "invalidSyntax",
-        ),
+        (op(json!({"op": "move", "path": "title", "value": "x"})), "invalidSyntax"),
+        (op(json!({"op": "replace", "path": "title", "value": "x", "from": "y"})), "invalidSyntax"),
         (op(json!({"op": "replace", "path": 7, "value": "x"})), "invalidPath"),
-        (
-            op(json!({"op": "replace", "path": "Title", "value": "x"})),
-            "invalidPath",
-        ),
-        (
-            op(json!({"op": "replace", "path": "nickName", "value": "x"})),
-            "invalidPath",
-        ),
+        (op(json!({"op": "replace", "path": "Title", "value": "x"})), "invalidPath"),
+        (op(json!({"op": "replace", "path": "nickName", "value": "x"})), "invalidPath"),
         (op(json!({"op": "replace", "path": "title"})), "invalidValue"),
         (op(json!({"op": "add", "path": "title"})), "invalidValue"),
-        (
-            op(json!({"op": "replace", "path": "title", "value": 7})),
-            "invalidValue",
-        ),
-        (
-            op(json!({"op": "replace", "path": "active", "value": "yes"})),
-            "invalidValue",
-        ),
-        (
-            op(json!({"op": "replace", "path": "phoneNumbers", "value": "+49"})),
-            "invalidValue",
-        ),
-        (
-            op(json!({"op": "replace", "path": "userName", "value": ""})),
-            "invalidValue",
-        ),
+        (op(json!({"op": "replace", "path": "title", "value": 7})), "invalidValue"),
+        (op(json!({"op": "replace", "path": "active", "value": "yes"})), "invalidValue"),
+        (op(json!({"op": "replace", "path": "phoneNumbers", "value": "+49"})), "invalidValue"),
+        (op(json!({"op": "replace", "path": "userName", "value": ""})), "invalidValue"),
         (op(json!({"op": "replace", "value": "x"})), "noTarget"),
         (op(json!({"op": "remove"})), "noTarget"),
         (op(json!({"op": "remove", "path": "password"})), "mutability"),
@@ -311,32 +232,17 @@ async fn a_patch_is_refused_with_the_scim_type_that_says_why() {
         (password(json!(HASH.to_uppercase())), "invalidValue"),
         (password(json!(HASH[1..])), "invalidValue"),
         (op(languages.clone()), "invalidPath"),
-        (
-            op(json!({"op": "add", "path": format!("{URN}:routingSkills"), "value": []})),
-            "invalidPath",
-        ),
+        (op(json!({"op": "add", "path": format!("{URN}:routingSkills"), "value": []})), "invalidPath"),
         (with(json!([])), "invalidSyntax"),
         (with(Value::Null), "invalidSyntax"),
         (with(json!([7])), "invalidSyntax"),
-        (
-            with(json!([{"schema": URN, "operations": [languages]}])),
-            "invalidSyntax",
-        ),
+        (with(json!([{"schema": URN, "operations": [languages]}])), "invalidSyntax"),
         (with(json!([{"operations": [languages]}])), "invalidSyntax"),
         (with(json!([{"schema": ENVELOPE}])), "invalidSyntax"),
         (with(json!([{"schema": ENVELOPE, "operations": []}])), "invalidSyntax"),
-        (
-            with(json!([{"schema": ENVELOPE, "operations": [languages], "x": 1}])),
-            "invalidSyntax",
-        ),
-        (
-            with(json!([{"schema": ENVELOPE, "operations": [title]}])),
-            "invalidPath",
-        ),
-        (
-            with(json!([{"schema": ENVELOPE, "operations": [languages, languages]}])),
-            "invalidPath",
-        ),
+        (with(json!([{"schema": ENVELOPE, "operations": [languages], "x": 1}])), "invalidSyntax"),
+        (with(json!([{"schema": ENVELOPE, "operations": [title]}])), "invalidPath"),
+        (with(json!([{"schema": ENVELOPE, "operations": [languages, languages]}])), "invalidPath"),
     ];
     let count = table.len() as u64;
     for (body, scim_type) in table {
@@ -348,24 +254,12 @@ async fn a_patch_is_refused_with_the_scim_type_that_says_why() {
         let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(answer["scimType"], scim_type, "{body} {text}");
         assert_eq!(answer["status"], "400");
-        assert_eq!(
-            answer["schemas"],
-            json!(["urn:ietf:params:scim:api:messages:2.0:Error"])
-        );
+        assert_eq!(answer["schemas"], json!(["urn:ietf:params:scim:api:messages:2.0:Error"]));
     }
-    let not_json = served
-        .patch(&token, "u1", &json!(0))
-        .body("{\"schemas\":")
-        .send()
-        .await
-        .unwrap();
+    let not_json = served.patch(&token, "u1", &json!(0)).body("{\"schemas\":").send().await.unwrap();
     assert_eq!(not_json.status(), 400);
     assert_eq!(served.org.stats().by_status["400"], count + 1);
-    assert_eq!(
-        served.org.user("u1").unwrap().attributes.len(),
-        0,
-        "a refused PATCH changes nothing"
-    );
+    assert_eq!(served.org.user("u1").unwrap().attributes.len(), 0, "a refused PATCH changes nothing");
 }
 
 #[tokio::test]
@@ -375,11 +269,7 @@ async fn the_urn_form_takes_extensions_as_paths_and_refuses_the_envelope() {
     let skills = format!("{URN}:routingSkills");
     let good = json!({"op": "Replace", "path": skills, "value": [{"value": "spanish", "proficiency": 4}]});
     let password = json!({"op": "replace", "path": "password", "value": "Sesame-42"});
-    let response = served
-        .patch(&token, "u1", &body(json!([password, good])))
-        .send()
-        .await
-        .unwrap();
+    let response = served.patch(&token, "u1", &body(json!([password, good]))).send().await.unwrap();
     assert_eq!(response.status(), 200);
     let answer: Value = response.json().await.unwrap();
     assert_eq!(answer[URN]["routingSkills"][0]["value"], "spanish");
@@ -390,33 +280,15 @@ async fn the_urn_form_takes_extensions_as_paths_and_refuses_the_envelope() {
         {"schema": ENVELOPE, "operations": [{"op": "replace", "path": "genesys:routingLanguages", "value": []}]}]});
     let bare = body(json!([{"op": "replace", "path": format!("{URN}:"), "value": []}]));
     let prefixed = body(json!([{"op": "replace", "path": "genesys:routingSkills", "value": []}]));
-    for (body, scim_type) in [
-        (envelope, "invalidSyntax"),
-        (bare, "invalidPath"),
-        (prefixed, "invalidPath"),
-    ] {
-        let answer: Value = served
-            .patch(&token, "u1", &body)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
+    for (body, scim_type) in [(envelope, "invalidSyntax"), (bare, "invalidPath"), (prefixed, "invalidPath")] {
+        let answer: Value = served.patch(&token, "u1", &body).send().await.unwrap().json().await.unwrap();
         assert_eq!(answer["scimType"], scim_type);
     }
 }
 
 #[tokio::test]
 async fn a_plaintext_password_must_fit_the_policy_unless_that_is_off() {
-    let weak = [
-        "Aa1-aaa",
-        "lower-case-1",
-        "UPPER-CASE-1",
-        "No-Digits-Here",
-        "NoSpecial1234",
-        "0123456789abcdef",
-    ];
+    let weak = ["Aa1-aaa", "lower-case-1", "UPPER-CASE-1", "No-Digits-Here", "NoSpecial1234", "0123456789abcdef"];
     for (policy, status) in [(true, 400), (false, 200)] {
         let served = Served::with(Settings { policy, ..plaintext() }).await;
         let token = served.token().await;
@@ -446,34 +318,18 @@ async fn the_envelope_form_sets_password_and_attributes_and_the_person_logs_in()
     assert!(!text.contains(hash) && !text.contains("password"));
     let resource: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(resource["userName"], "u1@example.com");
-    assert_eq!(
-        (&resource["title"], &resource["active"]),
-        (&json!("Agent"), &json!(false))
-    );
+    assert_eq!((&resource["title"], &resource["active"]), (&json!("Agent"), &json!(false)));
     assert_eq!(resource["meta"]["resourceType"], "User");
 
-    let view: UserView = served
-        .client
-        .get(format!("{}/sim/users/u1", served.url))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let view: UserView =
+        served.client.get(format!("{}/sim/users/u1", served.url)).send().await.unwrap().json().await.unwrap();
     assert_eq!(Some(view.clone()), served.org.user("u1"));
     assert_eq!((view.password_sets, view.attributes.len()), (1, 4));
     assert_eq!(view.attributes["genesys:routingLanguages"][0]["proficiency"], 4);
     assert!(view.last_set_at.is_some());
     for (password, status) in [("abc", 200), (hash, 401), ("abd", 401)] {
         let login = json!({"userId": "u1", "password": password});
-        let response = served
-            .client
-            .post(format!("{}/sim/login", served.url))
-            .json(&login)
-            .send()
-            .await
-            .unwrap();
+        let response = served.client.post(format!("{}/sim/login", served.url)).json(&login).send().await.unwrap();
         assert_eq!(response.status(), status);
         let answer: Value = response.json().await.unwrap();
         assert_eq!(answer, json!({"ok": status == 200}));
@@ -495,25 +351,14 @@ async fn add_appends_to_a_list_and_remove_takes_an_attribute_away() {
     ];
     for (operation, count) in steps {
         let body = body(json!([operation]));
-        let answer: Value = served
-            .patch(&token, "u1", &body)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
+        let answer: Value = served.patch(&token, "u1", &body).send().await.unwrap().json().await.unwrap();
         assert_eq!(answer["phoneNumbers"].as_array().map_or(0, Vec::len), count, "{body}");
     }
 }
 
 #[tokio::test]
 async fn media_types_length_method_and_user_are_checked() {
-    let settings = Settings {
-        users: Some(vec!["u1".to_owned()]),
-        quota: 0,
-        ..Settings::default()
-    };
+    let settings = Settings { users: Some(vec!["u1".to_owned()]), quota: 0, ..Settings::default() };
     let served = Served::with(settings).await;
     let token = served.token().await;
     let url = format!("{}/api/v2/scim/v2/users/u1", served.url);
@@ -547,33 +392,18 @@ async fn media_types_length_method_and_user_are_checked() {
     assert_eq!(unknown.status(), 404);
     assert_eq!(unknown.json::<Value>().await.unwrap()["status"], "404");
     assert_eq!(served.org.user("u2"), None);
-    let view = served
-        .client
-        .get(format!("{}/sim/users/u2", served.url))
-        .send()
-        .await
-        .unwrap();
+    let view = served.client.get(format!("{}/sim/users/u2", served.url)).send().await.unwrap();
     assert_eq!(view.status(), 404);
 }
 
 #[tokio::test]
 async fn users_are_shown_and_found_by_their_name() {
-    let settings = Settings {
-        users: Some(vec!["u1".to_owned(), "u2".to_owned()]),
-        ..Settings::default()
-    };
+    let settings = Settings { users: Some(vec!["u1".to_owned(), "u2".to_owned()]), ..Settings::default() };
     let served = Served::with(settings).await;
     let token = served.token().await;
     let rename = body(json!([{"op": "replace", "path": "userName", "value": "Ann@acme.test"}]));
     assert_eq!(served.patch(&token, "u2", &rename).send().await.unwrap().status(), 200);
-    let one: Value = served
-        .get(&token, "Users/u1")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let one: Value = served.get(&token, "Users/u1").send().await.unwrap().json().await.unwrap();
     assert_eq!((&one["id"], &one["userName"]), (&json!("u1"), &json!("u1@example.com")));
     assert_eq!(served.get(&token, "users/u3").send().await.unwrap().status(), 404);
     assert_eq!(served.get("wrong", "users/u1").send().await.unwrap().status(), 401);
@@ -589,17 +419,9 @@ async fn users_are_shown_and_found_by_their_name() {
     ];
     for (path, ids) in table {
         let list: Value = served.get(&token, &path).send().await.unwrap().json().await.unwrap();
-        let found: Vec<&Value> = list["Resources"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|user| &user["id"])
-            .collect();
+        let found: Vec<&Value> = list["Resources"].as_array().unwrap().iter().map(|user| &user["id"]).collect();
         assert_eq!(json!(found), ids, "{path}");
-        assert_eq!(
-            list["schemas"],
-            json!(["urn:ietf:params:scim:api:messages:2.0:ListResponse"])
-        );
+        assert_eq!(list["schemas"], json!(["urn:ietf:params:scim:api:messages:2.0:ListResponse"]));
     }
     let bad = served.get(&token, "Users?filter=title%20pr").send().await.unwrap();
     assert_eq!(bad.json::<Value>().await.unwrap()["scimType"], "invalidFilter");
@@ -609,11 +431,7 @@ async fn users_are_shown_and_found_by_their_name() {
 
 #[tokio::test]
 async fn a_window_admits_its_quota_and_every_answer_says_where_it_stands() {
-    let settings = Settings {
-        quota: 2,
-        window: Duration::from_secs(600),
-        ..Settings::default()
-    };
+    let settings = Settings { quota: 2, window: Duration::from_secs(600), ..Settings::default() };
     let served = Served::with(settings).await;
     let token = served.token().await;
     assert_eq!(served.reset("wrong", "u1").await.status(), 401);
@@ -631,27 +449,14 @@ async fn a_window_admits_its_quota_and_every_answer_says_where_it_stands() {
     assert_eq!(response.status(), 429, "a GET passes the same quota");
     assert_eq!(response.json::<Value>().await.unwrap()["code"], "too.many.requests");
     let stats = served.org.stats();
-    assert_eq!(
-        (stats.throttled, stats.by_status["429"], stats.password_sets),
-        (3, 2, 2)
-    );
+    assert_eq!((stats.throttled, stats.by_status["429"], stats.password_sets), (3, 2, 2));
 }
 
 #[tokio::test]
 async fn retry_after_is_written_as_the_settings_say() {
-    for form in [
-        RetryAfterForm::Seconds,
-        RetryAfterForm::Date,
-        RetryAfterForm::Absent,
-        RetryAfterForm::Zero,
-    ] {
+    for form in [RetryAfterForm::Seconds, RetryAfterForm::Date, RetryAfterForm::Absent, RetryAfterForm::Zero] {
         let window = Duration::from_secs(600);
-        let settings = Settings {
-            quota: 1,
-            window,
-            retry_after: form,
-            ..Settings::default()
-        };
+        let settings = Settings { quota: 1, window, retry_after: form, ..Settings::default() };
         let served = Served::with(settings).await;
         let token = served.token().await;
         served.reset(&token, "u1").await;
@@ -678,22 +483,14 @@ async fn retry_after_is_written_as_the_settings_say() {
 
 #[tokio::test]
 async fn the_next_window_begins_afresh_and_no_quota_has_no_headers() {
-    let settings = Settings {
-        quota: 1,
-        window: Duration::from_millis(200),
-        ..Settings::default()
-    };
+    let settings = Settings { quota: 1, window: Duration::from_millis(200), ..Settings::default() };
     let served = Served::with(settings).await;
     let token = served.token().await;
     let throttled = || async { served.reset(&token, "u1").await.status() == StatusCode::TOO_MANY_REQUESTS };
     eventually("a full window", throttled).await;
     eventually("the next window", || async { !throttled().await }).await;
 
-    let served = Served::with(Settings {
-        quota: 0,
-        ..Settings::default()
-    })
-    .await;
+    let served = Served::with(Settings { quota: 0, ..Settings::default() }).await;
     let token = served.token().await;
     let response = served.reset(&token, "u1").await;
     assert_eq!(header(&response, "inin-ratelimit-allowed"), None);
@@ -725,11 +522,7 @@ async fn a_fault_takes_the_next_calls_of_its_user_and_is_gone() {
 async fn the_body_of_a_fault_is_as_asked_for() {
     let served = Served::fresh().await;
     let table = [
-        (
-            "status=400,scim_type=invalidVers,next=1",
-            json!("invalidVers"),
-            "/scimType",
-        ),
+        ("status=400,scim_type=invalidVers,next=1", json!("invalidVers"), "/scimType"),
         ("status=409,body=scim,next=1", json!("409"), "/status"),
         ("status=403,code=missing.permissions,next=1", json!(403), "/status"),
         ("status=500,next=1", json!("internal.server.error"), "/code"),
@@ -750,11 +543,7 @@ async fn the_body_of_a_fault_is_as_asked_for() {
 async fn a_share_of_the_calls_is_the_same_for_the_same_seed() {
     let mut runs = Vec::new();
     for seed in [7, 7, 8] {
-        let served = Served::with(Settings {
-            quota: 0,
-            ..Settings::default()
-        })
-        .await;
+        let served = Served::with(Settings { quota: 0, ..Settings::default() }).await;
         let token = served.token().await;
         served.fault(&format!("status=500,share=0.5,seed={seed}"));
         let mut run = Vec::new();
@@ -771,11 +560,7 @@ async fn a_share_of_the_calls_is_the_same_for_the_same_seed() {
 #[tokio::test]
 async fn an_outage_begins_and_ends_by_the_clock() {
     let before = Instant::now();
-    let served = Served::with(Settings {
-        quota: 0,
-        ..Settings::default()
-    })
-    .await;
+    let served = Served::with(Settings { quota: 0, ..Settings::default() }).await;
     let token = served.token().await;
     served.fault("status=503,from=500ms,to=2s");
     let down = || async { served.reset(&token, "u1").await.status() == 503 };
@@ -790,11 +575,7 @@ async fn a_call_that_hangs_is_given_up_or_ends_in_504_and_may_have_been_carried_
     let token = served.token().await;
     served.fault("hang=60s,apply,next=1");
     let patch = |user: &str| served.patch(&token, user, &reset_body());
-    let error = patch("u1")
-        .timeout(Duration::from_millis(500))
-        .send()
-        .await
-        .unwrap_err();
+    let error = patch("u1").timeout(Duration::from_millis(500)).send().await.unwrap_err();
     assert!(error.is_timeout());
     assert_eq!(served.sets("u1"), 1);
 
@@ -803,11 +584,7 @@ async fn a_call_that_hangs_is_given_up_or_ends_in_504_and_may_have_been_carried_
     assert_eq!(served.sets("u2"), 0);
 
     served.fault("hang=60s,apply=true,apply_after=1s,next=1");
-    let error = patch("u3")
-        .timeout(Duration::from_millis(300))
-        .send()
-        .await
-        .unwrap_err();
+    let error = patch("u3").timeout(Duration::from_millis(300)).send().await.unwrap_err();
     assert!(error.is_timeout());
     assert_eq!(served.sets("u3"), 0, "it is carried out only later");
     eventually("the late change", || async { served.sets("u3") == 1 }).await;
@@ -823,10 +600,8 @@ async fn a_cut_closes_the_connection_without_a_byte() {
     let address = served.url.trim_start_matches("http://");
     let body = reset_body().to_string();
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!(
-        "PATCH /api/v2/scim/v2/Users/u1 HTTP/1.1\r\nhost: sim\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request =
+        format!("PATCH /api/v2/scim/v2/Users/u1 HTTP/1.1\r\nhost: sim\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await;
@@ -890,20 +665,11 @@ async fn faults_come_over_http_all_or_none() {
     assert_eq!(bad.status(), 400);
     assert!(bad.text().await.unwrap().contains("`next`"));
     assert_eq!(served.reset(&token, "u1").await.status(), 200);
-    assert_eq!(
-        post(json!([good, {"status": 502, "next": 1, "retry_after": 4}]))
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(post(json!([good, {"status": 502, "next": 1, "retry_after": 4}])).await.unwrap().status(), 200);
     assert_eq!(post(json!({"cut": true, "always": true})).await.unwrap().status(), 200);
     assert_eq!(served.reset(&token, "u1").await.status(), 500);
     let second = served.reset(&token, "u1").await;
-    assert_eq!(
-        (second.status().as_u16(), header(&second, "retry-after")),
-        (502, Some("4"))
-    );
+    assert_eq!((second.status().as_u16(), header(&second, "retry-after")), (502, Some("4")));
     assert_eq!(served.client.delete(&url).send().await.unwrap().status(), 204);
     let revoke = format!("{}/sim/revoke", served.url);
     assert_eq!(served.client.post(&revoke).send().await.unwrap().status(), 204);
@@ -961,55 +727,23 @@ fn settings_are_read_from_text_and_checked() {
     assert_eq!(settings.window, Duration::from_secs(90));
     assert_eq!((settings.quota, settings.faults.len()), (300, 1));
     assert!(!format!("{settings:?}").contains("hush"));
-    for wrong in [
-        json!({"quotas": 1}),
-        json!({"window": "60"}),
-        json!({"window": "-1s"}),
-        json!({"password": "md5"}),
-    ] {
+    for wrong in [json!({"quotas": 1}), json!({"window": "60"}), json!({"window": "-1s"}), json!({"password": "md5"})] {
         assert!(serde_json::from_value::<Settings>(wrong.clone()).is_err(), "{wrong}");
     }
     let named = |settings: Settings| Org::new(settings).err().unwrap().to_string();
-    assert!(
-        named(Settings {
-            client_id: "a:b".to_owned(),
-            ..Settings::default()
-        })
-        .contains("client_id")
-    );
-    assert!(
-        named(Settings {
-            window: Duration::ZERO,
-            ..Settings::default()
-        })
-        .contains("window")
-    );
-    assert!(
-        named(Settings {
-            users: Some(vec![String::new()]),
-            ..Settings::default()
-        })
-        .contains("users")
-    );
+    assert!(named(Settings { client_id: "a:b".to_owned(), ..Settings::default() }).contains("client_id"));
+    assert!(named(Settings { window: Duration::ZERO, ..Settings::default() }).contains("window"));
+    assert!(named(Settings { users: Some(vec![String::new()]), ..Settings::default() }).contains("users"));
 }
 
 #[tokio::test]
 async fn calls_are_counted_as_they_come() {
-    let served = Served::with(Settings {
-        quota: 0,
-        ..Settings::default()
-    })
-    .await;
+    let served = Served::with(Settings { quota: 0, ..Settings::default() }).await;
     let token = served.token().await;
     assert_eq!(served.org.stats().first_call_ms, None);
     served.fault("hang=60s,next=5,user=slow");
-    let calls: Vec<_> = (0..5)
-        .map(|_| tokio::spawn(served.patch(&token, "slow", &reset_body()).send()))
-        .collect();
-    eventually("five calls in the air", || async {
-        served.org.stats().peak_in_flight == 5
-    })
-    .await;
+    let calls: Vec<_> = (0..5).map(|_| tokio::spawn(served.patch(&token, "slow", &reset_body()).send())).collect();
+    eventually("five calls in the air", || async { served.org.stats().peak_in_flight == 5 }).await;
     for call in calls {
         call.abort();
     }
@@ -1017,12 +751,7 @@ async fn calls_are_counted_as_they_come() {
         assert_eq!(served.reset(&token, user).await.status(), 200);
     }
     assert_eq!(served.reset("wrong", "u1").await.status(), 401);
-    let answer = served
-        .client
-        .get(format!("{}/sim/stats", served.url))
-        .send()
-        .await
-        .unwrap();
+    let answer = served.client.get(format!("{}/sim/stats", served.url)).send().await.unwrap();
     let text = answer.text().await.unwrap();
     let stats: Stats = serde_json::from_str(&text).unwrap();
     assert_eq!(stats, served.org.stats());
@@ -1031,13 +760,7 @@ async fn calls_are_counted_as_they_come() {
     let by_status: Vec<(&str, u64)> = stats.by_status.iter().map(|(k, v)| (k.as_str(), *v)).collect();
     assert_eq!(by_status, [("200", 3), ("401", 1), ("hang", 5)]);
     assert!(stats.first_call_ms <= stats.last_call_ms && stats.first_call_ms.is_some());
-    for field in [
-        "byStatus",
-        "peakInFlight",
-        "setsByUserMax",
-        "firstCallMs",
-        "tokensIssued",
-    ] {
+    for field in ["byStatus", "peakInFlight", "setsByUserMax", "firstCallMs", "tokensIssued"] {
         assert!(text.contains(field), "{field}");
     }
 }
@@ -1046,12 +769,7 @@ async fn calls_are_counted_as_they_come() {
 async fn an_answer_is_held_back_for_the_latency() {
     let latency = Duration::from_millis(120);
     let jitter = Duration::from_millis(30);
-    let served = Served::with(Settings {
-        latency,
-        latency_jitter: jitter,
-        ..Settings::default()
-    })
-    .await;
+    let served = Served::with(Settings { latency, latency_jitter: jitter, ..Settings::default() }).await;
     let token = served.token().await;
     let started = Instant::now();
     assert_eq!(served.reset(&token, "u1").await.status(), 200);
@@ -1064,16 +782,10 @@ async fn the_end_waits_for_no_connection() {
     let token = served.token().await;
     served.fault("hang=600s,next=1");
     let hanging = tokio::spawn(served.patch(&token, "u1", &reset_body()).send());
-    eventually("the hanging call", || async {
-        served.org.stats().by_status.contains_key("hang")
-    })
-    .await;
+    eventually("the hanging call", || async { served.org.stats().by_status.contains_key("hang") }).await;
     served.shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(5), &mut served.serving).await;
     assert!(ended.unwrap().unwrap().is_ok());
-    let cut = tokio::time::timeout(Duration::from_secs(5), hanging)
-        .await
-        .unwrap()
-        .unwrap();
+    let cut = tokio::time::timeout(Duration::from_secs(5), hanging).await.unwrap().unwrap();
     assert!(cut.is_err(), "the hanging call was answered");
 }

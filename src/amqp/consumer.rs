@@ -47,12 +47,7 @@ impl Consumer {
         within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let inner = within(
             &what,
-            channel.basic_consume(
-                queue.into(),
-                TAG.into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            ),
+            channel.basic_consume(queue.into(), TAG.into(), BasicConsumeOptions::default(), FieldTable::default()),
         )
         .await?;
         Ok(Self { lane, channel, inner })
@@ -72,11 +67,8 @@ impl Consumer {
 
     /// Takes no more jobs. Those in hand can still be settled.
     pub async fn cancel(&self) {
-        let _ = within(
-            "cancelling a consumer",
-            self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default()),
-        )
-        .await;
+        let _ =
+            within("cancelling a consumer", self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
     }
 
     /// Closes the channel: whatever was not settled goes back to its queue.

@@ -43,12 +43,7 @@ impl Link {
             }
             signal.cancel();
         }));
-        Ok(Self {
-            consuming,
-            publishing,
-            lost,
-            _watch: stop.drop_guard(),
-        })
+        Ok(Self { consuming, publishing, lost, _watch: stop.drop_guard() })
     }
 
     /// Cancelled when one of them is lost.
@@ -70,27 +65,16 @@ impl Link {
 /// As [`Link::open`].
 pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     // Checked when the configuration was read.
-    let mut uri: AMQPUri = amqp
-        .url
-        .expose_secret()
-        .parse()
-        .map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
+    let mut uri: AMQPUri =
+        amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     let place = format!(
         "the broker at {}:{}, vhost {:?}, as user {:?}",
         uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
     );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let opened = within(
-        &format!("connecting to {place}"),
-        Connection::connect_uri(uri, properties),
-    )
-    .await;
+    let opened = within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await;
     opened.map_err(|trouble| {
-        if trouble.to_string().contains("ACCESS_REFUSED") {
-            Trouble::Mend(trouble.to_string())
-        } else {
-            trouble
-        }
+        if trouble.to_string().contains("ACCESS_REFUSED") { Trouble::Mend(trouble.to_string()) } else { trouble }
     })
 }

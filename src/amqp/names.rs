@@ -12,10 +12,7 @@ pub struct Names {
 impl Names {
     /// With the prefix of `amqp.prefix`.
     pub fn new(prefix: &str, org: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-            org: org.to_owned(),
-        }
+        Self { prefix: prefix.to_owned(), org: org.to_owned() }
     }
 
     /// The org itself, as it stands in routing keys.

@@ -54,11 +54,7 @@ impl Publisher {
     /// Where the broker refuses it or does not answer.
     pub async fn open(connection: &Connection) -> Result<Self, Trouble> {
         let channel = within("opening a channel", connection.create_channel()).await?;
-        within(
-            "asking for confirms",
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        within("asking for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(Self { channel })
     }
 
@@ -67,19 +63,9 @@ impl Publisher {
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
     pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
-        let Message {
-            exchange,
-            key,
-            body,
-            properties,
-        } = message;
-        let options = BasicPublishOptions {
-            mandatory: true,
-            immediate: false,
-        };
-        let sent = self
-            .channel
-            .basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
+        let Message { exchange, key, body, properties } = message;
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let sent = self.channel.basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
         let confirmed = within("publishing", async { sent.await?.await }).await;
         let place = || ((*exchange).to_owned(), (*key).to_owned());
         match confirmed {

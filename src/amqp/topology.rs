@@ -33,12 +33,7 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
     exchange(channel, &names.resets(), ExchangeKind::Direct).await?;
     exchange(channel, &names.notifications(), ExchangeKind::Direct).await?;
     exchange(channel, &names.outcomes(), ExchangeKind::Topic).await?;
-    quorum(
-        channel,
-        &names.dead(),
-        &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))],
-    )
-    .await?;
+    quorum(channel, &names.dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
     for lane in Lane::ALL {
         let arguments = [
             ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
@@ -50,28 +45,15 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
         quorum(channel, &names.lane(lane), &arguments).await?;
         bind(channel, &names.lane(lane), &names.resets(), &names.lane_key(lane)).await?;
     }
-    quorum(
-        channel,
-        &names.emails(),
-        &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))],
-    )
-    .await?;
+    quorum(channel, &names.emails(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
     bind(channel, &names.emails(), &names.notifications(), "email").await?;
-    quorum(
-        channel,
-        &names.emails_dead(),
-        &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))],
-    )
-    .await?;
+    quorum(channel, &names.emails_dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
     stream(channel, &names.ledger()).await?;
     bind(channel, &names.ledger(), &names.outcomes(), "#").await
 }
 
 async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), Trouble> {
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     within(
         &format!("declaring exchange {name}"),
         channel.exchange_declare(name.into(), kind, options, FieldTable::default()),
@@ -84,10 +66,7 @@ async fn quorum(channel: &Channel, name: &str, more: &[(&str, AMQPValue)]) -> Re
 }
 
 async fn stream(channel: &Channel, name: &str) -> Result<(), Trouble> {
-    let limits = [
-        ("x-max-age", text("7D")),
-        ("x-stream-max-segment-size-bytes", AMQPValue::LongInt(20_000_000)),
-    ];
+    let limits = [("x-max-age", text("7D")), ("x-stream-max-segment-size-bytes", AMQPValue::LongInt(20_000_000))];
     queue(channel, name, "stream", &limits).await
 }
 
@@ -97,16 +76,8 @@ async fn queue(channel: &Channel, name: &str, kind: &str, more: &[(&str, AMQPVal
     for (key, value) in more {
         arguments.insert((*key).into(), value.clone());
     }
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    within(
-        &format!("declaring queue {name}"),
-        channel.queue_declare(name.into(), options, arguments),
-    )
-    .await
-    .map(drop)
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    within(&format!("declaring queue {name}"), channel.queue_declare(name.into(), options, arguments)).await.map(drop)
 }
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<(), Trouble> {

@@ -23,9 +23,7 @@ impl Amqp {
     pub(super) fn check(raw: raw::Amqp) -> Result<Self, ConfigError> {
         let url = match raw.url_file.as_deref() {
             Some(_) if raw.url.expose_secret() != DEFAULT_URL => {
-                return Err(ConfigError::new(
-                    "amqp.url and amqp.url_file are both set; set one of them",
-                ));
+                return Err(ConfigError::new("amqp.url and amqp.url_file are both set; set one of them"));
             }
             Some(path) => value::secret_file("amqp.url_file", path)?,
             None => raw.url,
@@ -36,10 +34,7 @@ impl Amqp {
                 "amqp.url is not a URL that can be read (it is not repeated here, since it may hold a password); it must be amqp://user:password@host:port/vhost, with / in a vhost's name written %2f",
             ));
         }
-        let named = raw
-            .prefix
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        let named = raw.prefix.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if !named || raw.prefix.len() > MAX_PREFIX {
             return Err(ConfigError::wrong(
                 "amqp.prefix",
@@ -48,16 +43,8 @@ impl Amqp {
             ));
         }
         if raw.prefetch == 0 {
-            return Err(ConfigError::wrong(
-                "amqp.prefetch",
-                0,
-                "1 to 65535 (0 would mean without a limit)",
-            ));
+            return Err(ConfigError::wrong("amqp.prefetch", 0, "1 to 65535 (0 would mean without a limit)"));
         }
-        Ok(Self {
-            url,
-            prefix: raw.prefix,
-            prefetch: raw.prefetch,
-        })
+        Ok(Self { url, prefix: raw.prefix, prefetch: raw.prefetch })
     }
 }

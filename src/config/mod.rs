@@ -161,10 +161,7 @@ impl Config {
                 return Err(ConfigError::wrong(
                     "shutdown.grace",
                     value::show(self.grace),
-                    &format!(
-                        "at least orgs.{name}.request_timeout and 5 s more, {}",
-                        value::show(least)
-                    ),
+                    &format!("at least orgs.{name}.request_timeout and 5 s more, {}", value::show(least)),
                 ));
             }
             orgs.insert(name.clone(), org);
@@ -177,16 +174,8 @@ fn password(raw: &raw::Password) -> Result<PasswordKind, ConfigError> {
     match raw.kind.as_str() {
         "hex" => Ok(PasswordKind::Hex),
         "policy" if PasswordKind::LENGTHS.contains(&raw.length) => Ok(PasswordKind::Policy { length: raw.length }),
-        "policy" => Err(ConfigError::wrong(
-            "password.length",
-            raw.length,
-            "12 to 128 characters",
-        )),
-        other => Err(ConfigError::wrong(
-            "password.kind",
-            format_args!("{other:?}"),
-            "\"hex\" or \"policy\"",
-        )),
+        "policy" => Err(ConfigError::wrong("password.length", raw.length, "12 to 128 characters")),
+        other => Err(ConfigError::wrong("password.kind", format_args!("{other:?}"), "\"hex\" or \"policy\"")),
     }
 }
 
@@ -201,42 +190,22 @@ fn retry(raw: &raw::Retry) -> Result<Retry, ConfigError> {
             &format!("at least retry.base, {}", value::show(raw.base.0)),
         ));
     }
-    let policy = RetryPolicy {
-        max_attempts: raw.max_attempts,
-        base: raw.base.0,
-        max: raw.max.0,
-    };
-    Ok(Retry {
-        policy,
-        after_max: raw.after_max.0,
-        inline_max: raw.inline_max.0,
-    })
+    let policy = RetryPolicy { max_attempts: raw.max_attempts, base: raw.base.0, max: raw.max.0 };
+    Ok(Retry { policy, after_max: raw.after_max.0, inline_max: raw.inline_max.0 })
 }
 
 fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
     let address = |text: String| {
         EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
-    let fallback = raw
-        .fallback_address
-        .filter(|text| !text.is_empty())
-        .map(address)
-        .transpose()?;
+    let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
     let template = Template::new(raw.subject, raw.body)
         .ok_or_else(|| ConfigError::new("notification.body must hold {password}, where the password goes; notification.subject must be one line without it"))?;
     // RabbitMQ takes an expiration below 2^32 ms.
     if raw.ttl.0 < Duration::from_secs(1) || raw.ttl.0.as_millis() > u128::from(u32::MAX) {
-        return Err(ConfigError::wrong(
-            "notification.ttl",
-            value::show(raw.ttl.0),
-            "1s to 1193h",
-        ));
+        return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1193h"));
     }
-    Ok(Notification {
-        fallback,
-        template,
-        ttl: raw.ttl.0,
-    })
+    Ok(Notification { fallback, template, ttl: raw.ttl.0 })
 }
 
 #[cfg(test)]

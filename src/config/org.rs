@@ -60,20 +60,12 @@ impl Org {
         // One call a minute leaves no room below it: there a burst of 1 is the limit itself.
         let fits = burst < rate || (burst, rate) == (1, 1);
         let burst = NonZeroU32::new(burst).filter(|_| fits).ok_or_else(|| {
-            ConfigError::wrong(
-                &key("burst"),
-                burst,
-                &format!("at least 1 and less than rate_per_minute, {rate}"),
-            )
+            ConfigError::wrong(&key("burst"), burst, &format!("at least 1 and less than rate_per_minute, {rate}"))
         })?;
         Ok(Self {
-            token_url: url(
-                name,
-                "token_url",
-                raw.token_url.as_ref(),
-                raw.region.as_ref(),
-                |region| format!("https://login.{region}/oauth/token"),
-            )?,
+            token_url: url(name, "token_url", raw.token_url.as_ref(), raw.region.as_ref(), |region| {
+                format!("https://login.{region}/oauth/token")
+            })?,
             scim_url: url(name, "scim_url", raw.scim_url.as_ref(), raw.region.as_ref(), |region| {
                 format!("https://api.{region}/api/v2/scim/v2")
             })?,
@@ -139,32 +131,20 @@ fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<Str
 
 fn client_secret(org: &str, raw: &raw::Org, environment: &Environment) -> Result<SecretString, ConfigError> {
     let key = format!("orgs.{org}.client_secret");
-    let fallback = (org == "main")
-        .then(|| environment.get("GENESYS_CLIENT_SECRET"))
-        .flatten();
+    let fallback = (org == "main").then(|| environment.get("GENESYS_CLIENT_SECRET")).flatten();
     match (&raw.client_secret, raw.client_secret_file.as_deref()) {
-        (Some(_), Some(_)) => Err(ConfigError::new(format!(
-            "{key} and {key}_file are both set; set one of them"
-        ))),
+        (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
         (Some(secret), None) => Ok(secret.clone()),
         (None, Some(path)) => value::secret_file(&format!("{key}_file"), path),
         (None, None) => fallback.map(SecretString::from).ok_or_else(|| {
             ConfigError::missing(
                 &key,
-                &wants(
-                    "the OAuth client's secret; or set client_secret_file",
-                    org,
-                    "GENESYS_CLIENT_SECRET",
-                ),
+                &wants("the OAuth client's secret; or set client_secret_file", org, "GENESYS_CLIENT_SECRET"),
             )
         }),
     }
 }
 
 fn wants(what: &str, org: &str, variable: &str) -> String {
-    if org == "main" {
-        format!("{what}; or set the environment variable {variable}")
-    } else {
-        what.to_owned()
-    }
+    if org == "main" { format!("{what}; or set the environment variable {variable}") } else { what.to_owned() }
 }

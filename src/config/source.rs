@@ -29,9 +29,7 @@ impl Environment {
     /// Where `.env` is there but cannot be read; its content is not repeated.
     pub fn of_process() -> Result<Self, ConfigError> {
         let mut variables = match dotenvy::from_path_iter(".env") {
-            Ok(pairs) => pairs
-                .collect::<Result<HashMap<_, _>, _>>()
-                .map_err(|_| unreadable_env())?,
+            Ok(pairs) => pairs.collect::<Result<HashMap<_, _>, _>>().map_err(|_| unreadable_env())?,
             Err(error) if error.not_found() => HashMap::new(),
             Err(_) => return Err(unreadable_env()),
         };
@@ -43,12 +41,7 @@ impl Environment {
 
     /// One made of these.
     pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        )
+        Self(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// Sets one over what is there.
@@ -82,10 +75,7 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         .prefix_separator(SEPARATOR)
         .separator(SEPARATOR)
         .source(Some(variables));
-    let config = builder
-        .add_source(environment)
-        .build()
-        .map_err(|cause| explain(&cause))?;
+    let config = builder.add_source(environment).build().map_err(|cause| explain(&cause))?;
     config.try_deserialize().map_err(|cause| explain(&cause))
 }
 
@@ -94,10 +84,8 @@ fn toml_of(path: &Path) -> Result<String, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::new(format!("--config {}: it cannot be read: {error}", path.display())))?;
     if let Err(error) = text.parse::<toml::Table>() {
-        let line = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map_or(0, |before| before.lines().count().max(1));
+        let line =
+            error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.lines().count().max(1));
         return Err(ConfigError::new(format!(
             "--config {}: it is not TOML: near line {line}: {}",
             path.display(),
@@ -108,21 +96,13 @@ fn toml_of(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// The cause with its key in front.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the library's own errors; all but these explain themselves"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's own errors; all but these explain themselves")]
 fn explain(cause: &Cause) -> ConfigError {
     match cause {
-        Cause::At {
-            error, key: Some(key), ..
-        } => ConfigError::new(format!("{key}: {error}")),
-        Cause::Type {
-            unexpected,
-            expected,
-            key: Some(key),
-            ..
-        } => ConfigError::new(format!("{key} is {unexpected}; it must be {expected}")),
+        Cause::At { error, key: Some(key), .. } => ConfigError::new(format!("{key}: {error}")),
+        Cause::Type { unexpected, expected, key: Some(key), .. } => {
+            ConfigError::new(format!("{key} is {unexpected}; it must be {expected}"))
+        }
         other => ConfigError::new(other.to_string()),
     }
 }

@@ -45,29 +45,12 @@ fn refused<const N: usize>(text: &str, variables: [(&str, &str); N], parts: &[&s
 #[test]
 fn the_default_alone_asks_for_both_choices_and_explains_them() {
     let error = load(&[], []).unwrap().worker().unwrap_err().to_string();
-    for part in [
-        "wire.password",
-        "sha256",
-        "plaintext",
-        "spec.toml",
-        "genesys-cloud.toml",
-    ] {
+    for part in ["wire.password", "sha256", "plaintext", "spec.toml", "genesys-cloud.toml"] {
         assert!(error.contains(part), "{error}");
     }
-    assert_eq!(
-        error.matches(". ").count() + error.matches("; ").count(),
-        2,
-        "one sentence for each choice: {error}"
-    );
-    let error = load(&["[wire]\npassword = \"sha256\""], [])
-        .unwrap()
-        .worker()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("wire.extensions") && error.contains("envelope") && error.contains("urn"),
-        "{error}"
-    );
+    assert_eq!(error.matches(". ").count() + error.matches("; ").count(), 2, "one sentence for each choice: {error}");
+    let error = load(&["[wire]\npassword = \"sha256\""], []).unwrap().worker().unwrap_err().to_string();
+    assert!(error.contains("wire.extensions") && error.contains("envelope") && error.contains("urn"), "{error}");
 }
 
 #[test]
@@ -76,34 +59,16 @@ fn a_region_gives_both_urls() {
     let org = &worker.orgs["main"];
     assert_eq!(org.token_url.as_str(), "https://login.mypurecloud.de/oauth/token");
     assert_eq!(org.scim_url.as_str(), "https://api.mypurecloud.de/api/v2/scim/v2");
-    assert_eq!(
-        (
-            org.rate_per_minute.get(),
-            org.burst.get(),
-            org.request_timeout.as_secs()
-        ),
-        (300, 1, 10)
-    );
-    assert_eq!(
-        (worker.form.password, worker.form.extensions),
-        (PasswordForm::Plaintext, ExtensionForm::Urn)
-    );
+    assert_eq!((org.rate_per_minute.get(), org.burst.get(), org.request_timeout.as_secs()), (300, 1, 10));
+    assert_eq!((worker.form.password, worker.form.extensions), (PasswordForm::Plaintext, ExtensionForm::Urn));
 }
 
 #[test]
 fn the_shipped_files_are_complete_choices() {
     let org = "[orgs.main]\nregion=\"usw2.pure.cloud\"\nclient_id=\"i\"\nclient_secret=\"s\"";
     for (text, password, extensions) in [
-        (
-            include_str!("../../config/spec.toml"),
-            PasswordForm::Sha256,
-            ExtensionForm::Envelope,
-        ),
-        (
-            include_str!("../../config/genesys-cloud.toml"),
-            PasswordForm::Plaintext,
-            ExtensionForm::Urn,
-        ),
+        (include_str!("../../config/spec.toml"), PasswordForm::Sha256, ExtensionForm::Envelope),
+        (include_str!("../../config/genesys-cloud.toml"), PasswordForm::Plaintext, ExtensionForm::Urn),
     ] {
         let config = load(&[text, org], []).unwrap();
         let form = config.worker().unwrap().form;
@@ -114,11 +79,7 @@ fn the_shipped_files_are_complete_choices() {
 #[test]
 fn environment_wins_over_files_and_a_later_file_over_an_earlier() {
     let later = "[amqp]\nprefix = \"later.\"\nprefetch = 8";
-    let config = load(
-        &["[amqp]\nprefix = \"earlier.\"", later],
-        [("RESETD__AMQP__PREFETCH", "16")],
-    )
-    .unwrap();
+    let config = load(&["[amqp]\nprefix = \"earlier.\"", later], [("RESETD__AMQP__PREFETCH", "16")]).unwrap();
     assert_eq!((config.amqp.prefix.as_str(), config.amqp.prefetch), ("later.", 16));
 }
 
@@ -138,11 +99,7 @@ fn an_org_a_list_and_a_map_key_are_given_by_environment() {
     assert_eq!(config.allowed_attributes, ["title", "genesys:*"]);
     let worker = config.worker().unwrap();
     let org = &worker.orgs["eu_west_2"];
-    assert_eq!(
-        org.client_secret.expose_secret(),
-        "007",
-        "a secret stays the text it was"
-    );
+    assert_eq!(org.client_secret.expose_secret(), "007", "a secret stays the text it was");
     assert_eq!(org.rate_per_minute.get(), 120);
     assert_eq!(org.required_scopes, ["a", "b"]);
 }
@@ -154,24 +111,10 @@ fn the_client_of_main_may_come_from_genesys_variables() {
     let worker = load(&[text], variables).unwrap().worker().unwrap();
     assert_eq!(worker.orgs["main"].client_id, "env-id");
     assert_eq!(worker.orgs["main"].client_secret.expose_secret(), "env-secret");
-    let error = load(&[&text.replace("main", "other")], variables)
-        .unwrap()
-        .worker()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("orgs.other.client_id is not set") && !error.contains("GENESYS"),
-        "{error}"
-    );
-    let error = load(&[text], [("GENESYS_CLIENT_ID", "x")])
-        .unwrap()
-        .worker()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("orgs.main.client_secret is not set") && error.contains("GENESYS_CLIENT_SECRET"),
-        "{error}"
-    );
+    let error = load(&[&text.replace("main", "other")], variables).unwrap().worker().unwrap_err().to_string();
+    assert!(error.contains("orgs.other.client_id is not set") && !error.contains("GENESYS"), "{error}");
+    let error = load(&[text], [("GENESYS_CLIENT_ID", "x")]).unwrap().worker().unwrap_err().to_string();
+    assert!(error.contains("orgs.main.client_secret is not set") && error.contains("GENESYS_CLIENT_SECRET"), "{error}");
 }
 
 #[test]
@@ -183,11 +126,7 @@ fn a_secret_may_stand_in_a_file() {
     );
     let worker = load(&[&text], []).unwrap().worker().unwrap();
     assert_eq!(worker.orgs["main"].client_secret.expose_secret(), "from-file");
-    refused(
-        &format!("[orgs.main]\nclient_secret_file={path:?}"),
-        [],
-        &["both set", "orgs.main.client_secret"],
-    );
+    refused(&format!("[orgs.main]\nclient_secret_file={path:?}"), [], &["both set", "orgs.main.client_secret"]);
     let url = file("amqp://user:s3cr3t@broker:5672/%2f");
     let config = load(&[&format!("[amqp]\nurl_file={:?}", url.path())], []).unwrap();
     assert!(config.amqp.url.expose_secret().contains("broker"));
@@ -208,67 +147,29 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
     refused("[orgs.parked]\nregion = \"x\"", [], &["\"parked\""]);
     refused("[orgs.a__b]\nregion = \"x\"", [], &["a__b"]);
     refused("[orgs.main]\nregion = \"x/y\"", [], &["orgs.main.region is \"x/y\""]);
-    refused(
-        "[orgs.main]\nscim_url = \"ftp://x\"",
-        [],
-        &["orgs.main.scim_url", "https://"],
-    );
-    refused(
-        "[orgs.main]\nrate_per_minute = 0",
-        [],
-        &["orgs.main.rate_per_minute is 0"],
-    );
+    refused("[orgs.main]\nscim_url = \"ftp://x\"", [], &["orgs.main.scim_url", "https://"]);
+    refused("[orgs.main]\nrate_per_minute = 0", [], &["orgs.main.rate_per_minute is 0"]);
     refused("[orgs.main]\nrate_per_minute = -1", [], &["rate_per_minute"]);
-    refused(
-        "[orgs.main]\nburst = 300",
-        [],
-        &["orgs.main.burst is 300", "less than rate_per_minute, 300"],
-    );
-    refused(
-        "[orgs.main]\nrequest_timeout = \"10\"",
-        [],
-        &["orgs.main.request_timeout", "\"10\"", "10s"],
-    );
-    refused(
-        "[orgs.main]\nrequest_timeout = \"16s\"",
-        [],
-        &["shutdown.grace", "orgs.main.request_timeout"],
-    );
+    refused("[orgs.main]\nburst = 300", [], &["orgs.main.burst is 300", "less than rate_per_minute, 300"]);
+    refused("[orgs.main]\nrequest_timeout = \"10\"", [], &["orgs.main.request_timeout", "\"10\"", "10s"]);
+    refused("[orgs.main]\nrequest_timeout = \"16s\"", [], &["shutdown.grace", "orgs.main.request_timeout"]);
     refused("[wire]\npassword = \"md5\"", [], &["wire.password is \"md5\""]);
     refused("[wire]\nextensions = \"none\"", [], &["wire.extensions is \"none\""]);
     refused("[password]\nkind = \"words\"", [], &["password.kind is \"words\""]);
-    refused(
-        "[password]\nkind = \"policy\"\nlength = 4",
-        [],
-        &["password.length is 4", "12 to 128"],
-    );
+    refused("[password]\nkind = \"policy\"\nlength = 4", [], &["password.length is 4", "12 to 128"]);
     refused("[retry]\nmax_attempts = 0", [], &["retry.max_attempts is 0"]);
     refused("[retry]\nbase = \"0s\"", [], &["retry.base", "above zero"]);
     refused("[retry]\nbase = \"2m\"", [], &["retry.max", "retry.base"]);
-    refused(
-        "[notification]\nbody = \"no place\"",
-        [],
-        &["notification.body", "{password}"],
-    );
-    refused(
-        "[notification]\nfallback_address = \"nobody\"",
-        [],
-        &["notification.fallback_address"],
-    );
+    refused("[notification]\nbody = \"no place\"", [], &["notification.body", "{password}"]);
+    refused("[notification]\nfallback_address = \"nobody\"", [], &["notification.fallback_address"]);
     refused("[notification]\nttl = \"100days\"", [], &["notification.ttl"]);
     refused("[http]\nlisten = \"9464\"", [], &["http.listen is \"9464\""]);
 }
 
 #[test]
 fn a_file_that_is_no_toml_is_named_by_line_without_its_text() {
-    refused(
-        "[orgs.main]\nclient_secret = \"s3cr3t",
-        [],
-        &["it is not TOML", "line 2"],
-    );
-    let error = Config::load(&["/nonexistent.toml".into()], Environment::default())
-        .unwrap_err()
-        .to_string();
+    refused("[orgs.main]\nclient_secret = \"s3cr3t", [], &["it is not TOML", "line 2"]);
+    let error = Config::load(&["/nonexistent.toml".into()], Environment::default()).unwrap_err().to_string();
     assert!(error.contains("/nonexistent.toml"), "{error}");
 }
 

@@ -17,10 +17,7 @@ pub(super) struct Span(pub(super) Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let parsed = text
-            .parse::<SignedDuration>()
-            .ok()
-            .and_then(|span| Duration::try_from(span).ok());
+        let parsed = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
         match parsed {
             Some(span) if span > Duration::ZERO => Ok(Span(span)),
             _ => Err(D::Error::custom(format_args!(
@@ -50,12 +47,7 @@ impl<'de> Deserialize<'de> for List {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<List, E> {
-                Ok(List(
-                    text.split(',')
-                        .map(|part| part.trim().to_owned())
-                        .filter(|part| !part.is_empty())
-                        .collect(),
-                ))
+                Ok(List(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()))
             }
 
             fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<List, S::Error> {

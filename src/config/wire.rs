@@ -9,11 +9,7 @@ pub(super) fn chosen(raw: &raw::Wire) -> Result<Form, ConfigError> {
         Some("sha256") => PasswordForm::Sha256,
         Some("plaintext") => PasswordForm::Plaintext,
         Some(other) => {
-            return Err(ConfigError::wrong(
-                "wire.password",
-                format_args!("{other:?}"),
-                "\"sha256\" or \"plaintext\"",
-            ));
+            return Err(ConfigError::wrong("wire.password", format_args!("{other:?}"), "\"sha256\" or \"plaintext\""));
         }
         None => {
             return Err(ConfigError::new(
@@ -26,11 +22,7 @@ pub(super) fn chosen(raw: &raw::Wire) -> Result<Form, ConfigError> {
         Some("envelope") => ExtensionForm::Envelope,
         Some("urn") => ExtensionForm::Urn,
         Some(other) => {
-            return Err(ConfigError::wrong(
-                "wire.extensions",
-                format_args!("{other:?}"),
-                "\"envelope\" or \"urn\"",
-            ));
+            return Err(ConfigError::wrong("wire.extensions", format_args!("{other:?}"), "\"envelope\" or \"urn\""));
         }
         None => {
             return Err(ConfigError::new(

@@ -113,10 +113,7 @@ mod tests {
     #[test]
     fn the_hash_is_sha256_in_hex() {
         let password = Password(Zeroizing::new("abc".into()));
-        assert_eq!(
-            password.sha256_hex().as_str(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(password.sha256_hex().as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]
@@ -142,12 +139,7 @@ mod tests {
     fn every_character_of_a_policy_password_comes_up_everywhere() {
         let mut first = std::collections::BTreeSet::new();
         for _ in 0..2000 {
-            first.insert(
-                Password::generate(PasswordKind::Policy { length: 20 })
-                    .unwrap()
-                    .expose()
-                    .as_bytes()[0],
-            );
+            first.insert(Password::generate(PasswordKind::Policy { length: 20 }).unwrap().expose().as_bytes()[0]);
         }
         assert_eq!(first.len(), LOWER.len() + UPPER.len() + DIGIT.len() + SPECIAL.len());
     }

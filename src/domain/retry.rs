@@ -91,11 +91,8 @@ impl Progress {
             | Failure::Fault { .. } => true,
         };
         self.attempts += u32::from(counts);
-        self.throttled_in_row = if matches!(failure, Failure::Throttled { .. }) {
-            self.throttled_in_row + 1
-        } else {
-            0
-        };
+        self.throttled_in_row =
+            if matches!(failure, Failure::Throttled { .. }) { self.throttled_in_row + 1 } else { 0 };
         if may_have_set(failure) {
             self.password_set = PasswordSet::Unknown;
         }
@@ -139,10 +136,9 @@ pub fn decide(
             },
             pause: Some(wait.unwrap_or_else(|| backoff(policy, progress.throttled_in_row, chance))),
         },
-        Failure::Unavailable { wait } => Decision {
-            next: unless_exhausted(Next::Again, progress, policy),
-            pause: Some(*wait),
-        },
+        Failure::Unavailable { wait } => {
+            Decision { next: unless_exhausted(Next::Again, progress, policy), pause: Some(*wait) }
+        }
         Failure::TokenRefused if progress.token_refused => only(Next::Hold(StopCause::TokenRefused)),
         Failure::TokenRefused => only(Next::FreshToken),
         Failure::Forbidden { client } if stops_the_line(*client, forbidden_users) => {
@@ -151,11 +147,9 @@ pub fn decide(
         Failure::Forbidden { .. } => only(Next::DeadLetter(Reason::Forbidden)),
         Failure::NotFound => only(Next::DeadLetter(Reason::NotFound)),
         Failure::Rejected => only(Next::DeadLetter(Reason::Rejected)),
-        Failure::Conflict => only(unless_exhausted(
-            Next::After(backoff(policy, progress.attempts, chance)),
-            progress,
-            policy,
-        )),
+        Failure::Conflict => {
+            only(unless_exhausted(Next::After(backoff(policy, progress.attempts, chance)), progress, policy))
+        }
         Failure::Fault { wait, .. } => {
             let delay = backoff(policy, progress.attempts, chance).max(wait.unwrap_or_default());
             only(unless_exhausted(Next::After(delay), progress, policy))
@@ -164,11 +158,7 @@ pub fn decide(
 }
 
 fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Next {
-    if progress.attempts >= policy.max_attempts {
-        Next::DeadLetter(Reason::RetriesExhausted)
-    } else {
-        next
-    }
+    if progress.attempts >= policy.max_attempts { Next::DeadLetter(Reason::RetriesExhausted) } else { next }
 }
 
 /// Exponential backoff with full jitter: uniform between nothing and `base · 2^(failures − 1)`, never above `max`.
@@ -185,11 +175,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const POLICY: RetryPolicy = RetryPolicy {
-        max_attempts: 5,
-        base: Duration::from_secs(2),
-        max: Duration::from_secs(60),
-    };
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60) };
     const S7: Duration = Duration::from_secs(7);
 
     fn after(failure: &Failure, before: Progress, forbidden_users: usize) -> (Decision, Progress) {
@@ -205,108 +192,51 @@ mod tests {
     }
 
     fn tried(attempts: u32) -> Progress {
-        Progress {
-            attempts,
-            ..Progress::default()
-        }
+        Progress { attempts, ..Progress::default() }
     }
 
-    const FAULT: Failure = Failure::Fault {
-        may_have_set: true,
-        wait: None,
-    };
+    const FAULT: Failure = Failure::Fault { may_have_set: true, wait: None };
 
     #[test]
     fn what_follows_each_failure() {
         let fresh = Progress::default;
         check(Failure::Throttled { wait: Some(S7) }, fresh(), Next::Again, Some(S7), 0);
-        check(
-            Failure::Throttled { wait: None },
-            fresh(),
-            Next::Again,
-            Some(Duration::from_secs(1)),
-            0,
-        );
+        check(Failure::Throttled { wait: None }, fresh(), Next::Again, Some(Duration::from_secs(1)), 0);
         check(
             Failure::Throttled { wait: Some(S7) },
-            Progress {
-                throttles: 20,
-                ..fresh()
-            },
+            Progress { throttles: 20, ..fresh() },
             Next::DeadLetter(Reason::RetriesExhausted),
             Some(S7),
             0,
         );
         check(Failure::Unavailable { wait: S7 }, fresh(), Next::Again, Some(S7), 1);
-        check(
-            Failure::Unavailable { wait: S7 },
-            tried(4),
-            Next::DeadLetter(Reason::RetriesExhausted),
-            Some(S7),
-            5,
-        );
+        check(Failure::Unavailable { wait: S7 }, tried(4), Next::DeadLetter(Reason::RetriesExhausted), Some(S7), 5);
         check(Failure::TokenRefused, fresh(), Next::FreshToken, None, 0);
         check(
             Failure::TokenRefused,
-            Progress {
-                token_refused: true,
-                ..fresh()
-            },
+            Progress { token_refused: true, ..fresh() },
             Next::Hold(StopCause::TokenRefused),
             None,
             0,
         );
-        check(
-            Failure::Forbidden { client: false },
-            fresh(),
-            Next::DeadLetter(Reason::Forbidden),
-            None,
-            1,
-        );
-        check(
-            Failure::Forbidden { client: true },
-            fresh(),
-            Next::Hold(StopCause::Forbidden),
-            None,
-            0,
-        );
+        check(Failure::Forbidden { client: false }, fresh(), Next::DeadLetter(Reason::Forbidden), None, 1);
+        check(Failure::Forbidden { client: true }, fresh(), Next::Hold(StopCause::Forbidden), None, 0);
         check(Failure::NotFound, fresh(), Next::DeadLetter(Reason::NotFound), None, 1);
         check(Failure::Rejected, fresh(), Next::DeadLetter(Reason::Rejected), None, 1);
         check(Failure::Conflict, fresh(), Next::After(Duration::from_secs(1)), None, 1);
-        check(
-            Failure::Conflict,
-            tried(4),
-            Next::DeadLetter(Reason::RetriesExhausted),
-            None,
-            5,
-        );
+        check(Failure::Conflict, tried(4), Next::DeadLetter(Reason::RetriesExhausted), None, 5);
         check(FAULT, fresh(), Next::After(Duration::from_secs(1)), None, 1);
         check(FAULT, tried(3), Next::After(Duration::from_secs(8)), None, 4);
         check(FAULT, tried(4), Next::DeadLetter(Reason::RetriesExhausted), None, 5);
-        check(
-            Failure::Fault {
-                may_have_set: true,
-                wait: Some(S7),
-            },
-            fresh(),
-            Next::After(S7),
-            None,
-            1,
-        );
+        check(Failure::Fault { may_have_set: true, wait: Some(S7) }, fresh(), Next::After(S7), None, 1);
     }
 
     #[test]
     fn the_fifth_forbidden_user_in_a_row_stops_the_line_and_costs_nothing() {
         let forbidden = Failure::Forbidden { client: false };
-        assert_eq!(
-            after(&forbidden, Progress::default(), 4).0.next,
-            Next::DeadLetter(Reason::Forbidden)
-        );
+        assert_eq!(after(&forbidden, Progress::default(), 4).0.next, Next::DeadLetter(Reason::Forbidden));
         let (decision, progress) = after(&forbidden, Progress::default(), 5);
-        assert_eq!(
-            (decision.next, progress.attempts),
-            (Next::Hold(StopCause::Forbidden), 0)
-        );
+        assert_eq!((decision.next, progress.attempts), (Next::Hold(StopCause::Forbidden), 0));
     }
 
     #[test]
@@ -314,14 +244,7 @@ mod tests {
         let (_, progress) = after(&FAULT, Progress::default(), 0);
         let (_, progress) = after(&Failure::NotFound, progress, 0);
         assert_eq!(progress.password_set, PasswordSet::Unknown);
-        let (_, progress) = after(
-            &Failure::Fault {
-                may_have_set: false,
-                wait: None,
-            },
-            Progress::default(),
-            0,
-        );
+        let (_, progress) = after(&Failure::Fault { may_have_set: false, wait: None }, Progress::default(), 0);
         assert_eq!(progress.password_set, PasswordSet::No);
     }
 

@@ -34,14 +34,8 @@ mod tests {
     fn only_different_users_count_and_a_success_ends_the_run() {
         let run = ForbiddenRun::default();
         let user = |name: &str| UserId::parse(name).unwrap();
-        assert_eq!(
-            ["a", "a", "b", "c"].map(|name| run.forbidden(&user(name))),
-            [1, 1, 2, 3]
-        );
+        assert_eq!(["a", "a", "b", "c"].map(|name| run.forbidden(&user(name))), [1, 1, 2, 3]);
         run.succeeded();
-        assert_eq!(
-            ["d", "e", "f", "g", "h", "i"].map(|name| run.forbidden(&user(name))),
-            [1, 2, 3, 4, 5, 5]
-        );
+        assert_eq!(["d", "e", "f", "g", "h", "i"].map(|name| run.forbidden(&user(name))), [1, 2, 3, 4, 5, 5]);
     }
 }

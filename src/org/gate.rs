@@ -63,11 +63,7 @@ struct Waiting<T> {
 impl<T: Send + 'static> Gate<T> {
     /// Opens the gate and starts its dispatcher.
     pub fn open(org: &str, limiter: Limiter, policy: RetryPolicy, board: Board, tokens: TokenSource<T>) -> Self {
-        let state = State {
-            lanes: Lanes::default(),
-            paused_until: None,
-            stops: BTreeMap::new(),
-        };
+        let state = State { lanes: Lanes::default(), paused_until: None, stops: BTreeMap::new() };
         let shared = Arc::new(Shared {
             org: org.to_owned(),
             limiter,
@@ -77,15 +73,8 @@ impl<T: Send + 'static> Gate<T> {
             changed: Notify::new(),
         });
         let closed = CancellationToken::new();
-        tokio::spawn(
-            closed
-                .clone()
-                .run_until_cancelled_owned(dispatch(Arc::clone(&shared), tokens)),
-        );
-        Self {
-            shared,
-            _dispatcher: closed.drop_guard(),
-        }
+        tokio::spawn(closed.clone().run_until_cancelled_owned(dispatch(Arc::clone(&shared), tokens)));
+        Self { shared, _dispatcher: closed.drop_guard() }
     }
 
     /// Waits for a permit, and the token to use it with. Whoever stops waiting costs nothing.
@@ -116,11 +105,7 @@ impl<T: Send + 'static> Gate<T> {
             state.paused_until = Some(until);
             drop(state);
             metrics::paused(&self.shared.org);
-            tracing::info!(
-                org = self.shared.org,
-                delay_ms = wait.as_millis(),
-                "all calls of the org pause"
-            );
+            tracing::info!(org = self.shared.org, delay_ms = wait.as_millis(), "all calls of the org pause");
             self.shared.changed.notify_one();
         }
     }
@@ -152,11 +137,7 @@ impl<T> Shared<T> {
     }
 
     fn stop(&self, cause: StopCause, why: &str) {
-        let first = self
-            .lock()
-            .stops
-            .insert(cause, Instant::now() + STOPPED_RETRY)
-            .is_none();
+        let first = self.lock().stops.insert(cause, Instant::now() + STOPPED_RETRY).is_none();
         self.board.stop(&self.org, cause, why);
         if first {
             tracing::error!(
@@ -186,13 +167,7 @@ impl<T> Shared<T> {
         let stopped = state
             .stops
             .iter()
-            .map(|(cause, until)| {
-                if *cause == StopCause::Unpublishable {
-                    now + STOPPED_RETRY
-                } else {
-                    *until
-                }
-            })
+            .map(|(cause, until)| if *cause == StopCause::Unpublishable { now + STOPPED_RETRY } else { *until })
             .max();
         match stopped.max(state.paused_until).filter(|until| now < *until) {
             Some(until) => Move::Until(until),

@@ -17,11 +17,7 @@ pub(super) struct Lanes<T> {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self {
-            interactive: VecDeque::new(),
-            bulk: VecDeque::new(),
-            in_a_row: 0,
-        }
+        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0 }
     }
 }
 

@@ -40,9 +40,7 @@ impl Limiter {
         let (burst, period) = shape(per_minute, burst);
         let clock = SinceStart(Instant::now());
         // A period is at least 1 ns, which is all that governor asks for.
-        let quota = Quota::with_period(period)
-            .unwrap_or_else(|| Quota::per_minute(per_minute))
-            .allow_burst(burst);
+        let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_minute(per_minute)).allow_burst(burst);
         let governor = RateLimiter::direct_with_clock(quota, clock.clone());
         // Started empty: what was given before a restart is not known.
         let _ = governor.check_n(burst);
@@ -64,16 +62,8 @@ impl Limiter {
 fn shape(per_minute: NonZeroU32, burst: NonZeroU32) -> (NonZeroU32, Duration) {
     let rate = u64::from(per_minute.get());
     let one_more = burst.saturating_add(1);
-    let burst = if rate >= 100 * u64::from(one_more.get()) {
-        one_more
-    } else {
-        burst
-    };
-    let refilled = if burst.get() == 1 {
-        rate
-    } else {
-        rate.saturating_sub(burst.get().into()).max(1)
-    };
+    let burst = if rate >= 100 * u64::from(one_more.get()) { one_more } else { burst };
+    let refilled = if burst.get() == 1 { rate } else { rate.saturating_sub(burst.get().into()).max(1) };
     // Rounded up: a period that is short by a fraction of a nanosecond would add up to one permit more.
     (burst, Duration::from_nanos(MINUTE_NS.div_ceil(refilled)))
 }
@@ -137,11 +127,7 @@ mod tests {
     }
 
     fn paused() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap()
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
     }
 
     proptest! {
@@ -158,11 +144,7 @@ mod tests {
     fn the_whole_quota_is_spent() {
         for rate in [1_u32, 60, 300, 1_200, 100_000] {
             let given = paused().block_on(greedy(rate, 1, Duration::from_secs(600), usize::MAX));
-            assert!(
-                given.len() as f64 >= 10.0 * f64::from(rate) * 0.98 - 2.0,
-                "{} at {rate}",
-                given.len()
-            );
+            assert!(given.len() as f64 >= 10.0 * f64::from(rate) * 0.98 - 2.0, "{} at {rate}", given.len());
         }
     }
 

@@ -27,11 +27,7 @@ impl Turns {
             Arc::clone(users.entry(user.clone()).or_default())
         };
         // tokio's mutex is fair: first come, first served.
-        Turn {
-            guard: Some(turnstile.lock_owned().await),
-            user: user.clone(),
-            turns: self.clone(),
-        }
+        Turn { guard: Some(turnstile.lock_owned().await), user: user.clone(), turns: self.clone() }
     }
 }
 
@@ -40,10 +36,7 @@ impl Drop for Turn {
         drop(self.guard.take());
         let mut users = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The map's own is the only one left where nobody holds or waits for it.
-        if users
-            .get(&self.user)
-            .is_some_and(|turnstile| Arc::strong_count(turnstile) == 1)
-        {
+        if users.get(&self.user).is_some_and(|turnstile| Arc::strong_count(turnstile) == 1) {
             users.remove(&self.user);
         }
     }
@@ -64,10 +57,7 @@ mod tests {
         let other = turns.take(&b).await;
         drop((first, other));
         drop(second.await);
-        assert!(
-            turns.0.lock().unwrap().is_empty(),
-            "nothing is kept of users whose jobs are done"
-        );
+        assert!(turns.0.lock().unwrap().is_empty(), "nothing is kept of users whose jobs are done");
     }
 
     #[tokio::test]

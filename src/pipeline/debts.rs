@@ -37,17 +37,8 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
     if !trip.recorded {
         let (body, properties) = wire::outcome::record(&outcome);
         let key = format!("{}.{}", desk.org.name, outcome.kind.as_str());
-        owe(
-            desk,
-            "an outcome",
-            &Message {
-                exchange: &desk.org.names.outcomes(),
-                key: &key,
-                body: &body,
-                properties,
-            },
-        )
-        .await?;
+        owe(desk, "an outcome", &Message { exchange: &desk.org.names.outcomes(), key: &key, body: &body, properties })
+            .await?;
         trip.recorded = true;
     }
     if !trip.replied {
@@ -70,11 +61,7 @@ pub(super) fn outcome(desk: &Desk, ticket: &Ticket, trip: &Trip, ending: &Ending
         reason: ending.reason,
         status: trip.progress.status,
         attempts: trip.progress.attempts,
-        password_set: if trip.issued.is_some() {
-            PasswordSet::Yes
-        } else {
-            trip.progress.password_set
-        },
+        password_set: if trip.issued.is_some() { PasswordSet::Yes } else { trip.progress.password_set },
         detail: ending.detail.clone(),
         finished_at: Timestamp::now(),
     }
@@ -97,29 +84,14 @@ async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Over> {
     owe(
         desk,
         "a notification",
-        &Message {
-            exchange: &desk.org.names.notifications(),
-            key: "email",
-            body: &body,
-            properties,
-        },
+        &Message { exchange: &desk.org.names.notifications(), key: "email", body: &body, properties },
     )
     .await
 }
 
 async fn bury(desk: &Desk, delivery: &Delivery, outcome: &Outcome) -> Result<(), Over> {
     let (body, properties) = wire::dead_letter::message(&delivery.body, &delivery.properties, outcome);
-    owe(
-        desk,
-        "a dead letter",
-        &Message {
-            exchange: "",
-            key: &desk.org.names.dead(),
-            body: &body,
-            properties,
-        },
-    )
-    .await
+    owe(desk, "a dead letter", &Message { exchange: "", key: &desk.org.names.dead(), body: &body, properties }).await
 }
 
 /// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
@@ -142,13 +114,9 @@ async fn owe(desk: &Desk, what: &str, message: &Message<'_>) -> Result<(), Over>
         };
         let mended = desk.declare_again().await;
         if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
-            let cure = mended
-                .err()
-                .map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
-            desk.org.gate.stop(
-                StopCause::Unpublishable,
-                &format!("{what} cannot be published: {unpublished}; {cure}"),
-            );
+            let cure =
+                mended.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
+            desk.org.gate.stop(StopCause::Unpublishable, &format!("{what} cannot be published: {unpublished}; {cure}"));
             wait(desk).await?;
         }
         stopped = true;
@@ -164,22 +132,12 @@ async fn wait(desk: &Desk) -> Result<(), Over> {
 
 /// Tells the producer who asked for it. One whose queue is gone, or that is refused three times, is dropped with a warning.
 async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Over> {
-    let Some(queue) = delivery
-        .properties
-        .reply_to()
-        .as_ref()
-        .filter(|queue| !queue.as_str().is_empty())
-    else {
+    let Some(queue) = delivery.properties.reply_to().as_ref().filter(|queue| !queue.as_str().is_empty()) else {
         return Ok(());
     };
     let correlation = delivery.properties.correlation_id().as_ref().map(|id| id.as_str());
     let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
-    let message = Message {
-        exchange: "",
-        key: queue.as_str(),
-        body: &body,
-        properties,
-    };
+    let message = Message { exchange: "", key: queue.as_str(), body: &body, properties };
     for tried in 1..=REPLY_TRIES {
         let reason = match desk.publisher.publish(&message).await {
             Ok(()) => return Ok(()),

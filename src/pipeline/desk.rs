@@ -36,13 +36,8 @@ pub struct Desk {
 impl Desk {
     /// Waits for something, unless the session ends first; a job that was never tried does not wait through a drain.
     pub(super) async fn until_over<T>(&self, something: impl Future<Output = T>, trip: &Trip) -> Result<T, Over> {
-        let drained = async {
-            if trip.is_tried() {
-                std::future::pending().await
-            } else {
-                self.draining.cancelled().await
-            }
-        };
+        let drained =
+            async { if trip.is_tried() { std::future::pending().await } else { self.draining.cancelled().await } };
         tokio::select! {
             biased;
             () = self.over.cancelled() => Err(Over),

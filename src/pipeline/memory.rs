@@ -26,24 +26,12 @@ pub(super) struct Ending {
 
 impl Ending {
     pub(super) fn of(kind: OutcomeKind) -> Self {
-        Self {
-            kind,
-            reason: None,
-            detail: None,
-        }
+        Self { kind, reason: None, detail: None }
     }
 
     pub(super) fn dead(reason: Reason, detail: Option<String>) -> Self {
-        let kind = if reason == Reason::Expired {
-            OutcomeKind::Expired
-        } else {
-            OutcomeKind::Failed
-        };
-        Self {
-            kind,
-            reason: Some(reason),
-            detail,
-        }
+        let kind = if reason == Reason::Expired { OutcomeKind::Expired } else { OutcomeKind::Failed };
+        Self { kind, reason: Some(reason), detail }
     }
 }
 
@@ -101,14 +89,8 @@ impl Memory {
     /// of the same id is a fresh one.
     pub(super) fn recall(&self, id: &JobId, redelivered: bool) -> Trip {
         let mut trips = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = if redelivered && !trips.is_empty() {
-            trips.remove(id)
-        } else {
-            None
-        };
-        kept.filter(|(since, _)| since.elapsed() < KEPT)
-            .map(|(_, trip)| trip)
-            .unwrap_or_default()
+        let kept = if redelivered && !trips.is_empty() { trips.remove(id) } else { None };
+        kept.filter(|(since, _)| since.elapsed() < KEPT).map(|(_, trip)| trip).unwrap_or_default()
     }
 
     /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
@@ -139,10 +121,7 @@ mod tests {
         let trip = tried();
         let password = trip.password.clone().unwrap();
         memory.keep(id.clone(), trip);
-        assert!(
-            !memory.recall(&id, false).is_tried(),
-            "a fresh message is not the one that was cut short"
-        );
+        assert!(!memory.recall(&id, false).is_tried(), "a fresh message is not the one that was cut short");
         let mut again = memory.recall(&id, true);
         assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
         assert!(!memory.recall(&id, true).is_tried(), "it is recalled once");

@@ -26,12 +26,7 @@ impl Ticket {
             }
             wishes
         });
-        Self {
-            id,
-            lane: delivery.lane,
-            deliveries_before: properties::deliveries_before(&delivery.properties),
-            wishes,
-        }
+        Self { id, lane: delivery.lane, deliveries_before: properties::deliveries_before(&delivery.properties), wishes }
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.
@@ -43,18 +38,14 @@ impl Ticket {
             "delivered {} times without being settled; a job that ends its worker each time looks like this",
             self.deliveries_before + 1
         );
-        Err(Halt::Dead {
-            reason: Reason::DeliveryLimit,
-            detail: Some(detail),
-        })
+        Err(Halt::Dead { reason: Reason::DeliveryLimit, detail: Some(detail) })
     }
 
     /// What its headers wish.
     pub(super) fn wishes(&self) -> Result<&Wishes, Halt> {
-        self.wishes.as_ref().map_err(|refusal| Halt::Dead {
-            reason: Reason::InvalidJob,
-            detail: Some(refusal.0.clone()),
-        })
+        self.wishes
+            .as_ref()
+            .map_err(|refusal| Halt::Dead { reason: Reason::InvalidJob, detail: Some(refusal.0.clone()) })
     }
 
     /// Its batch, where it has one.

@@ -34,19 +34,12 @@ pub(super) async fn set_password(
     let body = body(desk, reset, password)?;
     let mut admitted_at_throttle = None;
     loop {
-        let permit = desk
-            .until_over(desk.org.gate.pass(ticket.lane, not_after), trip)
-            .await?;
+        let permit = desk.until_over(desk.org.gate.pass(ticket.lane, not_after), trip).await?;
         let token = permit.map_err(|_expired| Halt::Dead {
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
         })?;
-        let answered = scrub(
-            desk.org.scim.patch(&token, &reset.user, &body).await,
-            desk,
-            password,
-            &token,
-        );
+        let answered = scrub(desk.org.scim.patch(&token, &reset.user, &body).await, desk, password, &token);
         trip.progress.status = answered.status.or(trip.progress.status);
         trip.response = answered.response;
         let Some(failure) = answered.failure else {
@@ -66,19 +59,15 @@ fn body(desk: &Desk, reset: &Reset, password: &Password) -> Result<Body, Halt> {
         PasswordForm::Plaintext => password.expose(),
     };
     let bytes = scim::patch(value, &reset.attributes, desk.org.form.extensions);
-    bytes.map(Body::new).map_err(|_| Halt::Dead {
-        reason: Reason::InvalidJob,
-        detail: Some("attributes: a value is not JSON".into()),
-    })
+    bytes
+        .map(Body::new)
+        .map_err(|_| Halt::Dead { reason: Reason::InvalidJob, detail: Some("attributes: a value is not JSON".into()) })
 }
 
 fn succeeded(desk: &Desk, trip: &mut Trip) {
     trip.progress.attempts += 1;
     trip.progress.password_set = PasswordSet::Yes;
-    trip.issued = Some(Issued {
-        notification_id: Uuid::new_v4().to_string(),
-        at: Timestamp::now(),
-    });
+    trip.issued = Some(Issued { notification_id: Uuid::new_v4().to_string(), at: Timestamp::now() });
     desk.org.admitted.fetch_add(1, Ordering::Relaxed);
     desk.org.forbidden.succeeded();
     desk.org.gate.mended(StopCause::TokenRefused);
@@ -106,11 +95,7 @@ async fn follow(
     trip: &mut Trip,
 ) -> Result<(), Halt> {
     let org = &desk.org;
-    let forbidden = if matches!(failure, Failure::Forbidden { .. }) {
-        org.forbidden.forbidden(&reset.user)
-    } else {
-        0
-    };
+    let forbidden = if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&reset.user) } else { 0 };
     trip.progress.note(&failure, forbidden);
     let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
     trip.progress.token_refused = matches!(failure, Failure::TokenRefused);
@@ -131,15 +116,9 @@ async fn follow(
     match decision.next {
         Next::Again | Next::FreshToken => {}
         Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),
-        Next::After(delay) => desk
-            .until_over(tokio::time::sleep(delay), trip)
-            .await
-            .map_err(|Over| Halt::Over)?,
+        Next::After(delay) => desk.until_over(tokio::time::sleep(delay), trip).await.map_err(|Over| Halt::Over)?,
         Next::DeadLetter(reason) => {
-            return Err(Halt::Dead {
-                reason,
-                detail: Some(detail),
-            });
+            return Err(Halt::Dead { reason, detail: Some(detail) });
         }
     }
     Ok(())
@@ -161,12 +140,7 @@ fn why(cause: StopCause, detail: &str) -> String {
 /// Takes the job's own secrets out of what the org said.
 fn scrub(answered: Answered, desk: &Desk, password: &Password, token: &Token) -> Answered {
     let mut scrubber = Scrubber::default();
-    for secret in [
-        password.expose(),
-        &password.sha256_hex(),
-        token.expose(),
-        desk.org.secret.expose_secret(),
-    ] {
+    for secret in [password.expose(), &password.sha256_hex(), token.expose(), desk.org.secret.expose_secret()] {
         scrubber.add(secret);
     }
     Answered {

@@ -74,10 +74,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} jobs queued for org {org}, lane {}", jobs.len(), lane.as_str())?;
     if passed > 0 {
-        writeln!(
-            out,
-            "{passed} of them ask for no reset (no \"password\": true) and will be passed through"
-        )?;
+        writeln!(out, "{passed} of them ask for no reset (no \"password\": true) and will be passed through")?;
     }
     Ok(())
 }
@@ -90,16 +87,11 @@ fn org(asked: Option<&str>, config: &Config) -> Result<String> {
             Ok(org.to_owned())
         }
         (Some(org), names) if names.contains(&org) => Ok(org.to_owned()),
-        (Some(org), names) => bail!(ConfigError::wrong(
-            "--org",
-            format_args!("{org:?}"),
-            &format!("one of {}", names.join(", "))
-        )),
+        (Some(org), names) => {
+            bail!(ConfigError::wrong("--org", format_args!("{org:?}"), &format!("one of {}", names.join(", "))))
+        }
         (None, [only]) => Ok((*only).to_owned()),
-        (None, []) => bail!(ConfigError::missing(
-            "--org",
-            "the name of the org, as the worker's configuration has it"
-        )),
+        (None, []) => bail!(ConfigError::missing("--org", "the name of the org, as the worker's configuration has it")),
         (None, names) => bail!(ConfigError::missing("--org", &format!("one of {}", names.join(", ")))),
     }
 }
@@ -107,18 +99,12 @@ fn org(asked: Option<&str>, config: &Config) -> Result<String> {
 fn read(file: &PathBuf) -> Result<String> {
     let mut bytes = Vec::new();
     if file.as_os_str() == "-" {
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .context("standard input cannot be read")?;
+        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
     } else {
         bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
     }
     let text = String::from_utf8(bytes).map_err(|_| {
-        anyhow::anyhow!(
-            "{} is not UTF-8; save it as UTF-8 (a spreadsheet: \"CSV UTF-8\")",
-            file.display()
-        )
+        anyhow::anyhow!("{} is not UTF-8; save it as UTF-8 (a spreadsheet: \"CSV UTF-8\")", file.display())
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
@@ -131,19 +117,12 @@ struct Job {
 
 /// Every line as a job, or every bad line with its number.
 fn jobs(text: &str, rules: &Rules) -> Result<Vec<Job>> {
-    let lines = if text.trim_start().starts_with('{') {
-        ndjson(text)
-    } else {
-        csv(text)?
-    };
+    let lines = if text.trim_start().starts_with('{') { ndjson(text) } else { csv(text)? };
     let mut jobs = Vec::with_capacity(lines.len());
     let mut bad = Vec::new();
     for (number, body) in lines {
         let checked = body.and_then(|body| match parse(body.as_bytes(), rules) {
-            Ok(intent) => Ok(Job {
-                resets: matches!(intent, Intent::Reset(_)),
-                body,
-            }),
+            Ok(intent) => Ok(Job { resets: matches!(intent, Intent::Reset(_)), body }),
             Err(invalid) => Err(invalid.detail),
         });
         match checked {
@@ -154,11 +133,7 @@ fn jobs(text: &str, rules: &Rules) -> Result<Vec<Job>> {
     if !bad.is_empty() {
         let more = bad.len().saturating_sub(SHOWN);
         let shown = bad.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n  ");
-        let rest = if more > 0 {
-            format!("\n  and {more} more")
-        } else {
-            String::new()
-        };
+        let rest = if more > 0 { format!("\n  and {more} more") } else { String::new() };
         bail!(
             "{} of {} lines are not valid, and nothing was sent; mend them and run it again:\n  {shown}{rest}",
             bad.len(),
@@ -181,10 +156,7 @@ fn ndjson(text: &str) -> Vec<Line> {
 }
 
 fn csv(text: &str) -> Result<Vec<Line>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let header = reader.headers().context("the header row cannot be read")?.clone();
     if !header.iter().any(|name| name == "userId") {
         bail!(
@@ -192,19 +164,13 @@ fn csv(text: &str) -> Result<Vec<Line>> {
             header.iter().collect::<Vec<_>>().join(", ")
         );
     }
-    if let Some(twice) = header
-        .iter()
-        .enumerate()
-        .find(|(at, name)| header.iter().take(*at).any(|seen| seen == *name))
+    if let Some(twice) = header.iter().enumerate().find(|(at, name)| header.iter().take(*at).any(|seen| seen == *name))
     {
         bail!("line 1: the column {:?} stands twice", twice.1);
     }
     let rows = reader.into_records().map(|record| match record {
         Ok(record) => (record.position().map_or(0, csv::Position::line), row(&header, &record)),
-        Err(error) => (
-            error.position().map_or(0, csv::Position::line),
-            Err(format!("it is not CSV: {error}")),
-        ),
+        Err(error) => (error.position().map_or(0, csv::Position::line), Err(format!("it is not CSV: {error}"))),
     });
     Ok(rows.collect())
 }
@@ -250,14 +216,7 @@ async fn send(jobs: &[Job], names: &Names, lane: Lane, config: &Config, shutdown
         let (publisher, exchange, key, sent) = (&publisher, exchange.as_str(), key.as_str(), &sent);
         async move {
             let properties = job_properties(&Uuid::new_v4().to_string(), asked_at);
-            publisher
-                .publish(&Message {
-                    exchange,
-                    key,
-                    body: job.body.as_bytes(),
-                    properties,
-                })
-                .await?;
+            publisher.publish(&Message { exchange, key, body: job.body.as_bytes(), properties }).await?;
             sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Ok::<(), Unpublished>(())
         }
@@ -279,10 +238,7 @@ mod tests {
     use super::*;
 
     fn bodies(text: &str) -> Result<Vec<String>> {
-        let rules = Rules {
-            allowed: AllowedAttributes::new(vec!["title".into(), "genesys:*".into()]),
-            fallback: None,
-        };
+        let rules = Rules { allowed: AllowedAttributes::new(vec!["title".into(), "genesys:*".into()]), fallback: None };
         Ok(jobs(text, &rules)?.into_iter().map(|job| job.body).collect())
     }
 
@@ -315,22 +271,13 @@ mod tests {
     fn every_bad_line_is_named_by_its_number() {
         bad(
             "userId,email\nu-1,a@b\nu/2,a@b\nu-3\nu-4,nobody\n",
-            &[
-                "3 of 4 lines",
-                "line 3: userId",
-                "line 4: it has 1 cells",
-                "line 5: email",
-                "nothing was sent",
-            ],
+            &["3 of 4 lines", "line 3: userId", "line 4: it has 1 cells", "line 5: email", "nothing was sent"],
         );
         bad(
             "{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n\n{\"userId\":\n",
             &["1 of 2 lines", "line 3: body: it is not JSON"],
         );
-        bad(
-            "userId,email,manager\nu,a@b,x\n",
-            &["line 2: attributes: \"manager\" is not allowed"],
-        );
+        bad("userId,email,manager\nu,a@b,x\n", &["line 2: attributes: \"manager\" is not allowed"]);
         bad("userId,email,genesys:x\nu,a@b,[1\n", &["line 2: column genesys:x"]);
         bad("email\na@b\n", &["no column userId"]);
         bad("userId,email,email\nu,a,b\n", &["stands twice"]);
@@ -340,9 +287,6 @@ mod tests {
 
     #[test]
     fn quotes_and_line_breaks_in_cells_keep_the_line_numbers() {
-        bad(
-            "userId,email,title\nu-1,a@b,\"two\nlines\"\nu/2,a@b,x\n",
-            &["line 4: userId"],
-        );
+        bad("userId,email,title\nu-1,a@b,\"two\nlines\"\nu/2,a@b,x\n", &["line 4: userId"]);
     }
 }

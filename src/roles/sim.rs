@@ -61,9 +61,7 @@ pub struct Args {
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listen = args.listen;
     let org = Org::new(settings(args)?).context("the settings of the sim")?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr().context("the sim's own address")?;
     tracing::info!(%address, "the simulated org listens");
     tracing::info!(
@@ -75,12 +73,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 
 /// The settings file with the flags over it; faults are added to those of the file.
 fn settings(args: Args) -> anyhow::Result<Settings> {
-    let mut settings = args
-        .settings
-        .as_deref()
-        .map(read_settings)
-        .transpose()?
-        .unwrap_or_default();
+    let mut settings = args.settings.as_deref().map(read_settings).transpose()?.unwrap_or_default();
     if let Some(client_id) = args.client_id {
         settings.client_id = client_id;
     }
@@ -112,12 +105,7 @@ fn read_settings(file: &Path) -> anyhow::Result<Settings> {
 fn read_users(file: &Path) -> anyhow::Result<Vec<String>> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read the users of the sim in {}", file.display()))?;
-    Ok(text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect())
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 fn read_faults(file: &Path) -> anyhow::Result<Vec<Fault>> {

@@ -31,11 +31,7 @@ impl Waits {
         let retry_after = text(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, date.unwrap_or(now)));
         let reset = text(RESET).and_then(seconds);
         let cut = [retry_after, reset].into_iter().flatten().any(|wait| wait > cap);
-        Self {
-            retry_after: retry_after.map(|wait| wait.min(cap)),
-            reset: reset.map(|wait| wait.min(cap)),
-            cut,
-        }
+        Self { retry_after: retry_after.map(|wait| wait.min(cap)), reset: reset.map(|wait| wait.min(cap)), cut }
     }
 }
 
@@ -54,20 +50,15 @@ fn seconds(text: &str) -> Option<Duration> {
 
 /// What a status means: `None` where the password is set.
 pub fn classify(status: u16, body: &ErrorBody, waits: Waits) -> Option<Failure> {
-    let fault = |may_have_set| Failure::Fault {
-        may_have_set,
-        wait: waits.retry_after,
-    };
+    let fault = |may_have_set| Failure::Fault { may_have_set, wait: waits.retry_after };
     Some(match (status, waits.retry_after) {
         (200..=299, _) => return None,
-        (429, wait) => Failure::Throttled {
-            wait: wait.or(waits.reset),
-        },
+        (429, wait) => Failure::Throttled { wait: wait.or(waits.reset) },
         (503, Some(wait)) => Failure::Unavailable { wait },
         (401, _) => Failure::TokenRefused,
-        (403, _) => Failure::Forbidden {
-            client: body.code.as_deref().is_some_and(|code| CLIENT_LACKS.contains(&code)),
-        },
+        (403, _) => {
+            Failure::Forbidden { client: body.code.as_deref().is_some_and(|code| CLIENT_LACKS.contains(&code)) }
+        }
         (404, _) => Failure::NotFound,
         (408, _) => fault(false),
         (409 | 412, _) => Failure::Conflict,
@@ -136,26 +127,15 @@ mod tests {
 
     #[test]
     fn both_bodies_tell_a_version_mismatch_and_a_missing_permission() {
-        let conflict = |json| {
-            assert_eq!(
-                classify(400, &body(json), Waits::default()),
-                Some(Failure::Conflict),
-                "{json}"
-            )
-        };
+        let conflict =
+            |json| assert_eq!(classify(400, &body(json), Waits::default()), Some(Failure::Conflict), "{json}");
         conflict(r#"{"scimType":"invalidVers"}"#);
         conflict(r#"{"detail":"Version mismatch: expected 3"}"#);
         conflict(r#"{"code":"bad.request","message":"The version does not match"}"#);
-        for other in [
-            r#"{"scimType":"invalidValue","detail":"bad password"}"#,
-            "{}",
-            r#"{"message":"unknown version"}"#,
-        ] {
-            assert_eq!(
-                classify(400, &body(other), Waits::default()),
-                Some(Failure::Rejected),
-                "{other}"
-            );
+        for other in
+            [r#"{"scimType":"invalidValue","detail":"bad password"}"#, "{}", r#"{"message":"unknown version"}"#]
+        {
+            assert_eq!(classify(400, &body(other), Waits::default()), Some(Failure::Rejected), "{other}");
         }
         for code in CLIENT_LACKS {
             assert_eq!(
@@ -174,19 +154,11 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
-        Waits::of(
-            &headers,
-            httpdate::parse_http_date("Mon, 23 Nov 2026 18:00:00 GMT").unwrap(),
-            CAP,
-        )
+        Waits::of(&headers, httpdate::parse_http_date("Mon, 23 Nov 2026 18:00:00 GMT").unwrap(), CAP)
     }
 
     fn asked(text: &str, expected: Option<u64>) {
-        assert_eq!(
-            waits(&[("retry-after", text)]).retry_after,
-            expected.map(Duration::from_secs),
-            "{text:?}"
-        );
+        assert_eq!(waits(&[("retry-after", text)]).retry_after, expected.map(Duration::from_secs), "{text:?}");
     }
 
     #[test]
@@ -211,10 +183,7 @@ mod tests {
 
     #[test]
     fn a_date_is_read_against_the_answers_own_clock() {
-        let skewed = [
-            ("date", "Mon, 23 Nov 2026 20:00:00 GMT"),
-            ("retry-after", "Mon, 23 Nov 2026 20:00:05 GMT"),
-        ];
+        let skewed = [("date", "Mon, 23 Nov 2026 20:00:00 GMT"), ("retry-after", "Mon, 23 Nov 2026 20:00:05 GMT")];
         assert_eq!(waits(&skewed).retry_after, Some(Duration::from_secs(5)));
     }
 
@@ -222,34 +191,20 @@ mod tests {
     fn the_platforms_own_header_stands_in_for_a_429_alone() {
         let reset = waits(&[("inin-ratelimit-reset", "12"), ("retry-after", "0")]);
         let seconds = |n| Some(Duration::from_secs(n));
-        assert_eq!(
-            classify(429, &ErrorBody::default(), reset),
-            Some(Failure::Throttled { wait: seconds(12) })
-        );
+        assert_eq!(classify(429, &ErrorBody::default(), reset), Some(Failure::Throttled { wait: seconds(12) }));
         assert_eq!(
             classify(503, &ErrorBody::default(), reset),
-            Some(Failure::Fault {
-                may_have_set: true,
-                wait: None
-            })
+            Some(Failure::Fault { may_have_set: true, wait: None })
         );
         let both = waits(&[("inin-ratelimit-reset", "12"), ("retry-after", "3")]);
-        assert_eq!(
-            classify(429, &ErrorBody::default(), both),
-            Some(Failure::Throttled { wait: seconds(3) })
-        );
+        assert_eq!(classify(429, &ErrorBody::default(), both), Some(Failure::Throttled { wait: seconds(3) }));
         assert_eq!(
             classify(503, &ErrorBody::default(), both),
-            Some(Failure::Unavailable {
-                wait: Duration::from_secs(3)
-            })
+            Some(Failure::Unavailable { wait: Duration::from_secs(3) })
         );
         assert_eq!(
             classify(500, &ErrorBody::default(), both),
-            Some(Failure::Fault {
-                may_have_set: true,
-                wait: seconds(3)
-            })
+            Some(Failure::Fault { may_have_set: true, wait: seconds(3) })
         );
     }
 }

@@ -55,13 +55,7 @@ impl Body {
 impl Scim {
     /// The endpoint of `org`; `url` is the base of `Users/{userId}`, `after_max` the longest `Retry-After` that is obeyed.
     pub fn new(http: Client, org: &str, url: Url, timeout: Duration, after_max: Duration) -> Self {
-        Self {
-            http,
-            org: org.to_owned(),
-            url,
-            timeout,
-            after_max,
-        }
+        Self { http, org: org.to_owned(), url, timeout, after_max }
     }
 
     /// Sets what the body says, once.
@@ -71,9 +65,7 @@ impl Scim {
             Ok(answered) => answered,
             Err(error) => unanswered(&error),
         };
-        let status = answered
-            .status
-            .map_or_else(|| why_unanswered(&answered).to_owned(), |status| status.to_string());
+        let status = answered.status.map_or_else(|| why_unanswered(&answered).to_owned(), |status| status.to_string());
         metrics::patched(&self.org, status, started.elapsed());
         answered
     }
@@ -99,23 +91,13 @@ impl Scim {
                 "the org asked for a longer wait than retry.after_max; it is cut to that"
             );
         }
-        let correlation = answer
-            .headers()
-            .get("inin-correlation-id")
-            .and_then(|id| id.to_str().ok())
-            .map(str::to_owned);
+        let correlation =
+            answer.headers().get("inin-correlation-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let bytes = super::body(answer, MAX_ANSWER).await?;
         let said = ErrorBody::parse(&bytes);
         let failure = classify(status, &said, waits);
-        let detail = failure
-            .is_some()
-            .then(|| describe(status, &said, correlation.as_deref()));
-        Ok(Answered {
-            failure,
-            status: Some(status),
-            detail,
-            response: serde_json::from_slice(&bytes).ok(),
-        })
+        let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));
+        Ok(Answered { failure, status: Some(status), detail, response: serde_json::from_slice(&bytes).ok() })
     }
 }
 
@@ -136,15 +118,7 @@ fn unanswered(error: &reqwest::Error) -> Answered {
         (false, false) => (true, CUT),
     };
     let detail = Some(format!("{what}: {}", super::root(error)));
-    Answered {
-        failure: Some(Failure::Fault {
-            may_have_set,
-            wait: None,
-        }),
-        status: None,
-        detail,
-        response: None,
-    }
+    Answered { failure: Some(Failure::Fault { may_have_set, wait: None }), status: None, detail, response: None }
 }
 
 const TIMEOUT: &str = "timeout";
@@ -153,8 +127,5 @@ const CUT: &str = "cut";
 
 fn why_unanswered(answered: &Answered) -> &'static str {
     let detail = answered.detail.as_deref().unwrap_or_default();
-    [TIMEOUT, UNREACHABLE, CUT]
-        .into_iter()
-        .find(|what| detail.starts_with(what))
-        .unwrap_or(CUT)
+    [TIMEOUT, UNREACHABLE, CUT].into_iter().find(|what| detail.starts_with(what)).unwrap_or(CUT)
 }

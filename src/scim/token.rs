@@ -53,13 +53,7 @@ struct Cache {
 impl Tokens {
     /// For the org of that name; `after_max` is the longest `Retry-After` that is obeyed.
     pub fn new(http: Client, name: &str, org: Org, after_max: Duration) -> Self {
-        Self {
-            http,
-            name: name.to_owned(),
-            org,
-            after_max,
-            cached: Mutex::default(),
-        }
+        Self { http, name: name.to_owned(), org, after_max, cached: Mutex::default() }
     }
 
     /// The cached token, or a fresh one. Whoever comes while one is fetched waits for that one.
@@ -86,27 +80,16 @@ impl Tokens {
         );
         let granted = result?;
         cache.serial += 1;
-        let token = Token {
-            secret: Arc::new(granted.access_token.clone()),
-            serial: cache.serial,
-        };
+        let token = Token { secret: Arc::new(granted.access_token.clone()), serial: cache.serial };
         cache.token = Some((token.clone(), asked + usable_for(granted.lifetime())));
-        tracing::debug!(
-            org = self.name,
-            lifetime_s = granted.lifetime().as_secs(),
-            "a token was granted"
-        );
+        tracing::debug!(org = self.name, lifetime_s = granted.lifetime().as_secs(), "a token was granted");
         Ok(token)
     }
 
     /// Drops the token that an answer refused, unless it was replaced already.
     pub async fn refused(&self, refused: &Token) {
         let mut cache = self.cached.lock().await;
-        if cache
-            .token
-            .as_ref()
-            .is_some_and(|(token, _)| token.serial == refused.serial)
-        {
+        if cache.token.as_ref().is_some_and(|(token, _)| token.serial == refused.serial) {
             cache.token = None;
         }
     }
@@ -144,39 +127,26 @@ impl Tokens {
 
 /// How long a token is used: until 60 s before it expires; one that lives no longer than that, for half its life.
 fn usable_for(lifetime: Duration) -> Duration {
-    lifetime
-        .checked_sub(MARGIN)
-        .filter(|rest| !rest.is_zero())
-        .unwrap_or(lifetime / 2)
+    lifetime.checked_sub(MARGIN).filter(|rest| !rest.is_zero()).unwrap_or(lifetime / 2)
 }
 
 /// What the endpoint's answer means.
 fn judge(status: u16, body: &[u8], waits: Waits) -> Result<Granted, TokenTrouble> {
-    let failed = |why: String| TokenTrouble::Failed {
-        why,
-        wait: waits.retry_after.or(waits.reset),
-    };
+    let failed = |why: String| TokenTrouble::Failed { why, wait: waits.retry_after.or(waits.reset) };
     let said = || serde_json::from_slice::<Refused>(body).unwrap_or_default().line();
     match status {
         200..=299 => serde_json::from_slice::<Granted>(body)
             .ok()
             .filter(|granted| usable_as_header(granted.access_token.expose_secret()))
             .ok_or_else(|| {
-                failed(format!(
-                    "the token endpoint answered {status} without an access_token that can be used"
-                ))
+                failed(format!("the token endpoint answered {status} without an access_token that can be used"))
             }),
-        408 | 429 | 500.. => Err(failed(
-            format!("the token endpoint answered {status} {}", said())
-                .trim_end()
-                .to_owned(),
-        )),
+        408 | 429 | 500.. => {
+            Err(failed(format!("the token endpoint answered {status} {}", said()).trim_end().to_owned()))
+        }
         0..=199 | 300..=499 => {
             let cure = "check client_id, client_secret and region (a wrong region answers invalid_client too)";
-            Err(TokenTrouble::Refused(format!(
-                "the token endpoint refuses the client: {status} {}; {cure}",
-                said()
-            )))
+            Err(TokenTrouble::Refused(format!("the token endpoint refuses the client: {status} {}; {cure}", said())))
         }
     }
 }
@@ -188,10 +158,7 @@ fn usable_as_header(token: &str) -> bool {
 fn scrubbed(trouble: TokenTrouble, scrubber: &Scrubber) -> TokenTrouble {
     match trouble {
         TokenTrouble::Refused(why) => TokenTrouble::Refused(scrubber.text(&why)),
-        TokenTrouble::Failed { why, wait } => TokenTrouble::Failed {
-            why: scrubber.text(&why),
-            wait,
-        },
+        TokenTrouble::Failed { why, wait } => TokenTrouble::Failed { why: scrubber.text(&why), wait },
     }
 }
 
@@ -204,11 +171,7 @@ mod tests {
         let s = Duration::from_secs;
         assert_eq!(usable_for(s(86_400)), s(86_340));
         assert_eq!(usable_for(s(61)), s(1));
-        assert_eq!(
-            usable_for(s(60)),
-            s(30),
-            "one that lives shorter is not fetched for every call"
-        );
+        assert_eq!(usable_for(s(60)), s(30), "one that lives shorter is not fetched for every call");
         assert_eq!(usable_for(s(0)), s(0));
     }
 

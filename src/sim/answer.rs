@@ -36,11 +36,7 @@ pub(super) enum Content {
 
 impl Answer {
     pub(super) fn new(status: StatusCode, content: Content) -> Self {
-        Self {
-            status,
-            retry_after: None,
-            content,
-        }
+        Self { status, retry_after: None, content }
     }
 
     pub(super) fn ok(resource: Value) -> Self {
@@ -48,13 +44,7 @@ impl Answer {
     }
 
     pub(super) fn scim(status: StatusCode, detail: &str) -> Self {
-        Self::new(
-            status,
-            Content::Scim {
-                scim_type: None,
-                detail: detail.to_owned(),
-            },
-        )
+        Self::new(status, Content::Scim { scim_type: None, detail: detail.to_owned() })
     }
 
     pub(super) fn genesys(status: StatusCode, code: &str, message: &str) -> Self {

@@ -41,9 +41,7 @@ pub(super) fn of_operation(path: &str, form: ExtensionForm) -> Option<Attribute>
 
 /// The attribute that a path within `Extensions` names; `None` where there is none.
 pub(super) fn of_extension(path: &str) -> Option<Attribute> {
-    path.strip_prefix(ENVELOPE_PREFIX)
-        .filter(|name| is_name(name))
-        .map(|_| Attribute::Extension)
+    path.strip_prefix(ENVELOPE_PREFIX).filter(|name| is_name(name)).map(|_| Attribute::Extension)
 }
 
 /// The name of an extension attribute without what is before it; `None` for a core attribute.
@@ -55,9 +53,7 @@ pub(super) fn extension_name(path: &str) -> Option<&str> {
 /// An attribute's name (RFC 7643, section 2.1).
 fn is_name(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
-        && text
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '$'))
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '$'))
 }
 
 impl Attribute {
@@ -71,10 +67,7 @@ impl Attribute {
         let all_objects = |items: &Vec<Value>| items.iter().all(Value::is_object);
         let (fits, wanted) = match self {
             Self::Password | Self::Extension => (true, ""),
-            Self::UserName => (
-                value.as_str().is_some_and(|text| !text.is_empty()),
-                "a non-empty string",
-            ),
+            Self::UserName => (value.as_str().is_some_and(|text| !text.is_empty()), "a non-empty string"),
             Self::Text => (value.is_string() || value.is_null(), "a string"),
             Self::Flag => (value.is_boolean(), "true or false"),
             Self::Complex => (value.is_object() || value.is_null(), "an object"),

@@ -48,17 +48,9 @@ pub(super) enum When {
 /// What happens to a call that a fault takes.
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    Status {
-        reply: Reply,
-        apply: bool,
-    },
-    Hang {
-        hold: Duration,
-        apply_after: Option<Duration>,
-    },
-    Cut {
-        apply: bool,
-    },
+    Status { reply: Reply, apply: bool },
+    Hang { hold: Duration, apply_after: Option<Duration> },
+    Cut { apply: bool },
     Revoke,
 }
 

@@ -44,12 +44,7 @@ impl TryFrom<Fields> for Fault {
 
     fn try_from(fields: Fields) -> Result<Self, FaultError> {
         fields.check_company()?;
-        Ok(Self {
-            when: fields.when()?,
-            what: fields.what()?,
-            target: fields.target,
-            user: fields.user,
-        })
+        Ok(Self { when: fields.when()?, what: fields.what()?, target: fields.target, user: fields.user })
     }
 }
 
@@ -83,11 +78,7 @@ impl Fields {
 
     /// Refuses what the token endpoint knows nothing of.
     fn check_target(&self) -> Result<(), FaultError> {
-        let of_scim = [
-            ("user", self.user.is_some()),
-            ("apply", self.apply),
-            ("scim_type", self.scim_type.is_some()),
-        ];
+        let of_scim = [("user", self.user.is_some()), ("apply", self.apply), ("scim_type", self.scim_type.is_some())];
         match of_scim.iter().find(|(_, there)| *there) {
             Some((field, _)) if self.target == Target::Token => Err(refuse(field, "cannot be with `target` token")),
             Some(_) | None => Ok(()),
@@ -125,10 +116,7 @@ impl Fields {
 
     fn what(&self) -> Result<What, FaultError> {
         match (self.status, &self.hang, self.cut, self.revoke) {
-            (Some(status), None, false, false) => Ok(What::Status {
-                reply: self.reply(status)?,
-                apply: self.apply,
-            }),
+            (Some(status), None, false, false) => Ok(What::Status { reply: self.reply(status)?, apply: self.apply }),
             (None, Some(hold), false, false) => self.hang(hold),
             (None, None, true, false) => Ok(What::Cut { apply: self.apply }),
             (None, None, false, true) => Ok(What::Revoke),
@@ -144,37 +132,22 @@ impl Fields {
     fn hang(&self, hold: &str) -> Result<What, FaultError> {
         let hold = duration("hang", Some(hold))?.unwrap_or_default();
         let apply_after = duration("apply_after", self.apply_after.as_deref())?;
-        Ok(What::Hang {
-            hold,
-            apply_after: self.apply.then(|| apply_after.unwrap_or_default()),
-        })
+        Ok(What::Hang { hold, apply_after: self.apply.then(|| apply_after.unwrap_or_default()) })
     }
 }
 
 fn duration(field: &'static str, text: Option<&str>) -> Result<Option<Duration>, FaultError> {
-    text.map(span::parse).transpose().map_err(|wrong| FaultError::Field {
-        field,
-        wrong: format!("cannot be read: {wrong}"),
-    })
+    text.map(span::parse)
+        .transpose()
+        .map_err(|wrong| FaultError::Field { field, wrong: format!("cannot be read: {wrong}") })
 }
 
 pub(super) fn refuse(field: &'static str, wrong: &str) -> FaultError {
-    FaultError::Field {
-        field,
-        wrong: wrong.to_owned(),
-    }
+    FaultError::Field { field, wrong: wrong.to_owned() }
 }
 
 /// The names of those that are there, for a sentence that ends with them.
 fn named(fields: [(&str, bool); 4]) -> String {
-    let there: Vec<&str> = fields
-        .iter()
-        .filter(|(_, there)| *there)
-        .map(|(name, _)| *name)
-        .collect();
-    if there.is_empty() {
-        "none of them".to_owned()
-    } else {
-        there.join(" and ")
-    }
+    let there: Vec<&str> = fields.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    if there.is_empty() { "none of them".to_owned() } else { there.join(" and ") }
 }

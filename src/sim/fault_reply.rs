@@ -14,11 +14,7 @@ impl Fields {
             .ok()
             .filter(|_| (200..600).contains(&number))
             .ok_or_else(|| refuse("status", &format!("is {number}; it must be from 200 to 599")))?;
-        Ok(Reply {
-            status,
-            retry_after: self.retry_after()?,
-            body: self.reply_body(status)?,
-        })
+        Ok(Reply { status, retry_after: self.retry_after()?, body: self.reply_body(status)? })
     }
 
     fn retry_after(&self) -> Result<Option<HeaderValue>, FaultError> {
@@ -67,8 +63,5 @@ impl Fields {
 
 /// Whether HTTP forbids a body beside this status (RFC 9110, sections 15.3.5 and 15.4.5).
 fn bodiless(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-    )
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }

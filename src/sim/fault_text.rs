@@ -9,9 +9,7 @@ use super::{Fault, FaultError};
 /// Fields that may stand alone, as `cut` for `cut=true`.
 const FLAGS: [&str; 4] = ["always", "cut", "revoke", "apply"];
 /// Fields whose value is a number, or JSON, and not a text.
-const JSON: [&str; 9] = [
-    "next", "share", "seed", "always", "status", "cut", "revoke", "apply", "body",
-];
+const JSON: [&str; 9] = ["next", "share", "seed", "always", "status", "cut", "revoke", "apply", "body"];
 
 impl FromStr for Fault {
     type Err = FaultError;
@@ -21,11 +19,7 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, FaultError> {
         let mut fields = Map::new();
         for (name, value) in pairs(text)? {
-            let value = if JSON.contains(&name.as_str()) {
-                json(&value)
-            } else {
-                Value::String(value)
-            };
+            let value = if JSON.contains(&name.as_str()) { json(&value) } else { Value::String(value) };
             if fields.insert(name.clone(), value).is_some() {
                 return Err(FaultError::Text(format!("`{name}` is there twice")));
             }

@@ -57,11 +57,7 @@ fn show(org: &Org, id: &str, headers: &HeaderMap) -> Result<Answer, Answer> {
     org.admit(headers)?;
     media::check_accept(headers)?;
     let state = org.state();
-    if state.users.exists(id) {
-        Ok(Answer::ok(state.users.resource(id)))
-    } else {
-        Err(scim::unknown_user(id))
-    }
+    if state.users.exists(id) { Ok(Answer::ok(state.users.resource(id))) } else { Err(scim::unknown_user(id)) }
 }
 
 fn list(org: &Org, query: &HashMap<String, String>, headers: &HeaderMap) -> Result<Answer, Answer> {
@@ -75,12 +71,7 @@ fn list(org: &Org, query: &HashMap<String, String>, headers: &HeaderMap) -> Resu
     };
     let start = number(query, "startIndex")?.unwrap_or(1).max(1);
     let count = number(query, "count")?.unwrap_or(PAGE).min(LONGEST_PAGE);
-    let page: Vec<Value> = ids
-        .iter()
-        .skip(start - 1)
-        .take(count)
-        .map(|id| state.users.resource(id))
-        .collect();
+    let page: Vec<Value> = ids.iter().skip(start - 1).take(count).map(|id| state.users.resource(id)).collect();
     Ok(Answer::ok(json!({
         "schemas": [LIST_SCHEMA], "totalResults": ids.len(), "startIndex": start, "itemsPerPage": page.len(),
         "Resources": page,
@@ -93,9 +84,7 @@ fn user_name_of(filter: &str) -> Result<String, Invalid> {
     let (attribute, operator, value) = (words.next(), words.next(), words.next());
     let known = attribute.is_some_and(|word| word.eq_ignore_ascii_case("userName"))
         && operator.is_some_and(|word| word.eq_ignore_ascii_case("eq"));
-    let name = value
-        .filter(|_| known)
-        .and_then(|value| serde_json::from_str(value.trim()).ok());
+    let name = value.filter(|_| known).and_then(|value| serde_json::from_str(value.trim()).ok());
     name.ok_or_else(|| Invalid::new(ScimType::InvalidFilter, "`filter` must be userName eq \"...\""))
 }
 

@@ -9,10 +9,7 @@ const JSON: &str = "application/json";
 
 /// Refuses a body that does not say it is JSON: 415.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Answer> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .map(essence);
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(essence);
     match kind.as_deref() {
         Some(SCIM | JSON) => Ok(()),
         Some(_) | None => Err(Answer::scim(
@@ -30,17 +27,10 @@ pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), Answer> {
         let taken = matches!(essence(range).as_str(), SCIM | JSON | "application/*" | "*/*");
         taken && !is_refused(range)
     };
-    if none
-        || asked
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(admits))
-    {
+    if none || asked.filter_map(|value| value.to_str().ok()).any(|value| value.split(',').any(admits)) {
         return Ok(());
     }
-    Err(Answer::scim(
-        StatusCode::NOT_ACCEPTABLE,
-        "Accept must admit application/scim+json",
-    ))
+    Err(Answer::scim(StatusCode::NOT_ACCEPTABLE, "Accept must admit application/scim+json"))
 }
 
 /// The media type without its parameters, in lower case.

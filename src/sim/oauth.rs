@@ -38,17 +38,9 @@ async fn answer(org: &Org, request: Request) -> Response {
     }
     match asked.as_slice() {
         [grant] if grant == "client_credentials" => issue(org),
-        [_] => refuse(
-            StatusCode::BAD_REQUEST,
-            "unsupported_grant_type",
-            "grant_type must be client_credentials",
-        ),
+        [_] => refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type", "grant_type must be client_credentials"),
         [] => refuse(StatusCode::BAD_REQUEST, "invalid_request", "grant_type is missing"),
-        [..] => refuse(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            "grant_type is there more than once",
-        ),
+        [..] => refuse(StatusCode::BAD_REQUEST, "invalid_request", "grant_type is there more than once"),
     }
 }
 
@@ -68,19 +60,9 @@ fn issue(org: &Org) -> Response {
 
 /// Every `grant_type` of the query and of the form body.
 async fn grant_types(request: Request) -> Vec<String> {
-    let query = Query::<Pairs>::try_from_uri(request.uri())
-        .map(|Query(pairs)| pairs)
-        .unwrap_or_default();
-    let form = Form::<Pairs>::from_request(request, &())
-        .await
-        .map(|Form(pairs)| pairs)
-        .unwrap_or_default();
-    query
-        .into_iter()
-        .chain(form)
-        .filter(|(name, _)| name == "grant_type")
-        .map(|(_, value)| value)
-        .collect()
+    let query = Query::<Pairs>::try_from_uri(request.uri()).map(|Query(pairs)| pairs).unwrap_or_default();
+    let form = Form::<Pairs>::from_request(request, &()).await.map(|Form(pairs)| pairs).unwrap_or_default();
+    query.into_iter().chain(form).filter(|(name, _)| name == "grant_type").map(|(_, value)| value).collect()
 }
 
 /// Whether HTTP Basic names the one client with its secret.

@@ -54,10 +54,7 @@ pub(super) fn read(operation: Value, place: Place, forms: Forms, changes: &mut V
             return without_path(op, values, forms, changes);
         }
         (None, Some(_) | None) => {
-            return Err(Invalid::new(
-                ScimType::NoTarget,
-                "an operation without `path` has no target here",
-            ));
+            return Err(Invalid::new(ScimType::NoTarget, "an operation without `path` has no target here"));
         }
     }
     Ok(())
@@ -109,18 +106,12 @@ fn change(op: Op, path: String, value: Option<Value>, place: Place, forms: Forms
 fn deed(op: Op, attribute: Attribute, path: &str, value: Option<Value>, forms: Forms) -> Result<Deed, Invalid> {
     if op == Op::Remove {
         return match attribute.is_required() {
-            true => Err(Invalid::new(
-                ScimType::Mutability,
-                format!("`{path}` cannot be removed"),
-            )),
+            true => Err(Invalid::new(ScimType::Mutability, format!("`{path}` cannot be removed"))),
             false => Ok(Deed::Remove),
         };
     }
     let Some(value) = value else {
-        return Err(Invalid::new(
-            ScimType::InvalidValue,
-            format!("`{path}` needs a `value`"),
-        ));
+        return Err(Invalid::new(ScimType::InvalidValue, format!("`{path}` needs a `value`")));
     };
     if attribute == Attribute::Password {
         return password::read(&value, forms.password, forms.policy)
@@ -128,10 +119,7 @@ fn deed(op: Op, attribute: Attribute, path: &str, value: Option<Value>, forms: F
             .map_err(|wrong| Invalid::new(ScimType::InvalidValue, wrong));
     }
     if let Some(wanted) = attribute.refuses(&value) {
-        return Err(Invalid::new(
-            ScimType::InvalidValue,
-            format!("`{path}` must be {wanted}"),
-        ));
+        return Err(Invalid::new(ScimType::InvalidValue, format!("`{path}` must be {wanted}")));
     }
     match op {
         Op::Replace if value.is_null() => Ok(Deed::Remove),

@@ -60,11 +60,7 @@ impl Org {
             script: Script::new(settings.faults.clone()),
             tally: Tally::default(),
         };
-        let inner = Inner {
-            settings,
-            started: Instant::now(),
-            state: Mutex::new(state),
-        };
+        let inner = Inner { settings, started: Instant::now(), state: Mutex::new(state) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -110,11 +106,7 @@ impl Org {
 
     pub(super) fn forms(&self) -> Forms {
         let settings = self.settings();
-        Forms {
-            password: settings.password,
-            extensions: settings.extensions,
-            policy: settings.policy,
-        }
+        Forms { password: settings.password, extensions: settings.extensions, policy: settings.policy }
     }
 
     /// Since the start of the org. Asked for with the state locked, so that it never runs backwards there.
@@ -141,10 +133,7 @@ impl Org {
         state.tally.throttled();
         let message = "Rate limit exceeded the maximum for this OAuth client.";
         let answer = Answer::genesys(StatusCode::TOO_MANY_REQUESTS, "too.many.requests", message);
-        Err(Answer {
-            retry_after: throttled.retry_after,
-            ..answer
-        })
+        Err(Answer { retry_after: throttled.retry_after, ..answer })
     }
 
     /// Carries out changes that were checked, and answers the user as it is then.

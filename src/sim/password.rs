@@ -17,16 +17,13 @@ impl Digest {
 
 /// Reads the value of a `password` operation. An `Err` says what is wrong with it, and never repeats it.
 pub(super) fn read(value: &Value, form: PasswordForm, policy: bool) -> Result<Digest, &'static str> {
-    let text = value
-        .as_str()
-        .filter(|text| !text.is_empty())
-        .ok_or("password must be a non-empty string")?;
+    let text = value.as_str().filter(|text| !text.is_empty()).ok_or("password must be a non-empty string")?;
     match form {
         PasswordForm::Sha256 => from_hex(text),
-        PasswordForm::Plaintext if policy && !fits_policy(text) => Err(
-            "password does not fit the policy: at least 8 characters, with a lower-case and an upper-case letter, \
-             a digit and a special character",
-        ),
+        PasswordForm::Plaintext if policy && !fits_policy(text) => {
+            Err("password does not fit the policy: at least 8 characters, with a lower-case and an upper-case letter, \
+             a digit and a special character")
+        }
         PasswordForm::Plaintext => Ok(Digest::of(text)),
     }
 }
@@ -47,7 +44,5 @@ fn fits_policy(text: &str) -> bool {
         && text.chars().any(char::is_lowercase)
         && text.chars().any(char::is_uppercase)
         && text.chars().any(|letter| letter.is_ascii_digit())
-        && text
-            .chars()
-            .any(|letter| !letter.is_alphanumeric() && !letter.is_whitespace())
+        && text.chars().any(|letter| !letter.is_alphanumeric() && !letter.is_whitespace())
 }

@@ -54,10 +54,7 @@ impl ScimType {
 
 impl Invalid {
     pub(super) fn new(scim_type: ScimType, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            scim_type,
-            detail: detail.into(),
-        }
+        Self { scim_type, detail: detail.into() }
     }
 
     pub(super) fn syntax(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -97,18 +94,14 @@ fn check_schemas(schemas: Option<&Value>) -> Result<(), Invalid> {
 
 fn read_extensions(extensions: Value, forms: Forms, changes: &mut Vec<Change>) -> Result<(), Invalid> {
     if forms.extensions == ExtensionForm::Urn {
-        return Err(Invalid::syntax(
-            "`Extensions` is no field of a PATCH; write extension paths as URNs",
-        ));
+        return Err(Invalid::syntax("`Extensions` is no field of a PATCH; write extension paths as URNs"));
     }
     for extension in items(Some(extensions), "Extensions")? {
         let Value::Object(mut fields) = extension else {
             return Err(Invalid::syntax("an element of `Extensions` must be an object"));
         };
         if fields.remove("schema").as_ref().and_then(Value::as_str) != Some(ENVELOPE_SCHEMA) {
-            return Err(Invalid::syntax(format!(
-                "`schema` of an extension must be {ENVELOPE_SCHEMA}"
-            )));
+            return Err(Invalid::syntax(format!("`schema` of an extension must be {ENVELOPE_SCHEMA}")));
         }
         let operations = items(fields.remove("operations"), "operations")?;
         nothing_else(&fields, "an extension")?;
@@ -137,10 +130,7 @@ fn nothing_else(fields: &Map<String, Value>, owner: &str) -> Result<(), Invalid>
 fn check_repeats(changes: &[Change]) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
     match changes.iter().find(|change| !seen.insert(change.path.as_str())) {
-        Some(twice) => Err(Invalid::new(
-            ScimType::InvalidPath,
-            format!("path `{}` is there twice", twice.path),
-        )),
+        Some(twice) => Err(Invalid::new(ScimType::InvalidPath, format!("path `{}` is there twice", twice.path))),
         None => Ok(()),
     }
 }

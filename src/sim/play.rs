@@ -103,20 +103,13 @@ fn scripted(reply: Reply) -> Answer {
     let content = match reply.body {
         ReplyBody::None => Content::Empty,
         ReplyBody::Json(value) => Content::Json(Box::new(value)),
-        ReplyBody::Scim { scim_type } => Content::Scim {
-            scim_type,
-            detail: format!("{reason}, by a scripted fault"),
-        },
+        ReplyBody::Scim { scim_type } => Content::Scim { scim_type, detail: format!("{reason}, by a scripted fault") },
         ReplyBody::Genesys { code } | ReplyBody::Oauth { code } => Content::Genesys {
             code: code.unwrap_or_else(|| reason.to_ascii_lowercase().replace(' ', ".")),
             message: format!("{reason}, by a scripted fault"),
         },
     };
-    Answer {
-        status: reply.status,
-        retry_after: reply.retry_after,
-        content,
-    }
+    Answer { status: reply.status, retry_after: reply.retry_after, content }
 }
 
 fn oauth_error(status: StatusCode, retry_after: Option<HeaderValue>, code: Option<&str>) -> Response {

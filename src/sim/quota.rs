@@ -36,13 +36,7 @@ pub(super) struct Throttled {
 
 impl Quota {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self {
-            allowed: settings.quota,
-            length: settings.window,
-            form: settings.retry_after,
-            window: 0,
-            count: 0,
-        }
+        Self { allowed: settings.quota, length: settings.window, form: settings.retry_after, window: 0, count: 0 }
     }
 
     /// Takes one call out of the window of `now` (since the start of the org). A refused call takes nothing.
@@ -55,9 +49,7 @@ impl Quota {
             self.count += 1;
             return Ok(());
         }
-        Err(Throttled {
-            retry_after: self.retry_after(self.left(now), SystemTime::now()),
-        })
+        Err(Throttled { retry_after: self.retry_after(self.left(now), SystemTime::now()) })
     }
 
     /// Where the quota stands; `None` where there is none.
@@ -66,11 +58,7 @@ impl Quota {
             return None;
         }
         self.turn(now);
-        Some(Standing {
-            count: self.count,
-            allowed: self.allowed,
-            reset: whole_seconds(self.left(now)),
-        })
+        Some(Standing { count: self.count, allowed: self.allowed, reset: whole_seconds(self.left(now)) })
     }
 
     fn turn(&mut self, now: Duration) {
@@ -108,31 +96,17 @@ mod tests {
 
     fn quota(form: RetryAfterForm) -> Quota {
         let window = Duration::from_secs(10);
-        Quota::new(&Settings {
-            quota: 2,
-            window,
-            retry_after: form,
-            ..Settings::default()
-        })
+        Quota::new(&Settings { quota: 2, window, retry_after: form, ..Settings::default() })
     }
 
     #[test]
     fn a_window_admits_its_quota_and_the_next_one_begins_afresh() {
         let mut quota = quota(RetryAfterForm::Seconds);
         let at = Duration::from_millis;
-        let admitted: Vec<bool> = [0, 5_000, 6_000, 9_999, 10_000]
-            .map(|now| quota.take(at(now)).is_ok())
-            .to_vec();
+        let admitted: Vec<bool> = [0, 5_000, 6_000, 9_999, 10_000].map(|now| quota.take(at(now)).is_ok()).to_vec();
         assert_eq!(admitted, [true, true, false, false, true]);
         let standing = quota.standing(at(18_500));
-        assert_eq!(
-            standing,
-            Some(Standing {
-                count: 1,
-                allowed: 2,
-                reset: 2
-            })
-        );
+        assert_eq!(standing, Some(Standing { count: 1, allowed: 2, reset: 2 }));
     }
 
     #[test]

@@ -70,11 +70,7 @@ pub(super) fn check(org: &Org, incoming: &Incoming) -> Result<Vec<Change>, Answe
         return Err(Answer::scim(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 1 MiB"));
     };
     let changes = patch::parse(body, org.forms())?;
-    if org.state().users.exists(&incoming.id) {
-        Ok(changes)
-    } else {
-        Err(unknown_user(&incoming.id))
-    }
+    if org.state().users.exists(&incoming.id) { Ok(changes) } else { Err(unknown_user(&incoming.id)) }
 }
 
 pub(super) fn unknown_user(id: &str) -> Answer {
@@ -84,14 +80,7 @@ pub(super) fn unknown_user(id: &str) -> Answer {
 impl Incoming {
     async fn read(id: String, request: Request) -> Self {
         let (parts, body) = request.into_parts();
-        let body = to_bytes(body, READ_AT_MOST)
-            .await
-            .ok()
-            .filter(|body| body.len() <= LONGEST);
-        Self {
-            id,
-            headers: parts.headers,
-            body,
-        }
+        let body = to_bytes(body, READ_AT_MOST).await.ok().filter(|body| body.len() <= LONGEST);
+        Self { id, headers: parts.headers, body }
     }
 }

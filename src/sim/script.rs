@@ -28,10 +28,7 @@ impl Script {
             When::Share { seed: Some(seed), .. } => seed,
             When::Share { seed: None, .. } | When::Next(_) | When::Between { .. } | When::Always => rand::random(),
         };
-        self.armed.push(Armed {
-            fault,
-            chance: StdRng::seed_from_u64(seed),
-        });
+        self.armed.push(Armed { fault, chance: StdRng::seed_from_u64(seed) });
     }
 
     pub(super) fn clear(&mut self) {

@@ -55,10 +55,7 @@ fn routes(org: Org) -> Router {
 }
 
 async fn not_allowed(state: axum::extract::State<Org>) -> Response {
-    state.write(Answer::scim(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "this method is not for this resource",
-    ))
+    state.write(Answer::scim(StatusCode::METHOD_NOT_ALLOWED, "this method is not for this resource"))
 }
 
 async fn not_found(state: axum::extract::State<Org>) -> Response {

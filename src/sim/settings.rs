@@ -145,10 +145,7 @@ impl FromStr for PasswordForm {
         match text {
             "sha256" => Ok(Self::Sha256),
             "plaintext" => Ok(Self::Plaintext),
-            _ => Err(ChoiceError {
-                got: text.to_owned(),
-                choices: "sha256, plaintext",
-            }),
+            _ => Err(ChoiceError { got: text.to_owned(), choices: "sha256, plaintext" }),
         }
     }
 }
@@ -160,10 +157,7 @@ impl FromStr for ExtensionForm {
         match text {
             "envelope" => Ok(Self::Envelope),
             "urn" => Ok(Self::Urn),
-            _ => Err(ChoiceError {
-                got: text.to_owned(),
-                choices: "envelope, urn",
-            }),
+            _ => Err(ChoiceError { got: text.to_owned(), choices: "envelope, urn" }),
         }
     }
 }

@@ -92,22 +92,11 @@ impl Connection {
         }
         let closed = server.child_token();
         let closing = Box::pin(closed.clone().cancelled_owned());
-        Self {
-            stream,
-            wire: Wire {
-                closed,
-                server: server.clone(),
-            },
-            closing,
-        }
+        Self { stream, wire: Wire { closed, server: server.clone() }, closing }
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.wire.closed.is_cancelled() {
-            Err(io::ErrorKind::ConnectionAborted.into())
-        } else {
-            Ok(())
-        }
+        if self.wire.closed.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 

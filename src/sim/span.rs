@@ -11,10 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 /// An `Err` says what was wrong with which text.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wanted = "a duration such as 250ms, 60s or 1h 30m";
-    let signed: SignedDuration = text
-        .trim()
-        .parse()
-        .map_err(|error| format!("`{text}` is not {wanted}: {error}"))?;
+    let signed: SignedDuration = text.trim().parse().map_err(|error| format!("`{text}` is not {wanted}: {error}"))?;
     Duration::try_from(signed).map_err(|_| format!("`{text}` is negative; write {wanted}"))
 }
 

@@ -69,11 +69,7 @@ impl Tally {
         stats.last_call_ms = Some(millis);
         self.in_flight += 1;
         stats.peak_in_flight = stats.peak_in_flight.max(self.in_flight);
-        while self
-            .last_minute
-            .front()
-            .is_some_and(|first| now.saturating_sub(*first) >= MINUTE)
-        {
+        while self.last_minute.front().is_some_and(|first| now.saturating_sub(*first) >= MINUTE) {
             self.last_minute.pop_front();
         }
         self.last_minute.push_back(now);
@@ -109,18 +105,9 @@ impl Tally {
     /// The counters so far; those about users are left at zero.
     pub(super) fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
-        stats.by_status = self
-            .statuses
-            .iter()
-            .map(|(status, count)| (status.to_string(), *count))
-            .collect();
+        stats.by_status = self.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect();
         let others = [("hang", self.hung), ("cut", self.cut)];
-        stats.by_status.extend(
-            others
-                .into_iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(k, n)| (k.to_owned(), n)),
-        );
+        stats.by_status.extend(others.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), n)));
         stats
     }
 }
@@ -135,14 +122,7 @@ mod tests {
         for second in [0, 50, 55, 60, 65, 200] {
             tally.arrived(Duration::from_secs(second));
         }
-        assert_eq!(
-            tally.stats().peak_per_minute,
-            4,
-            "50, 55, 60 and 65; 0 and 60 are a minute apart"
-        );
-        assert_eq!(
-            (tally.stats().first_call_ms, tally.stats().last_call_ms),
-            (Some(0), Some(200_000))
-        );
+        assert_eq!(tally.stats().peak_per_minute, 4, "50, 55, 60 and 65; 0 and 60 are a minute apart");
+        assert_eq!((tally.stats().first_call_ms, tally.stats().last_call_ms), (Some(0), Some(200_000)));
     }
 }

@@ -17,8 +17,8 @@ pub enum Format {
     Text,
 }
 
-/// The library that prints whole messages, password and all, when one is returned.
-const NEVER: &str = "lapin::returned_messages";
+/// The library that prints whole messages, password and all, when one is returned. All it logs comes back to us as an error.
+const NEVER: &str = "lapin";
 
 /// Starts logging. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
 /// below that they print frames, headers and bodies. No setting changes that.
@@ -29,22 +29,13 @@ pub fn start(format: Format, filter: Option<&str>, colours: bool) -> Result<(), 
     let filter = EnvFilter::from_str(filter.unwrap_or("info"))?;
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        Format::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .boxed(),
+        Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         Format::Text => layer.with_ansi(colours).boxed(),
     };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter).with_filter(guard()))
-        .try_init()?;
+    tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(guard())).try_init()?;
     std::panic::set_hook(Box::new(|panic| {
         // The place alone: a panic's text may quote a value.
-        let place = panic
-            .location()
-            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         tracing::error!(%place, "panic in the worker's own code; please report it");
     }));
     Ok(())
@@ -65,7 +56,7 @@ fn guard() -> FilterFn {
     filter_fn(may_be_logged)
 }
 
-/// Ours at any level; a library's from WARN up, and never the one that prints messages.
+/// Ours at any level; a library's from WARN up, and never of the one that prints messages.
 fn may_be_logged(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let ours = target == "resetd" || target.starts_with("resetd::");

@@ -18,9 +18,7 @@ const BROKER: &str = "resetd_broker_connected";
 const STOPPED: &str = "resetd_line_stopped";
 
 /// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
-const BUCKETS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-];
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// The process's metrics, recorded from the first call on.
 ///
@@ -49,10 +47,7 @@ fn describe() {
         PERMIT_SECONDS,
         "How long a try waited for its permit: limiter, pauses and stopped line together"
     );
-    describe_counter!(
-        PAUSES,
-        "Pauses of all the org's calls, after a 429 or a 503 with Retry-After"
-    );
+    describe_counter!(PAUSES, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
     describe_counter!(TOKENS, "Token requests, by org and result");
     describe_gauge!(BROKER, "1 while both connections to the broker stand");
     describe_gauge!(
@@ -109,10 +104,7 @@ impl InFlight {
     /// One more.
     pub fn enter(org: &str, lane: Lane) -> Self {
         metrics::gauge!(IN_FLIGHT, "org" => org.to_owned(), "lane" => lane.as_str()).increment(1.0);
-        Self {
-            org: org.to_owned(),
-            lane,
-        }
+        Self { org: org.to_owned(), lane }
     }
 }
 

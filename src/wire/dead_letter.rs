@@ -27,32 +27,15 @@ pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> 
         headers.insert(name.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
-    let detail: String = outcome
-        .detail
-        .as_deref()
-        .unwrap_or_default()
-        .chars()
-        .take(MAX_DETAIL)
-        .collect();
-    say(
-        "resetd-reason",
-        text(outcome.reason.map_or("", |reason| reason.as_str())),
-    );
+    let detail: String = outcome.detail.as_deref().unwrap_or_default().chars().take(MAX_DETAIL).collect();
+    say("resetd-reason", text(outcome.reason.map_or("", |reason| reason.as_str())));
     say("resetd-detail", text(&detail));
-    say(
-        "resetd-status",
-        outcome
-            .status
-            .map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())),
-    );
+    say("resetd-status", outcome.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
     say("resetd-attempts", AMQPValue::LongLongInt(outcome.attempts.into()));
     say("resetd-password-set", text(outcome.password_set.as_str()));
     say("resetd-lane", text(outcome.lane.as_str()));
     say("resetd-dead-at", text(&moment(outcome.finished_at)));
-    (
-        redact::body(body),
-        kept(properties).with_headers(headers).with_delivery_mode(2),
-    )
+    (redact::body(body), kept(properties).with_headers(headers).with_delivery_mode(2))
 }
 
 /// The properties that survive: all but `expiration` and `user_id`.
@@ -118,14 +101,8 @@ mod tests {
             .with_timestamp(7);
         let (body, properties) = message(br#"{"password":"hunter2"}"#, &came, &outcome());
         assert_eq!(body, br#"{"password":true}"#);
-        let names: Vec<_> = properties
-            .headers()
-            .as_ref()
-            .unwrap()
-            .inner()
-            .keys()
-            .map(|k| k.as_str().to_owned())
-            .collect();
+        let names: Vec<_> =
+            properties.headers().as_ref().unwrap().inner().keys().map(|k| k.as_str().to_owned()).collect();
         assert_eq!(
             names,
             [
@@ -142,10 +119,7 @@ mod tests {
         );
         assert!(properties.expiration().is_none() && properties.user_id().is_none());
         assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "j");
-        assert_eq!(
-            (properties.timestamp(), properties.delivery_mode()),
-            (&Some(7), &Some(2))
-        );
+        assert_eq!((properties.timestamp(), properties.delivery_mode()), (&Some(7), &Some(2)));
         let AMQPValue::LongString(detail) = &properties.headers().as_ref().unwrap().inner()["resetd-detail"] else {
             panic!()
         };

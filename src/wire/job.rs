@@ -36,18 +36,11 @@ pub struct Invalid {
 
 impl Invalid {
     fn job(detail: impl Into<String>) -> Self {
-        Self {
-            reason: Reason::InvalidJob,
-            detail: detail.into(),
-            user: None,
-        }
+        Self { reason: Reason::InvalidJob, detail: detail.into(), user: None }
     }
 
     fn about(self, user: &UserId) -> Self {
-        Self {
-            user: Some(user.clone()),
-            ..self
-        }
+        Self { user: Some(user.clone()), ..self }
     }
 }
 
@@ -63,10 +56,7 @@ impl From<Refusal> for Invalid {
 /// Where it is no valid job; see [`Invalid`].
 pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     if body.len() > MAX_BODY {
-        return Err(Invalid::job(format!(
-            "body: it has {} bytes; it must have at most {MAX_BODY}",
-            body.len()
-        )));
+        return Err(Invalid::job(format!("body: it has {} bytes; it must have at most {MAX_BODY}", body.len())));
     }
     let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
     if let Some(problem) = fields.problem {
@@ -82,11 +72,7 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
         Ok((email, attributes))
     };
     let (email, attributes) = rest().map_err(|invalid: Invalid| invalid.about(&user))?;
-    Ok(Intent::Reset(Reset {
-        user,
-        email,
-        attributes,
-    }))
+    Ok(Intent::Reset(Reset { user, email, attributes }))
 }
 
 /// The top level, its values unread.
@@ -134,17 +120,13 @@ impl<'a> Fields<'a> {
             other => {
                 let known = "userId, password, email, emails and attributes";
                 self.problem.get_or_insert_with(|| {
-                    format!(
-                        "{}: unknown field; a job has {known}; move it under attributes",
-                        short(other)
-                    )
+                    format!("{}: unknown field; a job has {known}; move it under attributes", short(other))
                 });
                 return;
             }
         };
         if place.replace(value).is_some() {
-            self.problem
-                .get_or_insert_with(|| format!("{name}: the field stands twice; it must stand once"));
+            self.problem.get_or_insert_with(|| format!("{name}: the field stands twice; it must stand once"));
         }
     }
 }
@@ -155,20 +137,15 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn not_an_object(body: &[u8], error: &serde_json::Error) -> Invalid {
     use serde_json::error::Category;
-    let place = format!(
-        "line {} column {} of {} bytes",
-        error.line(),
-        error.column(),
-        body.len()
-    );
+    let place = format!("line {} column {} of {} bytes", error.line(), error.column(), body.len());
     match error.classify() {
         Category::Data => Invalid::job("body: it is JSON but not an object; it must be one JSON object"),
         Category::Eof => Invalid::job(format!(
             "body: it is not JSON: it ends too early at {place}; it must be one JSON object in UTF-8"
         )),
-        Category::Syntax | Category::Io => Invalid::job(format!(
-            "body: it is not JSON: the error is at {place}; it must be one JSON object in UTF-8"
-        )),
+        Category::Syntax | Category::Io => {
+            Invalid::job(format!("body: it is not JSON: the error is at {place}; it must be one JSON object in UTF-8"))
+        }
     }
 }
 
@@ -179,9 +156,7 @@ fn asks_for_reset(password: Option<&RawValue>) -> bool {
 
 fn user_id(value: Option<&RawValue>) -> Result<UserId, Invalid> {
     match text(value) {
-        Text::Absent => Err(Invalid::job(
-            "userId: it is missing; it must be the user's id at Genesys Cloud, as text",
-        )),
+        Text::Absent => Err(Invalid::job("userId: it is missing; it must be the user's id at Genesys Cloud, as text")),
         Text::Other(shape) => Err(Invalid::job(format!("userId: it is {shape}; it must be text"))),
         Text::Given(text) => Ok(UserId::parse(&text)?),
     }
@@ -194,9 +169,9 @@ fn address(email: Option<&RawValue>, emails: Option<&RawValue>, rules: &Rules) -
     };
     match found {
         Text::Given(text) => Ok(EmailAddress::parse(field, &text)?),
-        Text::Other(shape) => Err(Invalid::job(format!(
-            "{field}: it is {shape}; it must be text of the form local@domain"
-        ))),
+        Text::Other(shape) => {
+            Err(Invalid::job(format!("{field}: it is {shape}; it must be text of the form local@domain")))
+        }
         Text::Absent => rules.fallback.clone().ok_or_else(|| Invalid {
             reason: Reason::NoAddress,
             detail: "email: it is missing, emails[0].value too, and notification.fallback_address is not set".into(),
@@ -215,12 +190,8 @@ fn first_of(emails: Option<&RawValue>) -> Result<Text, Invalid> {
     let Some(emails) = emails.filter(|raw| raw.get() != "null") else {
         return Ok(Text::Absent);
     };
-    let shape = || {
-        Invalid::job(format!(
-            "emails: it is {}; it must be a list of objects with a value",
-            shape_of(emails.get())
-        ))
-    };
+    let shape =
+        || Invalid::job(format!("emails: it is {}; it must be a list of objects with a value", shape_of(emails.get())));
     let list: Vec<&RawValue> = serde_json::from_str(emails.get()).map_err(|_| shape())?;
     let Some(first) = list.first() else {
         return Ok(Text::Absent);
@@ -233,37 +204,22 @@ fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<V
     let Some(value) = value.filter(|raw| raw.get() != "null") else {
         return Ok(Vec::new());
     };
-    let shape = || {
-        Invalid::job(format!(
-            "attributes: it is {}; it must be an object",
-            shape_of(value.get())
-        ))
-    };
+    let shape = || Invalid::job(format!("attributes: it is {}; it must be an object", shape_of(value.get())));
     let Pairs(pairs) = serde_json::from_str(value.get()).map_err(|_| shape())?;
     let mut attributes: Vec<Attribute> = Vec::with_capacity(pairs.len());
     for (name, json) in pairs {
         let name = AttributeName::parse(&name)?;
         if attributes.iter().any(|seen| seen.name == name) {
-            return Err(Invalid::job(format!(
-                "attributes: {} stands twice; it must stand once",
-                short(name.as_str())
-            )));
+            return Err(Invalid::job(format!("attributes: {} stands twice; it must stand once", short(name.as_str()))));
         }
         if !allowed.allow(&name) {
             let detail = format!(
                 "attributes: {} is not allowed; wire.allowed_attributes lists what is, and the password is never an attribute",
                 short(name.as_str())
             );
-            return Err(Invalid {
-                reason: Reason::AttributeNotAllowed,
-                detail,
-                user: None,
-            });
+            return Err(Invalid { reason: Reason::AttributeNotAllowed, detail, user: None });
         }
-        attributes.push(Attribute {
-            name,
-            json: json.get().to_owned(),
-        });
+        attributes.push(Attribute { name, json: json.get().to_owned() });
     }
     Ok(attributes)
 }
@@ -325,11 +281,7 @@ fn shape_of(json: &str) -> &'static str {
 /// A name from outside, fit for one line of text.
 fn short(name: &str) -> String {
     let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
-    if name.chars().count() > 64 {
-        format!("\"{shown}…\"")
-    } else {
-        format!("\"{shown}\"")
-    }
+    if name.chars().count() > 64 { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
 }
 
 #[cfg(test)]
@@ -338,10 +290,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rules() -> Rules {
-        Rules {
-            allowed: AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]),
-            fallback: None,
-        }
+        Rules { allowed: AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]), fallback: None }
     }
 
     fn reset(body: &str) -> Reset {
@@ -364,18 +313,8 @@ mod tests {
             r#"{"userId":"u-1","password":true,"email":"a@example.com","attributes":{"title":"Agent","genesys:routingLanguages":[{"value":"en"}]}}"#,
         );
         assert_eq!((job.user.as_str(), job.email.as_str()), ("u-1", "a@example.com"));
-        let names: Vec<_> = job
-            .attributes
-            .iter()
-            .map(|a| (a.name.as_str(), a.json.as_str()))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("title", "\"Agent\""),
-                ("genesys:routingLanguages", r#"[{"value":"en"}]"#)
-            ]
-        );
+        let names: Vec<_> = job.attributes.iter().map(|a| (a.name.as_str(), a.json.as_str())).collect();
+        assert_eq!(names, [("title", "\"Agent\""), ("genesys:routingLanguages", r#"[{"value":"en"}]"#)]);
     }
 
     #[test]
@@ -403,39 +342,20 @@ mod tests {
             "x@y"
         );
         assert_eq!(
-            reset(r#"{"userId":"u","password":1,"email":null,"emails":[{"value":"x@y"}]}"#)
-                .email
-                .as_str(),
+            reset(r#"{"userId":"u","password":1,"email":null,"emails":[{"value":"x@y"}]}"#).email.as_str(),
             "x@y"
         );
-        assert_eq!(
-            reset(r#"{"userId":"u","password":1,"email":"","emails":[{"value":"x@y"}]}"#)
-                .email
-                .as_str(),
-            "x@y"
-        );
-        assert_eq!(
-            reset(r#"{"userId":"u","password":1,"email":"a@b","emails":7}"#)
-                .email
-                .as_str(),
-            "a@b"
-        );
+        assert_eq!(reset(r#"{"userId":"u","password":1,"email":"","emails":[{"value":"x@y"}]}"#).email.as_str(), "x@y");
+        assert_eq!(reset(r#"{"userId":"u","password":1,"email":"a@b","emails":7}"#).email.as_str(), "a@b");
     }
 
     #[test]
     fn a_fallback_stands_in_for_nobody_but_not_for_a_bad_address() {
-        let rules = Rules {
-            fallback: EmailAddress::parse("f", "desk@example.com").ok(),
-            ..rules()
-        };
-        let Ok(Intent::Reset(job)) = parse(br#"{"userId":"u","password":1,"emails":[]}"#, &rules) else {
-            panic!()
-        };
+        let rules = Rules { fallback: EmailAddress::parse("f", "desk@example.com").ok(), ..rules() };
+        let Ok(Intent::Reset(job)) = parse(br#"{"userId":"u","password":1,"emails":[]}"#, &rules) else { panic!() };
         assert_eq!(job.email.as_str(), "desk@example.com");
         assert_eq!(
-            parse(br#"{"userId":"u","password":1,"email":"nobody"}"#, &rules)
-                .unwrap_err()
-                .reason,
+            parse(br#"{"userId":"u","password":1,"email":"nobody"}"#, &rules).unwrap_err().reason,
             Reason::InvalidJob
         );
     }
@@ -452,48 +372,20 @@ mod tests {
         refused(r#"{"password":1,"password":2}"#, InvalidJob, "twice");
         refused(r#"{"password":1}"#, InvalidJob, "userId: it is missing");
         refused(r#"{"password":1,"userId":7}"#, InvalidJob, "userId: it is a number");
-        refused(
-            r#"{"password":1,"userId":"a/hunter2"}"#,
-            InvalidJob,
-            "userId: character 2",
-        );
+        refused(r#"{"password":1,"userId":"a/hunter2"}"#, InvalidJob, "userId: character 2");
         refused(r#"{"password":1,"userId":"u"}"#, NoAddress, "fallback_address");
         refused(r#"{"password":1,"userId":"u","emails":[{}]}"#, NoAddress, "emails[0]");
-        refused(
-            r#"{"password":1,"userId":"u","email":"hunter2"}"#,
-            InvalidJob,
-            "email: it has no @",
-        );
-        refused(
-            r#"{"password":1,"userId":"u","email":{"hunter2":1}}"#,
-            InvalidJob,
-            "email: it is an object",
-        );
-        refused(
-            r#"{"password":1,"userId":"u","emails":"hunter2"}"#,
-            InvalidJob,
-            "emails: it is text",
-        );
-        refused(
-            r#"{"password":1,"userId":"u","emails":[{"value":"hunter2"}]}"#,
-            InvalidJob,
-            "emails[0].value",
-        );
+        refused(r#"{"password":1,"userId":"u","email":"hunter2"}"#, InvalidJob, "email: it has no @");
+        refused(r#"{"password":1,"userId":"u","email":{"hunter2":1}}"#, InvalidJob, "email: it is an object");
+        refused(r#"{"password":1,"userId":"u","emails":"hunter2"}"#, InvalidJob, "emails: it is text");
+        refused(r#"{"password":1,"userId":"u","emails":[{"value":"hunter2"}]}"#, InvalidJob, "emails[0].value");
         refused(
             r#"{"password":1,"userId":"u","email":"a@b","attributes":["hunter2"]}"#,
             InvalidJob,
             "attributes: it is a list",
         );
-        refused(
-            r#"{"password":1,"userId":"u","email":"a@b","attributes":{"title":1,"title":2}}"#,
-            InvalidJob,
-            "twice",
-        );
-        refused(
-            r#"{"password":1,"userId":"u","email":"a@b","attributes":{"":1}}"#,
-            InvalidJob,
-            "empty",
-        );
+        refused(r#"{"password":1,"userId":"u","email":"a@b","attributes":{"title":1,"title":2}}"#, InvalidJob, "twice");
+        refused(r#"{"password":1,"userId":"u","email":"a@b","attributes":{"":1}}"#, InvalidJob, "empty");
         refused(
             r#"{"password":1,"userId":"u","email":"a@b","attributes":{"manager":"hunter2"}}"#,
             AttributeNotAllowed,

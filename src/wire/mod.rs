@@ -29,9 +29,7 @@ fn json(message: &impl serde::Serialize) -> Zeroizing<Vec<u8>> {
 
 /// JSON that outlives a restart of the broker.
 fn persistent() -> BasicProperties {
-    BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_delivery_mode(2)
+    BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2)
 }
 
 /// A text cut to what an AMQP short string holds: 255 bytes.

@@ -65,10 +65,8 @@ pub fn record(outcome: &Outcome) -> (Vec<u8>, BasicProperties) {
     if let Some(asked_at) = outcome.asked_at {
         headers.insert(ASKED_AT.into(), AMQPValue::LongLongInt(asked_at.as_second()));
     }
-    let properties = persistent()
-        .with_type("outcome".into())
-        .with_correlation_id(short(outcome.job.as_str()))
-        .with_headers(headers);
+    let properties =
+        persistent().with_type("outcome".into()).with_correlation_id(short(outcome.job.as_str())).with_headers(headers);
     (json(&twin(outcome)).to_vec(), properties)
 }
 
@@ -79,12 +77,5 @@ pub fn reply(outcome: &Outcome, correlation_id: Option<&str>, response: Option<&
     if let Some(id) = correlation_id {
         properties = properties.with_correlation_id(short(id));
     }
-    (
-        json(&Reply {
-            record: twin(outcome),
-            scim_response: response,
-        })
-        .to_vec(),
-        properties,
-    )
+    (json(&Reply { record: twin(outcome), scim_response: response }).to_vec(), properties)
 }

@@ -15,11 +15,7 @@ const MAX_BATCH: usize = 255;
 
 /// The job's id: its `message_id`, or a name made from what it says.
 pub fn job_id(body: &[u8], properties: &BasicProperties) -> JobId {
-    let given = properties
-        .message_id()
-        .as_ref()
-        .map(|id| id.as_str())
-        .filter(|id| !id.is_empty());
+    let given = properties.message_id().as_ref().map(|id| id.as_str()).filter(|id| !id.is_empty());
     given.map_or_else(|| derived(body, properties), JobId::new)
 }
 
@@ -28,29 +24,16 @@ fn derived(body: &[u8], properties: &BasicProperties) -> JobId {
     let mut hash = Sha256::new();
     hash.update(redact::body(body));
     hash.update([0]);
-    hash.update(
-        properties
-            .timestamp()
-            .map(|seconds| seconds.to_string())
-            .unwrap_or_default(),
-    );
+    hash.update(properties.timestamp().map(|seconds| seconds.to_string()).unwrap_or_default());
     hash.update([0]);
-    hash.update(
-        properties
-            .correlation_id()
-            .as_ref()
-            .map(|id| id.as_str())
-            .unwrap_or_default(),
-    );
+    hash.update(properties.correlation_id().as_ref().map(|id| id.as_str()).unwrap_or_default());
     JobId::new(format!("sha256:{}", hex::encode(hash.finalize())))
 }
 
 /// The properties that a job of ours is published with.
 pub fn job_properties(id: &str, asked_at: Timestamp) -> BasicProperties {
     let seconds = u64::try_from(asked_at.as_second()).unwrap_or_default();
-    super::persistent()
-        .with_message_id(super::short(id))
-        .with_timestamp(seconds)
+    super::persistent().with_message_id(super::short(id)).with_timestamp(seconds)
 }
 
 /// What its producer wished, and a warning where a wish was not taken as it came.
@@ -71,9 +54,7 @@ pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, O
 
 fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<&'static str>) {
     let Some(seconds) = seconds else { return (None, None) };
-    let asked = i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let asked = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     match asked {
         Some(asked) if asked.duration_since(now) <= MAX_AHEAD => (Some(asked), None),
         _ => (
@@ -87,17 +68,13 @@ fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<
 
 fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
     let wrong = |what: &str| {
-        Refusal(format!(
-            "header {name}: it is {what}; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)"
-        ))
+        Refusal(format!("header {name}: it is {what}; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)"))
     };
     match headers.and_then(|headers| headers.inner().get(name)) {
         None | Some(AMQPValue::Void) => Ok(None),
         Some(AMQPValue::Timestamp(seconds)) => {
             let seconds = i64::try_from(*seconds).map_err(|_| wrong("out of range"))?;
-            Timestamp::from_second(seconds)
-                .map(Some)
-                .map_err(|_| wrong("out of range"))
+            Timestamp::from_second(seconds).map(Some).map_err(|_| wrong("out of range"))
         }
         Some(value) => {
             let text = text(value).ok_or_else(|| wrong("not text"))?;
@@ -110,20 +87,14 @@ fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Tim
 
 fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
     let wrong = |what: String| {
-        Refusal(format!(
-            "header batch: it is {what}; it must be text of at most {MAX_BATCH} characters"
-        ))
+        Refusal(format!("header batch: it is {what}; it must be text of at most {MAX_BATCH} characters"))
     };
     match headers.and_then(|headers| headers.inner().get("batch")) {
         None | Some(AMQPValue::Void) => Ok(None),
         Some(value) => {
             let text = text(value).ok_or_else(|| wrong("not text".into()))?;
             let count = text.chars().count();
-            if count > MAX_BATCH {
-                Err(wrong(format!("{count} characters long")))
-            } else {
-                Ok(Some(text.to_owned()))
-            }
+            if count > MAX_BATCH { Err(wrong(format!("{count} characters long"))) } else { Ok(Some(text.to_owned())) }
         }
     }
 }
@@ -132,14 +103,8 @@ fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
 ///
 /// `x-delivery-count` is there from the second delivery on (quorum queues, all versions).
 pub fn deliveries_before(properties: &BasicProperties) -> u64 {
-    let value = properties
-        .headers()
-        .as_ref()
-        .and_then(|headers| headers.inner().get("x-delivery-count"));
-    value
-        .and_then(integer)
-        .and_then(|count| u64::try_from(count).ok())
-        .unwrap_or(0)
+    let value = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    value.and_then(integer).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
 
 /// A text of a header, whichever of AMQP's kinds its client chose.
@@ -154,10 +119,7 @@ fn text(value: &AMQPValue) -> Option<&str> {
 }
 
 /// An integer of a header, whichever of AMQP's widths its sender chose.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "AMQP's own kinds of values, not a decision of ours"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "AMQP's own kinds of values, not a decision of ours")]
 fn integer(value: &AMQPValue) -> Option<i64> {
     match value {
         AMQPValue::ShortShortInt(n) => Some((*n).into()),
@@ -203,19 +165,13 @@ mod tests {
             "the name must not depend on the password"
         );
         assert_ne!(bare, job_id(body, &BasicProperties::default().with_timestamp(1)));
-        assert_ne!(
-            bare,
-            job_id(body, &BasicProperties::default().with_correlation_id("c".into()))
-        );
+        assert_ne!(bare, job_id(body, &BasicProperties::default().with_correlation_id("c".into())));
     }
 
     #[test]
     fn a_timestamp_far_ahead_counts_as_now_with_a_warning() {
         let at = |seconds| asked_at(Some(seconds), now());
-        assert_eq!(
-            at(1_800_000_000 - 86_400).0,
-            Timestamp::from_second(1_800_000_000 - 86_400).ok()
-        );
+        assert_eq!(at(1_800_000_000 - 86_400).0, Timestamp::from_second(1_800_000_000 - 86_400).ok());
         assert_eq!(at(1_800_000_300), (Timestamp::from_second(1_800_000_300).ok(), None));
         assert_eq!(at(1_800_000_301).0, Some(now()));
         assert!(at(1_800_000_000_000).1.is_some(), "milliseconds taken for seconds");
@@ -230,31 +186,17 @@ mod tests {
         assert_eq!(read(text_of("2027-01-15T09:00:00+01:00")), Ok(Some(now())));
         assert_eq!(read(AMQPValue::Timestamp(1_800_000_000)), Ok(Some(now())));
         assert_eq!(read(AMQPValue::Void), Ok(None));
-        for bad in [
-            text_of("tomorrow"),
-            text_of("2027-01-15"),
-            AMQPValue::Boolean(true),
-            AMQPValue::LongLongInt(5),
-        ] {
+        for bad in [text_of("tomorrow"), text_of("2027-01-15"), AMQPValue::Boolean(true), AMQPValue::LongLongInt(5)] {
             let refusal = read(bad).unwrap_err().to_string();
-            assert!(
-                refusal.contains("not-after") && !refusal.contains("tomorrow"),
-                "{refusal}"
-            );
+            assert!(refusal.contains("not-after") && !refusal.contains("tomorrow"), "{refusal}");
         }
     }
 
     #[test]
     fn the_delivery_count_is_read_in_any_width() {
         assert_eq!(deliveries_before(&BasicProperties::default()), 0);
-        assert_eq!(
-            deliveries_before(&with("x-delivery-count", AMQPValue::LongLongInt(19))),
-            19
-        );
-        assert_eq!(
-            deliveries_before(&with("x-delivery-count", AMQPValue::ShortShortUInt(3))),
-            3
-        );
+        assert_eq!(deliveries_before(&with("x-delivery-count", AMQPValue::LongLongInt(19))), 19);
+        assert_eq!(deliveries_before(&with("x-delivery-count", AMQPValue::ShortShortUInt(3))), 3);
         assert_eq!(deliveries_before(&with("x-delivery-count", text_of("3"))), 0);
     }
 }

@@ -76,9 +76,7 @@ impl Scrubber {
 
     /// The text without any of the secrets.
     pub fn text(&self, text: &str) -> String {
-        self.0
-            .iter()
-            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), REMOVED))
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), REMOVED))
     }
 
     /// The JSON without any of the secrets, in keys and values, and without what stands under a key that speaks of one.
@@ -91,11 +89,9 @@ impl Scrubber {
         match value {
             Value::String(text) => Value::String(self.text(&text)),
             Value::Array(list) => Value::Array(list.into_iter().map(|value| self.strings(value)).collect()),
-            Value::Object(map) => Value::Object(
-                map.into_iter()
-                    .map(|(key, value)| (self.text(&key), self.strings(value)))
-                    .collect(),
-            ),
+            Value::Object(map) => {
+                Value::Object(map.into_iter().map(|(key, value)| (self.text(&key), self.strings(value))).collect())
+            }
             other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
         }
     }
@@ -111,28 +107,16 @@ mod tests {
 
     #[test]
     fn what_stands_under_a_secret_key_becomes_true_at_any_depth() {
-        check(
-            r#"{"userId":"u","password":"hunter2"}"#,
-            r#"{"userId":"u","password":true}"#,
-        );
+        check(r#"{"userId":"u","password":"hunter2"}"#, r#"{"userId":"u","password":true}"#);
         check(
             r#"{"password":0,"Passwd":"x","myPWD":[1],"clientSecret":{"a":1}}"#,
             r#"{"password":true,"Passwd":true,"myPWD":true,"clientSecret":true}"#,
         );
-        check(
-            r#"{"a":[{"b":{"PASSWORD_new":"hunter2"}}]}"#,
-            r#"{"a":[{"b":{"PASSWORD_new":true}}]}"#,
-        );
-        check(
-            r#"{"password":null,"pwd":false,"secret":""}"#,
-            r#"{"password":null,"pwd":false,"secret":""}"#,
-        );
+        check(r#"{"a":[{"b":{"PASSWORD_new":"hunter2"}}]}"#, r#"{"a":[{"b":{"PASSWORD_new":true}}]}"#);
+        check(r#"{"password":null,"pwd":false,"secret":""}"#, r#"{"password":null,"pwd":false,"secret":""}"#);
         check(r#"{"pass\u0077ord":"hunter2"}"#, r#"{"password":true}"#);
         check(r#"["password"]"#, r#"["password"]"#);
-        check(
-            r#"{"z":1,"a":2.50,"n":12345678901234567890}"#,
-            r#"{"z":1,"a":2.50,"n":12345678901234567890}"#,
-        );
+        check(r#"{"z":1,"a":2.50,"n":12345678901234567890}"#, r#"{"z":1,"a":2.50,"n":12345678901234567890}"#);
     }
 
     #[test]
@@ -141,10 +125,7 @@ mod tests {
         check("{\"Password\": hunter2", "");
         check("{\"pass\\u0077ord\": hunter2", "");
         check("my pwd is hunter2", "");
-        let utf16: Vec<u8> = "{\"password\":\"hunter2\""
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
+        let utf16: Vec<u8> = "{\"password\":\"hunter2\"".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(body(&utf16).is_empty());
         assert!(body(&vec![b'x'; MAX_BODY + 1]).is_empty());
     }
@@ -156,9 +137,6 @@ mod tests {
         scrubber.add("");
         assert_eq!(scrubber.text("no hunter2-long here"), "no [redacted] here");
         let json = serde_json::json!({"hunter2-long": ["x hunter2-long", {"password": "other"}], "n": 1});
-        assert_eq!(
-            scrubber.json(json).to_string(),
-            r#"{"[redacted]":["x [redacted]",{"password":true}],"n":1}"#
-        );
+        assert_eq!(scrubber.json(json).to_string(), r#"{"[redacted]":["x [redacted]",{"password":true}],"n":1}"#);
     }
 }

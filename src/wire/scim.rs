@@ -43,11 +43,7 @@ enum Value<'a> {
 }
 
 fn replace<'a>(path: String, value: Value<'a>) -> Operation<'a> {
-    Operation {
-        op: "replace",
-        path,
-        value,
-    }
+    Operation { op: "replace", path, value }
 }
 
 /// The body that sets the password and the attributes beside it. The bytes zero themselves.
@@ -69,19 +65,9 @@ pub fn patch(
             (Some(bare), ExtensionForm::Urn) => operations.push(replace(format!("{URN}:{bare}"), value)),
         }
     }
-    let extensions = if envelope.is_empty() {
-        Vec::new()
-    } else {
-        vec![Extension {
-            schema: ENVELOPE,
-            operations: envelope,
-        }]
-    };
-    Ok(json(&Patch {
-        schemas: [PATCH_OP],
-        operations,
-        extensions,
-    }))
+    let extensions =
+        if envelope.is_empty() { Vec::new() } else { vec![Extension { schema: ENVELOPE, operations: envelope }] };
+    Ok(json(&Patch { schemas: [PATCH_OP], operations, extensions }))
 }
 
 /// What an error's body says, of both kinds: SCIM's (`scimType`, `detail`) and the platform's (`code`, `message`).
@@ -104,9 +90,7 @@ pub struct ErrorBody {
 
 /// Text, or nothing where something else stands there: one odd field must not hide the others.
 fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(serde_json::Value::deserialize(deserializer)?
-        .as_str()
-        .map(str::to_owned))
+    Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
 
 impl ErrorBody {
@@ -118,12 +102,7 @@ impl ErrorBody {
     /// Both halves in one line, or `None` where the body said nothing.
     pub fn line(&self) -> Option<String> {
         let parts = [&self.scim_type, &self.detail, &self.code, &self.message];
-        let said: Vec<&str> = parts
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .filter(|part| !part.is_empty())
-            .collect();
+        let said: Vec<&str> = parts.into_iter().flatten().map(String::as_str).filter(|part| !part.is_empty()).collect();
         (!said.is_empty()).then(|| said.join(": "))
     }
 }
@@ -134,10 +113,7 @@ mod tests {
     use crate::domain::job::AttributeName;
 
     fn attribute(name: &str, json: &str) -> Attribute {
-        Attribute {
-            name: AttributeName::parse(name).unwrap(),
-            json: json.into(),
-        }
+        Attribute { name: AttributeName::parse(name).unwrap(), json: json.into() }
     }
 
     fn body(attributes: &[Attribute], form: ExtensionForm) -> String {

@@ -31,11 +31,7 @@ impl Granted {
     pub fn missing<'a>(&self, required: &'a [String]) -> Vec<&'a str> {
         let Some(scope) = &self.scope else { return Vec::new() };
         let has = |wanted: &&str| scope.split([' ', ',']).any(|given| given == *wanted);
-        required
-            .iter()
-            .map(String::as_str)
-            .filter(|wanted| !has(wanted))
-            .collect()
+        required.iter().map(String::as_str).filter(|wanted| !has(wanted)).collect()
     }
 }
 
@@ -51,16 +47,8 @@ pub struct Refused {
 impl Refused {
     /// `error: description`, or nothing where the body said nothing.
     pub fn line(&self) -> String {
-        let description = if self.description.is_empty() {
-            &self.error_description
-        } else {
-            &self.description
-        };
-        [self.error.as_str(), description]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join(": ")
+        let description = if self.description.is_empty() { &self.error_description } else { &self.description };
+        [self.error.as_str(), description].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
     }
 
     /// Whether it is the client that is refused, and not this one request.
@@ -85,22 +73,13 @@ mod tests {
     #[test]
     fn missing_scopes_are_named_only_where_the_answer_has_scopes() {
         let granted = |scope: &str| -> Granted {
-            serde_json::from_str(&format!(
-                r#"{{"access_token":"t","token_type":"bearer","expires_in":60{scope}}}"#
-            ))
-            .unwrap()
+            serde_json::from_str(&format!(r#"{{"access_token":"t","token_type":"bearer","expires_in":60{scope}}}"#))
+                .unwrap()
         };
         let required = ["scim:users:write".to_owned(), "users".to_owned()];
         assert!(granted("").missing(&required).is_empty());
-        assert!(
-            granted(r#","scope":"users scim:users:write""#)
-                .missing(&required)
-                .is_empty()
-        );
-        assert_eq!(
-            granted(r#","scope":"users scim:users""#).missing(&required),
-            ["scim:users:write"]
-        );
+        assert!(granted(r#","scope":"users scim:users:write""#).missing(&required).is_empty());
+        assert_eq!(granted(r#","scope":"users scim:users""#).missing(&required), ["scim:users:write"]);
     }
 
     #[test]

@@ -34,15 +34,8 @@ impl Broker {
             .expect("scripts/broker runs");
         let stdin = script.stdin.take().unwrap();
         let mut stdout = BufReader::new(script.stdout.take().unwrap());
-        let url = answer(&mut stdout)
-            .strip_prefix("ready ")
-            .expect("scripts/broker says ready")
-            .to_owned();
-        Broker {
-            url,
-            pipe: Mutex::new(Some((stdin, stdout))),
-            script,
-        }
+        let url = answer(&mut stdout).strip_prefix("ready ").expect("scripts/broker says ready").to_owned();
+        Broker { url, pipe: Mutex::new(Some((stdin, stdout))), script }
     }
 
     /// `kill`, `stop`, `start`, `pause`, `resume` or `ctl …`: see `scripts/broker`. Waits until it is done.

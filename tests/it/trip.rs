@@ -10,17 +10,10 @@ async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {
     let mut outcomes = world.outcomes().await;
     let mut emails = world.tap("emails").await;
     let channel = world.channel().await;
-    let queue = channel
-        .queue_declare("".into(), crate::world::exclusive(), Default::default())
-        .await
-        .unwrap();
+    let queue = channel.queue_declare("".into(), crate::world::exclusive(), Default::default()).await.unwrap();
     let mut replies = crate::world::Tap::of(&channel, queue.name().as_str()).await;
-    let properties = named("job-1")
-        .with_reply_to(queue.name().clone())
-        .with_correlation_id("corr".into());
-    world
-        .publish("main", reset_body("u-1").to_string().as_bytes(), properties)
-        .await;
+    let properties = named("job-1").with_reply_to(queue.name().clone()).with_correlation_id("corr".into());
+    world.publish("main", reset_body("u-1").to_string().as_bytes(), properties).await;
 
     let mail = emails.next().await;
     let said = mail.json();
@@ -33,12 +26,7 @@ async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {
         format!("Your temporary password is: {password}. Please log in and change it immediately.")
     );
     assert_eq!(said["subject"], "Genesys Cloud Temporary Password Reset");
-    for (field, value) in [
-        ("jobId", "job-1"),
-        ("org", "main"),
-        ("userId", "u-1"),
-        ("to", "u-1@example.com"),
-    ] {
+    for (field, value) in [("jobId", "job-1"), ("org", "main"), ("userId", "u-1"), ("to", "u-1@example.com")] {
         assert_eq!(said[field], value);
     }
     said["issuedAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
@@ -55,12 +43,7 @@ async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {
     assert_eq!(outcome.routing_key, "main.succeeded");
     assert_eq!(outcome.properties.kind().as_ref().unwrap().as_str(), "outcome");
     let mut record = outcome.json();
-    record["finishedAt"]
-        .take()
-        .as_str()
-        .unwrap()
-        .parse::<jiff::Timestamp>()
-        .unwrap();
+    record["finishedAt"].take().as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(
         record,
         json!({"jobId": "job-1", "org": "main", "lane": "interactive", "userId": "u-1", "batch": null, "outcome": "succeeded",
@@ -71,10 +54,7 @@ async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {
     let reply = replies.next().await;
     assert_eq!(reply.properties.correlation_id().as_ref().unwrap().as_str(), "corr");
     let said = reply.json();
-    assert_eq!(
-        (&said["outcome"], &said["scimResponse"]["id"]),
-        (&json!("succeeded"), &json!("u-1"))
-    );
+    assert_eq!((&said["outcome"], &said["scimResponse"]["id"]), (&json!("succeeded"), &json!("u-1")));
     assert_eq!(world.depth("resets.main").await, 0);
 }
 

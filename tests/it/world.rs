@@ -58,12 +58,7 @@ impl Plan {
 
     pub fn at(amqp_url: &str) -> Self {
         let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
-        Self {
-            amqp_url: amqp_url.to_owned(),
-            prefix,
-            config: String::new(),
-            orgs: Vec::new(),
-        }
+        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new() }
     }
 
     /// Lays TOML over the quick configuration.
@@ -91,11 +86,7 @@ impl Plan {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let base = format!("http://{}", listener.local_addr().unwrap());
             let (id, secret) = (settings.client_id.clone(), settings.client_secret.expose().to_owned());
-            let rate = if keys.contains("rate_per_minute") {
-                ""
-            } else {
-                "rate_per_minute = 60000\n"
-            };
+            let rate = if keys.contains("rate_per_minute") { "" } else { "rate_per_minute = 60000\n" };
             sections += &format!(
                 "[orgs.{name}]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\nclient_id = {id:?}\nclient_secret = {secret:?}\n{rate}{keys}\n"
             );
@@ -106,15 +97,7 @@ impl Plan {
         }
         let connection = connect(&self.amqp_url).await;
         let config = format!("{sections}\n{}", self.config);
-        World {
-            amqp_url: self.amqp_url,
-            prefix: self.prefix,
-            config,
-            orgs,
-            connection,
-            shutdown,
-            worker: None,
-        }
+        World { amqp_url: self.amqp_url, prefix: self.prefix, config, orgs, connection, shutdown, worker: None }
     }
 
     /// Starts the orgs and a worker, and waits until it is ready.
@@ -128,10 +111,7 @@ impl Plan {
 
 /// An org without a quota.
 pub fn unlimited() -> sim::Settings {
-    sim::Settings {
-        quota: 0,
-        ..sim::Settings::default()
-    }
+    sim::Settings { quota: 0, ..sim::Settings::default() }
 }
 
 pub async fn connect(url: &str) -> Connection {
@@ -182,11 +162,7 @@ impl World {
             self.amqp_url, self.prefix
         );
         let mut paths = Vec::new();
-        for (name, text) in [
-            ("quick.toml", QUICK),
-            ("broker.toml", &broker),
-            ("test.toml", &self.config),
-        ] {
+        for (name, text) in [("quick.toml", QUICK), ("broker.toml", &broker), ("test.toml", &self.config)] {
             let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();
             paths.push(path);
@@ -215,10 +191,7 @@ impl World {
     pub async fn stop_worker(&mut self) -> anyhow::Result<()> {
         let worker = self.worker.take().expect("a worker was started");
         worker.shutdown.cancel();
-        tokio::time::timeout(LIMIT, worker.task)
-            .await
-            .expect("the worker ends")
-            .unwrap()
+        tokio::time::timeout(LIMIT, worker.task).await.expect("the worker ends").unwrap()
     }
 
     pub async fn readyz(&self) -> (u16, Value) {
@@ -227,10 +200,7 @@ impl World {
     }
 
     pub async fn ready(&self) {
-        eventually("the worker is ready", async || {
-            (self.readyz().await.0 == 200).then_some(())
-        })
-        .await;
+        eventually("the worker is ready", async || (self.readyz().await.0 == 200).then_some(())).await;
     }
 
     pub fn sim(&self, org: &str) -> &sim::Org {
@@ -258,10 +228,7 @@ impl World {
     }
 
     pub async fn publish_on(&self, channel: &Channel, key: &str, body: &[u8], properties: BasicProperties) {
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirm = channel
             .basic_publish(
                 self.named("resets").as_str().into(),
@@ -277,8 +244,7 @@ impl World {
 
     /// One reset of `user` under the id `job`.
     pub async fn reset(&self, key: &str, user: &str, job: &str) {
-        self.publish(key, reset_body(user).to_string().as_bytes(), named(job))
-            .await;
+        self.publish(key, reset_body(user).to_string().as_bytes(), named(job)).await;
     }
 
     /// A consumer of a queue (its name without the prefix) that acks what it gets.
@@ -289,10 +255,7 @@ impl World {
     /// A consumer of outcomes, from now on.
     pub async fn outcomes(&self) -> Tap {
         let channel = self.channel().await;
-        let queue = channel
-            .queue_declare("".into(), exclusive(), FieldTable::default())
-            .await
-            .unwrap();
+        let queue = channel.queue_declare("".into(), exclusive(), FieldTable::default()).await.unwrap();
         let name = queue.name().clone();
         channel
             .queue_bind(
@@ -309,35 +272,21 @@ impl World {
 
     /// How many messages are ready in a queue.
     pub async fn depth(&self, queue: &str) -> u32 {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let channel = self.channel().await;
-        let found = channel
-            .queue_declare(self.named(queue).as_str().into(), options, FieldTable::default())
-            .await
-            .unwrap();
+        let found =
+            channel.queue_declare(self.named(queue).as_str().into(), options, FieldTable::default()).await.unwrap();
         found.message_count()
     }
 
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
-        reqwest::get(format!("{}/metrics", self.worker().http))
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
+        reqwest::get(format!("{}/metrics", self.worker().http)).await.unwrap().text().await.unwrap()
     }
 }
 
 pub fn exclusive() -> QueueDeclareOptions {
-    QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    }
+    QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() }
 }
 
 pub fn reset_body(user: &str) -> Value {
@@ -404,19 +353,12 @@ impl Tap {
             .basic_consume(
                 queue.into(),
                 "".into(),
-                BasicConsumeOptions {
-                    no_ack: true,
-                    ..BasicConsumeOptions::default()
-                },
+                BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() },
                 FieldTable::default(),
             )
             .await
             .unwrap();
-        Self {
-            name: queue.to_owned(),
-            consumer,
-            _channel: channel.clone(),
-        }
+        Self { name: queue.to_owned(), consumer, _channel: channel.clone() }
     }
 
     pub async fn next(&mut self) -> Taken {
@@ -425,11 +367,7 @@ impl Tap {
             .unwrap_or_else(|_| panic!("nothing came from {} within {LIMIT:?}", self.name))
             .expect("the consumer lives")
             .unwrap();
-        Taken {
-            body: delivery.data,
-            properties: delivery.properties,
-            routing_key: delivery.routing_key.to_string(),
-        }
+        Taken { body: delivery.data, properties: delivery.properties, routing_key: delivery.routing_key.to_string() }
     }
 
     /// The next `n`.
@@ -448,15 +386,8 @@ pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
         .iter()
         .map(|mail| mail.json())
         .map(|mail| {
-            (
-                mail["userId"].as_str().unwrap().to_owned(),
-                mail["temporaryPassword"].as_str().unwrap().to_owned(),
-            )
+            (mail["userId"].as_str().unwrap().to_owned(), mail["temporaryPassword"].as_str().unwrap().to_owned())
         })
         .collect();
-    newest
-        .into_iter()
-        .filter(|(user, password)| !org.logs_in(user, password))
-        .map(|(user, _)| user)
-        .collect()
+    newest.into_iter().filter(|(user, password)| !org.logs_in(user, password)).map(|(user, _)| user).collect()
 }

@@ -38,12 +38,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
             worked: AtomicBool::new(false),
         }
     });
-    let crew = Crew {
-        config: &config,
-        board: &board,
-        orgs: orgs.collect(),
-        shutdown,
-    };
+    let crew = Crew { config: &config, board: &board, orgs: orgs.collect(), shutdown };
     let worked = crew.work().await;
     health.cancel();
     let _ = serving.await;
@@ -122,19 +117,11 @@ impl Crew<'_> {
         let mut failures = 0;
         loop {
             let begun = tokio::time::Instant::now();
-            let trouble = match session::run(
-                &office.org,
-                link,
-                self.config,
-                self.board,
-                &office.worked,
-                &self.shutdown,
-            )
-            .await
-            {
-                End::Drained => return Ok(()),
-                End::Trouble(trouble) => trouble,
-            };
+            let trouble =
+                match session::run(&office.org, link, self.config, self.board, &office.worked, &self.shutdown).await {
+                    End::Drained => return Ok(()),
+                    End::Trouble(trouble) => trouble,
+                };
             self.out_of_work(office, &trouble);
             if matches!(trouble, Trouble::Mend(_)) && !office.worked.load(Ordering::Relaxed) {
                 self.shutdown.cancel();
@@ -143,11 +130,7 @@ impl Crew<'_> {
             if link.lost().is_cancelled() {
                 return Ok(());
             }
-            failures = if begun.elapsed() > Duration::from_secs(60) {
-                1
-            } else {
-                failures + 1
-            };
+            failures = if begun.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
             tokio::select! {
                 () = self.wait(failures) => {}
                 () = link.lost().cancelled() => return Ok(()),
@@ -163,11 +146,7 @@ impl Crew<'_> {
                 self.board.session(name, Session::Starting(why.clone()));
             }
             Trouble::Mend(why) => {
-                tracing::error!(
-                    org = name,
-                    reason = why,
-                    "not consuming until this is mended; nothing is lost"
-                );
+                tracing::error!(org = name, reason = why, "not consuming until this is mended; nothing is lost");
                 self.board.session(name, Session::Stopped(why.clone()));
             }
         }

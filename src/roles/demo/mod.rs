@@ -1,0 +1,203 @@
+//! `resetd demo`: the whole trip on one machine, from the queue to a password that logs in, against a simulated org that
+//! throttles and fails. It needs a broker, works there under a prefix of its own, and removes what it made.
+
+mod report;
+mod script;
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use lapin::options::{
+    BasicConsumeOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::amqp::link;
+use crate::amqp::names::Names;
+use crate::amqp::publisher::{Message, Publisher};
+use crate::config::{Config, Environment};
+use crate::domain::job::Lane;
+use crate::roles::worker;
+use crate::scim::http_client;
+use crate::sim;
+use crate::wire::properties::job_properties;
+use report::Report;
+
+const CONFIG: &str = include_str!("../../../config/demo.toml");
+const ORG: &str = "main";
+/// As long as the whole demo may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs the demo to its table.
+///
+/// # Errors
+/// Where there is no broker, or anybody cannot log in with the password of their newest mail.
+pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: CancellationToken) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the simulated org")?;
+    let base = format!("http://{}", listener.local_addr()?);
+    environment.set("RESETD__ORGS__MAIN__TOKEN_URL", format!("{base}/oauth/token"));
+    environment.set("RESETD__ORGS__MAIN__SCIM_URL", format!("{base}/api/v2/scim/v2"));
+    environment.set("RESETD__AMQP__PREFIX", format!("demo-{}.", &Uuid::new_v4().simple().to_string()[..8]));
+    let config = Config::compiled_in(CONFIG, files, environment)?;
+    let rate = config.worker()?.orgs.get(ORG).map_or(1, |org| org.rate_per_minute.get());
+    let org = sim::Org::new(script::settings(config.worker()?.form, rate)?)?;
+    let stop = shutdown.child_token();
+    let serving = tokio::spawn({
+        let (org, stop) = (org.clone(), stop.clone());
+        async move { org.serve(listener, stop).await }
+    });
+    let connection = link::connect(&config.amqp, "resetd demo").await.context(
+        "the demo needs a RabbitMQ broker; `make demo` starts one, or set RESETD__AMQP__URL to one of yours",
+    )?;
+    let names = Names::new(&config.amqp.prefix, ORG);
+    let health = TcpListener::bind("127.0.0.1:0").await.context("no port for the worker's health")?;
+    let readiness = health.local_addr()?;
+    let working = tokio::spawn(worker::run(config.clone(), health, stop.clone()));
+    let watching = async {
+        until_ready(readiness).await?;
+        watch(&connection, &names, &org, rate, &shutdown).await
+    };
+    let reported = tokio::time::timeout(LIMIT, watching).await;
+    stop.cancel();
+    let worked = working.await;
+    let _ = serving.await;
+    clean_up(&connection, &names).await;
+    worked.context("the worker")??;
+    let report = reported.context("the demo did not end within 2 minutes")??;
+    report.print()?;
+    report.verdict()
+}
+
+/// Enqueues the jobs and follows them to their ends.
+async fn watch(
+    connection: &Connection,
+    names: &Names,
+    org: &sim::Org,
+    rate: u32,
+    shutdown: &CancellationToken,
+) -> Result<Report> {
+    let channel = connection.create_channel().await?;
+    let mut outcomes = outcomes(&channel, names).await?;
+    let mut mails = consume(&channel, &names.emails()).await?;
+    let publisher = Publisher::open(connection).await?;
+    let jobs = script::jobs();
+    let started = Instant::now();
+    for (lane, body) in &jobs {
+        let properties = job_properties(&Uuid::new_v4().to_string(), jiff::Timestamp::now());
+        let (exchange, key) = (names.resets(), names.lane_key(*lane));
+        publisher
+            .publish(&Message { exchange: &exchange, key: &key, body: body.to_string().as_bytes(), properties })
+            .await?;
+    }
+    let mut progress = Progress::new(jobs.len());
+    let mut report = Report::new(jobs.len(), script::GOOD, rate);
+    let mut halfway = script::halfway()?.to_vec();
+    while !report.is_complete() {
+        if report.ended() >= jobs.len() / 2 {
+            halfway.drain(..).for_each(|fault| org.add_fault(fault));
+        }
+        tokio::select! {
+            Some(Ok(delivery)) = outcomes.next() => report.outcome(&parse(&delivery.data)?),
+            Some(Ok(delivery)) = mails.next() => report.mail(&parse(&delivery.data)?),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            () = shutdown.cancelled() => bail!("interrupted after {} of {} jobs", report.ended(), jobs.len()),
+        }
+        progress.show(&report, &org.stats());
+    }
+    progress.end();
+    report.close(started.elapsed(), org);
+    Ok(report)
+}
+
+/// Waits until the worker consumes: then everything that the jobs go through is declared.
+async fn until_ready(health: SocketAddr) -> Result<()> {
+    let http = http_client()?;
+    while !http.get(format!("http://{health}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn outcomes(channel: &Channel, names: &Names) -> Result<Consumer> {
+    let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?.name().clone();
+    let bound = channel.queue_bind(
+        queue.clone(),
+        names.outcomes().into(),
+        "#".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    bound.await?;
+    consume(channel, queue.as_str()).await
+}
+
+async fn consume(channel: &Channel, queue: &str) -> Result<Consumer> {
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    Ok(channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?)
+}
+
+fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).context("a message of the worker's is not JSON")
+}
+
+/// Removes what the worker declared under the demo's prefix.
+async fn clean_up(connection: &Connection, names: &Names) {
+    let queues = Lane::ALL.map(|lane| names.lane(lane));
+    for queue in queues.into_iter().chain([names.dead(), names.emails(), names.emails_dead(), names.ledger()]) {
+        if let Ok(channel) = connection.create_channel().await {
+            let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        }
+    }
+    for exchange in [names.resets(), names.notifications(), names.outcomes()] {
+        if let Ok(channel) = connection.create_channel().await {
+            let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+        }
+    }
+    let _ = connection.close(200, "done".into()).await;
+}
+
+/// A bar on a terminal, else a line a second.
+struct Progress {
+    bar: ProgressBar,
+    on_terminal: bool,
+    last_line: Instant,
+}
+
+impl Progress {
+    fn new(jobs: usize) -> Self {
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} jobs  {msg}");
+        let bar = ProgressBar::new(jobs as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, on_terminal: std::io::stderr().is_terminal(), last_line: Instant::now() }
+    }
+
+    fn show(&mut self, report: &Report, stats: &sim::Stats) {
+        let line = format!(
+            "{} mails, {} dead letters, {} calls of which {} throttled",
+            report.mailed(),
+            report.dead(),
+            stats.calls,
+            script::throttled(stats)
+        );
+        self.bar.set_position(report.ended() as u64);
+        self.bar.set_message(line.clone());
+        if !self.on_terminal && self.last_line.elapsed() >= Duration::from_secs(1) {
+            self.last_line = Instant::now();
+            let _ = writeln!(std::io::stderr(), "{} of {} jobs: {line}", report.ended(), report.jobs());
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}

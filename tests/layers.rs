@@ -1,0 +1,115 @@
+//! The house rule, held: imports point down only, siblings on a line do not import each other, and the domain is pure.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms of `src/`, from the top. What stands on one line does not import each other.
+const LAYERS: [&[&str]; 8] = [
+    &["main"],
+    &["cli"],
+    &["roles"],
+    &["pipeline", "http"],
+    &["scim", "amqp", "org"],
+    &["config", "wire", "telemetry", "board"],
+    &["domain"],
+    &["sim"],
+];
+
+/// The roles that may start the simulated org; `cli` names its settings' error for the exit code.
+const MAY_START_SIM: [&str; 3] = ["roles/sim.rs", "roles/demo/", "cli.rs"];
+/// What the domain has no business with.
+const IMPURE: [&str; 6] = ["tokio", "serde", "lapin", "reqwest", "axum", "tracing"];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Every source by its path below `src/`, without its comments.
+fn code() -> BTreeMap<String, String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let uncommented = |text: String| {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let name = |path: &Path| path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
+    sources(&src).iter().map(|path| (name(path), uncommented(fs::read_to_string(path).unwrap()))).collect()
+}
+
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+fn level(room: &str) -> usize {
+    LAYERS.iter().position(|rooms| rooms.contains(&room)).unwrap_or_else(|| panic!("{room} has no layer"))
+}
+
+/// The rooms a text names by `crate::ROOM` or `resetd::ROOM`, in groups too.
+fn named(text: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for root in ["crate::", "resetd::"] {
+        for (at, _) in text.match_indices(root) {
+            let rest = &text[at + root.len()..];
+            let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+            match rest.strip_prefix('{') {
+                Some(group) => {
+                    let group = &group[..group.find("};").unwrap_or(group.len())];
+                    rooms.extend(group.split(',').map(|part| word(part.trim())));
+                }
+                None => rooms.push(word(rest)),
+            }
+        }
+    }
+    rooms.retain(|room| !room.is_empty());
+    rooms
+}
+
+#[test]
+fn imports_point_down_only() {
+    let files = code();
+    let mut seen = 0;
+    for (file, text) in files.iter().filter(|(file, _)| *file != "lib.rs") {
+        for other in named(text).into_iter().filter(|other| other != room(file)) {
+            seen += 1;
+            if other == "sim" {
+                assert!(MAY_START_SIM.iter().any(|may| file.starts_with(may)), "{file} may not use the simulated org");
+            } else {
+                assert!(level(room(file)) < level(&other), "{file} imports {other}, which is not below it");
+            }
+        }
+    }
+    assert!(seen > 50, "the test reads what it should: {seen} imports");
+}
+
+#[test]
+fn the_simulated_org_stands_alone() {
+    for (file, text) in code().iter().filter(|(file, _)| room(file) == "sim") {
+        assert_eq!(named(text), Vec::<String>::new(), "{file}");
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for (file, text) in code().iter().filter(|(file, _)| room(file) == "domain") {
+        for crate_name in IMPURE {
+            let used = text.contains(&format!("{crate_name}::")) || text.contains(&format!("use {crate_name}"));
+            assert!(!used, "{file} uses {crate_name}");
+        }
+    }
+}
+
+#[test]
+fn only_demo_calls_other_roles() {
+    for (file, text) in code().iter().filter(|(file, _)| room(file) == "roles" && !file.starts_with("roles/demo")) {
+        assert!(!text.contains("crate::roles"), "{file} calls another role");
+    }
+}

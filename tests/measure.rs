@@ -1,0 +1,268 @@
+//! The figures: `make measure`. Not part of the tests, since a figure depends on the machine; each prints what it saw.
+#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+#![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
+
+#[path = "it/broker.rs"]
+#[expect(dead_code, reason = "shared with the integration tests, which use all of it")]
+mod broker;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use broker::Broker;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use resetd::sim::Stats;
+
+/// Ends its process with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a process has used so far.
+struct Used {
+    cpu: Duration,
+    peak_mib: f64,
+}
+
+impl Process {
+    fn used(&self) -> Used {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap_or_default();
+        let stat = read("stat");
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        // utime and stime are fields 14 and 15 of proc(5), in ticks of 1/100 s.
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        let peak =
+            read("status").lines().find_map(|line| line.strip_prefix("VmHWM:").map(str::to_owned)).unwrap_or_default();
+        let kib: f64 = peak.trim().trim_end_matches(" kB").parse().unwrap_or(0.0);
+        Used { cpu: Duration::from_millis(ticks * 10), peak_mib: kib / 1024.0 }
+    }
+
+    fn terminate(mut self) -> Used {
+        let used = self.used();
+        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+        used
+    }
+}
+
+struct Bench {
+    broker: Broker,
+    folder: tempfile::TempDir,
+    channel: Channel,
+    _connection: Connection,
+}
+
+const SIM: &str = "127.0.0.1:18321";
+
+impl Bench {
+    async fn new() -> Self {
+        let broker = Broker::private();
+        let connection = Connection::connect(&broker.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { broker, folder: tempfile::tempdir().unwrap(), channel, _connection: connection }
+    }
+
+    async fn sim(&self, arguments: &[&str]) -> Process {
+        let log = fs::File::create(self.folder.path().join("sim.log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
+        let process = Process(command.args(["sim", "--listen", SIM]).args(arguments).stderr(log).spawn().unwrap());
+        until("the sim", async || reqwest::get(format!("http://{SIM}/sim")).await.ok().map(drop)).await;
+        process
+    }
+
+    fn worker(&self, keys: &str, prefetch: u16) -> Process {
+        let config = self.folder.path().join("bench.toml");
+        let text = format!(
+            "[amqp]\nurl = {:?}\nprefetch = {prefetch}\n[wire]\npassword = \"sha256\"\nextensions = \"envelope\"\n[http]\nlisten = \"127.0.0.1:18322\"\n\
+             [orgs.main]\ntoken_url = \"http://{SIM}/oauth/token\"\nscim_url = \"http://{SIM}/api/v2/scim/v2\"\nclient_id = \"demo\"\nclient_secret = \"demo-secret\"\n{keys}\n",
+            self.broker.url
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(self.folder.path().join("worker.log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
+        Process(command.env("RUST_LOG", "warn").arg("--config").arg(&config).arg("worker").stderr(log).spawn().unwrap())
+    }
+
+    async fn ready(&self) {
+        until("the worker", async || {
+            reqwest::get("http://127.0.0.1:18322/readyz")
+                .await
+                .ok()
+                .filter(|answer| answer.status().is_success())
+                .map(drop)
+        })
+        .await;
+    }
+
+    /// Declares the topology, by a worker that is started and ended.
+    async fn declare(&self) {
+        let worker = self.worker("", 64);
+        self.ready().await;
+        worker.terminate();
+    }
+
+    async fn enqueue(&self, jobs: usize) {
+        let mut confirms = Vec::with_capacity(jobs);
+        for n in 0..jobs {
+            let body = format!(r#"{{"userId":"u-{n}","password":true,"email":"u-{n}@example.com"}}"#);
+            let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(format!("j-{n}").into());
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            confirms.push(
+                self.channel
+                    .basic_publish("resets".into(), "main.bulk".into(), options, body.as_bytes(), properties)
+                    .await
+                    .unwrap(),
+            );
+        }
+        for confirm in confirms {
+            confirm.await.unwrap();
+        }
+    }
+
+    async fn depth(&self, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), passive, Default::default()).await.unwrap().message_count()
+    }
+
+    async fn empty(&self) {
+        for queue in ["emails", "resets.main.bulk"] {
+            self.channel.queue_purge(queue.into(), Default::default()).await.unwrap();
+        }
+    }
+
+    async fn stats(&self) -> Stats {
+        let text = reqwest::get(format!("http://{SIM}/sim/stats")).await.unwrap().text().await.unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn least_loop() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_resetd")).parent().unwrap();
+    target.join("examples/least_loop")
+}
+
+const JOBS: usize = 8_000;
+
+#[tokio::test]
+#[ignore = "a measurement; make measure"]
+async fn figures() {
+    let bench = Bench::new().await;
+    throughput(&bench).await;
+    quota(&bench).await;
+    start(&bench).await;
+}
+
+/// 8,000 jobs without a limit against a stub, the worker and the least loop in turn.
+async fn throughput(bench: &Bench) {
+    let sim = bench.sim(&["--quota", "0"]).await;
+    bench.declare().await;
+    let token: serde_json::Value = reqwest::Client::new()
+        .post(format!("http://{SIM}/oauth/token"))
+        .basic_auth("demo", Some("demo-secret"))
+        .form(&[("grant_type", "client_credentials")])
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    for round in 1..=3 {
+        for which in ["resetd", "least loop"] {
+            bench.enqueue(JOBS).await;
+            let before = bench.stats().await.calls;
+            let begun = Instant::now();
+            let process = if which == "resetd" {
+                bench.worker("rate_per_minute = 4000000000\nburst = 1000", 64)
+            } else {
+                let mut command = Command::new(least_loop());
+                let jobs = JOBS.to_string();
+                command.args([bench.broker.url.as_str(), "", &format!("http://{SIM}/api/v2/scim/v2"), &token, &jobs]);
+                Process(command.stdout(Stdio::null()).spawn().unwrap())
+            };
+            until("the first call", async || (bench.stats().await.calls > before).then_some(())).await;
+            let first = Instant::now();
+            let mut used = process.used();
+            until("all mails", async || {
+                let now = process.used();
+                if now.peak_mib > 0.0 {
+                    used = now;
+                }
+                (bench.depth("emails").await as usize >= JOBS).then_some(())
+            })
+            .await;
+            let took = first.elapsed();
+            println!(
+                "round {round}: {which}: {:.0} jobs/s, {:.3} ms of CPU a job, peak {:.1} MiB, {:.2} s from start to end",
+                JOBS as f64 / took.as_secs_f64(),
+                used.cpu.as_secs_f64() * 1e3 / JOBS as f64,
+                used.peak_mib,
+                begun.elapsed().as_secs_f64()
+            );
+            process.terminate();
+            bench.empty().await;
+        }
+    }
+    sim.terminate();
+}
+
+/// 300 bulk jobs at 1,200 a minute against an org that allows exactly that.
+async fn quota(bench: &Bench) {
+    for window in ["60s", "1s"] {
+        let quota = if window == "60s" { "1200" } else { "20" };
+        let sim = bench.sim(&["--quota", quota, "--window", window, "--latency", "100ms"]).await;
+        bench.enqueue(300).await;
+        let worker = bench.worker("rate_per_minute = 1200", 64);
+        until("all mails", async || (bench.depth("emails").await >= 300).then_some(())).await;
+        let stats = bench.stats().await;
+        let took = (stats.last_call_ms.unwrap() - stats.first_call_ms.unwrap()) as f64 / 1e3;
+        // Between 300 calls lie 299 periods.
+        let shortest = 299.0 * 60.0 / 1200.0;
+        println!(
+            "quota in windows of {window}: {took:.2} s, {:.3} of the shortest, {} of {} calls refused",
+            took / shortest,
+            stats.throttled,
+            stats.calls
+        );
+        worker.terminate();
+        sim.terminate();
+        bench.empty().await;
+    }
+}
+
+/// From the process's start to its first PATCH, the broker up and a job waiting.
+async fn start(bench: &Bench) {
+    let sim = bench.sim(&["--quota", "0"]).await;
+    for round in 1..=5 {
+        bench.enqueue(1).await;
+        let before = bench.stats().await.calls;
+        let begun = Instant::now();
+        let worker = bench.worker("rate_per_minute = 60000", 64);
+        until("the first call", async || (bench.stats().await.calls > before).then_some(())).await;
+        println!("start {round}: {:.0} ms to the first PATCH", begun.elapsed().as_secs_f64() * 1e3);
+        until("its mail", async || (bench.depth("emails").await >= 1).then_some(())).await;
+        worker.terminate();
+        bench.empty().await;
+    }
+    sim.terminate();
+}
