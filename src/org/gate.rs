@@ -261,3 +261,6 @@ impl<T> Shared<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
