@@ -28,6 +28,13 @@ lint: ## formatting, clippy, documentation, and the dependencies where cargo-den
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
 	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
 
+.PHONY: measure
+measure: ## the figures: throughput beside the least loop, the quota, the start
+	@scripts/need
+	scripts/broker install --private
+	cargo build --locked --release --examples
+	cargo test --locked --release --test measure -- --ignored --nocapture
+
 .PHONY: clean
 clean: ## remove what was built
 	cargo clean

@@ -99,8 +99,8 @@ async fn reset(
     };
     trip.user = Some(reset.user.clone());
     let wishes = ticket.wishes()?;
-    *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
     desk.wait_until(wishes.not_before, trip).await?;
+    *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
     let password = trip
         .password(desk.org.password)
         .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
