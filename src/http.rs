@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz`, `/metrics`, and a line of text at `/`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{self, Role};
 use crate::telemetry::metrics;
+
+const UPKEEP: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Shown {
@@ -46,14 +49,25 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Shown { board, recorder });
+        .with_state(Shown { board, recorder: recorder.clone() });
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening for /healthz, /readyz and /metrics");
     }
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.
-    let served = shutdown.run_until_cancelled(axum::serve(listener, routes).into_future()).await;
-    if let Some(Err(error)) = served {
-        tracing::error!(%error, "the health server ended");
+    let serving = async {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::error!(%error, "the health server ended");
+        }
+    };
+    shutdown.run_until_cancelled(async { tokio::join!(serving, upkeep(recorder)) }).await;
+}
+
+/// Samples of histograms pile up until somebody folds them into buckets; nobody may ever ask for `/metrics`.
+async fn upkeep(recorder: PrometheusHandle) {
+    let mut every = tokio::time::interval(UPKEEP);
+    loop {
+        every.tick().await;
+        recorder.run_upkeep();
     }
 }
 

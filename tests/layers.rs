@@ -1,4 +1,5 @@
 //! The house rule, held: imports point down only, siblings on a line do not import each other, and the domain is pure.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
 //! The figures: `make measure`. Not part of the tests, since a figure depends on the machine; each prints what it saw.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 

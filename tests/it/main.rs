@@ -1,6 +1,6 @@
 //! The integration tests: one binary, a real private RabbitMQ node for the run, a prefix of its own for each test, a strict
 //! simulated org on port 0. No broker is a failure, not a skip.
-
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod broker;

@@ -39,9 +39,10 @@ pub(super) async fn run(
     worked: &AtomicBool,
     shutdown: &CancellationToken,
 ) -> End {
-    let mut lanes = match open(org, link, config).await {
-        Ok(lanes) => lanes,
-        Err(trouble) => return End::Trouble(trouble),
+    let mut lanes = match shutdown.run_until_cancelled(open(org, link, config)).await {
+        Some(Ok(lanes)) => lanes,
+        Some(Err(trouble)) => return End::Trouble(trouble),
+        None => return End::Drained,
     };
     worked.store(true, Ordering::Relaxed);
     board.session(&org.name, Session::Active);
