@@ -13,7 +13,7 @@ pub(super) fn chosen(raw: &raw::Wire) -> Result<Form, ConfigError> {
         }
         None => {
             return Err(ConfigError::new(
-                "wire.password is not chosen. \"sha256\" sends the SHA-256 of the password in hex, for an org whose logins hash what is typed (config/spec.toml); \
+                "wire.password is not chosen: \"sha256\" sends the SHA-256 of the password in hex, for an org whose logins hash what is typed (config/spec.toml). \
                  \"plaintext\" sends the password itself over TLS, which is what Genesys Cloud takes as the password that logs in (config/genesys-cloud.toml).",
             ));
         }
@@ -26,7 +26,7 @@ pub(super) fn chosen(raw: &raw::Wire) -> Result<Form, ConfigError> {
         }
         None => {
             return Err(ConfigError::new(
-                "wire.extensions is not chosen. \"envelope\" puts attributes that begin with genesys: into an Extensions array of their own (config/spec.toml); \
+                "wire.extensions is not chosen: \"envelope\" puts attributes that begin with genesys: into an Extensions array of their own (config/spec.toml). \
                  \"urn\" makes each an operation whose path is Genesys Cloud's extension urn (config/genesys-cloud.toml).",
             ));
         }

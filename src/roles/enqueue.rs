@@ -27,8 +27,7 @@ const SHOWN: usize = 50;
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A CSV file has a header row: userId, email, and a column for each attribute. A cell that begins with [ or { is JSON,
-an empty one is left out, any other is text. An NDJSON file has one job on each line:
+    after_help = "A CSV file has a header row: userId, email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 Examples:

@@ -26,13 +26,17 @@ const NEVER: &str = "lapin";
 /// # Errors
 /// Where the filter cannot be read or logging was started before.
 pub fn start(format: Format, filter: Option<&str>, colours: bool) -> Result<(), StartError> {
-    let filter = EnvFilter::from_str(filter.unwrap_or("info"))?;
+    let filter =
+        EnvFilter::from_str(filter.unwrap_or("info")).map_err(|error| StartError::Filter(error.to_string()))?;
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         Format::Text => layer.with_ansi(colours).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(guard())).try_init()?;
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter).with_filter(guard()))
+        .try_init()
+        .map_err(|error: TryInitError| StartError::Twice(error.to_string()))?;
     std::panic::set_hook(Box::new(|panic| {
         // The place alone: a panic's text may quote a value.
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
@@ -46,10 +50,10 @@ pub fn start(format: Format, filter: Option<&str>, colours: bool) -> Result<(), 
 pub enum StartError {
     /// The filter is not one.
     #[error("RUST_LOG cannot be read: {0}; it must be such as \"info\" or \"resetd=debug\"")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(String),
     /// It was started before.
     #[error("logging: {0}")]
-    Twice(#[from] TryInitError),
+    Twice(String),
 }
 
 fn guard() -> FilterFn {
