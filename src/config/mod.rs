@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::{
-    form::Form, job::EmailAddress, notification::Template, password::PasswordKind, retry::RetryPolicy,
+    form::Form, notification::Template, password::PasswordKind, retry::RetryPolicy, user::EmailAddress,
 };
 pub use source::Environment;
 

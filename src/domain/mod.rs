@@ -2,6 +2,7 @@
 //!
 //! Everything here is a value or a function of its arguments; time and chance are arguments too.
 
+pub mod attribute;
 pub mod failure;
 pub mod form;
 pub mod job;
@@ -10,3 +11,4 @@ pub mod outcome;
 pub mod password;
 pub mod retry;
 pub mod token;
+pub mod user;

@@ -3,10 +3,9 @@
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{
-    job::{EmailAddress, JobId, UserId},
-    password::Password,
-};
+use super::job::JobId;
+use super::password::Password;
+use super::user::{EmailAddress, UserId};
 
 /// What stands for the password in `notification.body`.
 pub const PLACEHOLDER: &str = "{password}";

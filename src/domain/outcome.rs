@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::job::{JobId, Lane, UserId};
+use super::job::{JobId, Lane};
+use super::user::UserId;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::domain::job::UserId;
 use crate::domain::retry::FORBIDDEN_USERS;
+use crate::domain::user::UserId;
 
 /// The run of forbidden users since the last success.
 #[derive(Debug, Default)]

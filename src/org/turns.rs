@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
 
-use crate::domain::job::UserId;
+use crate::domain::user::UserId;
 
 /// Whose job is running.
 #[derive(Debug, Clone, Default)]

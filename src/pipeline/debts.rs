@@ -132,9 +132,7 @@ async fn wait(desk: &Desk) -> Result<(), Over> {
 
 /// Tells the producer who asked for it. One whose queue is gone, or that is refused three times, is dropped with a warning.
 async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Over> {
-    let Some(queue) = delivery.properties.reply_to().as_ref().filter(|queue| !queue.as_str().is_empty()) else {
-        return Ok(());
-    };
+    let Some(queue) = &ticket.reply_to else { return Ok(()) };
     let correlation = delivery.properties.correlation_id().as_ref().map(|id| id.as_str());
     let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
     let message = Message { exchange: "", key: queue.as_str(), body: &body, properties };

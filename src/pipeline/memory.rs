@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::domain::job::{EmailAddress, JobId, UserId};
+use crate::domain::job::JobId;
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
+use crate::domain::user::{EmailAddress, UserId};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);

@@ -7,8 +7,8 @@ use super::memory::Memory;
 use crate::amqp::names::Names;
 use crate::board::Board;
 use crate::config::{self, Config};
+use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
-use crate::domain::job::AllowedAttributes;
 use crate::domain::password::PasswordKind;
 use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
 use crate::scim::{

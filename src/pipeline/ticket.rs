@@ -1,6 +1,7 @@
 //! What is known of any job before its body is read: its id, its lane, and what its headers wish.
 
 use jiff::Timestamp;
+use lapin::types::ShortString;
 
 use super::Halt;
 use crate::amqp::consumer::Delivery;
@@ -13,6 +14,8 @@ use crate::wire::properties;
 pub(super) struct Ticket {
     pub(super) id: JobId,
     pub(super) lane: Lane,
+    /// Where its producer wants the outcome, if anywhere.
+    pub(super) reply_to: Option<ShortString>,
     deliveries_before: u64,
     wishes: Result<Wishes, Refusal>,
 }
@@ -26,7 +29,14 @@ impl Ticket {
             }
             wishes
         });
-        Self { id, lane: delivery.lane, deliveries_before: properties::deliveries_before(&delivery.properties), wishes }
+        let reply_to = delivery.properties.reply_to().clone().filter(|queue| !queue.as_str().is_empty());
+        Self {
+            id,
+            reply_to,
+            lane: delivery.lane,
+            deliveries_before: properties::deliveries_before(&delivery.properties),
+            wishes,
+        }
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::desk::Desk;
 use super::memory::Trip;
@@ -17,7 +18,7 @@ use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
 use crate::domain::retry::{Next, StopCause, decide};
-use crate::scim::client::{Answered, Body};
+use crate::scim::client::Body;
 use crate::scim::token::Token;
 use crate::wire::redact::Scrubber;
 use crate::wire::scim;
@@ -31,7 +32,8 @@ pub(super) async fn set_password(
     password: &Password,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
-    let body = body(desk, reset, password)?;
+    let secrets = Secrets { password, hashed: password.sha256_hex(), client: &desk.org.secret };
+    let body = body(desk, reset, &secrets)?;
     let mut admitted_at_throttle = None;
     loop {
         let permit = desk.until_over(desk.org.gate.pass(ticket.lane, not_after), trip).await?;
@@ -39,24 +41,43 @@ pub(super) async fn set_password(
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
         })?;
-        let answered = scrub(desk.org.scim.patch(&token, &reset.user, &body).await, desk, password, &token);
+        let answered = desk.org.scim.patch(&token, &reset.user, &body).await;
         trip.progress.status = answered.status.or(trip.progress.status);
-        trip.response = answered.response;
+        if ticket.reply_to.is_some() {
+            let response = serde_json::from_slice(&answered.body).ok();
+            trip.response = response.map(|response| secrets.scrubber(&token).json(response));
+        }
         let Some(failure) = answered.failure else {
             succeeded(desk, trip);
             return Ok(());
         };
         count_throttles(desk, &failure, &mut admitted_at_throttle, trip);
-        let detail = answered.detail.unwrap_or_default();
+        let detail = secrets.scrubber(&token).text(&answered.detail.unwrap_or_default());
         follow(desk, ticket, reset, &token, failure, detail, trip).await?;
     }
 }
 
-fn body(desk: &Desk, reset: &Reset, password: &Password) -> Result<Body, Halt> {
-    let hashed = password.sha256_hex();
+/// What must not be in anything that the org's answer brings.
+struct Secrets<'a> {
+    password: &'a Password,
+    hashed: Zeroizing<String>,
+    client: &'a SecretString,
+}
+
+impl Secrets<'_> {
+    fn scrubber(&self, token: &Token) -> Scrubber {
+        let mut scrubber = Scrubber::default();
+        for secret in [self.password.expose(), &self.hashed, token.expose(), self.client.expose_secret()] {
+            scrubber.add(secret);
+        }
+        scrubber
+    }
+}
+
+fn body(desk: &Desk, reset: &Reset, secrets: &Secrets<'_>) -> Result<Body, Halt> {
     let value = match desk.org.form.password {
-        PasswordForm::Sha256 => hashed.as_str(),
-        PasswordForm::Plaintext => password.expose(),
+        PasswordForm::Sha256 => secrets.hashed.as_str(),
+        PasswordForm::Plaintext => secrets.password.expose(),
     };
     let bytes = scim::patch(value, &reset.attributes, desk.org.form.extensions);
     bytes
@@ -134,18 +155,5 @@ fn why(cause: StopCause, detail: &str) -> String {
             "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
         ),
         StopCause::ClientRefused | StopCause::Unpublishable => detail.to_owned(),
-    }
-}
-
-/// Takes the job's own secrets out of what the org said.
-fn scrub(answered: Answered, desk: &Desk, password: &Password, token: &Token) -> Answered {
-    let mut scrubber = Scrubber::default();
-    for secret in [password.expose(), &password.sha256_hex(), token.expose(), desk.org.secret.expose_secret()] {
-        scrubber.add(secret);
-    }
-    Answered {
-        detail: answered.detail.map(|detail| scrubber.text(&detail)),
-        response: answered.response.map(|response| scrubber.json(response)),
-        ..answered
     }
 }

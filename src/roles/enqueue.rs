@@ -15,7 +15,8 @@ use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::config::{Config, ConfigError};
-use crate::domain::job::{AllowedAttributes, Intent, Lane};
+use crate::domain::attribute::AllowedAttributes;
+use crate::domain::job::{Intent, Lane};
 use crate::wire::job::{Rules, parse};
 use crate::wire::properties::job_properties;
 

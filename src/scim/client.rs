@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::classify::{Waits, classify};
 use super::token::Token;
 use crate::domain::failure::Failure;
-use crate::domain::job::UserId;
+use crate::domain::user::UserId;
 use crate::telemetry::metrics;
 use crate::wire::scim::ErrorBody;
 
@@ -28,7 +28,7 @@ pub struct Scim {
     after_max: Duration,
 }
 
-/// What came of one call. `detail` and `response` are text from outside, not scrubbed yet.
+/// What came of one call. `detail` and `body` are text from outside, not scrubbed yet.
 #[derive(Debug)]
 pub struct Answered {
     /// What it means; `None` where the password is set.
@@ -37,8 +37,8 @@ pub struct Answered {
     pub status: Option<u16>,
     /// What the answer says of the failure, or why there was none.
     pub detail: Option<String>,
-    /// The answer's body where it is JSON.
-    pub response: Option<serde_json::Value>,
+    /// The answer's body, as far as it was read.
+    pub body: Vec<u8>,
 }
 
 /// The body of a PATCH: made once for a job, the same in all its tries, and zeroed when the last copy is dropped.
@@ -94,10 +94,10 @@ impl Scim {
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let bytes = super::body(answer, MAX_ANSWER).await?;
-        let said = ErrorBody::parse(&bytes);
+        let said = if (200..=299).contains(&status) { ErrorBody::default() } else { ErrorBody::parse(&bytes) };
         let failure = classify(status, &said, waits);
         let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));
-        Ok(Answered { failure, status: Some(status), detail, response: serde_json::from_slice(&bytes).ok() })
+        Ok(Answered { failure, status: Some(status), detail, body: bytes })
     }
 }
 
@@ -118,7 +118,7 @@ fn unanswered(error: &reqwest::Error) -> Answered {
         (false, false) => (true, CUT),
     };
     let detail = Some(format!("{what}: {}", super::root(error)));
-    Answered { failure: Some(Failure::Fault { may_have_set, wait: None }), status: None, detail, response: None }
+    Answered { failure: Some(Failure::Fault { may_have_set, wait: None }), status: None, detail, body: Vec::new() }
 }
 
 const TIMEOUT: &str = "timeout";

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::json;
-use crate::domain::{form::ExtensionForm, job::Attribute};
+use crate::domain::{attribute::Attribute, form::ExtensionForm};
 
 const PATCH_OP: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
 const ENVELOPE: &str = "urn:ietf:params:scim:schemas:extension:genesys:2.0:User";
@@ -110,7 +110,7 @@ impl ErrorBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::job::AttributeName;
+    use crate::domain::attribute::AttributeName;
 
     fn attribute(name: &str, json: &str) -> Attribute {
         Attribute { name: AttributeName::parse(name).unwrap(), json: json.into() }
