@@ -12,6 +12,8 @@ use crate::config::amqp::Amqp;
 
 /// The heartbeat, in seconds: section 3 of the contract.
 const HEARTBEAT: u16 = 10;
+/// The largest frame, in bytes: lapin keeps room for 32 of them twice on each connection, 16 MiB in all at the broker's own 128 KiB.
+const FRAME_MAX: u32 = 32 * 1024;
 /// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -68,6 +70,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     let mut uri: AMQPUri =
         amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     let place = format!(
         "the broker at {}:{}, vhost {:?}, as user {:?}",
         uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username

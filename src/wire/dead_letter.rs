@@ -15,19 +15,45 @@ fn is_taken_off(name: &str) -> bool {
     fixed.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
 }
 
+/// Producers' headers that still fit into one frame beside ours, in bytes.
+const MAX_HEADERS: usize = 24 * 1024;
+
+/// About how many bytes a table takes in a frame.
+#[expect(clippy::wildcard_enum_match_arm, reason = "AMQP's own kinds of values; all others are of a few bytes")]
+fn size(table: &FieldTable) -> usize {
+    fn of(value: &AMQPValue) -> usize {
+        match value {
+            AMQPValue::LongString(text) => text.len() + 5,
+            AMQPValue::ShortString(text) => text.as_str().len() + 2,
+            AMQPValue::ByteArray(bytes) => bytes.len() + 5,
+            AMQPValue::FieldArray(values) => values.as_slice().iter().map(of).sum::<usize>() + 5,
+            AMQPValue::FieldTable(table) => size(table) + 5,
+            _ => 9,
+        }
+    }
+    table.inner().iter().map(|(name, value)| name.as_str().len() + 1 + of(value)).sum()
+}
+
 /// Body and properties of the letter for a job that ended with `outcome`.
 pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> (Vec<u8>, BasicProperties) {
     let mut headers = FieldTable::default();
+    let mut detail = outcome.detail.clone().unwrap_or_default();
     for (name, value) in properties.headers().iter().flat_map(|table| table.inner()) {
         if !is_taken_off(name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }
+    if size(&headers) > MAX_HEADERS {
+        // They would be refused by the broker, and the job would come back again and again.
+        detail =
+            format!("its headers, {} bytes, do not fit into a dead letter and are left out; {detail}", size(&headers));
+        headers = FieldTable::default();
+    }
     let mut say = |name: &str, value: AMQPValue| {
         headers.insert(name.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
-    let detail: String = outcome.detail.as_deref().unwrap_or_default().chars().take(MAX_DETAIL).collect();
+    let detail: String = detail.chars().take(MAX_DETAIL).collect();
     say("resetd-reason", text(outcome.reason.map_or("", |reason| reason.as_str())));
     say("resetd-detail", text(&detail));
     say("resetd-status", outcome.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
@@ -73,6 +99,17 @@ mod tests {
             detail: Some("é".repeat(600)),
             finished_at: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    #[test]
+    fn headers_that_fit_into_no_frame_are_left_out_and_said_so() {
+        let mut headers = FieldTable::default();
+        headers.insert("x-mine".into(), AMQPValue::LongString("v".repeat(MAX_HEADERS).into()));
+        let (_, properties) = message(b"{}", &BasicProperties::default().with_headers(headers), &outcome());
+        let headers = properties.headers().clone().unwrap_or_default();
+        assert!(!headers.contains_key("x-mine"));
+        let AMQPValue::LongString(detail) = &headers.inner()["resetd-detail"] else { panic!() };
+        assert!(detail.to_string().starts_with("its headers, 24588 bytes"), "{detail}");
     }
 
     #[test]

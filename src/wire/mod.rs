@@ -16,15 +16,34 @@ use lapin::BasicProperties;
 use lapin::types::ShortString;
 use zeroize::Zeroizing;
 
-/// The bytes of a message, zeroed when dropped, since some of them hold a password.
-fn json(message: &impl serde::Serialize) -> Zeroizing<Vec<u8>> {
-    // Reserved at once, so that growing leaves no copy behind; only a body template of pages outgrows it.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+/// The bytes of a message that may hold a password: written into room that fits, so that growing leaves no copy behind, and
+/// zeroed when dropped.
+fn secret_json(message: &impl serde::Serialize) -> Zeroizing<Vec<u8>> {
+    let mut count = Count(0);
+    let _ = serde_json::to_writer(&mut count, message);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(count.0));
     // Writing plain structs of text and numbers into memory has no way to fail.
-    if serde_json::to_writer(&mut *bytes, message).is_err() {
-        bytes.clear();
-    }
+    let _ = serde_json::to_writer(&mut *bytes, message);
     bytes
+}
+
+/// The bytes of a message without secrets.
+fn json(message: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).unwrap_or_default()
+}
+
+/// Counts what is written.
+struct Count(usize);
+
+impl std::io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// JSON that outlives a restart of the broker.

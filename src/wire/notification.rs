@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::json;
+use super::secret_json;
 use crate::domain::notification::Notification;
 
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ struct Body<'a> {
 /// Body and properties. The bytes hold the password and zero themselves.
 pub fn message(notification: &Notification<'_>, ttl: Duration) -> (Zeroizing<Vec<u8>>, BasicProperties) {
     let text = notification.template.body(notification.password);
-    let body = json(&Body {
+    let body = secret_json(&Body {
         notification_id: &notification.issued.notification_id,
         job_id: notification.job.as_str(),
         org: notification.org,

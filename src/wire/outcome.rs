@@ -67,7 +67,7 @@ pub fn record(outcome: &Outcome) -> (Vec<u8>, BasicProperties) {
     }
     let properties =
         persistent().with_type("outcome".into()).with_correlation_id(short(outcome.job.as_str())).with_headers(headers);
-    (json(&twin(outcome)).to_vec(), properties)
+    (json(&twin(outcome)), properties)
 }
 
 /// What the producer gets who asked for a reply: the record, and the org's answer where it is JSON of at most 16 KiB.
@@ -77,5 +77,5 @@ pub fn reply(outcome: &Outcome, correlation_id: Option<&str>, response: Option<&
     if let Some(id) = correlation_id {
         properties = properties.with_correlation_id(short(id));
     }
-    (json(&Reply { record: twin(outcome), scim_response: response }).to_vec(), properties)
+    (json(&Reply { record: twin(outcome), scim_response: response }), properties)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use super::json;
+use super::secret_json;
 use crate::domain::{attribute::Attribute, form::ExtensionForm};
 
 const PATCH_OP: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
@@ -67,7 +67,7 @@ pub fn patch(
     }
     let extensions =
         if envelope.is_empty() { Vec::new() } else { vec![Extension { schema: ENVELOPE, operations: envelope }] };
-    Ok(json(&Patch { schemas: [PATCH_OP], operations, extensions }))
+    Ok(secret_json(&Patch { schemas: [PATCH_OP], operations, extensions }))
 }
 
 /// What an error's body says, of both kinds: SCIM's (`scimType`, `detail`) and the platform's (`code`, `message`).
