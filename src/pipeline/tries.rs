@@ -51,7 +51,11 @@ pub(super) async fn set_password(
             succeeded(desk, trip);
             return Ok(());
         };
-        count_throttles(desk, &failure, &mut admitted_at_throttle, trip);
+        if matches!(failure, Failure::Throttled { .. }) {
+            count_throttle(desk, &mut admitted_at_throttle, trip);
+        } else if answered.status.is_some() {
+            desk.org.admitted.fetch_add(1, Ordering::Relaxed);
+        }
         let detail = secrets.scrubber(&token).text(&answered.detail.unwrap_or_default());
         follow(desk, ticket, reset, &token, failure, detail, trip).await?;
     }
@@ -96,13 +100,9 @@ fn succeeded(desk: &Desk, trip: &mut Trip) {
 }
 
 /// A job is throttled "while others pass" where calls of the org were admitted since it was throttled last.
-fn count_throttles(desk: &Desk, failure: &Failure, at_last: &mut Option<u64>, trip: &mut Trip) {
-    if matches!(failure, Failure::Throttled { .. }) {
-        let admitted = desk.org.admitted.load(Ordering::Relaxed);
-        trip.progress.throttles += u32::from(at_last.replace(admitted) != Some(admitted));
-    } else {
-        desk.org.admitted.fetch_add(1, Ordering::Relaxed);
-    }
+fn count_throttle(desk: &Desk, at_last: &mut Option<u64>, trip: &mut Trip) {
+    let admitted = desk.org.admitted.load(Ordering::Relaxed);
+    trip.progress.throttles += u32::from(at_last.replace(admitted) != Some(admitted));
 }
 
 /// Does what the table decides.
