@@ -16,14 +16,29 @@ use crate::telemetry::logs::{self, Format};
 #[derive(Debug, Parser)]
 #[command(name = "resetd", version, max_term_width = 100)]
 pub struct Cli {
-    /// A TOML file over the defaults; repeatable, a later one wins.
-    #[arg(long = "config", value_name = "FILE", global = true)]
-    config: Vec<PathBuf>,
-    /// How the log on stderr is written; RUST_LOG filters it, such as RUST_LOG=debug.
-    #[arg(long, value_enum, default_value = "text", global = true)]
-    log: Format,
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     role: Role,
+}
+
+/// The flags of all subcommands, before or after its name. (clap's own global flags forget the ones before where there are some after.)
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// A TOML file over the defaults; repeatable, a later one wins.
+    #[arg(long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// How the log on stderr is written (default: text); RUST_LOG filters it, such as RUST_LOG=debug.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log: Option<Format>,
+}
+
+#[derive(Debug, clap::Args)]
+struct With<T: clap::Args> {
+    #[command(flatten)]
+    args: T,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Subcommand)]
@@ -32,13 +47,32 @@ enum Role {
     #[command(
         after_help = "Example:\n  resetd --config config/genesys-cloud.toml --config /etc/resetd/resetd.toml worker"
     )]
-    Worker,
+    Worker(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
-    Enqueue(roles::enqueue::Args),
+    Enqueue(With<roles::enqueue::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
-    Sim(roles::sim::Args),
+    Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
-    Demo,
+    Demo(Common),
+}
+
+impl Cli {
+    fn of_role(&self) -> &Common {
+        match &self.role {
+            Role::Worker(common) | Role::Demo(common) => common,
+            Role::Enqueue(with) => &with.common,
+            Role::Sim(with) => &with.common,
+        }
+    }
+
+    /// The files before the subcommand's name, then those after it.
+    fn files(&self) -> Vec<PathBuf> {
+        self.common.config.iter().chain(&self.of_role().config).cloned().collect()
+    }
+
+    fn log(&self) -> Format {
+        self.of_role().log.or(self.common.log).unwrap_or(Format::Text)
+    }
 }
 
 /// Runs what the command line asks for. `shutdown` is cancelled by the first signal.
@@ -47,9 +81,10 @@ enum Role {
 /// Whatever the role fails with; [`exit_code`] tells what the process ends with.
 pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
     let environment = Environment::of_process()?;
+    let files = cli.files();
     match cli.role {
-        Role::Worker => {
-            let config = Config::load(&cli.config, environment)?;
+        Role::Worker(_) => {
+            let config = Config::load(&files, environment)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             config.worker()?;
             let listener = TcpListener::bind(config.listen).await.with_context(|| {
@@ -60,9 +95,9 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             })?;
             roles::worker::run(config, listener, shutdown).await
         }
-        Role::Enqueue(args) => roles::enqueue::run(args, &Config::load(&cli.config, environment)?, shutdown).await,
-        Role::Sim(args) => roles::sim::run(args, shutdown).await,
-        Role::Demo => roles::demo::run(&cli.config, environment, shutdown).await,
+        Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
+        Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
+        Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
     }
 }
 
@@ -74,9 +109,9 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     use std::io::IsTerminal;
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
-    let usual = if matches!(cli.role, Role::Demo | Role::Enqueue(_)) { "error" } else { "info" };
+    let usual = if matches!(cli.role, Role::Demo(_) | Role::Enqueue(_)) { "error" } else { "info" };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    logs::start(cli.log, Some(filter.as_deref().unwrap_or(usual)), colours)
+    logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours)
 }
 
 /// 0 done, 1 failed at run time, 2 a usage or configuration error.

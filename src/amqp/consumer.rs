@@ -7,7 +7,7 @@ use lapin::{BasicProperties, Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
 use super::names::Names;
-use super::trouble::{Trouble, within};
+use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
 /// The tag that the broker's own pages show.
@@ -67,13 +67,12 @@ impl Consumer {
 
     /// Takes no more jobs. Those in hand can still be settled.
     pub async fn cancel(&self) {
-        let _ =
-            within("cancelling a consumer", self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
     }
 
     /// Closes the channel: whatever was not settled goes back to its queue.
     pub async fn close(self) {
-        let _ = within("closing a channel", self.channel.close(200, "bye".into())).await;
+        closing(self.channel.close(200, "bye".into())).await;
     }
 }
 

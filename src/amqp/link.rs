@@ -1,5 +1,6 @@
 //! Two connections, one that consumes and one that publishes: under a resource alarm everything on a publishing one hangs, acks too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
@@ -7,7 +8,7 @@ use lapin::{Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::trouble::{Trouble, within};
+use super::trouble::{Trouble, closing, within};
 use crate::config::amqp::Amqp;
 
 /// The heartbeat, in seconds: section 3 of the contract.
@@ -23,7 +24,7 @@ pub struct Link {
     /// Consumes and acks.
     pub consuming: Connection,
     /// Declares and publishes.
-    pub publishing: Connection,
+    pub publishing: Arc<Connection>,
     lost: CancellationToken,
     _watch: DropGuard,
 }
@@ -45,7 +46,7 @@ impl Link {
             }
             signal.cancel();
         }));
-        Ok(Self { consuming, publishing, lost, _watch: stop.drop_guard() })
+        Ok(Self { consuming, publishing: Arc::new(publishing), lost, _watch: stop.drop_guard() })
     }
 
     /// Cancelled when one of them is lost.
@@ -55,9 +56,8 @@ impl Link {
 
     /// Closes both, so that the broker returns at once what was not settled.
     pub async fn close(self) {
-        for connection in [&self.consuming, &self.publishing] {
-            let _ = tokio::time::timeout(Duration::from_secs(2), connection.close(200, "bye".into())).await;
-        }
+        let goodbye = |connection| closing(Connection::close(connection, 200, "bye".into()));
+        tokio::join!(goodbye(&self.consuming), goodbye(&self.publishing));
     }
 }
 

@@ -1,9 +1,12 @@
 //! Publishing: persistent, confirmed, and mandatory, so that a message no queue takes is a failure and not a loss.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
-use super::trouble::{Trouble, within};
+use super::trouble::{Trouble, closing, within};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -41,21 +44,24 @@ pub enum Unpublished {
     Lost(Trouble),
 }
 
-/// A channel that confirms.
-#[derive(Debug, Clone)]
+/// Publishes on channels of its own, each with one message on its way at a time.
+///
+/// lapin gives a returned message to whichever publish of its channel is confirmed next. With two on their way, one that no queue
+/// took may look confirmed, and is lost. With one, a return is its own.
+#[derive(Debug)]
 pub struct Publisher {
-    channel: Channel,
+    connection: Arc<Connection>,
+    free: Mutex<Vec<Channel>>,
 }
 
 impl Publisher {
-    /// Opens one.
+    /// Opens the first channel; more are opened as more is published at once.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn open(connection: &Connection) -> Result<Self, Trouble> {
-        let channel = within("opening a channel", connection.create_channel()).await?;
-        within("asking for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { channel })
+    pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
+        let first = confirming(&connection).await?;
+        Ok(Self { connection, free: Mutex::new(vec![first]) })
     }
 
     /// Publishes and waits for the confirm.
@@ -63,30 +69,52 @@ impl Publisher {
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
     pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
-        let Message { exchange, key, body, properties } = message;
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let sent = self.channel.basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
-        let confirmed = within("publishing", async { sent.await?.await }).await;
-        let place = || ((*exchange).to_owned(), (*key).to_owned());
-        match confirmed {
-            Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_))) => {
-                let (exchange, key) = place();
-                Err(Unpublished::Returned { exchange, key })
-            }
-            Ok(Confirmation::Nack(_)) => {
-                let (exchange, key) = place();
-                Err(Unpublished::Refused { exchange, key })
-            }
-            Ok(Confirmation::NotRequested) => {
-                Err(Unpublished::Lost(Trouble::Again("the channel does not confirm".into())))
-            }
-            Err(trouble) => Err(Unpublished::Lost(trouble)),
+        let free = self.free().pop();
+        let channel = match free {
+            Some(channel) => channel,
+            None => confirming(&self.connection).await.map_err(Unpublished::Lost)?,
+        };
+        let published = publish(&channel, message).await;
+        // One that was lost, or whose publish was given up before its confirm, is not used again.
+        if !matches!(published, Err(Unpublished::Lost(_))) {
+            self.free().push(channel);
         }
+        published
     }
 
-    /// Closes the channel.
+    fn free(&self) -> MutexGuard<'_, Vec<Channel>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the channels.
     pub async fn close(&self) {
-        let _ = within("closing a channel", self.channel.close(200, "bye".into())).await;
+        let free = std::mem::take(&mut *self.free());
+        join_all(free.iter().map(|channel| closing(channel.close(200, "bye".into())))).await;
+    }
+}
+
+async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
+    let channel = within("opening a channel", connection.create_channel()).await?;
+    within("asking for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok(channel)
+}
+
+async fn publish(channel: &Channel, message: &Message<'_>) -> Result<(), Unpublished> {
+    let Message { exchange, key, body, properties } = message;
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let sent = channel.basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
+    let place = || ((*exchange).to_owned(), (*key).to_owned());
+    match within("publishing", async { sent.await?.await }).await {
+        Ok(Confirmation::Ack(None)) => Ok(()),
+        Ok(Confirmation::Ack(Some(_))) => {
+            let (exchange, key) = place();
+            Err(Unpublished::Returned { exchange, key })
+        }
+        Ok(Confirmation::Nack(_)) => {
+            let (exchange, key) = place();
+            Err(Unpublished::Refused { exchange, key })
+        }
+        Ok(Confirmation::NotRequested) => Err(Unpublished::Lost(Trouble::Again("the channel does not confirm".into()))),
+        Err(trouble) => Err(Unpublished::Lost(trouble)),
     }
 }

@@ -5,7 +5,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
 use super::names::Names;
-use super::trouble::{Trouble, within};
+use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
 /// Deliveries before the broker itself dead-letters a job, as the last resort.
@@ -24,7 +24,7 @@ fn text(value: &str) -> AMQPValue {
 pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
     let channel = within("opening a channel", connection.create_channel()).await?;
     declare(&channel, names).await?;
-    let _ = within("closing a channel", channel.close(200, "declared".into())).await;
+    closing(channel.close(200, "declared".into())).await;
     Ok(())
 }
 

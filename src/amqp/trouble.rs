@@ -31,6 +31,14 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>
     }
 }
 
+/// How long a goodbye may take: what is not closed by then is closed with its connection.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A goodbye to the broker, which nothing depends on.
+pub(super) async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+}
+
 /// Puts an error into words: what was tried, what the broker said, and what to do where somebody must mend it.
 pub fn explain(what: &str, error: &Error) -> Trouble {
     let ErrorKind::ProtocolError(amqp) = error.kind() else {

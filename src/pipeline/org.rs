@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
+use crate::domain::retry::StopCause;
 use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
 use crate::scim::{
     client::Scim,
@@ -87,5 +88,10 @@ impl Org {
             admitted: AtomicU64::new(0),
             config: org,
         }
+    }
+
+    /// No job is at work any more that waits for a queue to take what it owes.
+    pub fn publishable(&self) {
+        self.gate.mended(StopCause::Unpublishable);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -207,8 +208,8 @@ fn value(name: &str, cell: &str) -> Result<Value, String> {
 }
 
 async fn send(jobs: &[Job], names: &Names, lane: Lane, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let connection = link::connect(&config.amqp, "resetd enqueue").await?;
-    let publisher = Publisher::open(&connection).await?;
+    let connection = Arc::new(link::connect(&config.amqp, "resetd enqueue").await?);
+    let publisher = Publisher::open(Arc::clone(&connection)).await?;
     let (exchange, key) = (names.resets(), names.lane_key(lane));
     let asked_at = Timestamp::now();
     let sent = std::sync::atomic::AtomicUsize::new(0);

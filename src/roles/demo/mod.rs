@@ -7,6 +7,7 @@ mod script;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -59,6 +60,7 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
     let connection = link::connect(&config.amqp, "resetd demo").await.context(
         "the demo needs a RabbitMQ broker; `make demo` starts one, or set RESETD__AMQP__URL to one of yours",
     )?;
+    let connection = Arc::new(connection);
     let names = Names::new(&config.amqp.prefix, ORG);
     let health = TcpListener::bind("127.0.0.1:0").await.context("no port for the worker's health")?;
     let readiness = health.local_addr()?;
@@ -80,7 +82,7 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
 
 /// Enqueues the jobs and follows them to their ends.
 async fn watch(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     names: &Names,
     org: &sim::Org,
     rate: u32,
@@ -89,7 +91,7 @@ async fn watch(
     let channel = connection.create_channel().await?;
     let mut outcomes = outcomes(&channel, names).await?;
     let mut mails = consume(&channel, &names.emails()).await?;
-    let publisher = Publisher::open(connection).await?;
+    let publisher = Publisher::open(Arc::clone(connection)).await?;
     let jobs = script::jobs();
     let started = Instant::now();
     for (lane, body) in &jobs {

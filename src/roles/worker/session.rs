@@ -66,7 +66,7 @@ async fn open(org: &Arc<Org>, link: &Arc<Link>, config: &Config) -> Result<Lanes
     topology::declare_on(&link.publishing, &org.names).await?;
     let desk = Desk {
         org: Arc::clone(org),
-        publisher: Publisher::open(&link.publishing).await?,
+        publisher: Publisher::open(Arc::clone(&link.publishing)).await?,
         draining: CancellationToken::new(),
         over: link.lost().child_token(),
         link: Arc::clone(link),
@@ -129,9 +129,9 @@ impl Lanes {
                 self.jobs.wait().await;
             }
         }
-        self.desk.publisher.close().await;
-        self.interactive.close().await;
-        self.bulk.close().await;
+        // Whatever could not be published is owed by nobody now; the redelivered jobs find out anew.
+        self.desk.org.publishable();
+        tokio::join!(self.desk.publisher.close(), self.interactive.close(), self.bulk.close());
     }
 
     /// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
