@@ -13,8 +13,9 @@ use crate::config::amqp::Amqp;
 
 /// The heartbeat, in seconds: section 3 of the contract.
 const HEARTBEAT: u16 = 10;
-/// The largest frame, in bytes: lapin keeps room for 32 of them twice on each connection, 16 MiB in all at the broker's own 128 KiB.
-const FRAME_MAX: u32 = 32 * 1024;
+/// The largest frame, in bytes: the broker's own default. Less, and a job whose producer wrote long headers could not be taken.
+/// Said at once, since lapin writes zeros over all of its buffers (16 MiB) when the broker's answer makes it grow them.
+const FRAME_MAX: u32 = 128 * 1024;
 /// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
 const WATCH: Duration = Duration::from_millis(200);
 

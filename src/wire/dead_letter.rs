@@ -16,7 +16,7 @@ fn is_taken_off(name: &str) -> bool {
 }
 
 /// Producers' headers that still fit into one frame beside ours, in bytes.
-const MAX_HEADERS: usize = 24 * 1024;
+const MAX_HEADERS: usize = 120 * 1024;
 
 /// About how many bytes a table takes in a frame.
 #[expect(clippy::wildcard_enum_match_arm, reason = "AMQP's own kinds of values; all others are of a few bytes")]
@@ -109,7 +109,7 @@ mod tests {
         let headers = properties.headers().clone().unwrap_or_default();
         assert!(!headers.contains_key("x-mine"));
         let AMQPValue::LongString(detail) = &headers.inner()["resetd-detail"] else { panic!() };
-        assert!(detail.to_string().starts_with("its headers, 24588 bytes"), "{detail}");
+        assert!(detail.to_string().starts_with("its headers, 122892 bytes"), "{detail}");
     }
 
     #[test]

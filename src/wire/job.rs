@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
@@ -60,6 +61,8 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     if body.len() > MAX_BODY {
         return Err(Invalid::job(format!("body: it has {} bytes; it must have at most {MAX_BODY}", body.len())));
     }
+    // Read as a whole first: what could not be kept in a dead letter, nested too deep or with half a character, is no job.
+    serde_json::from_slice::<Value>(body).map_err(|error| not_an_object(body, &error))?;
     let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
     if let Some(problem) = fields.problem {
         return Err(Invalid::job(problem));

@@ -76,6 +76,8 @@ fn each_rule_refuses_with_its_field() {
     refused("hunter2", InvalidJob, "not JSON");
     refused("\"hunter2\"", InvalidJob, "not an object");
     refused("[1]", InvalidJob, "not an object");
+    refused(&format!("{{\"attributes\":{}1{}}}", "[".repeat(200), "]".repeat(200)), InvalidJob, "not JSON");
+    refused(r#"{"attributes":{"title":"\ud800"}}"#, InvalidJob, "not JSON");
     refused(r#"{"userId":"u"} x"#, InvalidJob, "not JSON");
     refused(r#"{"userName":"hunter2"}"#, InvalidJob, "move it under attributes");
     refused(r#"{"password":1,"password":2}"#, InvalidJob, "twice");
