@@ -6,5 +6,6 @@
 mod broker;
 mod world;
 
+mod answers;
 mod job;
 mod trip;
