@@ -8,4 +8,5 @@ mod world;
 
 mod answers;
 mod job;
+mod letters;
 mod trip;
