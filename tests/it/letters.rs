@@ -462,3 +462,23 @@ async fn what_the_broker_itself_dead_letters_has_its_reason_in_x_death() {
     let AMQPValue::FieldTable(death) = &deaths.as_slice()[0] else { panic!("{deaths:?}") };
     assert_eq!(death.inner()["reason"], text("expired"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "product: with frame_max 32 KiB one job with headers of 50 KB ends every session of its org; with 128 KiB it passes"]
+async fn a_job_with_large_headers_is_settled_like_any_other() {
+    let world = Plan::new().start().await;
+    let (mut outcomes, mut dead) = (world.outcomes().await, world.tap("resets.main.dead").await);
+    for (n, bytes) in [1_000, 20_000, 30_000, 50_000, 100_000].into_iter().enumerate() {
+        let large = |job: String| with_header(named(&job), "x-mine", text(&"v".repeat(bytes)));
+        let body = reset_body("u-1").to_string();
+        world.publish("main", body.as_bytes(), large(format!("good-{n}"))).await;
+        let record = outcomes.next().await.json();
+        assert_eq!((&record["outcome"], &record["attempts"]), (&json!("succeeded"), &json!(1)), "{bytes}: {record}");
+        world.publish("main", b"{", large(format!("bad-{n}"))).await;
+        assert_eq!(outcomes.next().await.json()["reason"], "invalid_job", "{bytes}");
+        let letter = dead.next().await;
+        assert_eq!((letter.id(), letter.body.as_slice()), (format!("bad-{n}").as_str(), &b"{"[..]), "{bytes}");
+    }
+    assert_eq!(world.main().stats().password_sets, 5);
+    assert_eq!(world.readyz().await.0, 200);
+}
