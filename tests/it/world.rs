@@ -391,3 +391,82 @@ pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
         .collect();
     newest.into_iter().filter(|(user, password)| !org.logs_in(user, password)).map(|(user, _)| user).collect()
 }
+
+/// A scripted fault from its compact text.
+pub fn fault(text: &str) -> sim::Fault {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Letters by the id of their job.
+pub fn by_id(letters: Vec<Taken>) -> BTreeMap<String, Taken> {
+    letters.into_iter().map(|letter| (letter.id().to_owned(), letter)).collect()
+}
+
+/// Outcomes, mails or replies by the id of their job.
+pub fn by_job(taken: &[Taken]) -> BTreeMap<String, Value> {
+    let records = taken.iter().map(Taken::json);
+    records.map(|record| (record["jobId"].as_str().unwrap().to_owned(), record)).collect()
+}
+
+impl World {
+    /// One job of org `main` under the id `job`.
+    pub async fn send(&self, job: &str, body: &Value) {
+        self.publish("main", body.to_string().as_bytes(), named(job)).await;
+    }
+}
+
+/// A request as it came to a [`Scribe`].
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Method and path, such as `PATCH /api/v2/scim/v2/Users/u-1`.
+    pub line: String,
+    pub headers: axum::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// An org that grants every token, keeps each request as it came, and answers a PATCH with what the test makes of it.
+pub struct Scribe {
+    base: String,
+    asked: std::sync::Arc<std::sync::Mutex<Vec<Asked>>>,
+}
+
+impl Scribe {
+    pub async fn answering(answer: fn(&Asked) -> axum::response::Response) -> Self {
+        use axum::response::IntoResponse;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = std::sync::Arc::clone(&asked);
+        let handle = async move |request: axum::extract::Request| {
+            let (parts, body) = request.into_parts();
+            let asked = Asked {
+                line: format!("{} {}", parts.method, parts.uri),
+                headers: parts.headers,
+                body: axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec(),
+            };
+            kept.lock().unwrap().push(asked.clone());
+            if asked.line == "POST /oauth/token" {
+                let token = json!({"access_token": "the-bearer-token", "token_type": "bearer", "expires_in": 3600});
+                axum::Json(token).into_response()
+            } else {
+                answer(&asked)
+            }
+        };
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(handle)).into_future());
+        Self { base, asked }
+    }
+
+    /// A world whose org `main` is this one.
+    pub async fn start(&self, plan: Plan) -> World {
+        let mut world = plan.prepare().await;
+        world.config = world.config.replace(&world.orgs["main"].base, &self.base);
+        world.start_worker().await;
+        world.ready().await;
+        world
+    }
+
+    /// All requests so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
