@@ -6,4 +6,5 @@
 mod broker;
 mod world;
 
+mod process;
 mod trip;
