@@ -6,5 +6,6 @@
 mod broker;
 mod world;
 
+mod ops;
 mod process;
 mod trip;
