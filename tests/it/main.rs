@@ -6,6 +6,7 @@
 mod broker;
 mod world;
 
+mod broker_faults;
 mod ops;
 mod process;
 mod trip;

@@ -21,6 +21,7 @@ pub struct Process {
 /// What is run before it runs.
 pub struct Run {
     command: Command,
+    arguments: Vec<String>,
     folder: tempfile::TempDir,
     stdin: Vec<u8>,
 }
@@ -32,6 +33,7 @@ impl Run {
         command.args(arguments).env_clear().current_dir(folder.path());
         Self {
             command,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             folder,
             stdin: Vec::new(),
         }
@@ -39,17 +41,16 @@ impl Run {
 
     /// With the configuration of a world, then these arguments.
     pub fn of(world: &World, arguments: &[&str]) -> Self {
-        let mut run = Run::new(&[]);
+        let mut run = Run::new(arguments);
         let (files, paths) = world.files();
         for path in paths {
             run = run.config(&std::fs::read_to_string(path).unwrap());
         }
         drop(files);
-        run.command.args(arguments);
         run
     }
 
-    /// One more `--config`.
+    /// One more `--config`, before the arguments.
     pub fn config(mut self, toml: &str) -> Self {
         let n = std::fs::read_dir(self.folder.path()).unwrap().count();
         let path = self.file(&format!("config-{n}.toml"), toml);
@@ -75,7 +76,7 @@ impl Run {
     }
 
     pub fn start(mut self) -> Process {
-        let command = self.command.stdin(Stdio::piped());
+        let command = self.command.args(self.arguments).stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let text = self.stdin;

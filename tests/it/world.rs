@@ -462,21 +462,18 @@ pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
 }
 
 impl Tap {
-    /// A stream from its first record on.
-    pub async fn replay(channel: &Channel, stream: &str) -> Self {
+    /// A stream from its first record on; `None` while it has no leader, as after a broker's start.
+    pub async fn replay(channel: &Channel, stream: &str) -> Option<Self> {
         channel.basic_qos(10_000, BasicQosOptions::default()).await.unwrap();
         let mut from = FieldTable::default();
         from.insert("x-stream-offset".into(), text("first"));
         let options = BasicConsumeOptions::default();
-        let consumer = channel
-            .basic_consume(stream.into(), "".into(), options, from)
-            .await
-            .unwrap();
-        Self {
+        let consumer = channel.basic_consume(stream.into(), "".into(), options, from).await;
+        Some(Self {
             name: stream.to_owned(),
-            consumer,
+            consumer: consumer.ok()?,
             _channel: channel.clone(),
-        }
+        })
     }
 }
 
@@ -502,7 +499,10 @@ impl World {
 
     /// The outcomes from the stream itself, from its beginning until there is one for each of `jobs` different jobs.
     pub async fn recorded(&self, jobs: usize) -> Vec<Taken> {
-        let mut stream = Tap::replay(&self.channel().await, &self.named("resets.outcomes")).await;
+        let mut stream = eventually("the stream has a leader", async || {
+            Tap::replay(&self.channel().await, &self.named("resets.outcomes")).await
+        })
+        .await;
         let (mut records, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
         while ids.len() < jobs {
             let record = stream.next().await;
