@@ -30,7 +30,7 @@ impl Run {
     pub fn new(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
-        command.args(arguments).env_clear().current_dir(folder.path());
+        command.env_clear().current_dir(folder.path());
         Self {
             command,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
@@ -186,7 +186,7 @@ pub async fn ready(http: &str) {
     .await;
 }
 
-/// What a new process of this configuration says to the operator, and its exit code.
+/// All of these are in what was said.
 pub fn says(said: &str, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in: {said}");
@@ -284,4 +284,246 @@ async fn sigterm_ends_an_idle_worker_within_a_second() {
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Ends by itself, with this code and these words on stderr, and nothing on stdout.
+async fn ends(run: Run, code: i32, parts: &[&str]) -> String {
+    let (ended, out, said) = run.end().await;
+    assert_eq!((ended, out.as_str()), (code, ""), "{said}");
+    says(&said, parts);
+    said
+}
+
+const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_form_that_is_not_chosen_ends_with_2_and_both_choices_explained() {
+    let parts = [
+        "wire.password",
+        "\"sha256\"",
+        "\"plaintext\"",
+        "config/spec.toml",
+        "config/genesys-cloud.toml",
+    ];
+    ends(Run::new(&["worker"]).config(ORG), 2, &parts).await;
+    let half = "[wire]\npassword = \"sha256\"\n";
+    let parts = ["wire.extensions", "\"envelope\"", "\"urn\""];
+    ends(Run::new(&["worker"]).config(ORG).config(half), 2, &parts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_key_ends_with_2_and_is_named() {
+    let whole = format!("[wire]\npassword = \"sha256\"\nextensions = \"urn\"\n{ORG}");
+    let typo = "[retry]\nmax_attempt = 3\n";
+    ends(Run::new(&["worker"]).config(&whole).config(typo), 2, &["max_attempt"]).await;
+    let run = Run::new(&["worker"]).config(&whole).env("RESETD__AMQP__PREFECHT", "3");
+    ends(run, 2, &["prefecht"]).await;
+    let run = Run::new(&["worker"]).config(&whole).config("[orgs.main]\nrate = 3\n");
+    ends(run, 2, &["rate"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_command_line_cannot_be_ends_with_2() {
+    ends(Run::new(&["worker", "--nothing"]), 2, &["--nothing"]).await;
+    ends(Run::new(&["nothing"]), 2, &["nothing"]).await;
+    ends(Run::new(&["--log", "xml", "worker"]), 2, &["xml", "json", "text"]).await;
+    ends(Run::new(&["worker"]).env("RUST_LOG", "resetd=loud"), 2, &["RUST_LOG"]).await;
+    ends(Run::new(&["--config", "nowhere.toml", "worker"]), 2, &["nowhere.toml"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "product: --config before and after the subcommand: the ones before are silently dropped (a global flag of clap)"]
+async fn a_config_before_the_subcommand_and_one_after_it_both_count() {
+    let run = Run::new(&["worker", "--config", "second.toml"]).config("[wire]\npassword = \"neither\"\n");
+    run.file("second.toml", ORG);
+    ends(run, 2, &["wire.password", "neither"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_ends_with_1_and_says_which() {
+    let world = Plan::new().prepare().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = Run::of(&world, &["worker"]).config(&format!("[http]\nlisten = {address:?}"));
+    ends(run, 1, &["http.listen", &address, "another port"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_names_every_bad_line_and_sends_nothing() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    let run = Run::of(&world, &["enqueue", "--lane", "interactive", "users.csv"]);
+    run.file("users.csv", "userId,email\nu-1,a@b\nu/2,a@b\nu-3,c@d\nu-4,nobody\n");
+    ends(
+        run,
+        1,
+        &["2 of 4 lines", "line 3: userId", "line 5: email", "nothing was sent"],
+    )
+    .await;
+    let run = Run::of(&world, &["enqueue", "-"])
+        .stdin("{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n{\"userId\":1}\nx\n");
+    ends(run, 1, &["line 3", "nothing was sent"]).await;
+    for queue in ["resets.main", "resets.main.bulk"] {
+        assert_eq!(world.depth(queue).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_without_its_org_file_or_topology_says_what_to_do() {
+    let world = Plan::new().prepare().await;
+    let csv = "userId,email\nu-1,a@b\n";
+    let run = Run::of(&world, &["enqueue", "--org", "elsewhere", "-"]).stdin(csv);
+    ends(run, 2, &["--org", "\"elsewhere\"", "main"]).await;
+    ends(Run::of(&world, &["enqueue", "nowhere.csv"]), 1, &["nowhere.csv"]).await;
+    ends(
+        Run::of(&world, &["enqueue", "-"]).stdin(csv),
+        1,
+        &["0 of 1 jobs", "resetd worker"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    let csv = "userId,email,title\nu-1,a@b,Agent\nu-2,c@d,\n";
+    let ndjson = "{\"userId\":\"u-3\",\"password\":true,\"email\":\"e@f\"}\n{\"userId\":\"u-4\"}\n";
+    let from_file = Run::of(&world, &["enqueue", "--org", "main", "jobs.txt"]);
+    from_file.file("jobs.txt", csv);
+    let (code, out, said) = from_file.end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    says(&out, &["2 jobs queued for org main, lane bulk"]);
+    let from_stdin = Run::of(&world, &["enqueue", "--lane", "interactive", "-"]).stdin(ndjson);
+    let (code, out, said) = from_stdin.end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    says(
+        &out,
+        &[
+            "2 jobs queued for org main, lane interactive",
+            "1 of them ask for no reset",
+        ],
+    );
+
+    let now = jiff::Timestamp::now().as_second();
+    let mut ids = std::collections::BTreeSet::new();
+    let expected = [
+        (
+            "resets.main.bulk",
+            [
+                json!({"password": true, "userId": "u-1", "email": "a@b", "attributes": {"title": "Agent"}}),
+                json!({"password": true, "userId": "u-2", "email": "c@d"}),
+            ],
+        ),
+        (
+            "resets.main",
+            [
+                json!({"userId": "u-3", "password": true, "email": "e@f"}),
+                json!({"userId": "u-4"}),
+            ],
+        ),
+    ];
+    for (queue, bodies) in expected {
+        let jobs = world.drained(queue).await;
+        assert_eq!(jobs.iter().map(|job| job.json()).collect::<Vec<_>>(), bodies);
+        for job in &jobs {
+            assert_eq!(job.properties.delivery_mode(), &Some(2));
+            let asked = i64::try_from(job.properties.timestamp().unwrap()).unwrap();
+            assert!((now - 30..=now).contains(&asked), "{asked}");
+            assert_eq!(job.id().len(), 36);
+            ids.insert(job.id().to_owned());
+        }
+    }
+    assert_eq!(ids.len(), 4);
+}
+
+/// A worker whose only org and broker are in its environment, and one job of it that was done.
+async fn works(run: Run, world: &World, key: &str) {
+    let mut worker = run.start();
+    ready(&worker.http().await).await;
+    let mut job = crate::world::reset_body("u");
+    job["attributes"] = json!({"title": "Agent"});
+    world
+        .publish(key, job.to_string().as_bytes(), crate::world::named("job"))
+        .await;
+    let mut other = crate::world::reset_body("v");
+    other["attributes"] = json!({"displayName": "Agent"});
+    world
+        .publish(key, other.to_string().as_bytes(), crate::world::named("other"))
+        .await;
+    let mut said: Vec<String> = world
+        .recorded(2)
+        .await
+        .iter()
+        .map(|record| record.routing_key.clone())
+        .collect();
+    said.sort();
+    let org = key.split('.').next().unwrap();
+    assert_eq!(said, [format!("{org}.failed"), format!("{org}.succeeded")]);
+    assert_eq!(worker.terminated().await.0, 0);
+    assert_eq!(
+        locked_out(world.main(), &world.drained("emails").await),
+        Vec::<String>::new()
+    );
+}
+
+/// Everything but the org, by environment variables.
+fn surroundings(world: &World) -> Run {
+    Run::new(&["worker"])
+        .env("RESETD__AMQP__URL", &world.amqp_url)
+        .env("RESETD__AMQP__PREFIX", &world.prefix)
+        .env("RESETD__HTTP__LISTEN", "127.0.0.1:0")
+        .env("RESETD__WIRE__PASSWORD", "sha256")
+        .env("RESETD__WIRE__EXTENSIONS", "envelope")
+        .env("RESETD__WIRE__ALLOWED_ATTRIBUTES", "title, department")
+}
+
+fn urls(world: &World) -> [String; 2] {
+    let base = &world.orgs["main"].base;
+    [format!("{base}/oauth/token"), format!("{base}/api/v2/scim/v2")]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_may_be_given_by_environment_variables_alone() {
+    let settings = resetd::sim::Settings {
+        scope: Some("users:read scim:users:write".into()),
+        ..unlimited()
+    };
+    let world = Plan::new().org("main", settings, "").prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world)
+        .env("RESETD__ORGS__EU_1__TOKEN_URL", &token)
+        .env("RESETD__ORGS__EU_1__SCIM_URL", &scim)
+        .env("RESETD__ORGS__EU_1__CLIENT_ID", "demo")
+        .env("RESETD__ORGS__EU_1__CLIENT_SECRET", "demo-secret")
+        .env("RESETD__ORGS__EU_1__RATE_PER_MINUTE", "6000")
+        .env("RESETD__ORGS__EU_1__REQUIRED_SCOPES", "scim:users:write,users:read");
+    works(run, &world, "eu_1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_org_main_takes_genesys_variables_from_a_env_file_and_a_list_from_one_too() {
+    let world = Plan::new().prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world).env("RESETD__ORGS__MAIN__SCIM_URL", &scim);
+    run.file(
+        ".env",
+        &format!("# for the test\nRESETD__ORGS__MAIN__TOKEN_URL={token}\nGENESYS_CLIENT_ID=demo\nGENESYS_CLIENT_SECRET=\"demo-secret\"\nRESETD__WIRE__ALLOWED_ATTRIBUTES=nothing\n"),
+    );
+    works(run, &world, "main").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn genesys_variables_of_the_process_and_secrets_in_files_do_too() {
+    let world = Plan::new().prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world).env("GENESYS_CLIENT_ID", "demo").config(&format!(
+        "[orgs.main]\ntoken_url = {token:?}\nscim_url = {scim:?}\nclient_secret_file = \"secret.txt\"\n"
+    ));
+    run.file("secret.txt", "demo-secret\n");
+    works(run, &world, "main").await;
+    let run = Run::new(&["worker"])
+        .config("[wire]\npassword = \"sha256\"\nextensions = \"urn\"")
+        .config("[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret_file = \"nowhere.txt\"\n");
+    ends(run, 2, &["orgs.main.client_secret_file", "nowhere.txt"]).await;
 }
