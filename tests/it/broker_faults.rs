@@ -8,12 +8,11 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
-use crate::process::{Process, Run, says, slow};
+use crate::process::{Run, says, slow};
 use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
 
 /// The one node that these tests kill and block, one after the other.
@@ -44,9 +43,8 @@ impl Node {
         &self.broker.url
     }
 
-    async fn tell(&self, command: &'static str) -> String {
-        let broker = Arc::clone(&self.broker);
-        tokio::task::spawn_blocking(move || broker.tell(command)).await.unwrap()
+    async fn tell(&self, command: &'static str) {
+        self.broker.told(command).await;
     }
 
     /// Ends it by `kill` or `stop`.
@@ -145,7 +143,7 @@ async fn a_broker_that_is_stopped_in_the_middle_of_200_jobs_loses_nobody() {
 async fn connections_that_are_closed_in_the_middle_of_200_jobs_lose_nobody() {
     let node = Node::lent().await;
     through("close_all_connections", &node, async |_| {
-        assert_eq!(node.tell("ctl close_all_connections test").await, "done 0");
+        node.tell("ctl close_all_connections test").await;
     })
     .await;
 }

@@ -2,6 +2,10 @@
 //! simulated org on port 0. No broker is a failure, not a skip.
 
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, with the place; in its helpers too"
+)]
 
 mod broker;
 mod world;

@@ -1,15 +1,15 @@
 //! What an operator sees: secrets in nothing that is written, health, metrics, and one org that does not slow another.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::process::{Process, Run, ready};
-use crate::world::{Plan, Taken, World, eventually, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, eventually, locked_out, named, reset_body, text, unlimited, with_header};
 
 const CLIENT_SECRET: &str = "CLIENTSECRETVALUE-4f1c";
 const JOB_SECRET: &str = "JOBSECRETVALUE";
@@ -139,6 +139,20 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
         worker.stderr()
     );
     assert!(world.main().stats().tokens_issued >= 2);
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for letter in &letters {
+        *reasons.entry(letter.header("resetd-reason").unwrap()).or_default() += 1;
+    }
+    let expected = [
+        ("attribute_not_allowed", 1),
+        ("forbidden", 1),
+        ("invalid_job", 8),
+        ("no_address", 1),
+        ("not_found", 1),
+        ("rejected", 1),
+        ("retries_exhausted", 2),
+    ];
+    assert_eq!(reasons, expected.map(|(reason, n)| (reason.to_owned(), n)).into());
 
     let mut written = vec![
         ("log".to_owned(), worker.stderr()),
@@ -231,4 +245,290 @@ fn a_disguised_secret_is_found() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_readiness_say_what_the_contract_says() {
+    let world = Plan::new().prepare().await;
+    let (mut worker, http) = Process::worker(&world).await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{http}{path}")).await.unwrap();
+        let kind = answer
+            .headers()
+            .get("content-type")
+            .map_or("", |kind| kind.to_str().unwrap())
+            .to_owned();
+        (answer.status().as_u16(), kind, answer.text().await.unwrap())
+    };
+    assert_eq!(get("/healthz").await.0, 200);
+    let (status, kind, body) = get("/readyz").await;
+    assert_eq!((status, kind.as_str()), (200, "application/json"));
+    assert_eq!(
+        body,
+        r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null}}}"#
+    );
+    let (status, kind, body) = get("/").await;
+    assert_eq!((status, kind.starts_with("text/plain")), (200, true), "{kind}");
+    assert!(body.contains("/readyz"), "{body}");
+    let (status, kind, _) = get("/metrics").await;
+    assert_eq!(
+        (status, kind.as_str()),
+        (200, "text/plain; version=0.0.4; charset=utf-8")
+    );
+    assert_eq!(get("/nothing").await.0, 404);
+    assert_eq!(worker.terminated().await.0, 0);
+}
+
+/// The value of one series of `/metrics`, its labels in any order.
+fn value(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    metrics.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (inside, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.split_once("} ")?,
+            None => ("", rest.strip_prefix(' ')?),
+        };
+        let all = labels
+            .iter()
+            .all(|(key, value)| inside.contains(&format!("{key}=\"{value}\"")));
+        let count = inside.matches("=\"").count();
+        (all && count == labels.len()).then(|| value.parse().unwrap())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_what_happened() {
+    let world = Plan::new().prepare().await;
+    for fault in [
+        json!({"status": 404, "always": true, "user": "nobody"}),
+        json!({"status": 429, "retry_after": 1, "next": 1, "user": "u-1"}),
+        json!({"cut": true, "next": 1, "user": "u-2"}),
+    ] {
+        world.main().add_fault(serde_json::from_value(fault).unwrap());
+    }
+    let (mut worker, http) = Process::worker(&world).await;
+    for (key, user) in [
+        ("main", "u-1"),
+        ("main", "u-2"),
+        ("main", "u-3"),
+        ("main.bulk", "u-4"),
+        ("main.bulk", "nobody"),
+    ] {
+        world.reset(key, user, &format!("job-{user}")).await;
+    }
+    world.publish("main.bulk", b"{\"userId\":\"x\"}", named("none")).await;
+    world.recorded(6).await;
+    let read = async || {
+        reqwest::get(format!("{http}/metrics"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    };
+    let metrics = eventually("nothing is in flight", async || {
+        let metrics = read().await;
+        let settled = [("interactive"), ("bulk")]
+            .iter()
+            .all(|lane| value(&metrics, "resetd_jobs_in_flight", &[("org", "main"), ("lane", lane)]) == Some(0.0));
+        settled.then_some(metrics)
+    })
+    .await;
+    let job = |lane, outcome, reason| {
+        let labels = [
+            ("org", "main"),
+            ("lane", lane),
+            ("outcome", outcome),
+            ("reason", reason),
+        ];
+        value(&metrics, "resetd_jobs_total", &labels)
+    };
+    assert_eq!(job("interactive", "succeeded", ""), Some(3.0), "{metrics}");
+    assert_eq!(job("bulk", "succeeded", ""), Some(1.0));
+    assert_eq!(job("bulk", "failed", "not_found"), Some(1.0));
+    assert_eq!(job("bulk", "passed_through", ""), Some(1.0));
+    for (status, calls) in [("200", 4.0), ("404", 1.0), ("429", 1.0), ("cut", 1.0)] {
+        assert_eq!(
+            value(&metrics, "resetd_patches_total", &[("org", "main"), ("status", status)]),
+            Some(calls),
+            "{metrics}"
+        );
+    }
+    let main = [("org", "main")];
+    assert_eq!(value(&metrics, "resetd_patch_duration_seconds_count", &main), Some(7.0));
+    for (lane, permits) in [("interactive", 5.0), ("bulk", 2.0)] {
+        let labels = [("org", "main"), ("lane", lane)];
+        assert_eq!(
+            value(&metrics, "resetd_permit_wait_seconds_count", &labels),
+            Some(permits)
+        );
+        assert!(value(&metrics, "resetd_permit_wait_seconds_sum", &labels).unwrap() >= 0.0);
+    }
+    assert_eq!(value(&metrics, "resetd_pauses_total", &main), Some(1.0));
+    let granted = [("org", "main"), ("result", "granted")];
+    assert_eq!(value(&metrics, "resetd_token_refreshes_total", &granted), Some(1.0));
+    assert_eq!(value(&metrics, "resetd_broker_connected", &[]), Some(1.0));
+    assert_eq!(value(&metrics, "resetd_line_stopped", &main), Some(0.0));
+    assert_eq!(
+        metrics
+            .lines()
+            .filter(|line| line.starts_with("# HELP resetd_"))
+            .count(),
+        9,
+        "{metrics}"
+    );
+    assert_eq!(worker.terminated().await.0, 0);
+}
+
+/// A call of the org's at its own pace, for 20 calls a second.
+fn twenty_a_second() -> resetd::sim::Settings {
+    resetd::sim::Settings {
+        quota: 20,
+        window: Duration::from_secs(1),
+        ..unlimited()
+    }
+}
+
+/// Waits until this long after the beginning of one of the org's windows of a second. A permit falls every 50 ms from the first
+/// one on; without this some would fall on the border of two windows, and a delay of a millisecond would decide.
+async fn into_a_window(orgs_began: tokio::time::Instant, by: Duration) {
+    let into = Duration::from_nanos(u64::from(orgs_began.elapsed().subsec_nanos()));
+    tokio::time::sleep(Duration::from_secs(1) + by - into).await;
+}
+
+/// How long `org`'s calls took, from the first of these jobs to the last.
+async fn called(world: &World, org: &str, jobs: u64, begun: tokio::time::Instant) -> Duration {
+    eventually("all passwords are set", async || {
+        (world.sim(org).stats().password_sets >= jobs).then_some(())
+    })
+    .await;
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_quota_is_spent_and_no_call_is_refused() {
+    let orgs_began = tokio::time::Instant::now();
+    let world = Plan::new()
+        .org("main", twenty_a_second(), "rate_per_minute = 1200")
+        .start()
+        .await;
+    world.reset("main", "first", "first").await;
+    called(&world, "main", 1, orgs_began).await;
+    into_a_window(orgs_began, Duration::from_millis(75)).await;
+    let begun = tokio::time::Instant::now();
+    world.reset_many("main", 120).await;
+    let took = called(&world, "main", 121, begun).await;
+    let shortest = Duration::from_secs(60).mul_f64(119.0 / 1200.0);
+    let stats = world.main().stats();
+    let ratio = took.div_duration_f64(shortest);
+    eprintln!(
+        "120 calls at 1200 a minute: {took:?}, {ratio:.3} of the shortest time; {} refused",
+        stats.throttled
+    );
+    assert_eq!(stats.throttled, 0);
+    assert!(ratio < 1.15, "{ratio}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_admits_half_of_the_rate_loses_nobody_and_its_retry_after_is_kept() {
+    let settings = resetd::sim::Settings {
+        quota: 10,
+        window: Duration::from_secs(1),
+        ..unlimited()
+    };
+    let world = Plan::new()
+        .org("main", settings, "rate_per_minute = 1200")
+        .start()
+        .await;
+    let begun = tokio::time::Instant::now();
+    let users = world.reset_many("main", 80).await;
+    let records = world.recorded(80).await;
+    let took = begun.elapsed();
+    assert!(
+        records
+            .iter()
+            .all(|record| record.routing_key == "main.succeeded" && record.json()["attempts"] == 1)
+    );
+    let mails = world.drained("emails").await;
+    assert_eq!((mails.len(), locked_out(world.main(), &mails)), (80, vec![]));
+    assert!(
+        users
+            .iter()
+            .all(|user| world.main().user(user).unwrap().password_sets == 1)
+    );
+    let stats = world.main().stats();
+    eprintln!(
+        "a storm: 80 jobs in {took:?}, {} calls of which {} were refused",
+        stats.calls, stats.throttled
+    );
+    assert!(world.metrics().await.contains("resetd_pauses_total{org=\"main\"}"));
+    // Retry-After reaches past the end of the window: at most the calls that were in the air are refused in each.
+    assert!(stats.throttled > 0);
+    assert!(
+        stats.throttled as f64 <= 2.0 * (took.as_secs_f64() + 1.0),
+        "{stats:?} in {took:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_orgs_have_a_limiter_each() {
+    let keys = "rate_per_minute = 1200";
+    let plan = Plan::new()
+        .org("east", unlimited(), keys)
+        .org("west", unlimited(), keys);
+    let world = plan.start().await;
+    let begun = tokio::time::Instant::now();
+    tokio::join!(world.reset_many("east", 60), world.reset_many("west", 60));
+    let (east, west) = tokio::join!(called(&world, "east", 60, begun), called(&world, "west", 60, begun));
+    let shortest = Duration::from_secs(60).mul_f64(59.0 / 1200.0);
+    eprintln!("two orgs with 60 jobs each: {east:?} and {west:?}, alone at least {shortest:?}");
+    for took in [east, west] {
+        assert!(took.div_duration_f64(shortest) < 1.25, "{took:?}");
+        assert!(took.div_duration_f64(shortest) > 0.95, "{took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up() {
+    // A port that was free a moment ago: nobody listens there, until the org does.
+    let place = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let down = format!(
+        "[orgs.down]\ntoken_url = \"http://{place}/oauth/token\"\nscim_url = \"http://{place}/api/v2/scim/v2\"\nclient_id = \"demo\"\nclient_secret = \"demo-secret\"\n"
+    );
+    let world = Plan::new()
+        .org("up", unlimited(), "rate_per_minute = 1200")
+        .config(&down)
+        .start()
+        .await;
+    let lost = world.reset_many("down", 40).await;
+    let begun = tokio::time::Instant::now();
+    world.reset_many("up", 60).await;
+    let took = called(&world, "up", 60, begun).await;
+    let ratio = took.div_duration_f64(Duration::from_secs(60).mul_f64(59.0 / 1200.0));
+    eprintln!("60 jobs beside an org that is down: {took:?}, {ratio:.3} of the shortest time");
+    assert!(ratio < 1.25, "{ratio}");
+    let up = world.recorded(60).await;
+    assert!(
+        up.iter().all(|record| record.routing_key == "up.succeeded"),
+        "the other org's jobs wait"
+    );
+
+    let org = resetd::sim::Org::new(unlimited()).unwrap();
+    let listener = tokio::net::TcpListener::bind(place).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let serving = org.clone();
+    tokio::spawn(async move { serving.serve(listener, stop).await });
+    world.recorded(100).await;
+    let mails: Vec<Taken> = world
+        .drained("emails")
+        .await
+        .into_iter()
+        .filter(|mail| mail.json()["org"] == "down")
+        .collect();
+    assert_eq!((mails.len(), locked_out(&org, &mails)), (40, vec![]));
+    assert!(lost.iter().all(|user| org.user(user).unwrap().password_sets == 1));
+    assert_eq!(world.depth("resets.down.dead").await, 0);
 }

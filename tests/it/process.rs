@@ -15,7 +15,7 @@ pub struct Process {
     child: Child,
     out: Arc<Mutex<Vec<u8>>>,
     err: Arc<Mutex<Vec<u8>>>,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// What is run before it runs.
@@ -85,7 +85,7 @@ impl Run {
             out: collect(child.stdout.take().unwrap()),
             err: collect(child.stderr.take().unwrap()),
             child,
-            folder: self.folder,
+            _folder: self.folder,
         }
     }
 
