@@ -527,3 +527,87 @@ async fn genesys_variables_of_the_process_and_secrets_in_files_do_too() {
         .config("[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret_file = \"nowhere.txt\"\n");
     ends(run, 2, &["orgs.main.client_secret_file", "nowhere.txt"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
+    let world = Plan::new().prepare().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let closed = format!("[amqp]\nurl = \"amqp://guest:secret-pw@{nobody}/%2f\"\n");
+    let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&closed).start();
+    let http = worker.http().await;
+    let said = eventually("it has tried twice", async || {
+        let log = worker.stderr();
+        (log.matches("not consuming; it goes on by itself").count() >= 2).then_some(log)
+    })
+    .await;
+    says(&said, &[&nobody.to_string()]);
+    let answer = reqwest::get(format!("{http}/readyz")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(!worker.stderr().contains("secret-pw"));
+}
+
+/// A grace of 7 s and calls of 2 s at most.
+const SHORT: &str = "[shutdown]\ngrace = \"7s\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_the_org_hangs() {
+    let plan = Plan::new()
+        .org("main", unlimited(), "request_timeout = \"2s\"")
+        .config(SHORT);
+    let world = plan.prepare().await;
+    let hang = json!({"hang": "60s", "always": true});
+    world.main().add_fault(serde_json::from_value(hang).unwrap());
+    let (mut worker, _) = Process::worker(&world).await;
+    for n in 0..5 {
+        world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
+    }
+    eventually("the calls are in the air", async || {
+        (world.main().stats().calls == 5).then_some(())
+    })
+    .await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(
+        (Duration::from_secs(1)..Duration::from_secs(7)).contains(&took),
+        "{took:?}"
+    );
+    assert_eq!(world.depth("resets.main").await, 5);
+    assert_eq!(world.depth("resets.main.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everything() {
+    let plan = Plan::new()
+        .org("main", unlimited(), "request_timeout = \"2s\"")
+        .config(SHORT);
+    let world = plan.prepare().await;
+    let pause = json!({"status": 429, "retry_after": 600, "next": 1});
+    world.main().add_fault(serde_json::from_value(pause).unwrap());
+    let (mut worker, http) = Process::worker(&world).await;
+    world.reset("main", "first", "first").await;
+    eventually("it pauses", async || {
+        let metrics = reqwest::get(format!("{http}/metrics"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        metrics.contains("resetd_pauses_total{org=\"main\"} 1").then_some(())
+    })
+    .await;
+    world.reset_many("main", 99).await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert_eq!(
+        world.depth("resets.main").await + world.depth("resets.main.bulk").await,
+        100
+    );
+    assert_eq!((world.main().stats().calls, world.main().stats().password_sets), (1, 0));
+}
