@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
-use crate::process::{Run, says, slow};
+use crate::process::{Process, Run, says, slow};
 use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 
@@ -154,7 +154,10 @@ async fn a_broker_that_takes_no_message_for_a_while_in_the_middle_of_200_jobs_lo
     let node = Node::lent().await;
     through("memory alarm", &node, async |world| {
         node.tell("ctl set_vm_memory_high_watermark 0").await;
+        let before = world.main().stats().calls;
         role(world, "starting").await;
+        let after = world.main().stats().calls;
+        eprintln!("{} calls were made while no mail could be sent", after - before);
         node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
     })
     .await;
@@ -627,4 +630,44 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
     let doubled: i32 = ended.iter().map(|(_, doubled)| doubled).sum();
     eprintln!("{lost} of 6400 unroutable messages count as published, {doubled} of 6400 published ones as returned");
     assert_eq!((lost, doubled), (0, 0));
+}
+
+/// SIGTERM while calls are in the air whose mails this broker does not take: ends within the grace, and gives the jobs back.
+async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
+    let plan = Plan::at(node.url()).org("main", a_second_a_call(), "request_timeout = \"2s\"");
+    let mut world = plan.config("[shutdown]\ngrace = \"8s\"").prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    let users = thirty_in_the_air(&world).await;
+    node.tell(fail).await;
+    let (code, took) = worker.terminated().await;
+    node.tell(mend).await;
+    eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of 8 s");
+    assert_eq!(code, 0);
+    world.connection = connect(node.url()).await;
+    let (mut second, _) = Process::worker(&world).await;
+    world.recorded(30).await;
+    assert_eq!(second.terminated().await.0, 0);
+    let mails = world.drained("emails").await;
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    assert!(mails.len() >= users.len());
+    assert!(took < Duration::from_secs(9), "{took:?} of a grace of 8 s");
+}
+
+#[ignore = "product: a publish, and then each channel and connection that is closed, is waited for 10 s each: about 20 s of a grace of 8 s"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_during_a_memory_alarm_ends_within_the_grace() {
+    let node = Node::lent().await;
+    drained_though(
+        &node,
+        "ctl set_vm_memory_high_watermark 0",
+        "ctl set_vm_memory_high_watermark absolute 1GB",
+    )
+    .await;
+}
+
+#[ignore = "product: a publish, and then each channel and connection that is closed, is waited for 10 s each: about 20 s of a grace of 8 s"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_while_the_broker_is_silent_ends_within_the_grace() {
+    let node = Node::lent().await;
+    drained_though(&node, "pause", "resume").await;
 }
