@@ -7,6 +7,9 @@ mod broker;
 mod world;
 
 mod answers;
+mod broker_faults;
 mod job;
 mod letters;
+mod ops;
+mod process;
 mod trip;

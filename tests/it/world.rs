@@ -470,3 +470,91 @@ impl Scribe {
         self.asked.lock().unwrap().clone()
     }
 }
+
+impl Tap {
+    /// A stream from its first record on; `None` while it has no leader, as after a broker's start.
+    pub async fn replay(channel: &Channel, stream: &str) -> Option<Self> {
+        channel.basic_qos(10_000, BasicQosOptions::default()).await.ok()?;
+        let mut from = FieldTable::default();
+        from.insert("x-stream-offset".into(), text("first"));
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(stream.into(), "".into(), options, from).await;
+        Some(Self {
+            name: stream.to_owned(),
+            consumer: consumer.ok()?,
+            _channel: channel.clone(),
+        })
+    }
+}
+
+impl World {
+    /// Everything that lies ready in a queue, taken out in its order.
+    pub async fn drained(&self, queue: &str) -> Vec<Taken> {
+        let channel = self.channel().await;
+        let mut taken = Vec::new();
+        let name = self.named(queue);
+        while let Some(got) = channel
+            .basic_get(name.as_str().into(), BasicGetOptions { no_ack: true })
+            .await
+            .unwrap()
+        {
+            taken.push(Taken {
+                routing_key: got.delivery.routing_key.to_string(),
+                body: got.delivery.data,
+                properties: got.delivery.properties,
+            });
+        }
+        taken
+    }
+
+    /// The outcomes from the stream itself, from its beginning until there is one for each of `jobs` different jobs.
+    pub async fn recorded(&self, jobs: usize) -> Vec<Taken> {
+        // A connection of its own for each look: a stream that is being made or elected can close it (541).
+        let (_connection, mut stream) = eventually("the stream has a leader", async || {
+            let connection = connect(&self.amqp_url).await;
+            let channel = connection.create_channel().await.ok()?;
+            Some((connection, Tap::replay(&channel, &self.named("resets.outcomes")).await?))
+        })
+        .await;
+        let (mut records, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
+        while ids.len() < jobs {
+            let record = stream.next().await;
+            ids.insert(record.json()["jobId"].as_str().unwrap().to_owned());
+            records.push(record);
+        }
+        records
+    }
+
+    /// Publishes `n` resets, every other one into the bulk lane, and waits for their confirms at the end. Returns the users.
+    pub async fn reset_many(&self, org: &str, n: usize) -> Vec<String> {
+        let channel = self.channel().await;
+        let users: Vec<String> = (0..n).map(|n| format!("{org}-user-{n}")).collect();
+        let mut confirms = Vec::new();
+        for (n, user) in users.iter().enumerate() {
+            let key = if n % 2 == 0 {
+                org.to_owned()
+            } else {
+                format!("{org}.bulk")
+            };
+            let options = BasicPublishOptions {
+                mandatory: true,
+                ..BasicPublishOptions::default()
+            };
+            let properties = named(&format!("job-{user}")).with_delivery_mode(2);
+            let body = reset_body(user).to_string();
+            let exchange = self.named("resets");
+            let sent = channel.basic_publish(
+                exchange.as_str().into(),
+                key.as_str().into(),
+                options,
+                body.as_bytes(),
+                properties,
+            );
+            confirms.push(sent.await.unwrap());
+        }
+        for confirm in confirms {
+            assert_eq!(confirm.await.unwrap(), lapin::Confirmation::Ack(None));
+        }
+        users
+    }
+}

@@ -1,0 +1,612 @@
+//! The binary as a process: signals, exit codes, what it writes, what it takes from its environment.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::world::{Plan, World, eventually, locked_out, unlimited};
+
+/// A `resetd` process with an empty environment and an empty working folder. It is killed when this is dropped.
+pub struct Process {
+    child: Child,
+    out: Arc<Mutex<Vec<u8>>>,
+    err: Arc<Mutex<Vec<u8>>>,
+    _folder: tempfile::TempDir,
+}
+
+/// What is run before it runs.
+pub struct Run {
+    command: Command,
+    arguments: Vec<String>,
+    folder: tempfile::TempDir,
+    stdin: Vec<u8>,
+}
+
+impl Run {
+    pub fn new(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
+        command.env_clear().current_dir(folder.path());
+        Self {
+            command,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            folder,
+            stdin: Vec::new(),
+        }
+    }
+
+    /// With the configuration of a world, then these arguments.
+    pub fn of(world: &World, arguments: &[&str]) -> Self {
+        let mut run = Run::new(arguments);
+        let (files, paths) = world.files();
+        for path in paths {
+            run = run.config(&std::fs::read_to_string(path).unwrap());
+        }
+        drop(files);
+        run
+    }
+
+    /// One more `--config`, before the arguments.
+    pub fn config(mut self, toml: &str) -> Self {
+        let n = std::fs::read_dir(self.folder.path()).unwrap().count();
+        let path = self.file(&format!("config-{n}.toml"), toml);
+        self.command.arg("--config").arg(path);
+        self
+    }
+
+    /// A file in its working folder.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn stdin(mut self, text: &str) -> Self {
+        self.stdin = text.into();
+        self
+    }
+
+    pub fn start(mut self) -> Process {
+        let command = self.command.args(self.arguments).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let text = self.stdin;
+        std::thread::spawn(move || stdin.write_all(&text));
+        Process {
+            out: collect(child.stdout.take().unwrap()),
+            err: collect(child.stderr.take().unwrap()),
+            child,
+            _folder: self.folder,
+        }
+    }
+
+    /// Runs it to its end: exit code, stdout, stderr.
+    pub async fn end(self) -> (i32, String, String) {
+        let mut process = self.start();
+        let code = process.ended().await;
+        (code, process.stdout(), process.stderr())
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&all);
+    std::thread::spawn(move || {
+        let mut some = [0; 65536];
+        while let Ok(n @ 1..) = from.read(&mut some) {
+            kept.lock().unwrap().extend_from_slice(&some[..n]);
+        }
+    });
+    all
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    /// A worker of this world, at its address once it is ready.
+    pub async fn worker(world: &World) -> (Process, String) {
+        let process = Run::of(world, &["--log", "json", "worker"]).start();
+        let http = process.http().await;
+        ready(&http).await;
+        (process, http)
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8(self.out.lock().unwrap().clone()).unwrap()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8(self.err.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Where it serves health and metrics, out of its own log.
+    pub async fn http(&self) -> String {
+        eventually("the log says where it listens", async || {
+            let log = self.stderr();
+            let line = log.lines().find(|line| line.contains("listening for /healthz"))?;
+            let at = line.find("127.0.0.1:")?;
+            let address: String = line[at..]
+                .chars()
+                .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
+                .collect();
+            Some(format!("http://{address}"))
+        })
+        .await
+    }
+
+    /// Sends it a signal such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Its exit code, once it has ended by itself and everything it wrote was read.
+    pub async fn ended(&mut self) -> i32 {
+        let status = eventually("the process ends", async || self.child.try_wait().unwrap()).await;
+        eventually("its output is read", async || {
+            (Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1).then_some(())
+        })
+        .await;
+        status.code().unwrap_or(-1)
+    }
+
+    /// Ends it as an operator does: exit code, and how long that took.
+    pub async fn terminated(&mut self) -> (i32, Duration) {
+        let asked = Instant::now();
+        self.signal("TERM");
+        (self.ended().await, asked.elapsed())
+    }
+}
+
+pub async fn ready(http: &str) {
+    eventually("the worker is ready", async || {
+        let answer = reqwest::get(format!("{http}/readyz")).await.ok()?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+}
+
+/// All of these are in what was said.
+pub fn says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+/// An org that takes 20 to 50 ms for a call.
+pub fn slow() -> resetd::sim::Settings {
+    resetd::sim::Settings {
+        latency: Duration::from_millis(20),
+        latency_jitter: Duration::from_millis(30),
+        ..unlimited()
+    }
+}
+
+async fn a_signal_in_the_middle(signal: &str) {
+    let world = Plan::new()
+        .org("main", slow(), "rate_per_minute = 6000")
+        .prepare()
+        .await;
+    let (mut first, _) = Process::worker(&world).await;
+    let users = world.reset_many("main", 200).await;
+    eventually("60 passwords are set", async || {
+        (world.main().stats().password_sets >= 60).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    first.signal(signal);
+    assert_eq!(first.ended().await, 0, "{}", first.stderr());
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let done = usize::try_from(world.main().stats().password_sets).unwrap();
+    let waiting = (world.depth("resets.main").await + world.depth("resets.main.bulk").await) as usize;
+    eprintln!("{signal}: ended in {took:?} with {done} done and {waiting} back in their queues");
+    assert_eq!(done + waiting, 200, "what is not done is back in its queue");
+    assert_eq!(world.depth("emails").await as usize, done);
+
+    let (mut second, _) = Process::worker(&world).await;
+    let records = world.recorded(200).await;
+    assert!(records.iter().all(|record| record.routing_key == "main.succeeded"));
+    assert_eq!(second.terminated().await.0, 0);
+    let mails = world.drained("emails").await;
+    assert_eq!((records.len(), mails.len()), (200, 200));
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    for user in users {
+        assert_eq!(world.main().user(&user).unwrap().password_sets, 1, "{user}");
+    }
+    assert_eq!(
+        world.depth("resets.main").await + world.depth("resets.main.bulk").await,
+        0
+    );
+    assert_eq!(world.depth("resets.main.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_in_the_middle_of_200_jobs_leaves_the_rest_to_a_second_worker_and_sets_nobody_twice() {
+    a_signal_in_the_middle("TERM").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigint_in_the_middle_of_200_jobs_leaves_the_rest_to_a_second_worker_and_sets_nobody_twice() {
+    a_signal_in_the_middle("INT").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_it_at_once_with_another_code_than_0() {
+    let world = Plan::new().prepare().await;
+    let hang = json!({"hang": "60s", "always": true});
+    world.main().add_fault(serde_json::from_value(hang).unwrap());
+    let (mut worker, _) = Process::worker(&world).await;
+    world.reset("main", "u", "job").await;
+    eventually("the call is in the air", async || {
+        (world.main().stats().calls > 0).then_some(())
+    })
+    .await;
+    worker.signal("TERM");
+    eventually("it says that it ends", async || {
+        worker.stderr().contains("a second signal ends at once").then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    worker.signal("TERM");
+    assert_ne!(worker.ended().await, 0);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    eventually("the job is back", async || {
+        (world.depth("resets.main").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_an_idle_worker_within_a_second() {
+    let world = Plan::new().prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Ends by itself, with this code and these words on stderr, and nothing on stdout.
+async fn ends(run: Run, code: i32, parts: &[&str]) -> String {
+    let (ended, out, said) = run.end().await;
+    assert_eq!((ended, out.as_str()), (code, ""), "{said}");
+    says(&said, parts);
+    said
+}
+
+const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_form_that_is_not_chosen_ends_with_2_and_both_choices_explained() {
+    let parts = [
+        "wire.password",
+        "\"sha256\"",
+        "\"plaintext\"",
+        "config/spec.toml",
+        "config/genesys-cloud.toml",
+    ];
+    ends(Run::new(&["worker"]).config(ORG), 2, &parts).await;
+    let half = "[wire]\npassword = \"sha256\"\n";
+    let parts = ["wire.extensions", "\"envelope\"", "\"urn\""];
+    ends(Run::new(&["worker"]).config(ORG).config(half), 2, &parts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_key_ends_with_2_and_is_named() {
+    let whole = format!("[wire]\npassword = \"sha256\"\nextensions = \"urn\"\n{ORG}");
+    let typo = "[retry]\nmax_attempt = 3\n";
+    ends(Run::new(&["worker"]).config(&whole).config(typo), 2, &["max_attempt"]).await;
+    let run = Run::new(&["worker"]).config(&whole).env("RESETD__AMQP__PREFECHT", "3");
+    ends(run, 2, &["prefecht"]).await;
+    let run = Run::new(&["worker"]).config(&whole).config("[orgs.main]\nrate = 3\n");
+    ends(run, 2, &["rate"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_command_line_cannot_be_ends_with_2() {
+    ends(Run::new(&["worker", "--nothing"]), 2, &["--nothing"]).await;
+    ends(Run::new(&["nothing"]), 2, &["nothing"]).await;
+    ends(Run::new(&["--log", "xml", "worker"]), 2, &["xml", "json", "text"]).await;
+    ends(Run::new(&["worker"]).env("RUST_LOG", "resetd=loud"), 2, &["RUST_LOG"]).await;
+    ends(Run::new(&["--config", "nowhere.toml", "worker"]), 2, &["nowhere.toml"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_before_the_subcommand_and_one_after_it_both_count() {
+    let run = Run::new(&["worker", "--config", "second.toml"]).config("[wire]\npassword = \"neither\"\n");
+    run.file("second.toml", ORG);
+    ends(run, 2, &["wire.password", "neither"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_ends_with_1_and_says_which() {
+    let world = Plan::new().prepare().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = Run::of(&world, &["worker"]).config(&format!("[http]\nlisten = {address:?}"));
+    ends(run, 1, &["http.listen", &address, "another port"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_names_every_bad_line_and_sends_nothing() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    let run = Run::of(&world, &["enqueue", "--lane", "interactive", "users.csv"]);
+    run.file("users.csv", "userId,email\nu-1,a@b\nu/2,a@b\nu-3,c@d\nu-4,nobody\n");
+    ends(
+        run,
+        1,
+        &["2 of 4 lines", "line 3: userId", "line 5: email", "nothing was sent"],
+    )
+    .await;
+    let run = Run::of(&world, &["enqueue", "-"])
+        .stdin("{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n{\"userId\":1}\nx\n");
+    ends(run, 1, &["line 3", "nothing was sent"]).await;
+    for queue in ["resets.main", "resets.main.bulk"] {
+        assert_eq!(world.depth(queue).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_without_its_org_file_or_topology_says_what_to_do() {
+    let world = Plan::new().prepare().await;
+    let csv = "userId,email\nu-1,a@b\n";
+    let run = Run::of(&world, &["enqueue", "--org", "elsewhere", "-"]).stdin(csv);
+    ends(run, 2, &["--org", "\"elsewhere\"", "main"]).await;
+    ends(Run::of(&world, &["enqueue", "nowhere.csv"]), 1, &["nowhere.csv"]).await;
+    ends(
+        Run::of(&world, &["enqueue", "-"]).stdin(csv),
+        1,
+        &["0 of 1 jobs", "resetd worker"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    let csv = "userId,email,title\nu-1,a@b,Agent\nu-2,c@d,\n";
+    let ndjson = "{\"userId\":\"u-3\",\"password\":true,\"email\":\"e@f\"}\n{\"userId\":\"u-4\"}\n";
+    let from_file = Run::of(&world, &["enqueue", "--org", "main", "jobs.txt"]);
+    from_file.file("jobs.txt", csv);
+    let (code, out, said) = from_file.end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    says(&out, &["2 jobs queued for org main, lane bulk"]);
+    let from_stdin = Run::of(&world, &["enqueue", "--lane", "interactive", "-"]).stdin(ndjson);
+    let (code, out, said) = from_stdin.end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    says(
+        &out,
+        &[
+            "2 jobs queued for org main, lane interactive",
+            "1 of them ask for no reset",
+        ],
+    );
+
+    let now = jiff::Timestamp::now().as_second();
+    let mut ids = std::collections::BTreeSet::new();
+    let expected = [
+        (
+            "resets.main.bulk",
+            [
+                json!({"password": true, "userId": "u-1", "email": "a@b", "attributes": {"title": "Agent"}}),
+                json!({"password": true, "userId": "u-2", "email": "c@d"}),
+            ],
+        ),
+        (
+            "resets.main",
+            [
+                json!({"userId": "u-3", "password": true, "email": "e@f"}),
+                json!({"userId": "u-4"}),
+            ],
+        ),
+    ];
+    for (queue, bodies) in expected {
+        let jobs = world.drained(queue).await;
+        assert_eq!(jobs.iter().map(|job| job.json()).collect::<Vec<_>>(), bodies);
+        for job in &jobs {
+            assert_eq!(job.properties.delivery_mode(), &Some(2));
+            let asked = i64::try_from(job.properties.timestamp().unwrap()).unwrap();
+            assert!((now - 30..=now).contains(&asked), "{asked}");
+            assert_eq!(job.id().len(), 36);
+            ids.insert(job.id().to_owned());
+        }
+    }
+    assert_eq!(ids.len(), 4);
+}
+
+/// A worker whose only org and broker are in its environment, and one job of it that was done.
+async fn works(run: Run, world: &World, key: &str) {
+    let mut worker = run.start();
+    ready(&worker.http().await).await;
+    let mut job = crate::world::reset_body("u");
+    job["attributes"] = json!({"title": "Agent"});
+    world
+        .publish(key, job.to_string().as_bytes(), crate::world::named("job"))
+        .await;
+    let mut other = crate::world::reset_body("v");
+    other["attributes"] = json!({"displayName": "Agent"});
+    world
+        .publish(key, other.to_string().as_bytes(), crate::world::named("other"))
+        .await;
+    let mut said: Vec<String> = world
+        .recorded(2)
+        .await
+        .iter()
+        .map(|record| record.routing_key.clone())
+        .collect();
+    said.sort();
+    let org = key.split('.').next().unwrap();
+    assert_eq!(said, [format!("{org}.failed"), format!("{org}.succeeded")]);
+    assert_eq!(worker.terminated().await.0, 0);
+    assert_eq!(
+        locked_out(world.main(), &world.drained("emails").await),
+        Vec::<String>::new()
+    );
+}
+
+/// Everything but the org, by environment variables.
+fn surroundings(world: &World) -> Run {
+    Run::new(&["worker"])
+        .env("RESETD__AMQP__URL", &world.amqp_url)
+        .env("RESETD__AMQP__PREFIX", &world.prefix)
+        .env("RESETD__HTTP__LISTEN", "127.0.0.1:0")
+        .env("RESETD__WIRE__PASSWORD", "sha256")
+        .env("RESETD__WIRE__EXTENSIONS", "envelope")
+        .env("RESETD__WIRE__ALLOWED_ATTRIBUTES", "title, department")
+}
+
+fn urls(world: &World) -> [String; 2] {
+    let base = &world.orgs["main"].base;
+    [format!("{base}/oauth/token"), format!("{base}/api/v2/scim/v2")]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_may_be_given_by_environment_variables_alone() {
+    let settings = resetd::sim::Settings {
+        scope: Some("users:read scim:users:write".into()),
+        ..unlimited()
+    };
+    let world = Plan::new().org("main", settings, "").prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world)
+        .env("RESETD__ORGS__EU_1__TOKEN_URL", &token)
+        .env("RESETD__ORGS__EU_1__SCIM_URL", &scim)
+        .env("RESETD__ORGS__EU_1__CLIENT_ID", "demo")
+        .env("RESETD__ORGS__EU_1__CLIENT_SECRET", "demo-secret")
+        .env("RESETD__ORGS__EU_1__RATE_PER_MINUTE", "6000")
+        .env("RESETD__ORGS__EU_1__REQUIRED_SCOPES", "scim:users:write,users:read");
+    works(run, &world, "eu_1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_org_main_takes_genesys_variables_from_a_env_file_and_a_list_from_one_too() {
+    let world = Plan::new().prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world).env("RESETD__ORGS__MAIN__SCIM_URL", &scim);
+    run.file(
+        ".env",
+        &format!("# for the test\nRESETD__ORGS__MAIN__TOKEN_URL={token}\nGENESYS_CLIENT_ID=demo\nGENESYS_CLIENT_SECRET=\"demo-secret\"\nRESETD__WIRE__ALLOWED_ATTRIBUTES=nothing\n"),
+    );
+    works(run, &world, "main").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn genesys_variables_of_the_process_and_secrets_in_files_do_too() {
+    let world = Plan::new().prepare().await;
+    let [token, scim] = urls(&world);
+    let run = surroundings(&world).env("GENESYS_CLIENT_ID", "demo").config(&format!(
+        "[orgs.main]\ntoken_url = {token:?}\nscim_url = {scim:?}\nclient_secret_file = \"secret.txt\"\n"
+    ));
+    run.file("secret.txt", "demo-secret\n");
+    works(run, &world, "main").await;
+    let run = Run::new(&["worker"])
+        .config("[wire]\npassword = \"sha256\"\nextensions = \"urn\"")
+        .config("[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret_file = \"nowhere.txt\"\n");
+    ends(run, 2, &["orgs.main.client_secret_file", "nowhere.txt"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
+    let world = Plan::new().prepare().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let closed = format!("[amqp]\nurl = \"amqp://guest:secret-pw@{nobody}/%2f\"\n");
+    let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&closed).start();
+    let http = worker.http().await;
+    let said = eventually("it has tried twice", async || {
+        let log = worker.stderr();
+        (log.matches("not consuming; it goes on by itself").count() >= 2).then_some(log)
+    })
+    .await;
+    says(&said, &[&nobody.to_string()]);
+    let answer = reqwest::get(format!("{http}/readyz")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(!worker.stderr().contains("secret-pw"));
+}
+
+/// A grace of 7 s and calls of 2 s at most.
+const SHORT: &str = "[shutdown]\ngrace = \"7s\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_the_org_hangs() {
+    let plan = Plan::new()
+        .org("main", unlimited(), "request_timeout = \"2s\"")
+        .config(SHORT);
+    let world = plan.prepare().await;
+    let hang = json!({"hang": "60s", "always": true});
+    world.main().add_fault(serde_json::from_value(hang).unwrap());
+    let (mut worker, _) = Process::worker(&world).await;
+    for n in 0..5 {
+        world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
+    }
+    eventually("the calls are in the air", async || {
+        (world.main().stats().calls == 5).then_some(())
+    })
+    .await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(
+        (Duration::from_secs(1)..Duration::from_secs(7)).contains(&took),
+        "{took:?}"
+    );
+    assert_eq!(world.depth("resets.main").await, 5);
+    assert_eq!(world.depth("resets.main.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everything() {
+    let plan = Plan::new()
+        .org("main", unlimited(), "request_timeout = \"2s\"")
+        .config(SHORT);
+    let world = plan.prepare().await;
+    let pause = json!({"status": 429, "retry_after": 600, "next": 1});
+    world.main().add_fault(serde_json::from_value(pause).unwrap());
+    let (mut worker, http) = Process::worker(&world).await;
+    world.reset("main", "first", "first").await;
+    eventually("it pauses", async || {
+        let metrics = reqwest::get(format!("{http}/metrics"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        metrics.contains("resetd_pauses_total{org=\"main\"} 1").then_some(())
+    })
+    .await;
+    world.reset_many("main", 99).await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert_eq!(
+        world.depth("resets.main").await + world.depth("resets.main.bulk").await,
+        100
+    );
+    assert_eq!((world.main().stats().calls, world.main().stats().password_sets), (1, 0));
+}
