@@ -45,11 +45,7 @@ impl Node {
         static NODE: OnceCell<Mutex<Node>> = OnceCell::const_new();
         let start = async || {
             let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
-            Mutex::new(Node {
-                broker: Arc::new(broker),
-                down: AtomicBool::new(false),
-                failed: AtomicBool::new(false),
-            })
+            Mutex::new(Node { broker: Arc::new(broker), down: AtomicBool::new(false), failed: AtomicBool::new(false) })
         };
         let node = NODE.get_or_init(start).await.lock().await;
         // A test that failed may have left it down, silent, or under an alarm.
@@ -106,10 +102,7 @@ async fn through(what: &str, node: &Node, interrupt: impl AsyncFnOnce(&World)) {
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 6000");
     let world = node.world(plan).await;
     let users = world.reset_many("main", 200).await;
-    eventually("60 passwords are set", async || {
-        (world.main().stats().password_sets >= 60).then_some(())
-    })
-    .await;
+    eventually("60 passwords are set", async || (world.main().stats().password_sets >= 60).then_some(())).await;
     interrupt(&world).await;
     all_log_in(what, node, world, &users).await;
 }
@@ -129,10 +122,7 @@ async fn all_log_in(what: &str, node: &Node, mut world: World, users: &[String])
     let mut passwords: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for mail in mails.iter().map(|mail| mail.json()) {
         let text = |field: &str| mail[field].as_str().unwrap().to_owned();
-        passwords
-            .entry(text("userId"))
-            .or_default()
-            .insert(text("temporaryPassword"));
+        passwords.entry(text("userId")).or_default().insert(text("temporaryPassword"));
     }
     assert_eq!(passwords.keys().collect::<BTreeSet<_>>(), users.iter().collect());
     let sets = |user: &String| world.main().user(user).unwrap().password_sets;
@@ -185,20 +175,14 @@ async fn two_hundred_jobs_taken_from_a_broker_that_takes_no_message_lose_nobody(
     let users = world.reset_many("main", 200).await;
     node.tell("ctl set_vm_memory_high_watermark 0").await;
     world.start_worker().await;
-    eventually("it works", async || {
-        (world.main().stats().password_sets > 0).then_some(())
-    })
-    .await;
+    eventually("it works", async || (world.main().stats().password_sets > 0).then_some(())).await;
     eventually("the session ends", async || {
         let (_, said) = world.readyz().await;
         let reason = said["orgs"]["main"]["reason"].as_str()?.to_owned();
         (!reason.contains("connecting")).then_some(())
     })
     .await;
-    eprintln!(
-        "{} calls were made while no mail could be sent",
-        world.main().stats().calls
-    );
+    eprintln!("{} calls were made while no mail could be sent", world.main().stats().calls);
     node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
     all_log_in("memory alarm", &node, world, &users).await;
 }
@@ -226,24 +210,13 @@ async fn a_full_email_queue_stops_the_line_until_there_is_room() {
     node.tell(full.leak()).await;
     let users = world.reset_many("main", 60).await;
     let reason = role(&world, "stopped").await;
-    says(
-        &reason,
-        &[
-            "a notification cannot be published",
-            "refused it",
-            &world.named("notifications"),
-        ],
-    );
+    says(&reason, &["a notification cannot be published", "refused it", &world.named("notifications")]);
     let called = world.main().stats().calls;
     assert!(called < 60, "the line stops before all are called: {called}");
     let mut emails = world.tap("emails").await;
     let mails = emails.take(60).await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-    assert!(
-        users
-            .iter()
-            .all(|user| world.main().user(user).unwrap().password_sets == 1)
-    );
+    assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
     role(&world, "active").await;
 }
 
@@ -269,40 +242,25 @@ async fn a_worker_that_starts_without_a_broker_keeps_trying_and_says_so() {
 
 /// Consumes nothing and is bound to nothing: the name of a queue, made with other arguments than the worker's.
 async fn make_classic(world: &World, queue: &str) {
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let name = world.named(queue);
     let channel = world.channel().await;
-    channel
-        .queue_declare(name.as_str().into(), options, FieldTable::default())
-        .await
-        .unwrap();
+    channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.unwrap();
 }
 
 /// Deletes a queue; how many messages went with it.
 async fn delete(world: &World, queue: &str) -> u32 {
     let (channel, name) = (world.channel().await, world.named(queue));
-    channel
-        .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
-        .await
-        .unwrap()
+    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap()
 }
 
 /// The queue exists and somebody consumes it.
 async fn is_consumed(world: &World, queue: &str) {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = world.named(queue);
     eventually(&format!("{queue} is consumed"), async || {
         let channel: Channel = world.channel().await;
-        let found = channel
-            .queue_declare(name.as_str().into(), options, FieldTable::default())
-            .await
-            .ok()?;
+        let found = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.ok()?;
         (found.consumer_count() == 1).then_some(())
     })
     .await;
@@ -312,10 +270,7 @@ async fn is_consumed(world: &World, queue: &str) {
 async fn all_are_told_once(world: &World, users: &[String]) {
     world.recorded(users.len()).await;
     let mails = world.drained("emails").await;
-    let told: BTreeSet<String> = mails
-        .iter()
-        .map(|mail| mail.json()["userId"].as_str().unwrap().to_owned())
-        .collect();
+    let told: BTreeSet<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
     assert_eq!((mails.len(), told), (users.len(), users.iter().cloned().collect()));
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     for user in users {
@@ -326,10 +281,7 @@ async fn all_are_told_once(world: &World, users: &[String]) {
 /// 30 calls in the air, of jobs in both lanes, none of them answered within a second.
 async fn thirty_in_the_air(world: &World) -> Vec<String> {
     let users = world.reset_many("main", 30).await;
-    eventually("all calls are in the air", async || {
-        (world.main().stats().calls == 30).then_some(())
-    })
-    .await;
+    eventually("all calls are in the air", async || (world.main().stats().calls == 30).then_some(())).await;
     users
 }
 
@@ -339,22 +291,14 @@ async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
     let users: Vec<String> = (0..20).map(|n| format!("u-{n}")).collect();
     for user in &users {
         let body = reset_body(user).to_string();
-        world
-            .publish_on(&channel, "main", body.as_bytes(), named(&format!("job-{user}")))
-            .await;
+        world.publish_on(&channel, "main", body.as_bytes(), named(&format!("job-{user}"))).await;
     }
-    eventually("all calls are in the air", async || {
-        (world.main().stats().calls == 20).then_some(())
-    })
-    .await;
+    eventually("all calls are in the air", async || (world.main().stats().calls == 20).then_some(())).await;
     users
 }
 
 fn a_second_a_call() -> resetd::sim::Settings {
-    resetd::sim::Settings {
-        latency: Duration::from_millis(1500),
-        ..unlimited()
-    }
+    resetd::sim::Settings { latency: Duration::from_millis(1500), ..unlimited() }
 }
 
 async fn deleted_while_idle(queue: &str) {
@@ -401,19 +345,11 @@ async fn an_email_queue_unbound_while_jobs_run_is_bound_anew_and_nobody_is_lost(
     let world = Plan::new().org("main", slow(), "rate_per_minute = 6000").start().await;
     let users = world.reset_many("main", 100).await;
     for done in [20, 50, 80] {
-        eventually("some are done", async || {
-            (world.main().stats().password_sets >= done).then_some(())
-        })
-        .await;
+        eventually("some are done", async || (world.main().stats().password_sets >= done).then_some(())).await;
         let (queue, exchange) = (world.named("emails"), world.named("notifications"));
         let channel = world.channel().await;
         channel
-            .queue_unbind(
-                queue.as_str().into(),
-                exchange.as_str().into(),
-                "email".into(),
-                FieldTable::default(),
-            )
+            .queue_unbind(queue.as_str().into(), exchange.as_str().into(), "email".into(), FieldTable::default())
             .await
             .unwrap();
     }
@@ -428,10 +364,7 @@ async fn exchanges_deleted_while_calls_are_in_the_air_are_declared_anew_and_nobo
     let channel = world.channel().await;
     for exchange in ["notifications", "outcomes", "resets"] {
         let name = world.named(exchange);
-        channel
-            .exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default())
-            .await
-            .unwrap();
+        channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     }
     all_are_told_once(&world, &users).await;
     role(&world, "active").await;
@@ -464,10 +397,7 @@ async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_noth
     assert_eq!(delete(&world, "emails").await, 0);
     make_classic(&world, "emails").await;
     let reason = role(&world, "stopped").await;
-    says(
-        &reason,
-        &[&world.named("emails"), "x-queue-type", "nothing was deleted"],
-    );
+    says(&reason, &[&world.named("emails"), "x-queue-type", "nothing was deleted"]);
     // Nobody is called whose mail could not be sent.
     world.reset("main", "later", "job-later").await;
     assert_eq!(delete(&world, "emails").await, 0);
@@ -488,10 +418,7 @@ async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_
     says(&reason, &["a notification cannot be published"]);
     node.tell("ctl close_all_connections test").await;
     eventually("the next session cannot begin", async || {
-        role(&world, "stopped")
-            .await
-            .starts_with("declaring queue")
-            .then_some(())
+        role(&world, "stopped").await.starts_with("declaring queue").then_some(())
     })
     .await;
     world.connection = connect(node.url()).await;
@@ -516,21 +443,10 @@ async fn at_the_start_a_queue_with_other_arguments_ends_the_process_and_is_left_
     make_classic(&world, "emails").await;
     let channel = world.channel().await;
     let name = world.named("emails");
-    let sent = channel.basic_publish(
-        "".into(),
-        name.as_str().into(),
-        BasicPublishOptions::default(),
-        b"kept",
-        named("m"),
-    );
+    let sent =
+        channel.basic_publish("".into(), name.as_str().into(), BasicPublishOptions::default(), b"kept", named("m"));
     sent.await.unwrap().await.unwrap();
-    let parts = [
-        name.as_str(),
-        "x-queue-type",
-        "nothing was deleted",
-        "delete it",
-        "amqp.prefix",
-    ];
+    let parts = [name.as_str(), "x-queue-type", "nothing was deleted", "delete it", "amqp.prefix"];
     refuses(Run::of(&world, &["worker"]), &parts).await;
     assert_eq!(world.depth("emails").await, 1);
 }
@@ -542,16 +458,8 @@ async fn at_the_start_a_lane_with_another_delivery_limit_ends_the_process() {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(5));
     let name = world.named("resets.main.bulk");
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    world
-        .channel()
-        .await
-        .queue_declare(name.as_str().into(), options, arguments)
-        .await
-        .unwrap();
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    world.channel().await.queue_declare(name.as_str().into(), options, arguments).await.unwrap();
     let parts = [name.as_str(), "inequivalent arg", "nothing was deleted"];
     refuses(Run::of(&world, &["worker"]), &parts).await;
     assert_eq!(world.depth("resets.main.bulk").await, 0);
@@ -594,10 +502,7 @@ async fn goes_on(world: &mut World, node: &Node) {
     world.connection = connect(node.url()).await;
     world.reset("main", "after", "job-after").await;
     world.recorded(2).await;
-    assert_eq!(
-        locked_out(world.main(), &world.drained("emails").await),
-        Vec::<String>::new()
-    );
+    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -640,9 +545,10 @@ async fn a_vhost_taken_away_while_it_works_stops_the_org_until_it_is_given_back(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other() {
     let world = Plan::new().start().await;
-    let publisher = Publisher::open(&world.connection).await.unwrap();
+    let connection = std::sync::Arc::new(connect(&world.amqp_url).await);
+    let publisher = &Publisher::open(connection).await.unwrap();
     // 32 at once, each of which publishes to a queue and to none by turns: (unroutable and "published", published and "returned").
-    let one = async |publisher: Publisher, places: [String; 2]| {
+    let one = async |places: [String; 2]| {
         let (mut lost, mut doubled) = (0, 0);
         for n in 0..400 {
             let message = Message {
@@ -661,7 +567,7 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
         (lost, doubled)
     };
     let places = [world.named("emails"), world.named("nowhere")];
-    let all = (0..32).map(|_| one(publisher.clone(), places.clone()));
+    let all = (0..32).map(|_| one(places.clone()));
     let ended = futures_util::future::join_all(all).await;
     let lost: i32 = ended.iter().map(|(lost, _)| lost).sum();
     let doubled: i32 = ended.iter().map(|(_, doubled)| doubled).sum();
@@ -693,12 +599,7 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_during_a_memory_alarm_ends_within_the_grace() {
     let node = Node::lent().await;
-    drained_though(
-        &node,
-        "ctl set_vm_memory_high_watermark 0",
-        "ctl set_vm_memory_high_watermark absolute 1GB",
-    )
-    .await;
+    drained_though(&node, "ctl set_vm_memory_high_watermark 0", "ctl set_vm_memory_high_watermark absolute 1GB").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,12 +18,7 @@ const JOB_SECRET: &str = "JOBSECRETVALUE";
 fn disguises(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let decimal: Vec<String> = bytes.iter().map(u8::to_string).collect();
-    let mut all = vec![
-        text.to_owned(),
-        decimal.join(", "),
-        decimal.join(","),
-        hex::encode(bytes),
-    ];
+    let mut all = vec![text.to_owned(), decimal.join(", "), decimal.join(","), hex::encode(bytes)];
     // Base64 at each of the three places where it may begin, less the digits that its neighbours have a part in.
     for skip in 0..3 {
         let whole = &bytes[skip..];
@@ -41,12 +36,7 @@ async fn unbind_emails(world: &World) {
     let channel = world.channel().await;
     let (queue, exchange) = (world.named("emails"), world.named("notifications"));
     channel
-        .queue_unbind(
-            queue.as_str().into(),
-            exchange.as_str().into(),
-            "email".into(),
-            FieldTable::default(),
-        )
+        .queue_unbind(queue.as_str().into(), exchange.as_str().into(), "email".into(), FieldTable::default())
         .await
         .unwrap();
 }
@@ -90,9 +80,7 @@ async fn a_bit_of_everything(world: &World) -> usize {
         json!({"userId": "u", "password": true, "email": "u@people.example", "attributes": {"title": {"passwd": [JOB_SECRET]}}, "x": 1}).to_string(),
     ];
     for (n, body) in bad.iter().enumerate() {
-        world
-            .publish("main.bulk", body.as_bytes(), named(&format!("bad-{n}")))
-            .await;
+        world.publish("main.bulk", body.as_bytes(), named(&format!("bad-{n}"))).await;
     }
     world.recorded(17 + bad.len()).await;
 
@@ -106,10 +94,7 @@ async fn a_bit_of_everything(world: &World) -> usize {
 }
 
 async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
-    let settings = resetd::sim::Settings {
-        client_secret: CLIENT_SECRET.into(),
-        ..unlimited()
-    };
+    let settings = resetd::sim::Settings { client_secret: CLIENT_SECRET.into(), ..unlimited() };
     let world = Plan::new().org("main", settings, "").prepare().await;
     let run = Run::of(&world, &["--log", log, "worker"]).env("RUST_LOG", filter);
     let mut worker = run.start();
@@ -117,28 +102,13 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
     ready(&http).await;
     let jobs = a_bit_of_everything(&world).await;
     let records = world.recorded(jobs).await;
-    let metrics = reqwest::get(format!("{http}/metrics"))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    let page = reqwest::get(format!("{http}/readyz"))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let page = reqwest::get(format!("{http}/readyz")).await.unwrap().text().await.unwrap();
     assert_eq!(worker.terminated().await.0, 0);
     let mails = world.drained("emails").await;
     let letters = world.drained("resets.main.dead").await;
     // ok, u-429 and u-503 (and the one that was cut, after it was applied, is a dead letter), late.
-    assert_eq!(
-        (mails.len(), letters.len()),
-        (10 + 2 + 5, 5 + 10),
-        "{}",
-        worker.stderr()
-    );
+    assert_eq!((mails.len(), letters.len()), (10 + 2 + 5, 5 + 10), "{}", worker.stderr());
     assert!(world.main().stats().tokens_issued >= 2);
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for letter in &letters {
@@ -161,16 +131,8 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
         ("metrics".to_owned(), metrics),
         ("readyz".to_owned(), page),
     ];
-    written.extend(
-        records
-            .iter()
-            .map(|taken| (format!("outcome {}", taken.id()), message(taken))),
-    );
-    written.extend(
-        letters
-            .iter()
-            .map(|taken| (format!("letter {}", taken.id()), message(taken))),
-    );
+    written.extend(records.iter().map(|taken| (format!("outcome {}", taken.id()), message(taken))));
+    written.extend(letters.iter().map(|taken| (format!("letter {}", taken.id()), message(taken))));
     let mut secrets = disguises(CLIENT_SECRET);
     secrets.extend(disguises(&format!("demo:{CLIENT_SECRET}")));
     secrets.extend(disguises(JOB_SECRET));
@@ -192,11 +154,7 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
         }
     }
     for address in ["@example.com", "people.example"] {
-        assert!(
-            !worker.stderr().contains(address),
-            "a mail address is in the log:\n{}",
-            worker.stderr()
-        );
+        assert!(!worker.stderr().contains(address), "a mail address is in the log:\n{}", worker.stderr());
     }
     worker.stderr()
 }
@@ -238,12 +196,7 @@ fn a_disguised_secret_is_found() {
             hex::encode(&mail[at..]),
         ];
         for told in told {
-            assert!(
-                disguises("Your temporary password")
-                    .iter()
-                    .any(|secret| told.contains(secret)),
-                "{told}"
-            );
+            assert!(disguises("Your temporary password").iter().any(|secret| told.contains(secret)), "{told}");
         }
     }
 }
@@ -254,28 +207,18 @@ async fn health_and_readiness_say_what_the_contract_says() {
     let (mut worker, http) = Process::worker(&world).await;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{http}{path}")).await.unwrap();
-        let kind = answer
-            .headers()
-            .get("content-type")
-            .map_or("", |kind| kind.to_str().unwrap())
-            .to_owned();
+        let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
         (answer.status().as_u16(), kind, answer.text().await.unwrap())
     };
     assert_eq!(get("/healthz").await.0, 200);
     let (status, kind, body) = get("/readyz").await;
     assert_eq!((status, kind.as_str()), (200, "application/json"));
-    assert_eq!(
-        body,
-        r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null}}}"#
-    );
+    assert_eq!(body, r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null}}}"#);
     let (status, kind, body) = get("/").await;
     assert_eq!((status, kind.starts_with("text/plain")), (200, true), "{kind}");
     assert!(body.contains("/readyz"), "{body}");
     let (status, kind, _) = get("/metrics").await;
-    assert_eq!(
-        (status, kind.as_str()),
-        (200, "text/plain; version=0.0.4; charset=utf-8")
-    );
+    assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(get("/nothing").await.0, 404);
     assert_eq!(worker.terminated().await.0, 0);
 }
@@ -288,9 +231,7 @@ fn value(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
             Some(rest) => rest.split_once("} ")?,
             None => ("", rest.strip_prefix(' ')?),
         };
-        let all = labels
-            .iter()
-            .all(|(key, value)| inside.contains(&format!("{key}=\"{value}\"")));
+        let all = labels.iter().all(|(key, value)| inside.contains(&format!("{key}=\"{value}\"")));
         let count = inside.matches("=\"").count();
         (all && count == labels.len()).then(|| value.parse().unwrap())
     })
@@ -307,25 +248,14 @@ async fn metrics_count_what_happened() {
         world.main().add_fault(serde_json::from_value(fault).unwrap());
     }
     let (mut worker, http) = Process::worker(&world).await;
-    for (key, user) in [
-        ("main", "u-1"),
-        ("main", "u-2"),
-        ("main", "u-3"),
-        ("main.bulk", "u-4"),
-        ("main.bulk", "nobody"),
-    ] {
+    for (key, user) in
+        [("main", "u-1"), ("main", "u-2"), ("main", "u-3"), ("main.bulk", "u-4"), ("main.bulk", "nobody")]
+    {
         world.reset(key, user, &format!("job-{user}")).await;
     }
     world.publish("main.bulk", b"{\"userId\":\"x\"}", named("none")).await;
     world.recorded(6).await;
-    let read = async || {
-        reqwest::get(format!("{http}/metrics"))
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
-    };
+    let read = async || reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     let metrics = eventually("nothing is in flight", async || {
         let metrics = read().await;
         let settled = [("interactive"), ("bulk")]
@@ -335,12 +265,7 @@ async fn metrics_count_what_happened() {
     })
     .await;
     let job = |lane, outcome, reason| {
-        let labels = [
-            ("org", "main"),
-            ("lane", lane),
-            ("outcome", outcome),
-            ("reason", reason),
-        ];
+        let labels = [("org", "main"), ("lane", lane), ("outcome", outcome), ("reason", reason)];
         value(&metrics, "resetd_jobs_total", &labels)
     };
     assert_eq!(job("interactive", "succeeded", ""), Some(3.0), "{metrics}");
@@ -358,10 +283,7 @@ async fn metrics_count_what_happened() {
     assert_eq!(value(&metrics, "resetd_patch_duration_seconds_count", &main), Some(7.0));
     for (lane, permits) in [("interactive", 5.0), ("bulk", 2.0)] {
         let labels = [("org", "main"), ("lane", lane)];
-        assert_eq!(
-            value(&metrics, "resetd_permit_wait_seconds_count", &labels),
-            Some(permits)
-        );
+        assert_eq!(value(&metrics, "resetd_permit_wait_seconds_count", &labels), Some(permits));
         assert!(value(&metrics, "resetd_permit_wait_seconds_sum", &labels).unwrap() >= 0.0);
     }
     assert_eq!(value(&metrics, "resetd_pauses_total", &main), Some(1.0));
@@ -369,24 +291,13 @@ async fn metrics_count_what_happened() {
     assert_eq!(value(&metrics, "resetd_token_refreshes_total", &granted), Some(1.0));
     assert_eq!(value(&metrics, "resetd_broker_connected", &[]), Some(1.0));
     assert_eq!(value(&metrics, "resetd_line_stopped", &main), Some(0.0));
-    assert_eq!(
-        metrics
-            .lines()
-            .filter(|line| line.starts_with("# HELP resetd_"))
-            .count(),
-        9,
-        "{metrics}"
-    );
+    assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 9, "{metrics}");
     assert_eq!(worker.terminated().await.0, 0);
 }
 
 /// A call of the org's at its own pace, for 20 calls a second.
 fn twenty_a_second() -> resetd::sim::Settings {
-    resetd::sim::Settings {
-        quota: 20,
-        window: Duration::from_secs(1),
-        ..unlimited()
-    }
+    resetd::sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
 }
 
 /// Waits until this long after the beginning of one of the org's windows of a second. A permit falls every 50 ms from the first
@@ -398,10 +309,7 @@ async fn into_a_window(orgs_began: tokio::time::Instant, by: Duration) {
 
 /// How long `org`'s calls took, from the first of these jobs to the last.
 async fn called(world: &World, org: &str, jobs: u64, begun: tokio::time::Instant) -> Duration {
-    eventually("all passwords are set", async || {
-        (world.sim(org).stats().password_sets >= jobs).then_some(())
-    })
-    .await;
+    eventually("all passwords are set", async || (world.sim(org).stats().password_sets >= jobs).then_some(())).await;
     begun.elapsed()
 }
 
@@ -431,51 +339,28 @@ async fn a_whole_quota_is_spent_and_no_call_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_admits_half_of_the_rate_loses_nobody_and_its_retry_after_is_kept() {
-    let settings = resetd::sim::Settings {
-        quota: 10,
-        window: Duration::from_secs(1),
-        ..unlimited()
-    };
-    let world = Plan::new()
-        .org("main", settings, "rate_per_minute = 1200")
-        .start()
-        .await;
+    let settings = resetd::sim::Settings { quota: 10, window: Duration::from_secs(1), ..unlimited() };
+    let world = Plan::new().org("main", settings, "rate_per_minute = 1200").start().await;
     let begun = tokio::time::Instant::now();
     let users = world.reset_many("main", 80).await;
     let records = world.recorded(80).await;
     let took = begun.elapsed();
-    assert!(
-        records
-            .iter()
-            .all(|record| record.routing_key == "main.succeeded" && record.json()["attempts"] == 1)
-    );
+    assert!(records.iter().all(|record| record.routing_key == "main.succeeded" && record.json()["attempts"] == 1));
     let mails = world.drained("emails").await;
     assert_eq!((mails.len(), locked_out(world.main(), &mails)), (80, vec![]));
-    assert!(
-        users
-            .iter()
-            .all(|user| world.main().user(user).unwrap().password_sets == 1)
-    );
+    assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
     let stats = world.main().stats();
-    eprintln!(
-        "a storm: 80 jobs in {took:?}, {} calls of which {} were refused",
-        stats.calls, stats.throttled
-    );
+    eprintln!("a storm: 80 jobs in {took:?}, {} calls of which {} were refused", stats.calls, stats.throttled);
     assert!(world.metrics().await.contains("resetd_pauses_total{org=\"main\"}"));
     // Retry-After reaches past the end of the window: at most the calls that were in the air are refused in each.
     assert!(stats.throttled > 0);
-    assert!(
-        stats.throttled as f64 <= 2.0 * (took.as_secs_f64() + 1.0),
-        "{stats:?} in {took:?}"
-    );
+    assert!(stats.throttled as f64 <= 2.0 * (took.as_secs_f64() + 1.0), "{stats:?} in {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_orgs_have_a_limiter_each() {
     let keys = "rate_per_minute = 1200";
-    let plan = Plan::new()
-        .org("east", unlimited(), keys)
-        .org("west", unlimited(), keys);
+    let plan = Plan::new().org("east", unlimited(), keys).org("west", unlimited(), keys);
     let world = plan.start().await;
     let begun = tokio::time::Instant::now();
     tokio::join!(world.reset_many("east", 60), world.reset_many("west", 60));
@@ -491,18 +376,11 @@ async fn two_orgs_have_a_limiter_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up() {
     // A port that was free a moment ago: nobody listens there, until the org does.
-    let place = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let down = format!(
         "[orgs.down]\ntoken_url = \"http://{place}/oauth/token\"\nscim_url = \"http://{place}/api/v2/scim/v2\"\nclient_id = \"demo\"\nclient_secret = \"demo-secret\"\n"
     );
-    let world = Plan::new()
-        .org("up", unlimited(), "rate_per_minute = 1200")
-        .config(&down)
-        .start()
-        .await;
+    let world = Plan::new().org("up", unlimited(), "rate_per_minute = 1200").config(&down).start().await;
     let lost = world.reset_many("down", 40).await;
     let begun = tokio::time::Instant::now();
     world.reset_many("up", 60).await;
@@ -511,10 +389,7 @@ async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up(
     eprintln!("60 jobs beside an org that is down: {took:?}, {ratio:.3} of the shortest time");
     assert!(ratio < 1.5, "{ratio}");
     let up = world.recorded(60).await;
-    assert!(
-        up.iter().all(|record| record.routing_key == "up.succeeded"),
-        "the other org's jobs wait"
-    );
+    assert!(up.iter().all(|record| record.routing_key == "up.succeeded"), "the other org's jobs wait");
 
     let org = resetd::sim::Org::new(unlimited()).unwrap();
     let listener = tokio::net::TcpListener::bind(place).await.unwrap();
@@ -523,12 +398,8 @@ async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up(
     let serving = org.clone();
     tokio::spawn(async move { serving.serve(listener, stop).await });
     world.recorded(100).await;
-    let mails: Vec<Taken> = world
-        .drained("emails")
-        .await
-        .into_iter()
-        .filter(|mail| mail.json()["org"] == "down")
-        .collect();
+    let mails: Vec<Taken> =
+        world.drained("emails").await.into_iter().filter(|mail| mail.json()["org"] == "down").collect();
     assert_eq!((mails.len(), locked_out(&org, &mails)), (40, vec![]));
     assert!(lost.iter().all(|user| org.user(user).unwrap().password_sets == 1));
     assert_eq!(world.depth("resets.down.dead").await, 0);

@@ -139,10 +139,7 @@ impl Process {
             let log = self.stderr();
             let line = log.lines().find(|line| line.contains("listening for /healthz"))?;
             let at = line.find("127.0.0.1:")?;
-            let address: String = line[at..]
-                .chars()
-                .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
-                .collect();
+            let address: String = line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
             Some(format!("http://{address}"))
         })
         .await
@@ -151,13 +148,7 @@ impl Process {
     /// Sends it a signal such as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([&format!("-{name}"), &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
     /// Its exit code, once it has ended by itself and everything it wrote was read.
@@ -203,16 +194,10 @@ pub fn slow() -> resetd::sim::Settings {
 }
 
 async fn a_signal_in_the_middle(signal: &str) {
-    let world = Plan::new()
-        .org("main", slow(), "rate_per_minute = 6000")
-        .prepare()
-        .await;
+    let world = Plan::new().org("main", slow(), "rate_per_minute = 6000").prepare().await;
     let (mut first, _) = Process::worker(&world).await;
     let users = world.reset_many("main", 200).await;
-    eventually("60 passwords are set", async || {
-        (world.main().stats().password_sets >= 60).then_some(())
-    })
-    .await;
+    eventually("60 passwords are set", async || (world.main().stats().password_sets >= 60).then_some(())).await;
     let asked = Instant::now();
     first.signal(signal);
     assert_eq!(first.ended().await, 0, "{}", first.stderr());
@@ -234,10 +219,7 @@ async fn a_signal_in_the_middle(signal: &str) {
     for user in users {
         assert_eq!(world.main().user(&user).unwrap().password_sets, 1, "{user}");
     }
-    assert_eq!(
-        world.depth("resets.main").await + world.depth("resets.main.bulk").await,
-        0
-    );
+    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 
@@ -258,23 +240,15 @@ async fn a_second_signal_ends_it_at_once_with_another_code_than_0() {
     world.main().add_fault(serde_json::from_value(hang).unwrap());
     let (mut worker, _) = Process::worker(&world).await;
     world.reset("main", "u", "job").await;
-    eventually("the call is in the air", async || {
-        (world.main().stats().calls > 0).then_some(())
-    })
-    .await;
+    eventually("the call is in the air", async || (world.main().stats().calls > 0).then_some(())).await;
     worker.signal("TERM");
-    eventually("it says that it ends", async || {
-        worker.stderr().contains("a second signal ends at once").then_some(())
-    })
-    .await;
+    eventually("it says that it ends", async || worker.stderr().contains("a second signal ends at once").then_some(()))
+        .await;
     let asked = Instant::now();
     worker.signal("TERM");
     assert_ne!(worker.ended().await, 0);
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    eventually("the job is back", async || {
-        (world.depth("resets.main").await == 1).then_some(())
-    })
-    .await;
+    eventually("the job is back", async || (world.depth("resets.main").await == 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,13 +272,7 @@ const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wire_form_that_is_not_chosen_ends_with_2_and_both_choices_explained() {
-    let parts = [
-        "wire.password",
-        "\"sha256\"",
-        "\"plaintext\"",
-        "config/spec.toml",
-        "config/genesys-cloud.toml",
-    ];
+    let parts = ["wire.password", "\"sha256\"", "\"plaintext\"", "config/spec.toml", "config/genesys-cloud.toml"];
     ends(Run::new(&["worker"]).config(ORG), 2, &parts).await;
     let half = "[wire]\npassword = \"sha256\"\n";
     let parts = ["wire.extensions", "\"envelope\"", "\"urn\""];
@@ -353,12 +321,7 @@ async fn enqueue_names_every_bad_line_and_sends_nothing() {
     world.stop_worker().await.unwrap();
     let run = Run::of(&world, &["enqueue", "--lane", "interactive", "users.csv"]);
     run.file("users.csv", "userId,email\nu-1,a@b\nu/2,a@b\nu-3,c@d\nu-4,nobody\n");
-    ends(
-        run,
-        1,
-        &["2 of 4 lines", "line 3: userId", "line 5: email", "nothing was sent"],
-    )
-    .await;
+    ends(run, 1, &["2 of 4 lines", "line 3: userId", "line 5: email", "nothing was sent"]).await;
     let run = Run::of(&world, &["enqueue", "-"])
         .stdin("{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n{\"userId\":1}\nx\n");
     ends(run, 1, &["line 3", "nothing was sent"]).await;
@@ -374,12 +337,7 @@ async fn enqueue_without_its_org_file_or_topology_says_what_to_do() {
     let run = Run::of(&world, &["enqueue", "--org", "elsewhere", "-"]).stdin(csv);
     ends(run, 2, &["--org", "\"elsewhere\"", "main"]).await;
     ends(Run::of(&world, &["enqueue", "nowhere.csv"]), 1, &["nowhere.csv"]).await;
-    ends(
-        Run::of(&world, &["enqueue", "-"]).stdin(csv),
-        1,
-        &["0 of 1 jobs", "resetd worker"],
-    )
-    .await;
+    ends(Run::of(&world, &["enqueue", "-"]).stdin(csv), 1, &["0 of 1 jobs", "resetd worker"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -396,13 +354,7 @@ async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
     let from_stdin = Run::of(&world, &["enqueue", "--lane", "interactive", "-"]).stdin(ndjson);
     let (code, out, said) = from_stdin.end().await;
     assert_eq!((code, said.as_str()), (0, ""), "{out}");
-    says(
-        &out,
-        &[
-            "2 jobs queued for org main, lane interactive",
-            "1 of them ask for no reset",
-        ],
-    );
+    says(&out, &["2 jobs queued for org main, lane interactive", "1 of them ask for no reset"]);
 
     let now = jiff::Timestamp::now().as_second();
     let mut ids = std::collections::BTreeSet::new();
@@ -414,13 +366,7 @@ async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
                 json!({"password": true, "userId": "u-2", "email": "c@d"}),
             ],
         ),
-        (
-            "resets.main",
-            [
-                json!({"userId": "u-3", "password": true, "email": "e@f"}),
-                json!({"userId": "u-4"}),
-            ],
-        ),
+        ("resets.main", [json!({"userId": "u-3", "password": true, "email": "e@f"}), json!({"userId": "u-4"})]),
     ];
     for (queue, bodies) in expected {
         let jobs = world.drained(queue).await;
@@ -442,28 +388,16 @@ async fn works(run: Run, world: &World, key: &str) {
     ready(&worker.http().await).await;
     let mut job = crate::world::reset_body("u");
     job["attributes"] = json!({"title": "Agent"});
-    world
-        .publish(key, job.to_string().as_bytes(), crate::world::named("job"))
-        .await;
+    world.publish(key, job.to_string().as_bytes(), crate::world::named("job")).await;
     let mut other = crate::world::reset_body("v");
     other["attributes"] = json!({"displayName": "Agent"});
-    world
-        .publish(key, other.to_string().as_bytes(), crate::world::named("other"))
-        .await;
-    let mut said: Vec<String> = world
-        .recorded(2)
-        .await
-        .iter()
-        .map(|record| record.routing_key.clone())
-        .collect();
+    world.publish(key, other.to_string().as_bytes(), crate::world::named("other")).await;
+    let mut said: Vec<String> = world.recorded(2).await.iter().map(|record| record.routing_key.clone()).collect();
     said.sort();
     let org = key.split('.').next().unwrap();
     assert_eq!(said, [format!("{org}.failed"), format!("{org}.succeeded")]);
     assert_eq!(worker.terminated().await.0, 0);
-    assert_eq!(
-        locked_out(world.main(), &world.drained("emails").await),
-        Vec::<String>::new()
-    );
+    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
 }
 
 /// Everything but the org, by environment variables.
@@ -484,10 +418,7 @@ fn urls(world: &World) -> [String; 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_may_be_given_by_environment_variables_alone() {
-    let settings = resetd::sim::Settings {
-        scope: Some("users:read scim:users:write".into()),
-        ..unlimited()
-    };
+    let settings = resetd::sim::Settings { scope: Some("users:read scim:users:write".into()), ..unlimited() };
     let world = Plan::new().org("main", settings, "").prepare().await;
     let [token, scim] = urls(&world);
     let run = surroundings(&world)
@@ -530,10 +461,7 @@ async fn genesys_variables_of_the_process_and_secrets_in_files_do_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
     let world = Plan::new().prepare().await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let closed = format!("[amqp]\nurl = \"amqp://guest:secret-pw@{nobody}/%2f\"\n");
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&closed).start();
     let http = worker.http().await;
@@ -556,9 +484,7 @@ const SHORT: &str = "[shutdown]\ngrace = \"7s\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_the_org_hangs() {
-    let plan = Plan::new()
-        .org("main", unlimited(), "request_timeout = \"2s\"")
-        .config(SHORT);
+    let plan = Plan::new().org("main", unlimited(), "request_timeout = \"2s\"").config(SHORT);
     let world = plan.prepare().await;
     let hang = json!({"hang": "60s", "always": true});
     world.main().add_fault(serde_json::from_value(hang).unwrap());
@@ -566,37 +492,24 @@ async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_th
     for n in 0..5 {
         world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
     }
-    eventually("the calls are in the air", async || {
-        (world.main().stats().calls == 5).then_some(())
-    })
-    .await;
+    eventually("the calls are in the air", async || (world.main().stats().calls == 5).then_some(())).await;
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
-    assert!(
-        (Duration::from_secs(1)..Duration::from_secs(7)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_secs(1)..Duration::from_secs(7)).contains(&took), "{took:?}");
     assert_eq!(world.depth("resets.main").await, 5);
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everything() {
-    let plan = Plan::new()
-        .org("main", unlimited(), "request_timeout = \"2s\"")
-        .config(SHORT);
+    let plan = Plan::new().org("main", unlimited(), "request_timeout = \"2s\"").config(SHORT);
     let world = plan.prepare().await;
     let pause = json!({"status": 429, "retry_after": 600, "next": 1});
     world.main().add_fault(serde_json::from_value(pause).unwrap());
     let (mut worker, http) = Process::worker(&world).await;
     world.reset("main", "first", "first").await;
     eventually("it pauses", async || {
-        let metrics = reqwest::get(format!("{http}/metrics"))
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
         metrics.contains("resetd_pauses_total{org=\"main\"} 1").then_some(())
     })
     .await;
@@ -604,9 +517,6 @@ async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everythin
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(7), "{took:?}");
-    assert_eq!(
-        world.depth("resets.main").await + world.depth("resets.main.bulk").await,
-        100
-    );
+    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 100);
     assert_eq!((world.main().stats().calls, world.main().stats().password_sets), (1, 0));
 }

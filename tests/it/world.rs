@@ -479,11 +479,7 @@ impl Tap {
         from.insert("x-stream-offset".into(), text("first"));
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(stream.into(), "".into(), options, from).await;
-        Some(Self {
-            name: stream.to_owned(),
-            consumer: consumer.ok()?,
-            _channel: channel.clone(),
-        })
+        Some(Self { name: stream.to_owned(), consumer: consumer.ok()?, _channel: channel.clone() })
     }
 }
 
@@ -493,11 +489,7 @@ impl World {
         let channel = self.channel().await;
         let mut taken = Vec::new();
         let name = self.named(queue);
-        while let Some(got) = channel
-            .basic_get(name.as_str().into(), BasicGetOptions { no_ack: true })
-            .await
-            .unwrap()
-        {
+        while let Some(got) = channel.basic_get(name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap() {
             taken.push(Taken {
                 routing_key: got.delivery.routing_key.to_string(),
                 body: got.delivery.data,
@@ -531,15 +523,8 @@ impl World {
         let users: Vec<String> = (0..n).map(|n| format!("{org}-user-{n}")).collect();
         let mut confirms = Vec::new();
         for (n, user) in users.iter().enumerate() {
-            let key = if n % 2 == 0 {
-                org.to_owned()
-            } else {
-                format!("{org}.bulk")
-            };
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..BasicPublishOptions::default()
-            };
+            let key = if n % 2 == 0 { org.to_owned() } else { format!("{org}.bulk") };
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let properties = named(&format!("job-{user}")).with_delivery_mode(2);
             let body = reset_body(user).to_string();
             let exchange = self.named("resets");

@@ -21,6 +21,8 @@ use crate::pipeline::{self, Desk};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
+/// What is kept of it for closing channels and connections, even where the broker does not answer.
+const GOODBYES: Duration = Duration::from_secs(2);
 
 /// How a session ended.
 pub(super) enum End {
@@ -141,6 +143,7 @@ impl Lanes {
         tracing::info!(org = self.desk.org.name, in_hand, "draining");
         self.desk.draining.cancel();
         tokio::join!(self.interactive.cancel(), self.bulk.cancel());
+        let grace = grace.saturating_sub(GOODBYES);
         let last_call = grace.saturating_sub(self.desk.org.config.request_timeout + LAST_PUBLISHES);
         let all = async {
             if tokio::time::timeout(last_call, self.jobs.wait()).await.is_err() {
