@@ -94,22 +94,19 @@ pub fn line_stopped(org: &str, stopped: bool) {
 }
 
 /// Counts a job as in flight for as long as it lives, however it ends.
-#[derive(Debug)]
-pub struct InFlight {
-    org: String,
-    lane: Lane,
-}
+pub struct InFlight(metrics::Gauge);
 
 impl InFlight {
     /// One more.
     pub fn enter(org: &str, lane: Lane) -> Self {
-        metrics::gauge!(IN_FLIGHT, "org" => org.to_owned(), "lane" => lane.as_str()).increment(1.0);
-        Self { org: org.to_owned(), lane }
+        let gauge = metrics::gauge!(IN_FLIGHT, "org" => org.to_owned(), "lane" => lane.as_str());
+        gauge.increment(1.0);
+        Self(gauge)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        metrics::gauge!(IN_FLIGHT, "org" => self.org.clone(), "lane" => self.lane.as_str()).decrement(1.0);
+        self.0.decrement(1.0);
     }
 }

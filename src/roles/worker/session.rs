@@ -108,7 +108,8 @@ impl Lanes {
     }
 
     fn start(&self, delivery: Delivery) {
-        self.jobs.spawn(pipeline::handle(Arc::clone(&self.desk), delivery));
+        // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
+        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), delivery)));
     }
 
     fn why_over(&self, link: &Link) -> Trouble {
