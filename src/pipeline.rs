@@ -38,7 +38,11 @@ struct Over;
 pub async fn handle(desk: Arc<Desk>, delivery: Delivery) {
     let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
     let ticket = Ticket::of(&delivery);
-    let mut trip = desk.org.memory.recall(&ticket.id, delivery.redelivered);
+    let Some(mut trip) = desk.org.memory.recall(&ticket.id, delivery.redelivered) else {
+        // It had succeeded, and all it owed was confirmed: only its ack had been lost.
+        delivery.ack(&desk.over).await;
+        return;
+    };
     let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,

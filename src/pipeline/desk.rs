@@ -1,6 +1,7 @@
 //! What a job needs of the session it runs in: where to publish, and how to know that the session is over.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
@@ -14,7 +15,11 @@ use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
+use crate::domain::outcome::OutcomeKind;
 use crate::telemetry::metrics;
+
+/// As long as one declaration counts for everybody whose message found no queue.
+const DECLARED: Duration = Duration::from_millis(900);
 
 /// One org's desk, for as long as one session lasts.
 #[derive(Debug)]
@@ -29,8 +34,8 @@ pub struct Desk {
     pub over: CancellationToken,
     /// The connections, for declaring the topology again.
     pub link: Arc<Link>,
-    /// One declares it at a time.
-    pub declaring: Mutex<()>,
+    /// When it was declared again last, and what came of it: one declares for all who wait.
+    pub declaring: Mutex<Option<(Instant, Result<(), Trouble>)>>,
 }
 
 impl Desk {
@@ -48,8 +53,7 @@ impl Desk {
 
     /// Waits in memory until that moment, where there is one and it is ahead.
     pub(super) async fn wait_until(&self, moment: Option<Timestamp>, trip: &Trip) -> Result<(), Over> {
-        let ahead =
-            moment.and_then(|moment| std::time::Duration::try_from(moment.duration_since(Timestamp::now())).ok());
+        let ahead = moment.and_then(|moment| Duration::try_from(moment.duration_since(Timestamp::now())).ok());
         match ahead {
             Some(wait) => self.until_over(tokio::time::sleep(wait), trip).await,
             None => Ok(()),
@@ -58,14 +62,24 @@ impl Desk {
 
     /// Declares the topology again, after a message found no queue.
     pub(super) async fn declare_again(&self) -> Result<(), Trouble> {
-        let _one = self.declaring.lock().await;
-        topology::declare_on(&self.link.publishing, &self.org.names).await
+        let mut last = self.declaring.lock().await;
+        if let Some((at, declared)) = last.as_ref()
+            && at.elapsed() < DECLARED
+        {
+            return declared.clone();
+        }
+        let declared = topology::declare_on(&self.link.publishing, &self.org.names).await;
+        *last = Some((Instant::now(), declared.clone()));
+        declared
     }
 
     /// The job is settled: one line in the log, one in the metrics.
     pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip) {
         let Some(ending) = &trip.ending else { return };
         let outcome = debts::outcome(self, ticket, trip, ending);
+        if outcome.kind == OutcomeKind::Succeeded {
+            self.org.memory.succeeded(outcome.job.clone());
+        }
         metrics::job_ended(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));
         if outcome.reason.is_some() {

@@ -1,8 +1,8 @@
 //! How far a job has come, kept over a lost broker: after a PATCH the password exists nowhere else, so the redelivered job
 //! goes on from there, with the same password and without a second call.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,6 +16,8 @@ use crate::domain::user::{EmailAddress, UserId};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
+/// So many acks at most are on their way to the broker when a connection is lost.
+const ACKS: usize = 1024;
 
 /// How a job ended, before anybody was told.
 #[derive(Debug, Clone)]
@@ -81,26 +83,52 @@ impl Trip {
     }
 }
 
-/// The trips that a lost session cut short, by job id.
+/// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<JobId, (Instant, Trip)>>);
+pub(super) struct Memory(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    trips: HashMap<JobId, (Instant, Trip)>,
+    succeeded: VecDeque<(Instant, JobId)>,
+}
 
 impl Memory {
-    /// Where this job left off, or a fresh trip. Only a redelivered message can be one that was cut short: a replayed letter
-    /// of the same id is a fresh one.
-    pub(super) fn recall(&self, id: &JobId, redelivered: bool) -> Trip {
-        let mut trips = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = if redelivered && !trips.is_empty() { trips.remove(id) } else { None };
-        kept.filter(|(since, _)| since.elapsed() < KEPT).map(|(_, trip)| trip).unwrap_or_default()
+    /// Where this job left off, or a fresh trip; `None` where it had succeeded and only its ack was lost. Only a redelivered
+    /// message can be one that was cut short: a replayed letter of the same id is a fresh one.
+    pub(super) fn recall(&self, id: &JobId, redelivered: bool) -> Option<Trip> {
+        if !redelivered {
+            return Some(Trip::default());
+        }
+        let mut kept = self.lock();
+        if kept.succeeded.iter().any(|(since, done)| done == id && since.elapsed() < KEPT) {
+            return None;
+        }
+        let trip = kept.trips.remove(id).filter(|(since, _)| since.elapsed() < KEPT);
+        Some(trip.map(|(_, trip)| trip).unwrap_or_default())
     }
 
     /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
     pub(super) fn keep(&self, id: JobId, trip: Trip) {
-        let mut trips = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        trips.retain(|_, (since, _)| since.elapsed() < KEPT);
+        let mut kept = self.lock();
+        kept.trips.retain(|_, (since, _)| since.elapsed() < KEPT);
         if trip.is_tried() || trip.ending.is_some() {
-            trips.insert(id, (Instant::now(), trip));
+            kept.trips.insert(id, (Instant::now(), trip));
         }
+    }
+
+    /// Remembers a job that succeeded and was acked: what was written to a connection that is then lost may never have been read.
+    /// A job that failed is not remembered, since the same id may come again on purpose.
+    pub(super) fn succeeded(&self, id: JobId) {
+        let mut kept = self.lock();
+        if kept.succeeded.len() == ACKS {
+            kept.succeeded.pop_front();
+        }
+        kept.succeeded.push_back((Instant::now(), id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,16 +150,27 @@ mod tests {
         let trip = tried();
         let password = trip.password.clone().unwrap();
         memory.keep(id.clone(), trip);
-        assert!(!memory.recall(&id, false).is_tried(), "a fresh message is not the one that was cut short");
-        let mut again = memory.recall(&id, true);
+        assert!(!memory.recall(&id, false).unwrap().is_tried(), "a fresh message is not the one that was cut short");
+        let mut again = memory.recall(&id, true).unwrap();
         assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
-        assert!(!memory.recall(&id, true).is_tried(), "it is recalled once");
+        assert!(!memory.recall(&id, true).unwrap().is_tried(), "it is recalled once");
+    }
+
+    #[test]
+    fn a_job_whose_ack_was_lost_is_known_and_a_replayed_one_runs() {
+        let memory = Memory::default();
+        let id = JobId::new("j");
+        memory.succeeded(id.clone());
+        assert!(memory.recall(&id, true).is_none());
+        assert!(memory.recall(&id, false).is_some());
+        (0..ACKS).for_each(|n| memory.succeeded(JobId::new(n.to_string())));
+        assert!(memory.recall(&id, true).is_some(), "what is remembered is bounded");
     }
 
     #[test]
     fn a_job_that_got_nowhere_is_not_kept() {
         let memory = Memory::default();
         memory.keep(JobId::new("j"), Trip::default());
-        assert!(memory.0.lock().unwrap().is_empty());
+        assert!(memory.lock().trips.is_empty());
     }
 }

@@ -193,6 +193,16 @@ pub fn slow() -> resetd::sim::Settings {
     }
 }
 
+/// Waits until so many jobs lie ready in both lanes together, no more and no fewer.
+async fn lying(world: &World, jobs: u32) -> u32 {
+    eventually("what is not done is back in its queue", async || {
+        let lying = world.depth("resets.main").await + world.depth("resets.main.bulk").await;
+        assert!(lying <= jobs, "{lying} of {jobs}");
+        (lying == jobs).then_some(lying)
+    })
+    .await
+}
+
 async fn a_signal_in_the_middle(signal: &str) {
     let world = Plan::new().org("main", slow(), "rate_per_minute = 6000").prepare().await;
     let (mut first, _) = Process::worker(&world).await;
@@ -204,9 +214,9 @@ async fn a_signal_in_the_middle(signal: &str) {
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
     let done = usize::try_from(world.main().stats().password_sets).unwrap();
-    let waiting = (world.depth("resets.main").await + world.depth("resets.main.bulk").await) as usize;
+    // What a closed channel held comes back a moment later.
+    let waiting = lying(&world, u32::try_from(200 - done).unwrap()).await;
     eprintln!("{signal}: ended in {took:?} with {done} done and {waiting} back in their queues");
-    assert_eq!(done + waiting, 200, "what is not done is back in its queue");
     assert_eq!(world.depth("emails").await as usize, done);
 
     let (mut second, _) = Process::worker(&world).await;
@@ -496,7 +506,7 @@ async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_th
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!((Duration::from_secs(1)..Duration::from_secs(7)).contains(&took), "{took:?}");
-    assert_eq!(world.depth("resets.main").await, 5);
+    lying(&world, 5).await;
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 
@@ -517,6 +527,6 @@ async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everythin
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(7), "{took:?}");
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 100);
+    lying(&world, 100).await;
     assert_eq!((world.main().stats().calls, world.main().stats().password_sets), (1, 0));
 }
