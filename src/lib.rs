@@ -4,7 +4,8 @@
 //!
 //! | layer | rooms |
 //! |---|---|
-//! | 6 | `main`, `cli` |
+//! | 7 | `main` |
+//! | 6 | `cli` |
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
 //! | 4 | `pipeline`: the trip of one job; `http`: health and metrics |
 //! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns |

@@ -12,16 +12,20 @@ pub mod org;
 mod ticket;
 mod tries;
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::Intent;
 use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::user::UserId;
+use crate::org::turns::Turn;
 use crate::telemetry::metrics::InFlight;
-use crate::wire::job;
+use crate::wire::job::{self, Invalid};
 pub use desk::Desk;
 use memory::{Ending, Trip};
 use ticket::Ticket;
@@ -33,33 +37,77 @@ const LAST_DELIVERY: u64 = 19;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Over;
 
+/// A job in hand, with its place in its user's line.
+pub struct Arrival {
+    delivery: Delivery,
+    ticket: Ticket,
+    intent: Option<Result<Intent, Invalid>>,
+    place: Option<Place>,
+}
+
+type Place = MaybeDone<BoxFuture<'static, Turn>>;
+
+/// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
+/// order they came. One that may not run yet takes its place when it may.
+pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
+    let ticket = Ticket::of(&delivery);
+    // A panic in here is met again, and caught, in the job's own task.
+    let intent = catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
+    let mut place = match &intent {
+        Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.user)),
+        Some(Ok(_) | Err(_)) | None => None,
+    };
+    if let Some(place) = &mut place {
+        let _ = futures_util::poll!(place);
+    }
+    Arrival { delivery, ticket, intent, place }
+}
+
+fn place(desk: &Desk, user: &UserId) -> Place {
+    let (turns, user) = (desk.org.turns.clone(), user.clone());
+    maybe_done(Box::pin(async move { turns.take(&user).await }))
+}
+
 /// Takes one job from its delivery to its ack. What was reached is kept in memory where the session ends first, so that the
 /// redelivered job goes on from there.
-pub async fn handle(desk: Arc<Desk>, delivery: Delivery) {
+pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
+    let Arrival { delivery, ticket, intent, place } = arrival;
     let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
-    let ticket = Ticket::of(&delivery);
-    let Some(mut trip) = desk.org.memory.recall(&ticket.id, delivery.redelivered) else {
+    let key = ticket.key(&delivery);
+    let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.
         delivery.ack(&desk.over).await;
         return;
     };
-    let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, &mut trip)).catch_unwind().await;
+    let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, intent, place, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,
         Err(_panic) => after_panic(&desk, &ticket, &delivery, &mut trip).await,
     };
     if paid.is_ok() && delivery.ack(&desk.over).await {
-        desk.settled(&ticket, &trip);
+        desk.settled(&ticket, &trip, key);
     } else {
-        desk.org.memory.keep(ticket.id, trip);
+        desk.org.memory.keep(key, trip);
     }
 }
 
-/// The stages, in order. Each is skipped that a trip before this one had reached.
-async fn travel(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Over> {
+/// The stages, in order, within the user's turn. Each is skipped that a trip before this one had reached.
+async fn travel(
+    desk: &Desk,
+    ticket: &Ticket,
+    delivery: &Delivery,
+    intent: Option<Result<Intent, Invalid>>,
+    place: Option<Place>,
+    trip: &mut Trip,
+) -> Result<(), Over> {
     let mut turn = None;
+    if let Some(mut place) = place {
+        desk.until_over(&mut place, trip).await?;
+        turn = Pin::new(&mut place).take_output();
+    }
     if trip.ending.is_none() {
-        let ending = match reset(desk, ticket, delivery, trip, &mut turn).await {
+        let intent = intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules));
+        let ending = match reset(desk, ticket, intent, trip, &mut turn).await {
             Ok(ending) => ending,
             Err(Halt::Dead { reason, detail }) => Ending::dead(reason, detail),
             Err(Halt::Over) => return Err(Over),
@@ -84,16 +132,16 @@ impl From<Over> for Halt {
     }
 }
 
-/// From the bytes to a password that is set.
+/// From what the body asks for to a password that is set.
 async fn reset(
     desk: &Desk,
     ticket: &Ticket,
-    delivery: &Delivery,
+    intent: Result<Intent, Invalid>,
     trip: &mut Trip,
-    turn: &mut Option<crate::org::turns::Turn>,
+    turn: &mut Option<Turn>,
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
-    let reset = match job::parse(&delivery.body, &desk.org.rules) {
+    let reset = match intent {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => return Ok(Ending::of(OutcomeKind::PassedThrough)),
         Err(invalid) => {
@@ -103,15 +151,17 @@ async fn reset(
     };
     trip.user = Some(reset.user.clone());
     let wishes = ticket.wishes()?;
-    desk.wait_until(wishes.not_before, trip).await?;
-    *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
+    if turn.is_none() {
+        desk.wait_until(wishes.not_before, trip).await?;
+        *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
+    }
     let password = trip
         .password(desk.org.password)
         .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
+    trip.email = Some(reset.email.clone());
     if trip.issued.is_none() {
         tries::set_password(desk, ticket, &reset, wishes.not_after, &password, trip).await?;
     }
-    trip.email = Some(reset.email);
     Ok(Ending::of(OutcomeKind::Succeeded))
 }
 

@@ -15,11 +15,6 @@ impl Names {
         Self { prefix: prefix.to_owned(), org: org.to_owned() }
     }
 
-    /// The org itself, as it stands in routing keys.
-    pub fn org(&self) -> &str {
-        &self.org
-    }
-
     fn named(&self, rest: &str) -> String {
         format!("{}{rest}", self.prefix)
     }

@@ -6,6 +6,8 @@ use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
+use tokio::sync::Semaphore;
+
 use super::trouble::{Trouble, closing, within};
 
 /// A message and where it goes.
@@ -52,7 +54,11 @@ pub enum Unpublished {
 pub struct Publisher {
     connection: Arc<Connection>,
     free: Mutex<Vec<Channel>>,
+    at_once: Semaphore,
 }
+
+/// Messages on their way at once; a broker allows 2,047 channels for a connection, which all orgs share.
+const AT_ONCE: usize = 64;
 
 impl Publisher {
     /// Opens the first channel; more are opened as more is published at once.
@@ -61,7 +67,7 @@ impl Publisher {
     /// Where the broker refuses it or does not answer.
     pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
         let first = confirming(&connection).await?;
-        Ok(Self { connection, free: Mutex::new(vec![first]) })
+        Ok(Self { connection, free: Mutex::new(vec![first]), at_once: Semaphore::new(AT_ONCE) })
     }
 
     /// Publishes and waits for the confirm.
@@ -69,6 +75,7 @@ impl Publisher {
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
     pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
+        let _place = self.at_once.acquire().await;
         let free = self.free().pop();
         let channel = match free {
             Some(channel) => channel,

@@ -35,7 +35,7 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A goodbye to the broker, which nothing depends on.
-pub(super) async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
+pub async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
     let _ = tokio::time::timeout(GOODBYE, goodbye).await;
 }
 

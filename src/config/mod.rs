@@ -16,7 +16,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::{
-    form::Form, notification::Template, password::PasswordKind, retry::RetryPolicy, user::EmailAddress,
+    form::Form,
+    notification::{PLACEHOLDER, Template},
+    password::PasswordKind,
+    retry::RetryPolicy,
+    user::EmailAddress,
 };
 pub use source::Environment;
 
@@ -199,8 +203,14 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
         EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
     let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
-    let template = Template::new(raw.subject, raw.body)
-        .ok_or_else(|| ConfigError::new("notification.body must hold {password}, where the password goes; notification.subject must be one line without it"))?;
+    if raw.subject.contains(PLACEHOLDER) || raw.subject.contains(['\r', '\n']) {
+        let wants = "one line without {password}";
+        return Err(ConfigError::wrong("notification.subject", format_args!("{:?}", raw.subject), wants));
+    }
+    let body = format!("{:?}", raw.body);
+    let template = Template::new(raw.subject, raw.body).ok_or_else(|| {
+        ConfigError::wrong("notification.body", body, "a text that holds {password}, where the password goes")
+    })?;
     // RabbitMQ takes an expiration below 2^32 ms.
     if raw.ttl.0 < Duration::from_secs(1) || raw.ttl.0.as_millis() > u128::from(u32::MAX) {
         return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1193h"));

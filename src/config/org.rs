@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, raw, value};
 
@@ -87,6 +87,7 @@ fn url(
     of_region: impl Fn(&str) -> String,
 ) -> Result<Url, ConfigError> {
     let name = format!("orgs.{org}.{key}");
+    let (given, region) = (given.filter(|url| !url.is_empty()), region.filter(|region| !region.is_empty()));
     let text = match (given, region) {
         (Some(url), _) => url.clone(),
         (None, Some(region)) if region.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)) => {
@@ -115,7 +116,8 @@ fn url(
             && url.query().is_none()
             && url.fragment().is_none()
     });
-    parsed.ok_or_else(|| ConfigError::wrong(&name, "not usable", wants))
+    let shown = if text.contains('@') { "one with a user or password in it".to_owned() } else { format!("{text:?}") };
+    parsed.ok_or_else(|| ConfigError::wrong(&name, shown, wants))
 }
 
 fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<String, ConfigError> {
@@ -132,7 +134,9 @@ fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<Str
 fn client_secret(org: &str, raw: &raw::Org, environment: &Environment) -> Result<SecretString, ConfigError> {
     let key = format!("orgs.{org}.client_secret");
     let fallback = (org == "main").then(|| environment.get("GENESYS_CLIENT_SECRET")).flatten();
-    match (&raw.client_secret, raw.client_secret_file.as_deref()) {
+    // An empty one is what an unset variable of a compose file leaves behind.
+    let given = raw.client_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
+    match (given, raw.client_secret_file.as_deref()) {
         (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
         (Some(secret), None) => Ok(secret.clone()),
         (None, Some(path)) => value::secret_file(&format!("{key}_file"), path),

@@ -9,7 +9,6 @@ use super::{ConfigError, raw::Raw};
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "RESETD";
-/// Variables of other tools that carry our prefix but no key; there are none yet.
 const SEPARATOR: &str = "__";
 
 /// The environment, taken once at the start: the process's variables over those of `.env`.

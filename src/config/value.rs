@@ -10,6 +10,9 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use super::ConfigError;
 
+/// The longest duration: 2^32 ms, which is what AMQP can express.
+const LONGEST: Duration = Duration::from_hours(1193);
+
 /// A duration above zero, as text with a unit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span(pub(super) Duration);
@@ -19,9 +22,9 @@ impl<'de> Deserialize<'de> for Span {
         let text = String::deserialize(deserializer)?;
         let parsed = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
         match parsed {
-            Some(span) if span > Duration::ZERO => Ok(Span(span)),
+            Some(span) if span > Duration::ZERO && span <= LONGEST => Ok(Span(span)),
             _ => Err(D::Error::custom(format_args!(
-                "{text:?} is not a duration above zero with a unit, such as \"500ms\", \"10s\" or \"15m\""
+                "{text:?} is not a duration above zero and up to 1193h with a unit, such as \"500ms\", \"10s\" or \"15m\""
             ))),
         }
     }

@@ -32,11 +32,11 @@ pub struct Password(Zeroizing<String>);
 #[error("the system's random source failed: {0}")]
 pub struct NoRandomness(String);
 
-// Characters that are not taken for one another: no I l 1, no O o 0. The specials are the same in JSON, HTML and a URL's query.
+// Characters that are not taken for one another: no I l 1, no O o 0. The specials are left as they are by JSON, HTML and URLs.
 const LOWER: &[u8] = b"abcdefghijkmnpqrstuvwxyz";
 const UPPER: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZ";
 const DIGIT: &[u8] = b"23456789";
-const SPECIAL: &[u8] = b"!*$@?=";
+const SPECIAL: &[u8] = b"!*-";
 
 impl Password {
     /// Makes a fresh one from the system's random source.

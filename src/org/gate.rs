@@ -137,8 +137,12 @@ impl<T> Shared<T> {
     }
 
     fn stop(&self, cause: StopCause, why: &str) {
-        let first = self.lock().stops.insert(cause, Instant::now() + STOPPED_RETRY).is_none();
-        self.board.stop(&self.org, cause, why);
+        let first = {
+            // The board is written under the lock, so that it cannot say the opposite of a later change.
+            let mut state = self.lock();
+            self.board.stop(&self.org, cause, why);
+            state.stops.insert(cause, Instant::now() + STOPPED_RETRY).is_none()
+        };
         if first {
             tracing::error!(
                 org = self.org,
@@ -149,8 +153,15 @@ impl<T> Shared<T> {
     }
 
     fn mended(&self, cause: StopCause) {
-        if self.lock().stops.remove(&cause).is_some() {
-            self.board.mended(&self.org, cause);
+        let was_stopped = {
+            let mut state = self.lock();
+            let was_stopped = state.stops.remove(&cause).is_some();
+            if was_stopped {
+                self.board.mended(&self.org, cause);
+            }
+            was_stopped
+        };
+        if was_stopped {
             tracing::info!(org = self.org, ?cause, "the line goes on");
             self.changed.notify_one();
         }

@@ -112,7 +112,10 @@ async fn owe(desk: &Desk, what: &str, message: &Message<'_>) -> Result<(), Over>
             }
             Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
         };
-        let mended = desk.declare_again().await;
+        let mended = tokio::select! {
+            () = desk.over.cancelled() => return Err(Over),
+            mended = desk.declare_again() => mended,
+        };
         if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
             let cure =
                 mended.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::Trip;
+use super::memory::{Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Over, debts};
@@ -16,6 +16,7 @@ use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::user::EmailAddress;
 use crate::telemetry::metrics;
 
 /// As long as one declaration counts for everybody whose message found no queue.
@@ -74,18 +75,27 @@ impl Desk {
     }
 
     /// The job is settled: one line in the log, one in the metrics.
-    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip) {
+    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip, key: Key) {
         let Some(ending) = &trip.ending else { return };
         let outcome = debts::outcome(self, ticket, trip, ending);
         if outcome.kind == OutcomeKind::Succeeded {
-            self.org.memory.succeeded(outcome.job.clone());
+            self.org.memory.succeeded(key);
         }
         metrics::job_ended(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));
+        let detail = match (&outcome.detail, &trip.email) {
+            (Some(detail), Some(email)) => Some(loggable(detail, email)),
+            (detail, _) => detail.clone(),
+        };
         if outcome.reason.is_some() {
-            tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, reason, status = outcome.status, attempt = outcome.attempts, detail = outcome.detail, "job dead-lettered");
+            tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, reason, status = outcome.status, attempt = outcome.attempts, detail, "job dead-lettered");
         } else {
             tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
         }
     }
+}
+
+/// What the org said, fit for the log, which holds no address.
+pub(super) fn loggable(detail: &str, email: &EmailAddress) -> String {
+    detail.replace(email.as_str(), "[address]")
 }

@@ -9,13 +9,15 @@ use serde_json::Value;
 
 use crate::domain::job::JobId;
 use crate::domain::notification::Issued;
-use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
 use crate::domain::user::{EmailAddress, UserId};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
+/// A password that is set, or may be, exists nowhere else: it is kept as long as a job may be thought to come back.
+const KEPT_IF_SET: Duration = Duration::from_secs(24 * 3600);
 /// So many acks at most are on their way to the broker when a connection is lost.
 const ACKS: usize = 1024;
 
@@ -83,53 +85,60 @@ impl Trip {
     }
 }
 
+/// A job's id and a hash of its body: a producer that gives one id to two jobs gets neither the other's password.
+pub(super) type Key = (JobId, u64);
+
 /// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    trips: HashMap<JobId, (Instant, Trip)>,
-    succeeded: VecDeque<(Instant, JobId)>,
+    trips: HashMap<Key, (Instant, Trip)>,
+    succeeded: VecDeque<(Instant, Key)>,
 }
 
 impl Memory {
     /// Where this job left off, or a fresh trip; `None` where it had succeeded and only its ack was lost. Only a redelivered
     /// message can be one that was cut short: a replayed letter of the same id is a fresh one.
-    pub(super) fn recall(&self, id: &JobId, redelivered: bool) -> Option<Trip> {
+    pub(super) fn recall(&self, key: &Key, redelivered: bool) -> Option<Trip> {
         if !redelivered {
             return Some(Trip::default());
         }
         let mut kept = self.lock();
-        if kept.succeeded.iter().any(|(since, done)| done == id && since.elapsed() < KEPT) {
+        if kept.succeeded.iter().any(|(since, done)| done == key && since.elapsed() < KEPT) {
             return None;
         }
-        let trip = kept.trips.remove(id).filter(|(since, _)| since.elapsed() < KEPT);
-        Some(trip.map(|(_, trip)| trip).unwrap_or_default())
+        Some(kept.trips.remove(key).filter(is_fresh).map(|(_, trip)| trip).unwrap_or_default())
     }
 
     /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
-    pub(super) fn keep(&self, id: JobId, trip: Trip) {
+    pub(super) fn keep(&self, key: Key, trip: Trip) {
         let mut kept = self.lock();
-        kept.trips.retain(|_, (since, _)| since.elapsed() < KEPT);
+        kept.trips.retain(|_, kept| is_fresh(kept));
         if trip.is_tried() || trip.ending.is_some() {
-            kept.trips.insert(id, (Instant::now(), trip));
+            kept.trips.insert(key, (Instant::now(), trip));
         }
     }
 
     /// Remembers a job that succeeded and was acked: what was written to a connection that is then lost may never have been read.
     /// A job that failed is not remembered, since the same id may come again on purpose.
-    pub(super) fn succeeded(&self, id: JobId) {
+    pub(super) fn succeeded(&self, key: Key) {
         let mut kept = self.lock();
         if kept.succeeded.len() == ACKS {
             kept.succeeded.pop_front();
         }
-        kept.succeeded.push_back((Instant::now(), id));
+        kept.succeeded.push_back((Instant::now(), key));
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_fresh((since, trip): &(Instant, Trip)) -> bool {
+    let may_be_set = trip.issued.is_some() || trip.progress.password_set != PasswordSet::No;
+    since.elapsed() < if may_be_set { KEPT_IF_SET } else { KEPT }
 }
 
 #[cfg(test)]
@@ -146,7 +155,7 @@ mod tests {
     #[test]
     fn a_redelivered_job_goes_on_with_the_same_password_and_a_replayed_one_starts_anew() {
         let memory = Memory::default();
-        let id = JobId::new("j");
+        let id = (JobId::new("j"), 7);
         let trip = tried();
         let password = trip.password.clone().unwrap();
         memory.keep(id.clone(), trip);
@@ -154,23 +163,25 @@ mod tests {
         let mut again = memory.recall(&id, true).unwrap();
         assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
         assert!(!memory.recall(&id, true).unwrap().is_tried(), "it is recalled once");
+        memory.keep(id.clone(), tried());
+        assert!(!memory.recall(&(id.0, 8), true).unwrap().is_tried(), "another body under the same id is another job");
     }
 
     #[test]
     fn a_job_whose_ack_was_lost_is_known_and_a_replayed_one_runs() {
         let memory = Memory::default();
-        let id = JobId::new("j");
+        let id = (JobId::new("j"), 7);
         memory.succeeded(id.clone());
         assert!(memory.recall(&id, true).is_none());
         assert!(memory.recall(&id, false).is_some());
-        (0..ACKS).for_each(|n| memory.succeeded(JobId::new(n.to_string())));
+        (0..ACKS).for_each(|n| memory.succeeded((JobId::new(n.to_string()), 7)));
         assert!(memory.recall(&id, true).is_some(), "what is remembered is bounded");
     }
 
     #[test]
     fn a_job_that_got_nowhere_is_not_kept() {
         let memory = Memory::default();
-        memory.keep(JobId::new("j"), Trip::default());
+        memory.keep((JobId::new("j"), 7), Trip::default());
         assert!(memory.lock().trips.is_empty());
     }
 }

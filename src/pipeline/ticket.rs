@@ -1,9 +1,12 @@
 //! What is known of any job before its body is read: its id, its lane, and what its headers wish.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use jiff::Timestamp;
 use lapin::types::ShortString;
 
 use super::Halt;
+use super::memory::Key;
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
 use crate::domain::outcome::Reason;
@@ -37,6 +40,19 @@ impl Ticket {
             deliveries_before: properties::deliveries_before(&delivery.properties),
             wishes,
         }
+    }
+
+    /// What the job is remembered by.
+    pub(super) fn key(&self, delivery: &Delivery) -> Key {
+        let mut hasher = DefaultHasher::new();
+        delivery.body.hash(&mut hasher);
+        (self.id.clone(), hasher.finish())
+    }
+
+    /// Whether its `not-before` is still ahead.
+    pub(super) fn is_early(&self) -> bool {
+        let not_before = self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before);
+        not_before.is_some_and(|moment| moment > Timestamp::now())
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.

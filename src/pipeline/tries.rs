@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::desk::Desk;
+use super::desk::{Desk, loggable};
 use super::memory::Trip;
 use super::ticket::Ticket;
 use super::{Halt, Over};
@@ -55,6 +55,10 @@ pub(super) async fn set_password(
             count_throttle(desk, &mut admitted_at_throttle, trip);
         } else if answered.status.is_some() {
             desk.org.admitted.fetch_add(1, Ordering::Relaxed);
+        }
+        if answered.status.is_some_and(|status| status != 401) {
+            trip.progress.token_refused = false;
+            desk.org.gate.mended(StopCause::TokenRefused);
         }
         let detail = secrets.scrubber(&token).text(&answered.detail.unwrap_or_default());
         follow(desk, ticket, reset, &token, failure, detail, trip).await?;
@@ -119,11 +123,9 @@ async fn follow(
     let forbidden = if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&reset.user) } else { 0 };
     trip.progress.note(&failure, forbidden);
     let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
-    trip.progress.token_refused = matches!(failure, Failure::TokenRefused);
-    if trip.progress.token_refused {
+    if matches!(failure, Failure::TokenRefused) {
+        trip.progress.token_refused = true;
         org.tokens.refused(token).await;
-    } else {
-        org.gate.mended(StopCause::TokenRefused);
     }
     if let Some(wait) = decision.pause {
         org.gate.pause(wait);
@@ -133,7 +135,7 @@ async fn follow(
     } else {
         decision.pause.map(|wait| wait.as_millis())
     };
-    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail, "a try failed");
+    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = loggable(&detail, &reset.email), "a try failed");
     match decision.next {
         Next::Again | Next::FreshToken => {}
         Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),

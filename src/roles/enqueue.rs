@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::amqp::trouble::closing;
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::job::{Intent, Lane};
@@ -159,11 +160,13 @@ fn ndjson(text: &str) -> Vec<Line> {
 fn csv(text: &str) -> Result<Vec<Line>> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let header = reader.headers().context("the header row cannot be read")?.clone();
+    if text.trim_start().starts_with('[') {
+        bail!("the file is one JSON list; it must have a job on each line: jq -c '.[]' FILE | resetd enqueue -");
+    }
     if !header.iter().any(|name| name == "userId") {
-        bail!(
-            "line 1: the header row has no column userId (it has: {}); it must be such as userId,email,title",
-            header.iter().collect::<Vec<_>>().join(", ")
-        );
+        // What stands there is not repeated: without a header row it is somebody's data.
+        let columns = header.len();
+        bail!("line 1: the header row ({columns} columns) has no column userId; it must be such as userId,email,title");
     }
     if let Some(twice) = header.iter().enumerate().find(|(at, name)| header.iter().take(*at).any(|seen| seen == *name))
     {
@@ -226,10 +229,10 @@ async fn send(jobs: &[Job], names: &Names, lane: Lane, config: &Config, shutdown
         ended = sending => ended.map_err(|unpublished| unpublished.to_string()),
         () = shutdown.cancelled() => Err("interrupted".into()),
     };
-    let _ = connection.close(200, "done".into()).await;
+    closing(connection.close(200, "done".into())).await;
     ended.map_err(|why| {
         let sent = sent.into_inner();
-        let cure = "has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once";
+        let cure = "has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once. What was confirmed is queued: sending the whole file again resets those people twice";
         anyhow::anyhow!("{sent} of {} jobs were confirmed, then: {why}; {cure}", jobs.len())
     })
 }

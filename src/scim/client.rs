@@ -93,7 +93,7 @@ impl Scim {
         }
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        let bytes = super::body(answer, MAX_ANSWER).await?;
+        let bytes = super::body(answer, MAX_ANSWER).await;
         let said = if (200..=299).contains(&status) { ErrorBody::default() } else { ErrorBody::parse(&bytes) };
         let failure = classify(status, &said, waits);
         let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));

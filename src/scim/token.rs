@@ -109,7 +109,7 @@ impl Tokens {
         let answer = request.send().await.map_err(failed)?;
         let status = answer.status().as_u16();
         let waits = Waits::of(answer.headers(), SystemTime::now(), self.after_max);
-        let body = zeroize::Zeroizing::new(super::body(answer, MAX_ANSWER).await.map_err(failed)?);
+        let body = zeroize::Zeroizing::new(super::body(answer, MAX_ANSWER).await);
         let mut scrubber = Scrubber::default();
         scrubber.add(secret);
         let granted = judge(status, &body, waits).map_err(|trouble| scrubbed(trouble, &scrubber))?;

@@ -11,10 +11,17 @@ pub struct Granted {
     /// What goes into `Authorization: Bearer`.
     pub access_token: SecretString,
     /// Seconds until it expires; 300, Genesys Cloud's shortest, where the answer does not say.
-    #[serde(default = "shortest")]
+    #[serde(default = "shortest", deserialize_with = "seconds")]
     expires_in: f64,
     /// Its scopes, where the provider speaks of them.
     pub scope: Option<String>,
+}
+
+/// A number, or one written as text, as some providers do.
+fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let number = value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok());
+    Ok(number.unwrap_or_else(shortest))
 }
 
 fn shortest() -> f64 {

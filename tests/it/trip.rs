@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::world::{Plan, locked_out, named, reset_body};
+use crate::world::{Plan, locked_out, named, reset_body, unlimited};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {
@@ -69,4 +69,23 @@ async fn a_hundred_jobs_in_both_lanes_leave_a_hundred_people_who_log_in() {
     let mails = emails.take(100).await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     assert_eq!(world.main().stats().password_sets, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_one_user_run_one_after_the_other_in_the_order_they_came() {
+    let jitter = resetd::sim::Settings { latency_jitter: std::time::Duration::from_millis(10), ..unlimited() };
+    let world = Plan::new().org("main", jitter, "").start().await;
+    let mut emails = world.tap("emails").await;
+    let channel = world.channel().await;
+    for n in 0..60 {
+        let body = reset_body(&format!("u-{}", n % 4)).to_string();
+        world.publish_on(&channel, "main", body.as_bytes(), named(&format!("{n:03}"))).await;
+    }
+    let mails = emails.take(60).await;
+    for user in ["u-0", "u-1", "u-2", "u-3"] {
+        let of_user = mails.iter().map(|mail| mail.json()).filter(|mail| mail["userId"] == user);
+        let jobs: Vec<String> = of_user.map(|mail| mail["jobId"].as_str().unwrap().to_owned()).collect();
+        assert!(jobs.is_sorted() && jobs.len() == 15, "{user}: {jobs:?}");
+    }
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
 }

@@ -73,7 +73,7 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
     stop.cancel();
     let worked = working.await;
     let _ = serving.await;
-    clean_up(&connection, &names).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), clean_up(&connection, &names)).await;
     worked.context("the worker")??;
     let report = reported.context("the demo did not end within 2 minutes")??;
     report.print()?;

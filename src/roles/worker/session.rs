@@ -53,7 +53,7 @@ pub(super) async fn run(
     if let End::Trouble(trouble) = &end {
         board.session(&org.name, Session::Starting(trouble.to_string()));
     }
-    lanes.finish(&end, config.grace).await;
+    lanes.finish(&end, config.grace, shutdown).await;
     end
 }
 
@@ -95,7 +95,7 @@ impl Lanes {
                 delivery = self.bulk.next() => (Lane::Bulk, delivery),
             };
             match delivery {
-                Some(delivery) => self.start(delivery),
+                Some(delivery) => self.start(delivery).await,
                 None if link.lost().is_cancelled() => return End::Trouble(self.why_over(link)),
                 None => {
                     let queue = self.desk.org.names.lane(lane);
@@ -107,9 +107,10 @@ impl Lanes {
         }
     }
 
-    fn start(&self, delivery: Delivery) {
+    async fn start(&self, delivery: Delivery) {
+        let arrival = pipeline::arrive(&self.desk, delivery).await;
         // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
-        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), delivery)));
+        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival)));
     }
 
     fn why_over(&self, link: &Link) -> Trouble {
@@ -123,13 +124,17 @@ impl Lanes {
 
     /// Lets the jobs in hand end, so that none of them is still at work when its redelivery comes; then closes the channels,
     /// which returns what was not settled.
-    async fn finish(self, end: &End, grace: Duration) {
+    async fn finish(self, end: &End, grace: Duration, shutdown: &CancellationToken) {
         self.jobs.close();
         match end {
             End::Drained => self.drain(grace).await,
             End::Trouble(_) => {
                 self.desk.over.cancel();
-                self.jobs.wait().await;
+                let grace_ended = async {
+                    shutdown.cancelled().await;
+                    tokio::time::sleep(grace.saturating_sub(GOODBYES)).await;
+                };
+                tokio::select! { () = self.jobs.wait() => {}, () = grace_ended => {} }
             }
         }
         // Whatever could not be published is owed by nobody now; the redelivered jobs find out anew.
