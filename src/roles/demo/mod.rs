@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use lapin::options::{
@@ -64,30 +64,32 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
     let names = Names::new(&config.amqp.prefix, ORG);
     let health = TcpListener::bind("127.0.0.1:0").await.context("no port for the worker's health")?;
     let readiness = health.local_addr()?;
-    let working = tokio::spawn(worker::run(config.clone(), health, stop.clone()));
+    // A worker that ends before its time, or that is told to, ends the demo.
+    let (ended, working) = (CancellationToken::new(), worker::run(config.clone(), health, stop.clone()));
+    let guard = ended.clone().drop_guard();
+    let working = tokio::spawn(async move {
+        let _guard = guard;
+        working.await
+    });
     let watching = async {
         until_ready(readiness).await?;
-        watch(&connection, &names, &org, rate, &shutdown).await
+        watch(&connection, &names, &org, rate).await
     };
+    let watching = ended.run_until_cancelled(shutdown.run_until_cancelled(watching));
     let reported = tokio::time::timeout(LIMIT, watching).await;
     stop.cancel();
     let worked = working.await;
     let _ = serving.await;
     let _ = tokio::time::timeout(Duration::from_secs(10), clean_up(&connection, &names)).await;
     worked.context("the worker")??;
-    let report = reported.context("the demo did not end within 2 minutes")??;
+    let reported = reported.context("the demo did not end within 2 minutes")?;
+    let report = reported.flatten().context("the demo was interrupted")??;
     report.print()?;
     report.verdict()
 }
 
 /// Enqueues the jobs and follows them to their ends.
-async fn watch(
-    connection: &Arc<Connection>,
-    names: &Names,
-    org: &sim::Org,
-    rate: u32,
-    shutdown: &CancellationToken,
-) -> Result<Report> {
+async fn watch(connection: &Arc<Connection>, names: &Names, org: &sim::Org, rate: u32) -> Result<Report> {
     let channel = connection.create_channel().await?;
     let mut outcomes = outcomes(&channel, names).await?;
     let mut mails = consume(&channel, &names.emails()).await?;
@@ -112,7 +114,6 @@ async fn watch(
             Some(Ok(delivery)) = outcomes.next() => report.outcome(&parse(&delivery.data)?),
             Some(Ok(delivery)) = mails.next() => report.mail(&parse(&delivery.data)?),
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            () = shutdown.cancelled() => bail!("interrupted after {} of {} jobs", report.ended(), jobs.len()),
         }
         progress.show(&report, &org.stats());
     }

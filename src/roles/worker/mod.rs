@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::amqp::{link::Link, trouble::Trouble};
 use crate::board::{Board, Session};
 use crate::config::Config;
+use crate::domain::{form::PasswordForm, password::PasswordKind};
 use crate::http;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
@@ -26,6 +27,11 @@ use session::End;
 /// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
     let worker = config.worker()?;
+    if worker.form.password == PasswordForm::Plaintext && config.password == PasswordKind::Hex {
+        tracing::warn!(
+            "wire.password is plaintext and password.kind is hex: Genesys Cloud's default policy rejects such a password; set password.kind = \"policy\""
+        );
+    }
     let recorder = metrics::install().context("metrics")?;
     let http = http_client()?;
     let board = Board::new(worker.orgs.keys().map(String::as_str));
