@@ -51,8 +51,11 @@ impl OrgState {
     pub fn role(&self) -> (Role, Option<String>) {
         let stops: Vec<&str> = self.stops.values().map(String::as_str).collect();
         match &self.session {
-            Session::Starting(reason) => (Role::Starting, Some(reason.clone())),
-            Session::Stopped(reason) => (Role::Stopped, Some(reason.clone())),
+            Session::Starting(reason) if stops.is_empty() => (Role::Starting, Some(reason.clone())),
+            Session::Starting(reason) | Session::Stopped(reason) => {
+                let all: Vec<&str> = stops.into_iter().chain([reason.as_str()]).collect();
+                (Role::Stopped, Some(all.join("; ")))
+            }
             Session::Active if stops.is_empty() => (Role::Active, None),
             Session::Active => (Role::Stopped, Some(stops.join("; "))),
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::lanes::Lanes;
@@ -51,7 +51,14 @@ struct Shared<T> {
 struct State<T> {
     lanes: Lanes<Waiting<T>>,
     paused_until: Option<Instant>,
-    stops: BTreeMap<StopCause, Instant>,
+    stops: BTreeMap<StopCause, Stop>,
+}
+
+/// Since when the line is stopped for a cause, and when the next try is let through.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    since: Instant,
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -119,6 +126,24 @@ impl<T: Send + 'static> Gate<T> {
     pub fn mended(&self, cause: StopCause) {
         self.shared.mended(cause);
     }
+
+    /// Whether the line is stopped for this cause.
+    pub fn is_stopped(&self, cause: StopCause) -> bool {
+        self.shared.lock().stops.contains_key(&cause)
+    }
+
+    /// Waits until the line has been stopped for this cause for that long. It is seen at most that much later.
+    pub async fn stopped_for(&self, cause: StopCause, limit: Duration) {
+        loop {
+            let since = self.shared.lock().stops.get(&cause).map(|stop| stop.since);
+            let (now, end) = (Instant::now(), since.map(|since| since + limit));
+            match end {
+                Some(end) if end <= now => return,
+                Some(end) => sleep_until(end).await,
+                None => sleep_until(now + limit).await,
+            }
+        }
+    }
 }
 
 /// What the dispatcher does next.
@@ -141,7 +166,9 @@ impl<T> Shared<T> {
             // The board is written under the lock, so that it cannot say the opposite of a later change.
             let mut state = self.lock();
             self.board.stop(&self.org, cause, why);
-            state.stops.insert(cause, Instant::now() + STOPPED_RETRY).is_none()
+            let now = Instant::now();
+            let since = state.stops.get(&cause).map_or(now, |stop| stop.since);
+            state.stops.insert(cause, Stop { since, until: now + STOPPED_RETRY }).is_none()
         };
         if first {
             tracing::error!(
@@ -178,7 +205,7 @@ impl<T> Shared<T> {
         let stopped = state
             .stops
             .iter()
-            .map(|(cause, until)| if *cause == StopCause::Unpublishable { now + STOPPED_RETRY } else { *until })
+            .map(|(cause, stop)| if *cause == StopCause::Unpublishable { now + STOPPED_RETRY } else { stop.until })
             .max();
         match stopped.max(state.paused_until).filter(|until| now < *until) {
             Some(until) => Move::Until(until),
@@ -201,7 +228,7 @@ impl<T> Shared<T> {
         }
         let mut state = self.lock();
         // A line that is stopped lets one try through, and the next one 15 s later.
-        state.stops.values_mut().for_each(|until| *until = now + STOPPED_RETRY);
+        state.stops.values_mut().for_each(|stop| stop.until = now + STOPPED_RETRY);
         if let Some(next) = state.lanes.pop() {
             let _ = next.permit.send(Ok(token));
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use super::memory::Memory;
 use crate::amqp::names::Names;
@@ -11,12 +12,21 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
-use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
+use crate::domain::token::TokenTrouble;
+use crate::org::{
+    forbidden::ForbiddenRun,
+    gate::{Gate, STOPPED_RETRY},
+    limiter::Limiter,
+    turns::Turns,
+};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
 };
 use crate::wire::job::Rules;
+
+/// How long jobs are held while the client is refused, before they go back to their queues.
+const HELD: Duration = Duration::from_secs(300);
 
 /// One org at work.
 #[derive(Debug)]
@@ -87,6 +97,24 @@ impl Org {
             memory: Memory::default(),
             admitted: AtomicU64::new(0),
             config: org,
+        }
+    }
+
+    /// Waits until the token endpoint has refused the client for so long that its jobs should not be held any more: the broker
+    /// takes back what is held for 30 minutes, and each time counts as a delivery.
+    pub async fn refused_for_long(&self) {
+        self.gate.stopped_for(StopCause::ClientRefused, HELD).await;
+    }
+
+    /// Where the client is refused, asks for a token every 15 s, without a job, until one is granted.
+    pub async fn until_granted(&self) {
+        while self.gate.is_stopped(StopCause::ClientRefused) {
+            match self.tokens.current().await {
+                Ok(_granted) => return self.gate.mended(StopCause::ClientRefused),
+                Err(TokenTrouble::Refused(why)) => self.gate.stop(StopCause::ClientRefused, &why),
+                Err(TokenTrouble::Failed { .. }) => {}
+            }
+            tokio::time::sleep(STOPPED_RETRY).await;
         }
     }
 

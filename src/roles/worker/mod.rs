@@ -122,6 +122,12 @@ impl Crew<'_> {
     async fn keep_working(&self, office: &Office, link: &Arc<Link>) -> Result<(), Trouble> {
         let mut failures = 0;
         loop {
+            // While the client is refused nothing is consumed; a token is asked for without a job.
+            tokio::select! {
+                () = office.org.until_granted() => {}
+                () = link.lost().cancelled() => return Ok(()),
+                () = self.shutdown.cancelled() => return Ok(()),
+            }
             let begun = tokio::time::Instant::now();
             let trouble =
                 match session::run(&office.org, link, self.config, self.board, &office.worked, &self.shutdown).await {

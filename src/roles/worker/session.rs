@@ -86,11 +86,15 @@ async fn open(org: &Arc<Org>, link: &Arc<Link>, config: &Config) -> Result<Lanes
 impl Lanes {
     /// Hands over one job after the other, until something ends that.
     async fn consume(&mut self, link: &Link, shutdown: &CancellationToken) -> End {
-        let over = self.desk.over.clone();
+        let (over, org) = (self.desk.over.clone(), Arc::clone(&self.desk.org));
+        let mut refused_for_long = std::pin::pin!(org.refused_for_long());
         loop {
             let (lane, delivery) = tokio::select! {
                 () = shutdown.cancelled() => return End::Drained,
                 () = over.cancelled() => return End::Trouble(self.why_over(link)),
+                () = &mut refused_for_long => {
+                    return End::Trouble(Trouble::Mend("all jobs went back to their queues until the client is let in".into()));
+                }
                 delivery = self.interactive.next() => (Lane::Interactive, delivery),
                 delivery = self.bulk.next() => (Lane::Bulk, delivery),
             };
