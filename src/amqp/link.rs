@@ -77,8 +77,5 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
         uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
     );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let opened = within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await;
-    opened.map_err(|trouble| {
-        if trouble.to_string().contains("ACCESS_REFUSED") { Trouble::Mend(trouble.to_string()) } else { trouble }
-    })
+    within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::domain::{
     form::Form,
-    notification::{PLACEHOLDER, Template},
+    notification::{Template, Unfit},
     password::PasswordKind,
     retry::RetryPolicy,
     user::EmailAddress,
@@ -203,16 +203,16 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
         EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
     let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
-    if raw.subject.contains(PLACEHOLDER) || raw.subject.contains(['\r', '\n']) {
-        let wants = "one line without {password}";
-        return Err(ConfigError::wrong("notification.subject", format_args!("{:?}", raw.subject), wants));
-    }
-    let body = format!("{:?}", raw.body);
-    let template = Template::new(raw.subject, raw.body).ok_or_else(|| {
-        ConfigError::wrong("notification.body", body, "a text that holds {password}, where the password goes")
+    let template = Template::new(raw.subject, raw.body).map_err(|unfit| match unfit {
+        Unfit::Subject(text) => {
+            ConfigError::wrong("notification.subject", format_args!("{text:?}"), "one line without {password}")
+        }
+        Unfit::Body(text) => {
+            let wants = "a text that holds {password}, where the password goes";
+            ConfigError::wrong("notification.body", format_args!("{text:?}"), wants)
+        }
     })?;
-    // RabbitMQ takes an expiration below 2^32 ms.
-    if raw.ttl.0 < Duration::from_secs(1) || raw.ttl.0.as_millis() > u128::from(u32::MAX) {
+    if raw.ttl.0 < Duration::from_secs(1) {
         return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1193h"));
     }
     Ok(Notification { fallback, template, ttl: raw.ttl.0 })

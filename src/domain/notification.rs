@@ -8,7 +8,7 @@ use super::password::Password;
 use super::user::{EmailAddress, UserId};
 
 /// What stands for the password in `notification.body`.
-pub const PLACEHOLDER: &str = "{password}";
+const PLACEHOLDER: &str = "{password}";
 
 /// Subject and body as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +17,25 @@ pub struct Template {
     body: String,
 }
 
+/// The text that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It must be one line without `{password}`.
+    Subject(String),
+    /// It must hold `{password}`.
+    Body(String),
+}
+
 impl Template {
-    /// Takes the texts of the configuration; `None` where the body does not hold `{password}` or the subject does, or has a line break.
-    pub fn new(subject: String, body: String) -> Option<Self> {
-        let fits = body.contains(PLACEHOLDER) && !subject.contains(PLACEHOLDER) && !subject.contains(['\r', '\n']);
-        fits.then_some(Self { subject, body })
+    /// Takes the texts of the configuration.
+    ///
+    /// # Errors
+    /// Where the subject holds `{password}` or a line break, or the body does not hold `{password}`.
+    pub fn new(subject: String, body: String) -> Result<Self, Unfit> {
+        if subject.contains(PLACEHOLDER) || subject.contains(['\r', '\n']) {
+            return Err(Unfit::Subject(subject));
+        }
+        if body.contains(PLACEHOLDER) { Ok(Self { subject, body }) } else { Err(Unfit::Body(body)) }
     }
 
     /// The subject: it never holds the password.

@@ -37,7 +37,6 @@ pub struct Org {
     pub names: Names,
     /// Its part of the configuration.
     pub config: config::org::Org,
-    pub(super) secret: secrecy::SecretString,
     pub(super) form: Form,
     pub(super) rules: Rules,
     pub(super) password: PasswordKind,
@@ -80,7 +79,6 @@ impl Org {
         Self {
             name: name.to_owned(),
             names: Names::new(&config.amqp.prefix, name),
-            secret: org.client_secret.clone(),
             form,
             rules: Rules {
                 allowed: AllowedAttributes::new(config.allowed_attributes.clone()),

@@ -32,7 +32,7 @@ pub(super) async fn set_password(
     password: &Password,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
-    let secrets = Secrets { password, hashed: password.sha256_hex(), client: &desk.org.secret };
+    let secrets = Secrets { password, hashed: password.sha256_hex(), client: &desk.org.config.client_secret };
     let body = body(desk, reset, &secrets)?;
     let mut admitted_at_throttle = None;
     loop {

@@ -61,16 +61,15 @@ impl Scim {
     /// Sets what the body says, once.
     pub async fn patch(&self, token: &Token, user: &UserId, body: &Body) -> Answered {
         let started = Instant::now();
-        let answered = match self.send(token, user, body).await {
-            Ok(answered) => answered,
+        let (answered, status) = match self.send(token, user, body).await {
+            Ok((status, answered)) => (answered, status.to_string()),
             Err(error) => unanswered(&error),
         };
-        let status = answered.status.map_or_else(|| why_unanswered(&answered).to_owned(), |status| status.to_string());
         metrics::patched(&self.org, status, started.elapsed());
         answered
     }
 
-    async fn send(&self, token: &Token, user: &UserId, body: &Body) -> Result<Answered, reqwest::Error> {
+    async fn send(&self, token: &Token, user: &UserId, body: &Body) -> Result<(u16, Answered), reqwest::Error> {
         // A user id is one path segment as it stands; see `UserId`.
         let url = format!("{}/Users/{}", self.url.as_str().trim_end_matches('/'), user.as_str());
         let request = self
@@ -97,7 +96,7 @@ impl Scim {
         let said = if (200..=299).contains(&status) { ErrorBody::default() } else { ErrorBody::parse(&bytes) };
         let failure = classify(status, &said, waits);
         let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));
-        Ok(Answered { failure, status: Some(status), detail, body: bytes })
+        Ok((status, Answered { failure, status: Some(status), detail, body: bytes }))
     }
 }
 
@@ -110,22 +109,14 @@ fn describe(status: u16, said: &ErrorBody, correlation: Option<&str>) -> String 
     line
 }
 
-/// A call without an answer may have been carried out, unless it never left this machine.
-fn unanswered(error: &reqwest::Error) -> Answered {
+/// A call without an answer may have been carried out, unless it never left this machine; and what it is called in the metrics.
+fn unanswered(error: &reqwest::Error) -> (Answered, String) {
     let (may_have_set, what) = match (error.is_timeout(), error.is_connect()) {
-        (true, _) => (true, TIMEOUT),
-        (false, true) => (false, UNREACHABLE),
-        (false, false) => (true, CUT),
+        (true, _) => (true, "timeout"),
+        (false, true) => (false, "unreachable"),
+        (false, false) => (true, "cut"),
     };
     let detail = Some(format!("{what}: {}", super::root(error)));
-    Answered { failure: Some(Failure::Fault { may_have_set, wait: None }), status: None, detail, body: Vec::new() }
-}
-
-const TIMEOUT: &str = "timeout";
-const UNREACHABLE: &str = "unreachable";
-const CUT: &str = "cut";
-
-fn why_unanswered(answered: &Answered) -> &'static str {
-    let detail = answered.detail.as_deref().unwrap_or_default();
-    [TIMEOUT, UNREACHABLE, CUT].into_iter().find(|what| detail.starts_with(what)).unwrap_or(CUT)
+    let failure = Some(Failure::Fault { may_have_set, wait: None });
+    (Answered { failure, status: None, detail, body: Vec::new() }, what.to_owned())
 }
