@@ -1,6 +1,7 @@
 //! The broker: names, topology, two connections, consuming and publishing. Every await on it has a limit.
 
 pub mod consumer;
+pub mod ledger;
 pub mod link;
 pub mod names;
 pub mod publisher;

@@ -6,6 +6,7 @@ pub mod attribute;
 pub mod failure;
 pub mod form;
 pub mod job;
+pub mod ledger;
 pub mod notification;
 pub mod outcome;
 pub mod password;

@@ -4,6 +4,7 @@
 
 pub mod dead_letter;
 pub mod job;
+pub mod ledger;
 pub mod notification;
 pub mod outcome;
 pub mod properties;

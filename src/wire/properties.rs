@@ -120,7 +120,7 @@ fn text(value: &AMQPValue) -> Option<&str> {
 
 /// An integer of a header, whichever of AMQP's widths its sender chose.
 #[expect(clippy::wildcard_enum_match_arm, reason = "AMQP's own kinds of values, not a decision of ours")]
-fn integer(value: &AMQPValue) -> Option<i64> {
+pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     match value {
         AMQPValue::ShortShortInt(n) => Some((*n).into()),
         AMQPValue::ShortShortUInt(n) => Some((*n).into()),

@@ -9,6 +9,7 @@ mod world;
 mod answers;
 mod broker_faults;
 mod job;
+mod ledger;
 mod letters;
 mod ops;
 mod process;

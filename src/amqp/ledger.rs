@@ -1,0 +1,201 @@
+//! The ledger: what this process has read of the stream of outcomes. It outlives connections; [`Ledger::follow`] reads the stream
+//! on one, while somebody holds a [`Reading`].
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::trouble::{ANSWER, Trouble};
+use crate::domain::job::JobId;
+use crate::domain::ledger::{Book, Entry, Holder, Room};
+use crate::domain::user::UserId;
+use crate::wire;
+
+mod follow;
+mod place;
+
+use place::Place;
+
+/// So many fences that were read are remembered, for whoever asks for his a moment later.
+const FENCES: usize = 1_024;
+
+/// A handle to what is known; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stream: String,
+    kept: Mutex<Kept>,
+    /// How many want it read.
+    readers: watch::Sender<usize>,
+    /// Changes when a fence was read.
+    fenced: watch::Sender<()>,
+    /// The place was dropped while a consumer waited there.
+    misplaced: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    book: Book,
+    place: Place,
+    /// The ids of fences and who held the lease before each, the newest last.
+    fences: VecDeque<(String, Holder)>,
+    /// When a record was read last.
+    read_at: Instant,
+    records: u64,
+    warned: bool,
+}
+
+/// While one of these lives, the stream is read.
+#[derive(Debug)]
+pub struct Reading(Ledger);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.0.readers.send_modify(|readers| *readers -= 1);
+    }
+}
+
+impl Ledger {
+    /// Of a stream, by its name at the broker. Nothing is known yet.
+    pub fn new(stream: impl Into<String>) -> Self {
+        let kept = Kept {
+            book: Book::default(),
+            place: Place::default(),
+            fences: VecDeque::new(),
+            read_at: Instant::now(),
+            records: 0,
+            warned: false,
+        };
+        Self(Arc::new(Shared {
+            stream: stream.into(),
+            kept: Mutex::new(kept),
+            readers: watch::Sender::new(0),
+            fenced: watch::Sender::new(()),
+            misplaced: watch::Sender::new(()),
+        }))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wants it read until the guard is dropped.
+    pub fn reading(&self) -> Reading {
+        self.0.readers.send_modify(|readers| *readers += 1);
+        Reading(self.clone())
+    }
+
+    /// Takes note of what this process itself brought about, as long as it does not read it.
+    pub fn note(&self, entry: &Entry<'_>) {
+        self.kept().note(entry, Timestamp::now());
+    }
+
+    /// See [`Book::is_done`].
+    pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool) -> bool {
+        self.kept().book.is_done(org, job, redelivered, Timestamp::now())
+    }
+
+    /// See [`Book::newest`].
+    pub fn newest(&self, org: &str, user: &UserId) -> Option<Timestamp> {
+        self.kept().book.newest(org, user)
+    }
+
+    /// See [`Book::holder`]. After one's own fence that is oneself: [`Ledger::until_fence`] says who it was before.
+    pub fn holder(&self, org: &str) -> Holder {
+        self.kept().book.holder(org)
+    }
+
+    /// How many records were read.
+    pub fn records(&self) -> u64 {
+        self.kept().records
+    }
+
+    /// Waits until the fence with this id was read, and with it all that was written before it. It is read for as long.
+    /// Returns who held the lease before.
+    ///
+    /// # Errors
+    /// Where nothing at all was read for 10 s: write another and try again. It will be read from a day back, since a place beyond
+    /// the stream's end waits for ever.
+    pub async fn until_fence(&self, id: &str) -> Result<Holder, Trouble> {
+        let _reading = self.reading();
+        let mut fenced = self.0.fenced.subscribe();
+        let begun = Instant::now();
+        loop {
+            fenced.borrow_and_update();
+            let silent_since = {
+                let kept = self.kept();
+                if let Some((_, before)) = kept.fences.iter().rev().find(|(known, _)| known == id) {
+                    return Ok(before.clone());
+                }
+                kept.read_at.max(begun)
+            };
+            let deadline = silent_since + ANSWER;
+            if Instant::now() >= deadline {
+                self.misplace();
+                return Err(Trouble::Again(format!(
+                    "nothing was read from stream {} for {} s, not even the record just written to it",
+                    self.0.stream,
+                    ANSWER.as_secs()
+                )));
+            }
+            // The sender lives as long as `self`: either a fence came, or it is time to look again.
+            let _ = tokio::time::timeout_at(deadline, fenced.changed()).await;
+        }
+    }
+
+    /// Drops the place, also under a consumer that waits there.
+    fn misplace(&self) {
+        self.kept().place.forget();
+        self.0.misplaced.send_replace(());
+    }
+
+    /// Applies a record.
+    fn read(&self, delivery: lapin::message::Delivery) {
+        let entry = wire::ledger::entry(&delivery.data, &delivery.properties);
+        let now = Timestamp::now();
+        let mut kept = self.kept();
+        kept.read_at = Instant::now();
+        kept.records += 1;
+        if let Some(entry) = &entry {
+            kept.apply(entry, now);
+        }
+        let is_fence = matches!(entry, Some(Entry::Fence { .. }));
+        if let Some(offset) = wire::ledger::offset(&delivery.properties) {
+            kept.place.read(offset, delivery.data, now);
+        }
+        drop(kept);
+        if is_fence {
+            self.0.fenced.send_replace(());
+        }
+    }
+}
+
+impl Kept {
+    fn apply(&mut self, entry: &Entry<'_>, now: Timestamp) {
+        match entry {
+            Entry::Fence { org, id, .. } => {
+                let before = self.book.holder(org);
+                if self.fences.len() == FENCES {
+                    self.fences.pop_front();
+                }
+                self.fences.push_back((id.to_string(), before));
+            }
+            Entry::Done { .. } | Entry::Released { .. } => {}
+        }
+        self.note(entry, now);
+    }
+
+    fn note(&mut self, entry: &Entry<'_>, now: Timestamp) {
+        if self.book.note(entry, now) == Room::Full && !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                "the ledger is full: the oldest of the jobs done within 24 h are forgotten, and would be done again if they came again"
+            );
+        }
+    }
+}

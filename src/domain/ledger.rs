@@ -1,0 +1,227 @@
+//! What is known of all orgs from the stream of outcomes: which jobs are done, how new each user's newest reset is, and who held
+//! an org's lease last. Jobs and users are kept as keyed hashes of 128 bits, and forgotten after a day.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::job::JobId;
+use super::user::UserId;
+
+mod entry;
+
+pub use entry::{Entry, Holder, WorkerName};
+
+/// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
+pub const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// How long a name made from what a job says counts as done: section 4 of the contract.
+pub const DERIVED_KEPT: SignedDuration = SignedDuration::from_mins(10);
+/// What such a name begins with.
+const DERIVED: &str = "sha256:";
+/// Job ids of all orgs at most: a day of four orgs at 300 a minute, and more. The oldest hour is forgotten for a newer one.
+pub const MAX_IDS: usize = 2_000_000;
+/// Derived names at most: ten minutes of more than 300 a second.
+const MAX_DERIVED: usize = 200_000;
+/// Orgs at most: anyone who may publish to the stream can make names up.
+const MAX_ORGS: usize = 1_000;
+/// How far ahead of our clock an `asked_at` may be, as for a job; one further ahead supersedes nothing.
+const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
+const HOUR: i64 = 3600;
+
+/// Whether there was room for all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Room {
+    /// There was.
+    Enough,
+    /// The oldest was forgotten before its time: such a job would be done again.
+    Full,
+}
+
+/// A job or a user, by 128 bits that nobody outside can aim at.
+type Hash = [u64; 2];
+
+/// What ended within one hour, forgotten as a whole.
+#[derive(Debug, Default)]
+struct Generation {
+    done: HashSet<Hash>,
+    newest: HashMap<Hash, i64>,
+}
+
+impl Generation {
+    fn len(&self) -> usize {
+        self.done.len().max(self.newest.len())
+    }
+}
+
+#[derive(Debug)]
+struct Lease {
+    worker: WorkerName,
+    fenced_at: Timestamp,
+    released: bool,
+}
+
+/// What is known of all orgs.
+///
+/// A record may be noted twice. Records of one org's lease count in the order in which they are noted, not by their writers'
+/// clocks: whoever reads a part of the stream again reads on to its end before asking for the holder.
+#[derive(Debug)]
+pub struct Book {
+    keys: [RandomState; 2],
+    max_ids: usize,
+    /// By the hour, counted from 1970.
+    hours: BTreeMap<i64, Generation>,
+    derived: HashMap<Hash, Timestamp>,
+    /// The same in the order they came, to be forgotten in it.
+    derived_order: VecDeque<(Timestamp, Hash)>,
+    leases: HashMap<String, Lease>,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self::with_room(MAX_IDS)
+    }
+}
+
+impl Book {
+    fn with_room(max_ids: usize) -> Self {
+        Self {
+            keys: [RandomState::new(), RandomState::new()],
+            max_ids,
+            hours: BTreeMap::new(),
+            derived: HashMap::new(),
+            derived_order: VecDeque::new(),
+            leases: HashMap::new(),
+        }
+    }
+
+    fn hash(&self, org: &str, name: &str) -> Hash {
+        self.keys.each_ref().map(|key| key.hash_one((org, name)))
+    }
+
+    /// Takes note of a record. A job that ended a day ago is not noted; a fence of any age is, since nobody else may have come.
+    pub fn note(&mut self, entry: &Entry<'_>, now: Timestamp) -> Room {
+        match entry {
+            Entry::Done { org, job, reset, at } => self.note_done(org, job, reset.as_ref(), *at, now),
+            Entry::Fence { org, worker, id: _, at } => {
+                if self.leases.len() < MAX_ORGS || self.leases.contains_key(&**org) {
+                    let lease = Lease { worker: WorkerName::new(&**worker), fenced_at: *at, released: false };
+                    self.leases.insert(org.to_string(), lease);
+                }
+                Room::Enough
+            }
+            Entry::Released { org, worker, at } => {
+                if let Some(lease) = self.leases.get_mut(&**org) {
+                    // Both moments are of one worker's clock. One of an earlier term, read again, ends no later one.
+                    lease.released |= lease.worker.as_str() == worker && *at >= lease.fenced_at;
+                }
+                Room::Enough
+            }
+        }
+    }
+
+    fn note_done(
+        &mut self,
+        org: &str,
+        job: &str,
+        reset: Option<&(Cow<'_, str>, Timestamp)>,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Room {
+        // A clock that is ahead must not make its record outlive the others.
+        let at = at.min(now);
+        if now.duration_since(at) > KEPT {
+            return Room::Enough;
+        }
+        let oldest = oldest_hour(now);
+        while self.hours.first_key_value().is_some_and(|(hour, _)| *hour < oldest) {
+            self.hours.pop_first();
+        }
+        let id = self.hash(org, job);
+        let reset = reset.filter(|(_, asked_at)| asked_at.duration_since(now) <= MAX_AHEAD);
+        let user = reset.map(|(user, asked_at)| (self.hash(org, user), asked_at.as_second()));
+        let mut room = Room::Enough;
+        let derived = job.starts_with(DERIVED);
+        if derived {
+            room = self.note_derived(id, at, now);
+        }
+        if !derived || user.is_some() {
+            let generation = self.hours.entry(hour(at)).or_default();
+            if !derived {
+                generation.done.insert(id);
+            }
+            if let Some((user, asked_at)) = user {
+                let newest = generation.newest.entry(user).or_insert(asked_at);
+                *newest = asked_at.max(*newest);
+            }
+        }
+        if self.hours.values().map(Generation::len).sum::<usize>() > self.max_ids {
+            self.hours.pop_first();
+            room = Room::Full;
+        }
+        room
+    }
+
+    fn note_derived(&mut self, id: Hash, at: Timestamp, now: Timestamp) -> Room {
+        if now.duration_since(at) > DERIVED_KEPT || self.derived.get(&id).is_some_and(|known| *known >= at) {
+            return Room::Enough;
+        }
+        self.derived.insert(id, at);
+        self.derived_order.push_back((at, id));
+        let mut room = Room::Enough;
+        while let Some((at, id)) = self.derived_order.front() {
+            let young = now.duration_since(*at) <= DERIVED_KEPT;
+            if young && self.derived_order.len() <= MAX_DERIVED {
+                break;
+            }
+            if young {
+                room = Room::Full;
+            }
+            // It may have been noted again since, with a later moment.
+            if self.derived.get(id) == Some(at) {
+                self.derived.remove(id);
+            }
+            self.derived_order.pop_front();
+        }
+        room
+    }
+
+    /// Whether a job is done. One that is named by what it says is only where the broker delivers it again, and for 10 minutes.
+    pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool, now: Timestamp) -> bool {
+        let id = self.hash(org, job.as_str());
+        if job.as_str().starts_with(DERIVED) {
+            let at = self.derived.get(&id);
+            return redelivered && at.is_some_and(|at| now.duration_since(*at) <= DERIVED_KEPT);
+        }
+        self.hours.range(oldest_hour(now)..).any(|(_, generation)| generation.done.contains(&id))
+    }
+
+    /// When the newest reset of a user that succeeded was asked for, in whole seconds.
+    pub fn newest(&self, org: &str, user: &UserId) -> Option<Timestamp> {
+        let user = self.hash(org, user.as_str());
+        let newest = self.hours.values().filter_map(|generation| generation.newest.get(&user)).max();
+        newest.and_then(|seconds| Timestamp::from_second(*seconds).ok())
+    }
+
+    /// Who held an org's lease last.
+    pub fn holder(&self, org: &str) -> Holder {
+        match self.leases.get(org) {
+            Some(lease) if !lease.released => Holder::Was(lease.worker.clone()),
+            Some(_) | None => Holder::Nobody,
+        }
+    }
+}
+
+fn hour(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(HOUR)
+}
+
+/// The oldest hour of which a part is younger than a day.
+fn oldest_hour(now: Timestamp) -> i64 {
+    (now.as_second() - KEPT.as_secs()).div_euclid(HOUR)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! The ledger's reader at a real stream: what was there before, what comes later, and what ends its reading.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions};
+use lapin::{BasicProperties, Connection};
+use resetd::amqp::ledger::Ledger;
+use resetd::amqp::names::Names;
+use resetd::amqp::publisher::{Message, Publisher};
+use resetd::amqp::topology;
+use resetd::amqp::trouble::Trouble;
+use resetd::domain::job::{JobId, Lane};
+use resetd::domain::ledger::{Holder, WorkerName};
+use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use resetd::domain::user::UserId;
+use resetd::wire;
+use tokio::task::JoinHandle;
+
+use crate::broker::Broker;
+use crate::world::{connect, eventually};
+
+type Record = (Vec<u8>, BasicProperties);
+
+/// A stream of one test, what writes to it, and the ledger that reads it.
+struct Desk {
+    url: String,
+    names: Names,
+    connection: Connection,
+    publisher: Publisher,
+    ledger: Ledger,
+}
+
+/// A connection on which the ledger is read.
+struct Reader {
+    connection: Arc<Connection>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Desk {
+    async fn new() -> Self {
+        Self::at(&Broker::shared().url).await
+    }
+
+    async fn at(url: &str) -> Self {
+        let names = Names::new(&format!("t{}.", uuid::Uuid::new_v4().simple()), "main");
+        let connection = connect(url).await;
+        topology::declare_on(&connection, &names).await.unwrap();
+        let publisher = Publisher::open(Arc::new(connect(url).await)).await.unwrap();
+        let ledger = Ledger::new(names.ledger());
+        Self { url: url.to_owned(), names, connection, publisher, ledger }
+    }
+
+    async fn follow(&self) -> Reader {
+        let connection = Arc::new(connect(&self.url).await);
+        let (ledger, on) = (self.ledger.clone(), Arc::clone(&connection));
+        Reader { connection, task: tokio::spawn(async move { ledger.follow(&on).await }) }
+    }
+
+    async fn write(&self, (body, properties): Record) {
+        let (exchange, key) = ("", self.names.ledger());
+        self.publisher.publish(&Message { exchange, key: &key, body: &body, properties }).await.unwrap();
+    }
+
+    async fn fence(&self, worker: &str) -> String {
+        let id = uuid::Uuid::new_v4().to_string();
+        self.write(wire::ledger::fence("main", &WorkerName::new(worker), &id, Timestamp::now())).await;
+        id
+    }
+
+    /// Writes a fence and reads up to it.
+    async fn caught_up(&self) {
+        self.ledger.until_fence(&self.fence("test").await).await.unwrap();
+    }
+
+    fn is_done(&self, job: &str) -> bool {
+        self.ledger.is_done("main", &JobId::new(job), false)
+    }
+
+    async fn done(&self, job: &str) {
+        eventually(job, async || self.is_done(job).then_some(())).await;
+    }
+
+    /// Another stream under the same name.
+    async fn declared_anew(&self) {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.queue_delete(self.names.ledger().into(), QueueDeleteOptions::default()).await.unwrap();
+        topology::declare_on(&self.connection, &self.names).await.unwrap();
+    }
+
+    /// Writes very many, without waiting for each one's confirm.
+    async fn write_many(&self, records: impl Iterator<Item = Record>) {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let key = self.names.ledger();
+        let mut confirms = std::collections::VecDeque::new();
+        for (body, properties) in records {
+            let options = BasicPublishOptions::default();
+            let sent = channel.basic_publish("".into(), key.as_str().into(), options, &body, properties);
+            confirms.push_back(sent.await.unwrap());
+            if confirms.len() == 2_000 {
+                confirms.pop_front().unwrap().await.unwrap();
+            }
+        }
+        for confirm in confirms {
+            confirm.await.unwrap();
+        }
+    }
+}
+
+/// A job that ended now, as the worker writes it.
+fn outcome(job: &str, user: &str) -> Record {
+    let now = Timestamp::now();
+    wire::outcome::record(&Outcome {
+        job: JobId::new(job),
+        org: "main".into(),
+        lane: Lane::Bulk,
+        user: UserId::parse(user).ok(),
+        batch: None,
+        asked_at: Some(now - SignedDuration::from_secs(60)),
+        kind: OutcomeKind::Succeeded,
+        reason: None,
+        status: Some(200),
+        attempts: 1,
+        password_set: PasswordSet::Yes,
+        detail: None,
+        finished_at: now,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_reads_what_was_there_before_and_what_comes_later_while_somebody_wants_it() {
+    let desk = Desk::new().await;
+    desk.write(outcome("before", "u-1")).await;
+    let _reader = desk.follow().await;
+    assert!(!desk.is_done("before"), "nobody wants it read");
+    let reading = desk.ledger.reading();
+    desk.done("before").await;
+    assert!(desk.ledger.newest("main", &UserId::parse("u-1").unwrap()).is_some());
+    desk.write(outcome("later", "u-1")).await;
+    desk.done("later").await;
+
+    drop(reading);
+    let queue = desk.names.ledger();
+    let consumers = async || {
+        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let channel = desk.connection.create_channel().await.unwrap();
+        channel.queue_declare(queue.as_str().into(), options, Default::default()).await.unwrap().consumer_count()
+    };
+    eventually("it detaches", async || (consumers().await == 0).then_some(())).await;
+    desk.write(outcome("meanwhile", "u-1")).await;
+    assert!(!desk.is_done("meanwhile"));
+    let _reading = desk.ledger.reading();
+    desk.done("meanwhile").await;
+    assert_eq!(desk.ledger.records(), 3, "it went on from its place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_held_the_lease_before() {
+    let desk = Desk::new().await;
+    let _reader = desk.follow().await;
+    desk.write_many((0..1_000).map(|n| outcome(&format!("job-{n}"), "u-1"))).await;
+    let first = desk.fence("a").await;
+    assert_eq!(desk.ledger.until_fence(&first).await, Ok(Holder::Nobody), "it is read while it is waited for");
+    assert!(desk.is_done("job-999"));
+    assert_eq!(desk.ledger.holder("main"), Holder::Was(WorkerName::new("a")));
+
+    let _reading = desk.ledger.reading();
+    desk.caught_up().await;
+    let mut slowest = Duration::ZERO;
+    for worker in ["a", "b", "b"] {
+        let start = Instant::now();
+        let before = desk.ledger.until_fence(&desk.fence(worker).await).await.unwrap();
+        assert_ne!(before, Holder::Nobody);
+        slowest = slowest.max(start.elapsed());
+    }
+    println!("a fence at the end was written and read within {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+
+    desk.write(wire::ledger::released("main", &WorkerName::new("b"), Timestamp::now())).await;
+    let last = desk.fence("c").await;
+    assert_eq!(desk.ledger.until_fence(&last).await, Ok(Holder::Nobody));
+    assert_eq!(desk.ledger.until_fence(&last).await, Ok(Holder::Nobody), "one that was read already");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_never_comes_is_given_up_and_the_ledger_is_read_anew() {
+    let desk = Desk::new().await;
+    let _reader = desk.follow().await;
+    let _reading = desk.ledger.reading();
+    desk.write(outcome("job", "u-1")).await;
+    desk.done("job").await;
+    let start = Instant::now();
+    let trouble = desk.ledger.until_fence("nobody wrote it").await.unwrap_err();
+    assert!(matches!(&trouble, Trouble::Again(why) if why.contains("10 s")), "{trouble:?}");
+    assert!(start.elapsed() < Duration::from_secs(13), "{:?}", start.elapsed());
+    eventually("it is read from a day back", async || (desk.ledger.records() == 2).then_some(())).await;
+    desk.caught_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_deleted_and_declared_anew_is_read_from_its_beginning() {
+    let desk = Desk::new().await;
+    let reader = desk.follow().await;
+    let reading = desk.ledger.reading();
+    for n in 0..5 {
+        desk.write(outcome(&format!("old-{n}"), "u-1")).await;
+    }
+    desk.done("old-4").await;
+    // While it is read.
+    desk.declared_anew().await;
+    desk.write(outcome("new", "u-1")).await;
+    desk.done("new").await;
+    assert!(desk.is_done("old-4"), "what is known stays known");
+    assert!(!reader.task.is_finished(), "the connection lives");
+
+    // While it is not: now its place is the record of another job.
+    drop((reading, reader));
+    desk.declared_anew().await;
+    for job in ["newest-0", "newest-1"] {
+        desk.write(outcome(job, "u-1")).await;
+    }
+    let _reader = desk.follow().await;
+    let _reading = desk.ledger.reading();
+    desk.done("newest-0").await;
+    desk.done("newest-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_became_shorter_is_noticed() {
+    let desk = Desk::new().await;
+    let reader = desk.follow().await;
+    let reading = desk.ledger.reading();
+    for n in 0..5 {
+        desk.write(outcome(&format!("old-{n}"), "u-1")).await;
+    }
+    desk.done("old-4").await;
+    drop((reading, reader));
+    desk.declared_anew().await;
+    desk.write(outcome("new", "u-1")).await;
+    let _reader = desk.follow().await;
+    let _reading = desk.ledger.reading();
+    // Its place lies beyond the end, where nothing comes: 10 s, and then from a day back.
+    desk.done("new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lost_connection_the_ledger_goes_on_from_its_place_without_gaps() {
+    let desk = Desk::new().await;
+    let _reading = desk.ledger.reading();
+    let mut written = 0;
+    for round in 0..5_u64 {
+        let mut reader = desk.follow().await;
+        let mut jobs = Vec::new();
+        for n in 0..40 {
+            jobs.push(format!("job-{round}-{n}"));
+            desk.write(outcome(&jobs[n], "u-1")).await;
+            if n == 20 {
+                let _ = reader.connection.close(320, "lost".into()).await;
+                tokio::time::timeout(Duration::from_secs(10), &mut reader.task).await.expect("it ends").unwrap();
+                reader = desk.follow().await;
+            }
+        }
+        written += jobs.len() as u64;
+        for job in &jobs {
+            desk.done(job).await;
+        }
+        assert_eq!(desk.ledger.records(), written, "no record twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_records_are_passed_over() {
+    let desk = Desk::new().await;
+    let _reader = desk.follow().await;
+    let _reading = desk.ledger.reading();
+    for kind in ["outcome", "fence", "released", "mail", ""] {
+        for body in [&b"no JSON"[..], b"\xff\xfe", b"{}", b"", br#"{"org":"main","worker":7,"fence":null,"at":0}"#] {
+            desk.write((body.to_vec(), BasicProperties::default().with_type(kind.into()))).await;
+        }
+    }
+    desk.write((outcome("untyped", "u-1").0, BasicProperties::default())).await;
+    desk.write(outcome("job", "u-1")).await;
+    desk.done("job").await;
+    assert!(!desk.is_done("untyped"));
+    assert_eq!(desk.ledger.holder("main"), Holder::Nobody);
+    assert_eq!(desk.ledger.records(), 27);
+}
+
+/// `CARGO_PROFILE_RELEASE_LTO=off cargo test --release --test it -- --ignored --nocapture how_long_the_ledger`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_long_the_ledger_takes_to_read_a_million_records() {
+    let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() / 1000
+    };
+    for count in [432_000, 1_000_000] {
+        let desk = Desk::at(&broker.url).await;
+        let (mut start, size) = (Instant::now(), outcome("0f6e7c1a-1f00-4c2e-9d3b-000000000000", "u-1").0.len());
+        let records = (0..count).map(|n| {
+            outcome(
+                &format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"),
+                &format!("0f6e7c1a-1f00-4c2e-{:012}", n * 7919 % 300_000),
+            )
+        });
+        desk.write_many(records).await;
+        println!("{count} records of {size} bytes: written in {:?}", start.elapsed());
+        for turn in 0..2 {
+            let before = resident();
+            let desk = Desk { ledger: Ledger::new(desk.names.ledger()), ..Desk::at(&broker.url).await };
+            let desk = Desk { names: Names::clone(&desk.names), ..desk };
+            let _reader = desk.follow().await;
+            let _reading = desk.ledger.reading();
+            start = Instant::now();
+            eventually("all are read", async || (desk.ledger.records() >= count).then_some(())).await;
+            let taken = start.elapsed();
+            println!("turn {turn}: read in {taken:?}; VmRSS grew from {before} by {} MB", resident() - before);
+        }
+    }
+}
