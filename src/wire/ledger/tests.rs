@@ -1,0 +1,136 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::job::{JobId, Lane};
+use crate::domain::outcome::{Outcome, PasswordSet, Reason};
+use crate::domain::user::UserId;
+use crate::wire::outcome::record;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+fn outcome(kind: OutcomeKind, job: &str) -> Outcome {
+    Outcome {
+        job: JobId::new(job),
+        org: "main".into(),
+        lane: Lane::Bulk,
+        user: UserId::parse("u-1").ok(),
+        batch: Some("b\"1".into()),
+        asked_at: Some(at(1_799_999_990)),
+        kind,
+        reason: Some(Reason::NotFound),
+        status: None,
+        attempts: 3,
+        password_set: PasswordSet::No,
+        detail: Some("line\nline".into()),
+        finished_at: at(1_800_000_000),
+    }
+}
+
+fn kind(name: &str) -> BasicProperties {
+    BasicProperties::default().with_type(name.into())
+}
+
+fn reset_of(entry: Option<Entry<'_>>) -> Option<(String, Timestamp)> {
+    let Some(Entry::Done { reset, .. }) = entry else { panic!("{entry:?} is no job's end") };
+    reset.map(|(user, asked_at)| (user.into_owned(), asked_at))
+}
+
+#[test]
+fn an_outcome_as_we_write_it_is_read_and_only_one_that_need_not_come_again() {
+    for (kind, read) in [
+        (OutcomeKind::Succeeded, true),
+        (OutcomeKind::PassedThrough, true),
+        (OutcomeKind::Failed, false),
+        (OutcomeKind::Superseded, false),
+        (OutcomeKind::Expired, false),
+        (OutcomeKind::Duplicate, false),
+    ] {
+        let outcome = outcome(kind, "job \"1\"\u{1F600}");
+        let (body, properties) = record(&outcome);
+        assert_eq!(entry(&body, &properties), Entry::of(&outcome), "{kind:?}");
+        assert_eq!(entry(&body, &properties).is_some(), read, "{kind:?}");
+    }
+}
+
+#[test]
+fn one_that_nobody_dated_or_without_a_user_supersedes_nothing() {
+    let mut undated = outcome(OutcomeKind::Succeeded, "job-1");
+    undated.asked_at = None;
+    let (body, properties) = record(&undated);
+    assert_eq!(reset_of(entry(&body, &properties)), None);
+    let (body, _) = record(&outcome(OutcomeKind::Succeeded, "job-1"));
+    assert_eq!(reset_of(entry(&body, &kind("outcome"))), None);
+    let bare = br#"{"jobId":"j","org":"main","outcome":"succeeded","finishedAt":"2027-01-15T08:00:00Z"}"#;
+    assert_eq!(reset_of(entry(bare, &record(&undated).1)), None);
+}
+
+#[test]
+fn names_are_borrowed_from_the_record() {
+    let (body, properties) = record(&outcome(OutcomeKind::Succeeded, "job-1"));
+    let Some(Entry::Done { org, job, reset: Some((user, _)), at: _ }) = entry(&body, &properties) else {
+        panic!("it is a job's end")
+    };
+    for name in [org, job, user] {
+        assert!(matches!(name, Cow::Borrowed(_)), "{name}");
+    }
+}
+
+#[test]
+fn a_fence_and_a_release_are_read_as_they_were_written() {
+    let worker = WorkerName::new("host-1 \"a\"");
+    let (body, properties) = fence("main", &worker, "id-1", at(1_800_000_000));
+    assert_eq!(
+        String::from_utf8_lossy(&body),
+        r#"{"org":"main","worker":"host-1 \"a\"","fence":"id-1","at":"2027-01-15T08:00:00Z"}"#
+    );
+    assert_eq!(properties.delivery_mode(), &Some(2));
+    let (org, name, at) = ("main".into(), worker.as_str().into(), at(1_800_000_000));
+    assert_eq!(entry(&body, &properties), Some(Entry::Fence { org, worker: name, id: "id-1".into(), at }));
+
+    let (body, properties) = released("main", &worker, at);
+    assert_eq!(String::from_utf8_lossy(&body), r#"{"org":"main","worker":"host-1 \"a\"","at":"2027-01-15T08:00:00Z"}"#);
+    let (org, name) = ("main".into(), worker.as_str().into());
+    assert_eq!(entry(&body, &properties), Some(Entry::Released { org, worker: name, at }));
+}
+
+#[test]
+fn a_bad_record_is_passed_over() {
+    let long = format!(r#"{{"org":"main","worker":"{}","fence":"f","at":"2027-01-15T08:00:00Z"}}"#, "w".repeat(256));
+    for (name, body) in [
+        ("outcome", ""),
+        ("outcome", "no JSON"),
+        ("outcome", "[]"),
+        ("outcome", r#"{"jobId":"j","org":"main","outcome":"succeeded"}"#),
+        ("outcome", r#"{"jobId":"j","org":"main","outcome":"succeeded","finishedAt":"yesterday"}"#),
+        ("outcome", r#"{"jobId":7,"org":"main","outcome":"succeeded","finishedAt":"2027-01-15T08:00:00Z"}"#),
+        ("outcome", r#"{"jobId":"j","org":"main","outcome":"done","finishedAt":"2027-01-15T08:00:00Z"}"#),
+        ("fence", r#"{"org":"main","worker":"w","at":"2027-01-15T08:00:00Z"}"#),
+        ("fence", r#"{"org":"main","worker":"w","fence":"","at":"2027-01-15T08:00:00Z"}"#),
+        ("fence", r#"{"org":"","worker":"w","fence":"f","at":"2027-01-15T08:00:00Z"}"#),
+        ("fence", r#"{"org":"main","worker":"w","fence":"f","at":"now"}"#),
+        ("fence", &long),
+        ("released", r#"{"org":"main","at":"2027-01-15T08:00:00Z"}"#),
+        ("mail", r#"{"org":"main","worker":"w","fence":"f","at":"2027-01-15T08:00:00Z"}"#),
+    ] {
+        assert_eq!(entry(body.as_bytes(), &kind(name)), None, "{name} {body}");
+    }
+    let (body, _) = record(&outcome(OutcomeKind::Succeeded, "job-1"));
+    assert_eq!(entry(&body, &BasicProperties::default()), None, "without a type");
+}
+
+proptest! {
+    #[test]
+    fn no_record_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..3_usize) {
+        let _ = entry(&body, &kind([OUTCOME, FENCE, RELEASED][at]));
+    }
+
+    #[test]
+    fn any_job_is_read_as_it_was_written(job in ".{0,60}", seconds in 0..2_000_000_000_i64) {
+        let mut outcome = outcome(OutcomeKind::Succeeded, &job);
+        outcome.asked_at = Some(at(seconds));
+        let (body, properties) = record(&outcome);
+        prop_assert_eq!(entry(&body, &properties), Entry::of(&outcome));
+    }
+}
