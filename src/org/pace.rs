@@ -16,7 +16,7 @@ const CREEP: f64 = 1.05;
 /// The steps in which it creeps: each is a new limiter.
 const STEP: Duration = Duration::from_secs(5);
 /// From how many answers on, or after how long, what was seen is an estimate; else it is looked at on to the end of the next pause.
-const ANSWERS: u32 = 10;
+const ANSWERS: u32 = 5;
 const LONG: Duration = Duration::from_secs(60);
 /// The part of the configured rate that it never falls below.
 const FLOOR: f64 = 20.0;

@@ -81,7 +81,7 @@ fn run(configured: u32, jobs: u32, window: f64, adapts: bool, quota: impl Fn(f64
 
 #[test]
 fn with_half_the_quota_few_calls_are_refused_and_little_time_is_lost() {
-    for configured in [120, 240, 600, 1_200, 6_000, 60_000] {
+    for configured in [96, 120, 240, 600, 1_200, 6_000, 60_000] {
         let quota = configured / 24;
         // About five minutes' worth.
         let jobs = quota * 60;
@@ -174,7 +174,7 @@ fn too_few_answers_are_no_estimate_unless_they_are_all_of_a_minute() {
     bench.throttled(0, 1);
     bench.throttled(1, 2);
     assert_eq!(bench.settled(2), 600, "a Retry-After that is short is no sign of a lower quota");
-    bench.answered(3, 9);
+    bench.answered(3, 4);
     bench.throttled(3, 61);
     assert_eq!(bench.settled(61), 30, "never less than a twentieth");
 }
