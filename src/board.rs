@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::domain::retry::StopCause;
@@ -13,6 +14,8 @@ pub enum Role {
     Starting,
     /// It works.
     Active,
+    /// Another worker has the org; this one is ready to take over.
+    Standby,
     /// Nothing moves until somebody mends something.
     Stopped,
 }
@@ -23,6 +26,7 @@ impl Role {
         match self {
             Role::Starting => "starting",
             Role::Active => "active",
+            Role::Standby => "standby",
             Role::Stopped => "stopped",
         }
     }
@@ -35,8 +39,40 @@ pub enum Session {
     Starting(String),
     /// Consuming.
     Active,
+    /// Not consuming while another worker does.
+    Standby,
     /// Not consuming until somebody mends what the text says.
     Stopped(String),
+}
+
+/// How a breaker that is not closed stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// No call is made.
+    Open,
+    /// One call is made at a time.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The name in `/readyz`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// A breaker that is not closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerView {
+    /// How it stands.
+    pub state: BreakerState,
+    /// Why it opened, in words.
+    pub cause: String,
+    /// From when on a probe is let through.
+    pub next_probe: Timestamp,
 }
 
 /// One org's row.
@@ -44,6 +80,8 @@ pub enum Session {
 pub struct OrgState {
     session: Session,
     stops: BTreeMap<StopCause, String>,
+    /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
+    pub breaker: Option<BreakerView>,
 }
 
 impl OrgState {
@@ -57,7 +95,8 @@ impl OrgState {
                 (Role::Stopped, Some(all.join("; ")))
             }
             Session::Active if stops.is_empty() => (Role::Active, None),
-            Session::Active => (Role::Stopped, Some(stops.join("; "))),
+            Session::Standby if stops.is_empty() => (Role::Standby, None),
+            Session::Active | Session::Standby => (Role::Stopped, Some(stops.join("; "))),
         }
     }
 }
@@ -70,9 +109,9 @@ pub struct State {
 }
 
 impl State {
-    /// Whether every org is at work.
+    /// Whether every org is at work, here or at another worker that this one can take over from.
     pub fn ready(&self) -> bool {
-        self.orgs.values().all(|org| org.role().0 == Role::Active)
+        self.orgs.values().all(|org| matches!(org.role().0, Role::Active | Role::Standby))
     }
 }
 
@@ -83,7 +122,8 @@ pub struct Board(watch::Sender<State>);
 impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
-        let row = OrgState { session: Session::Starting("connecting to the broker".into()), stops: BTreeMap::new() };
+        let session = Session::Starting("connecting to the broker".into());
+        let row = OrgState { session, stops: BTreeMap::new(), breaker: None };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
@@ -105,6 +145,11 @@ impl Board {
     /// That cause is mended.
     pub fn mended(&self, org: &str, cause: StopCause) {
         self.row(org, |row| drop(row.stops.remove(&cause)));
+    }
+
+    /// How the org's breaker stands; `None`: closed.
+    pub fn breaker(&self, org: &str, breaker: Option<BreakerView>) {
+        self.row(org, |row| row.breaker = breaker);
     }
 
     fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) {
@@ -136,5 +181,27 @@ mod tests {
         assert_eq!(state().orgs["b"].role(), (Role::Active, None));
         board.mended("a", StopCause::ClientRefused);
         assert!(state().ready());
+    }
+
+    #[test]
+    fn a_worker_that_stands_by_is_ready_unless_something_stops_it() {
+        let board = Board::new(["a"].into_iter());
+        let state = || board.watch().borrow().clone();
+        board.session("a", Session::Standby);
+        assert_eq!((state().ready(), state().orgs["a"].role()), (true, (Role::Standby, None)));
+        board.stop("a", StopCause::Forbidden, "missing.permissions");
+        let stopped = (Role::Stopped, Some("missing.permissions".into()));
+        assert_eq!((state().ready(), state().orgs["a"].role()), (false, stopped));
+    }
+
+    #[test]
+    fn an_open_breaker_leaves_the_role_as_it_is() {
+        let board = Board::new(["a"].into_iter());
+        board.session("a", Session::Active);
+        let next_probe = Timestamp::UNIX_EPOCH;
+        board.breaker("a", Some(BreakerView { state: BreakerState::Open, cause: "faults".into(), next_probe }));
+        let state = board.watch().borrow().clone();
+        assert!(state.ready() && state.orgs["a"].breaker.is_some());
+        assert_eq!(state.orgs["a"].role(), (Role::Active, None));
     }
 }

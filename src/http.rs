@@ -35,6 +35,16 @@ struct Readiness {
 struct Org {
     role: &'static str,
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<Breaker>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Breaker {
+    state: &'static str,
+    cause: String,
+    next_probe: String,
 }
 
 /// Serves until `shutdown`. It is part of the worker's health, so a failure of it is logged and no more.
@@ -74,13 +84,19 @@ async fn upkeep(recorder: PrometheusHandle) {
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
     let state = shown.board.borrow().clone();
     let ready = state.ready();
-    let row = |org: &board::OrgState| {
-        let (role, reason) = org.role();
-        Org { role: role.as_str(), reason }
-    };
     let orgs = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs }))
+}
+
+fn row(org: &board::OrgState) -> Org {
+    let (role, reason) = org.role();
+    let breaker = org.breaker.as_ref().map(|breaker| Breaker {
+        state: breaker.state.as_str(),
+        cause: breaker.cause.clone(),
+        next_probe: breaker.next_probe.to_string(),
+    });
+    Org { role: role.as_str(), reason, breaker }
 }
 
 async fn render(State(shown): State<Shown>) -> impl IntoResponse {
@@ -89,4 +105,24 @@ async fn render(State(shown): State<Shown>) -> impl IntoResponse {
     }
     shown.recorder.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.recorder.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::{Board, BreakerState, BreakerView, Session};
+
+    #[test]
+    fn a_breaker_is_shown_only_while_it_is_not_closed() {
+        let board = Board::new(["main"].into_iter());
+        board.session("main", Session::Active);
+        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"])).unwrap();
+        assert_eq!(shown(), r#"{"role":"active","reason":null}"#);
+        let next_probe = "2026-01-02T03:04:05.678Z".parse().unwrap();
+        let cause = "5 calls in a row failed".to_owned();
+        board.breaker("main", Some(BreakerView { state: BreakerState::HalfOpen, cause, next_probe }));
+        let breaker =
+            r#"{"state":"half_open","cause":"5 calls in a row failed","nextProbe":"2026-01-02T03:04:05.678Z"}"#;
+        assert_eq!(shown(), format!(r#"{{"role":"active","reason":null,"breaker":{breaker}}}"#));
+    }
 }

@@ -28,6 +28,8 @@ pub const FORBIDDEN_USERS: usize = 5;
 pub struct Progress {
     /// Calls answered by anything but a 429, a first 401 or what stops the line, or not answered.
     pub attempts: u32,
+    /// How many of these were the breaker's probes, and faults: they bring no job nearer to being given up.
+    pub probes: u32,
     /// Answers of 429 since which another job's call was admitted.
     pub throttles: u32,
     /// Whether any try may have set the password.
@@ -78,8 +80,8 @@ pub struct Decision {
 }
 
 impl Progress {
-    /// Notes what a failed try adds, before [`decide`].
-    pub fn note(&mut self, failure: &Failure, forbidden_users: usize) {
+    /// Notes what a failed try adds, before [`decide`]. `probe`: whether the call was the breaker's probe.
+    pub fn note(&mut self, failure: &Failure, forbidden_users: usize, probe: bool) {
         let counts = match failure {
             Failure::Throttled { .. } => false,
             Failure::TokenRefused => false,
@@ -91,6 +93,7 @@ impl Progress {
             | Failure::Fault { .. } => true,
         };
         self.attempts += u32::from(counts);
+        self.probes += u32::from(probe && is_fault(failure));
         self.throttled_in_row =
             if matches!(failure, Failure::Throttled { .. }) { self.throttled_in_row + 1 } else { 0 };
         if may_have_set(failure) {
@@ -103,6 +106,18 @@ fn may_have_set(failure: &Failure) -> bool {
     match failure {
         Failure::Unavailable { .. } => true,
         Failure::Fault { may_have_set, .. } => *may_have_set,
+        Failure::Throttled { .. }
+        | Failure::TokenRefused
+        | Failure::Forbidden { .. }
+        | Failure::NotFound
+        | Failure::Conflict
+        | Failure::Rejected => false,
+    }
+}
+
+fn is_fault(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unavailable { .. } | Failure::Fault { .. } => true,
         Failure::Throttled { .. }
         | Failure::TokenRefused
         | Failure::Forbidden { .. }
@@ -158,7 +173,13 @@ pub fn decide(
 }
 
 fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Next {
-    if progress.attempts >= policy.max_attempts { Next::DeadLetter(Reason::RetriesExhausted) } else { next }
+    let spent = progress.attempts.saturating_sub(progress.probes);
+    if spent >= policy.max_attempts { Next::DeadLetter(Reason::RetriesExhausted) } else { next }
+}
+
+/// How long until a stopped line tries again: 15 s after it stopped, doubled with each try since, at most 5 min.
+pub fn retry_after_stop(tries: u32) -> Duration {
+    Duration::from_secs(15).saturating_mul(1 << tries.min(10)).min(Duration::from_secs(300))
 }
 
 /// Exponential backoff with full jitter: uniform between nothing and `base · 2^(failures − 1)`, never above `max`.
@@ -181,7 +202,7 @@ mod tests {
 
     fn after(failure: &Failure, before: Progress, forbidden_users: usize) -> (Decision, Progress) {
         let mut progress = before;
-        progress.note(failure, forbidden_users);
+        progress.note(failure, forbidden_users, false);
         (decide(failure, &progress, forbidden_users, &POLICY, 0.5), progress)
     }
 
@@ -240,6 +261,32 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_probe_is_an_attempt_that_brings_no_job_nearer_to_being_given_up() {
+        let probed = |failure: &Failure, before: Progress| {
+            let mut progress = before;
+            progress.note(failure, 1, true);
+            (decide(failure, &progress, 1, &POLICY, 0.5).next, progress.attempts, progress.probes)
+        };
+        let exhausted = Next::DeadLetter(Reason::RetriesExhausted);
+        let probes = |attempts, probes| Progress { attempts, probes, ..Progress::default() };
+        assert_eq!(probed(&Failure::Unavailable { wait: S7 }, probes(4, 0)), (Next::Again, 5, 1));
+        assert_eq!(probed(&FAULT, probes(4, 0)), (Next::After(Duration::from_secs(16)), 5, 1));
+        assert_eq!(probed(&FAULT, probes(104, 100)).1, 105);
+        assert_eq!(after(&FAULT, probes(103, 100), 0).0.next, Next::After(Duration::from_secs(30)));
+        assert_eq!(after(&FAULT, probes(104, 100), 0).0.next, exhausted);
+        // The org answered: that was no fault, and counts as ever.
+        assert_eq!(probed(&Failure::Conflict, probes(4, 0)), (exhausted, 5, 0));
+        assert_eq!(probed(&Failure::Throttled { wait: Some(S7) }, probes(4, 0)), (Next::Again, 4, 0));
+        assert_eq!(probed(&Failure::TokenRefused, probes(4, 0)), (Next::FreshToken, 4, 0));
+    }
+
+    #[test]
+    fn a_stopped_line_tries_again_ever_later() {
+        let waits = [0, 1, 2, 3, 4, 5, 1000].map(|tries| retry_after_stop(tries).as_secs());
+        assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
+    }
+
+    #[test]
     fn password_set_stays_unknown_once_it_was() {
         let (_, progress) = after(&FAULT, Progress::default(), 0);
         let (_, progress) = after(&Failure::NotFound, progress, 0);
@@ -260,7 +307,7 @@ mod tests {
             let asked = Duration::from_secs(seconds);
             for failure in [Failure::Throttled { wait: Some(asked) }, Failure::Unavailable { wait: asked }, Failure::Fault { may_have_set: true, wait: Some(asked) }] {
                 let mut progress = tried(attempts);
-                progress.note(&failure, 0);
+                progress.note(&failure, 0, false);
                 let decision = decide(&failure, &progress, 0, &POLICY, chance);
                 let own = if let Next::After(delay) = decision.next { delay } else { Duration::ZERO };
                 if !matches!(decision.next, Next::DeadLetter(_)) {

@@ -3,6 +3,9 @@
 //! With a rate of N a minute and a configured burst b, governor's burst B is b + 1 where N ≥ 100 B, else b: a permit that comes
 //! a millisecond late keeps its slot, and the lateness does not add up. Its period is 60 s / (N − B), or 60 s / N where B is 1,
 //! and it starts empty. So never more than N permits are given in any 60 s, after a restart either.
+//!
+//! One for a lowered rate takes its place whole, since governor cannot change a quota. It has a burst of 1, is never faster than
+//! the full one's period, and starts empty too, so that all of them together still keep to N.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -27,9 +30,17 @@ impl Clock for SinceStart {
     }
 }
 
+/// What is configured.
+#[derive(Debug, Clone, Copy)]
+struct Full {
+    per_minute: NonZeroU32,
+    burst: NonZeroU32,
+}
+
 /// Gives permits at the org's rate.
 #[derive(Debug)]
 pub struct Limiter {
+    full: Full,
     clock: SinceStart,
     governor: RateLimiter<NotKeyed, InMemoryState, SinceStart, NoOpMiddleware<Duration>>,
 }
@@ -37,14 +48,32 @@ pub struct Limiter {
 impl Limiter {
     /// Never more than `per_minute` permits in any 60 s, at most `burst` (or one more) of them at once.
     pub fn new(per_minute: NonZeroU32, burst: NonZeroU32) -> Self {
-        let (burst, period) = shape(per_minute, burst);
+        Self::empty(Full { per_minute, burst }, shape(per_minute, burst))
+    }
+
+    /// A fresh one in place of this one, for that rate or the configured one, whichever is lower.
+    pub fn paced(&self, per_minute: NonZeroU32) -> Self {
+        let full = shape(self.full.per_minute, self.full.burst);
+        if per_minute >= self.full.per_minute {
+            return Self::empty(self.full, full);
+        }
+        let (burst, period) = shape(per_minute, NonZeroU32::MIN);
+        Self::empty(self.full, (burst, period.max(full.1)))
+    }
+
+    /// The configured rate.
+    pub fn full_rate(&self) -> NonZeroU32 {
+        self.full.per_minute
+    }
+
+    fn empty(full: Full, (burst, period): (NonZeroU32, Duration)) -> Self {
         let clock = SinceStart(Instant::now());
         // A period is at least 1 ns, which is all that governor asks for.
-        let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_minute(per_minute)).allow_burst(burst);
+        let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_minute(full.per_minute)).allow_burst(burst);
         let governor = RateLimiter::direct_with_clock(quota, clock.clone());
         // Started empty: what was given before a restart is not known.
         let _ = governor.check_n(burst);
-        Self { clock, governor }
+        Self { full, clock, governor }
     }
 
     /// Takes a permit, or says how long until the next one.
@@ -138,6 +167,60 @@ mod tests {
             let given = paused().block_on(greedy(rate, burst, Duration::from_secs(200), idle_after));
             prop_assert!(most_in_a_minute(&given) <= rate as usize, "{} of {rate}", most_in_a_minute(&given));
         }
+    }
+
+    /// Takes permits as greedily as can be, and swaps the limiter after as many as `swaps` says, for the share that it says.
+    async fn swapping(rate: u32, burst: u32, swaps: &[(usize, f64)]) -> Vec<u64> {
+        let mut limiter = Limiter::new(nonzero(rate), nonzero(burst));
+        let start = Instant::now();
+        let mut given = Vec::new();
+        for (permits, share) in swaps {
+            let mut left = *permits;
+            while left > 0 && start.elapsed() < Duration::from_secs(400) {
+                match limiter.check() {
+                    Ok(()) => {
+                        given.push(start.elapsed().as_nanos() as u64);
+                        left -= 1;
+                    }
+                    Err(wait) => tokio::time::advance(wait).await,
+                }
+            }
+            if *permits == 0 {
+                tokio::time::advance(Duration::from_secs(70)).await;
+            }
+            limiter = limiter.paced(nonzero(((f64::from(rate) * share) as u32).clamp(1, rate)));
+        }
+        given
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn never_more_than_the_rate_in_any_60_s_however_often_it_is_swapped(
+            rate in prop_oneof![1_u32..400, 400_u32..10_000],
+            burst in 1_u32..60,
+            swaps in prop::collection::vec((prop_oneof![Just(0_usize), 1_usize..300], prop_oneof![Just(1.0), 0.9..1.0_f64, 0.0..1.0_f64]), 1..40),
+        ) {
+            let burst = burst.min(rate.saturating_sub(1).max(1));
+            let given = paused().block_on(swapping(rate, burst, &swaps));
+            prop_assert!(most_in_a_minute(&given) <= rate as usize, "{} of {rate}", most_in_a_minute(&given));
+        }
+    }
+
+    #[test]
+    fn a_lowered_one_spends_its_whole_rate_whatever_the_burst() {
+        paused().block_on(async {
+            let limiter = Limiter::new(nonzero(300), nonzero(50)).paced(nonzero(150));
+            let start = Instant::now();
+            let mut given = 0;
+            while start.elapsed() < Duration::from_secs(600) {
+                match limiter.check() {
+                    Ok(()) => given += 1,
+                    Err(wait) => tokio::time::advance(wait).await,
+                }
+            }
+            assert!((1_499..=1_500).contains(&given), "{given}");
+        });
     }
 
     #[test]

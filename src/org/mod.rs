@@ -1,7 +1,10 @@
-//! What all calls of one org share: the limiter, the lanes' queue, the pause, the stopped line, and whose turn it is.
+//! What all calls of one org share: the limiter and its pace, the breaker, the lanes' queue, the pause, the stopped line, and
+//! whose turn it is.
 
+pub mod breaker;
 pub mod forbidden;
 pub mod gate;
 pub mod lanes;
 pub mod limiter;
+pub mod pace;
 pub mod turns;

@@ -11,14 +11,9 @@ use crate::config::{self, Config};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
-use crate::domain::retry::StopCause;
+use crate::domain::retry::{StopCause, retry_after_stop};
 use crate::domain::token::TokenTrouble;
-use crate::org::{
-    forbidden::ForbiddenRun,
-    gate::{Gate, STOPPED_RETRY},
-    limiter::Limiter,
-    turns::Turns,
-};
+use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
@@ -76,6 +71,7 @@ impl Org {
                 Box::pin(async move { tokens.current().await })
             }),
         );
+        gate.admit(Some(Box::new(|| true)));
         Self {
             name: name.to_owned(),
             names: Names::new(&config.amqp.prefix, name),
@@ -104,15 +100,17 @@ impl Org {
         self.gate.stopped_for(StopCause::ClientRefused, HELD).await;
     }
 
-    /// Where the client is refused, asks for a token every 15 s, without a job, until one is granted.
+    /// Where the client is refused, asks for a token after 15 s and ever later, without a job, until one is granted.
     pub async fn until_granted(&self) {
+        let mut tries = 0;
         while self.gate.is_stopped(StopCause::ClientRefused) {
             match self.tokens.current().await {
                 Ok(_granted) => return self.gate.mended(StopCause::ClientRefused),
                 Err(TokenTrouble::Refused(why)) => self.gate.stop(StopCause::ClientRefused, &why),
                 Err(TokenTrouble::Failed { .. }) => {}
             }
-            tokio::time::sleep(STOPPED_RETRY).await;
+            tokio::time::sleep(retry_after_stop(tries)).await;
+            tries += 1;
         }
     }
 

@@ -18,6 +18,7 @@ use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
 use crate::domain::retry::{Next, StopCause, decide};
+use crate::org::gate::Verdict;
 use crate::scim::client::Body;
 use crate::scim::token::Token;
 use crate::wire::redact::Scrubber;
@@ -37,11 +38,13 @@ pub(super) async fn set_password(
     let mut admitted_at_throttle = None;
     loop {
         let permit = desk.until_over(desk.org.gate.pass(ticket.lane, not_after), trip).await?;
-        let token = permit.map_err(|_expired| Halt::Dead {
+        let permit = permit.map_err(|_expired| Halt::Dead {
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
         })?;
-        let answered = desk.org.scim.patch(&token, &reset.user, &body).await;
+        let answered = desk.org.scim.patch(permit.token(), &reset.user, &body).await;
+        let probe = permit.is_probe();
+        let token = permit.answered(&reset.user, Verdict::of(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
         if ticket.reply_to.is_some() {
             let response = serde_json::from_slice(&answered.body).ok();
@@ -61,7 +64,7 @@ pub(super) async fn set_password(
             desk.org.gate.mended(StopCause::TokenRefused);
         }
         let detail = secrets.scrubber(&token).text(&answered.detail.unwrap_or_default());
-        follow(desk, ticket, reset, &token, failure, detail, trip).await?;
+        follow(desk, ticket, reset, &token, (failure, probe), detail, trip).await?;
     }
 }
 
@@ -115,20 +118,22 @@ async fn follow(
     ticket: &Ticket,
     reset: &Reset,
     token: &Token,
-    failure: Failure,
+    (failure, probe): (Failure, bool),
     detail: String,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
     let org = &desk.org;
     let forbidden = if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&reset.user) } else { 0 };
-    trip.progress.note(&failure, forbidden);
+    trip.progress.note(&failure, forbidden, probe);
     let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
     if matches!(failure, Failure::TokenRefused) {
         trip.progress.token_refused = true;
         org.tokens.refused(token).await;
     }
-    if let Some(wait) = decision.pause {
-        org.gate.pause(wait);
+    match decision.pause {
+        Some(wait) if matches!(failure, Failure::Throttled { .. }) => org.gate.throttled(wait),
+        Some(wait) => org.gate.pause(wait),
+        None => {}
     }
     let delay_ms = if let Next::After(delay) = decision.next {
         Some(delay.as_millis())

@@ -16,6 +16,10 @@ const PAUSES: &str = "resetd_pauses_total";
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const STOPPED: &str = "resetd_line_stopped";
+const BREAKER: &str = "resetd_breaker_state";
+const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
+const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
+const RATE: &str = "resetd_rate_per_minute";
 
 /// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -54,6 +58,13 @@ fn describe() {
         STOPPED,
         "1 while the org's line is stopped until somebody mends something; /readyz has the reason"
     );
+    describe_gauge!(BREAKER, "The org's breaker: 0 closed, 1 half-open, 2 open");
+    describe_counter!(BREAKER_OPENED, "How often the breaker opened, by org and cause; failed probes are not counted");
+    describe_gauge!(
+        BREAKER_PROBE,
+        "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
+    );
+    describe_gauge!(RATE, "The rate at work now: the configured one, or less where others share the org's quota");
 }
 
 /// A job ended.
@@ -91,6 +102,38 @@ pub fn broker_connected(connected: bool) {
 /// The org's line is stopped, or runs.
 pub fn line_stopped(org: &str, stopped: bool) {
     metrics::gauge!(STOPPED, "org" => org.to_owned()).set(if stopped { 1.0 } else { 0.0 });
+}
+
+/// How the org's breaker stands.
+#[derive(Debug, Clone, Copy)]
+pub enum BreakerStand {
+    /// Calls are made.
+    Closed,
+    /// One call at a time, from this moment on, in Unix seconds.
+    HalfOpen(f64),
+    /// No call until this moment, in Unix seconds.
+    Open(f64),
+}
+
+/// How the org's breaker stands.
+pub fn breaker(org: &str, stand: BreakerStand) {
+    let (state, next_probe) = match stand {
+        BreakerStand::Closed => (0.0, 0.0),
+        BreakerStand::HalfOpen(at) => (1.0, at),
+        BreakerStand::Open(at) => (2.0, at),
+    };
+    metrics::gauge!(BREAKER, "org" => org.to_owned()).set(state);
+    metrics::gauge!(BREAKER_PROBE, "org" => org.to_owned()).set(next_probe);
+}
+
+/// The org's breaker opened.
+pub fn breaker_opened(org: &str, cause: &'static str) {
+    metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
+}
+
+/// The rate at work.
+pub fn rate(org: &str, per_minute: u32) {
+    metrics::gauge!(RATE, "org" => org.to_owned()).set(f64::from(per_minute));
 }
 
 /// Counts a job as in flight for as long as it lives, however it ends.

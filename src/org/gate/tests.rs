@@ -1,12 +1,15 @@
 //! The gate under paused time: who gets a permit, when, and what it costs.
 
+mod signals;
+
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 
 use super::*;
-use crate::board::{Role, Session};
+use crate::board::{BreakerState, Role, Session};
+use crate::domain::user::UserId;
 
 const POLICY: RetryPolicy = RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60) };
 
@@ -28,7 +31,17 @@ fn bench(per_minute: u32, script: impl Fn(u32) -> Result<u32, TokenTrouble> + Se
         Box::pin(async move { token })
     });
     let limiter = Limiter::new(NonZeroU32::new(per_minute).unwrap(), NonZeroU32::MIN);
-    Bench { gate: Gate::open("main", limiter, POLICY, board.clone(), tokens), board, asked, start: Instant::now() }
+    let gate = Gate::open("main", limiter, POLICY, board.clone(), tokens);
+    gate.admit(Some(Box::new(|| true)));
+    Bench { gate, board, asked, start: Instant::now() }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn user(name: impl fmt::Display) -> UserId {
+    UserId::parse(&name.to_string()).unwrap()
 }
 
 impl Bench {
@@ -36,6 +49,27 @@ impl Bench {
     async fn pass(&self, lane: Lane) -> f64 {
         self.gate.pass(lane, None).await.unwrap();
         self.elapsed()
+    }
+
+    async fn permit(&self) -> Permit<u32> {
+        self.gate.pass(Lane::Bulk, None).await.unwrap()
+    }
+
+    /// Until how many seconds after the start it is shut.
+    fn shut(&self) -> Option<f64> {
+        self.gate.shut(Instant::now()).map(|until| ((until - self.start).as_secs_f64() * 10.0).round() / 10.0)
+    }
+
+    /// Makes calls that fail until the breaker is open, and says for how many seconds it is.
+    async fn open_breaker(&self) -> f64 {
+        for n in 0..5 {
+            self.permit().await.answered(&user(n), Verdict::Faulted);
+        }
+        (self.gate.shut(Instant::now()).unwrap() - Instant::now()).as_secs_f64()
+    }
+
+    fn breaker(&self) -> Option<BreakerState> {
+        self.board.watch().borrow().orgs["main"].breaker.as_ref().map(|breaker| breaker.state)
     }
 
     fn elapsed(&self) -> f64 {
@@ -89,14 +123,14 @@ async fn who_stops_waiting_costs_no_permit() {
 async fn an_expired_job_gets_no_permit_and_costs_none() {
     let bench = bench(60, Ok);
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
-    assert_eq!(bench.gate.pass(Lane::Interactive, Some(past)).await, Err(Expired));
+    assert_eq!(bench.gate.pass(Lane::Interactive, Some(past)).await.unwrap_err(), Expired);
     assert_eq!(bench.pass(Lane::Bulk).await, 1.0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_stops_the_line_and_is_tried_again_every_15_s() {
+async fn a_refused_client_stops_the_line_and_is_tried_again_ever_later() {
     let bench =
-        bench(6000, |asked| if asked < 3 { Err(TokenTrouble::Refused("invalid_client".into())) } else { Ok(7) });
+        bench(6000, |asked| if asked < 4 { Err(TokenTrouble::Refused("invalid_client".into())) } else { Ok(7) });
     let mut waiting = Box::pin(bench.pass(Lane::Bulk));
     assert!(waiting.as_mut().now_or_never().is_none());
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -104,9 +138,11 @@ async fn a_refused_client_stops_the_line_and_is_tried_again_every_15_s() {
     // Newcomers do not make it ask sooner.
     let mut more = Box::pin(bench.pass(Lane::Bulk));
     assert!(more.as_mut().now_or_never().is_none());
-    tokio::time::sleep(Duration::from_secs(43)).await;
-    assert_eq!(bench.asked.load(Ordering::Relaxed), 3, "at 0, 15 and 30 s");
-    assert_eq!(waiting.await, 45.0);
+    tokio::time::sleep(Duration::from_secs(103)).await;
+    assert_eq!(bench.asked.load(Ordering::Relaxed), 3, "at 0, 15 and 45 s");
+    assert_eq!(bench.shut(), Some(105.0));
+    assert_eq!(waiting.await, 225.0);
+    assert_eq!(bench.shut(), None);
     assert_eq!(bench.role(), Role::Active);
     more.await;
 }
@@ -121,20 +157,31 @@ async fn a_failing_token_endpoint_is_asked_again_after_the_wait_it_named() {
     let mut waiting = Box::pin(bench.pass(Lane::Bulk));
     assert!(waiting.as_mut().now_or_never().is_none());
     tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.shut(), Some(20.0));
     let (first, second) = tokio::join!(waiting, bench.pass(Lane::Interactive));
     assert_eq!((first, second, bench.role()), (20.0, 20.0, Role::Active));
+    assert_eq!(bench.shut(), None);
     assert_eq!(bench.asked.load(Ordering::Relaxed), 3, "a newcomer did not make it ask sooner");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stopped_line_lets_one_try_through_every_15_s_until_it_is_mended() {
+async fn a_stopped_line_lets_one_try_through_ever_later_until_it_is_mended() {
     let bench = bench(6000, Ok);
     bench.gate.stop(StopCause::Forbidden, "missing.permissions");
     assert_eq!(bench.role(), Role::Stopped);
-    let (one, two) = tokio::join!(bench.pass(Lane::Bulk), bench.pass(Lane::Bulk));
-    assert_eq!((one, two), (15.0, 30.0));
+    assert_eq!(bench.shut(), Some(15.0));
+    let mut at = Vec::new();
+    for _ in 0..7 {
+        at.push(bench.pass(Lane::Bulk).await);
+        // The try was refused again; so were others that were in flight.
+        bench.gate.stop(StopCause::Forbidden, "missing.permissions");
+        bench.gate.stop(StopCause::Forbidden, "missing.permissions");
+    }
+    assert_eq!(at, [15.0, 45.0, 105.0, 225.0, 465.0, 765.0, 1065.0]);
     bench.gate.mended(StopCause::Forbidden);
-    assert_eq!((bench.pass(Lane::Bulk).await, bench.role()), (30.0, Role::Active));
+    assert_eq!((bench.pass(Lane::Bulk).await, bench.role()), (1065.0, Role::Active));
+    bench.gate.stop(StopCause::Forbidden, "missing.permissions");
+    assert_eq!(bench.shut(), Some(1080.0), "mended, it begins anew");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,8 +205,9 @@ async fn how_long_the_client_is_refused_counts_from_the_first_refusal() {
 async fn while_what_is_owed_cannot_be_published_no_try_is_made_at_all() {
     let bench = bench(6000, Ok);
     bench.gate.stop(StopCause::Unpublishable, "no queue takes it");
+    assert_eq!(bench.shut(), Some(3600.0));
     let mut waiting = Box::pin(bench.pass(Lane::Bulk));
-    tokio::time::timeout(Duration::from_secs(3600), &mut waiting).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(7200), &mut waiting).await.unwrap_err();
     bench.gate.mended(StopCause::Unpublishable);
     waiting.await;
 }

@@ -1,0 +1,121 @@
+//! What changes the gate's state from outside: a pause, a stop, an answer. Each is shown on the board, in the metrics and the log.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::state::{State, Stop};
+use super::{Shared, Verdict};
+use crate::board::{BreakerState, BreakerView};
+use crate::domain::retry::StopCause;
+use crate::domain::user::UserId;
+use crate::org::breaker::{Change, Opening, Pass, Stand};
+use crate::telemetry::metrics::{self, BreakerStand};
+
+impl<T> Shared<T> {
+    pub(super) fn pause(&self, state: &mut State<T>, until: Instant, wait: Duration) {
+        if state.paused_until.is_none_or(|paused| paused < until) {
+            state.paused_until = Some(until);
+            metrics::paused(&self.org);
+            tracing::info!(org = self.org, delay_ms = wait.as_millis(), "all calls of the org pause");
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn stop(&self, cause: StopCause, why: &str) {
+        let first = {
+            // The board is written under the lock, so that it cannot say the opposite of a later change.
+            let mut state = self.lock();
+            self.board.stop(&self.org, cause, why);
+            let stop = Stop::again(state.stops.get(&cause), cause, Instant::now());
+            state.stops.insert(cause, stop).is_none()
+        };
+        if first {
+            tracing::error!(
+                org = self.org,
+                reason = why,
+                "the line stops: nothing is lost, and it tries again after 15 s, and ever later up to every 5 min, until this is mended"
+            );
+        }
+    }
+
+    pub(super) fn mended(&self, cause: StopCause) {
+        let was_stopped = {
+            let mut state = self.lock();
+            let was_stopped = state.stops.remove(&cause).is_some();
+            if was_stopped {
+                self.board.mended(&self.org, cause);
+            }
+            was_stopped
+        };
+        if was_stopped {
+            tracing::info!(org = self.org, ?cause, "the line goes on");
+            self.changed.notify_one();
+        }
+    }
+
+    /// The call of that permit ended.
+    pub(super) fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if verdict != Verdict::Throttled {
+            state.pace.answered(now);
+        }
+        let change = state.breaker.answered(pass, user, verdict, now, rand::random());
+        if let Some(change) = change {
+            self.show_breaker(&state, now);
+            self.log(change, state.breaker.stand(), now);
+        }
+        drop(state);
+        if pass.probe || change.is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The call of that permit will bring no answer.
+    pub(super) fn vanished(&self, pass: Pass) {
+        self.lock().breaker.vanished(pass);
+        self.changed.notify_one();
+    }
+
+    fn log(&self, change: Change, stand: Stand, now: Instant) {
+        let delay_ms = match stand {
+            Stand::Open(opening) => opening.probe_at.saturating_duration_since(now).as_millis(),
+            Stand::HalfOpen { .. } | Stand::Closed => 0,
+        };
+        match change {
+            Change::Opened(cause) => {
+                metrics::breaker_opened(&self.org, cause.label());
+                tracing::warn!(org = self.org, reason = %cause, delay_ms, "the breaker opens: no call is made until a probe passes");
+            }
+            Change::OpenedAgain => tracing::warn!(org = self.org, delay_ms, "a probe failed: the breaker stays open"),
+            Change::Closed => tracing::info!(org = self.org, "a probe passed: the breaker closes"),
+        }
+    }
+
+    /// Puts the breaker on the board, under the lock.
+    pub(super) fn show_breaker(&self, state: &State<T>, now: Instant) {
+        let at = |opening: Opening| {
+            let ahead = opening.probe_at.saturating_duration_since(now);
+            let past = now.saturating_duration_since(opening.probe_at);
+            Timestamp::now() + ahead - past
+        };
+        let unix = |at: Timestamp| at.as_millisecond() as f64 / 1e3;
+        let view =
+            |state, opening: Opening| BreakerView { state, cause: opening.cause.to_string(), next_probe: at(opening) };
+        let (view, stand) = match state.breaker.stand() {
+            Stand::Closed => (None, BreakerStand::Closed),
+            Stand::Open(opening) => (Some(view(BreakerState::Open, opening)), BreakerStand::Open(unix(at(opening)))),
+            Stand::HalfOpen { opening, .. } => {
+                (Some(view(BreakerState::HalfOpen, opening)), BreakerStand::HalfOpen(unix(at(opening))))
+            }
+        };
+        self.board.breaker(&self.org, view);
+        metrics::breaker(&self.org, stand);
+    }
+
+    pub(super) fn show_rate(&self, state: &State<T>) {
+        metrics::rate(&self.org, state.rate);
+    }
+}

@@ -1,0 +1,155 @@
+//! What the dispatcher looks at, all of it behind one lock, and what follows from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Expired, Permit, Vital};
+use crate::domain::retry::{StopCause, retry_after_stop};
+use crate::org::breaker::{Breaker, Stand};
+use crate::org::lanes::Lanes;
+use crate::org::limiter::Limiter;
+use crate::org::pace::Pace;
+
+/// How soon the dispatcher looks again where nobody will tell it.
+const SOON: Duration = Duration::from_millis(100);
+/// As good as never: whoever mends what cannot be published says so.
+const NEVER: Duration = Duration::from_secs(3600);
+
+pub(super) struct State<T> {
+    pub(super) lanes: Lanes<Waiting<T>>,
+    pub(super) paused_until: Option<Instant>,
+    /// Until when no token is asked for, after its endpoint failed.
+    pub(super) no_token_until: Option<Instant>,
+    pub(super) stops: BTreeMap<StopCause, Stop>,
+    pub(super) vital: Option<Vital>,
+    pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
+    pub(super) limiter: Limiter,
+    /// The rate that the limiter is for.
+    pub(super) rate: u32,
+}
+
+/// Since when the line is stopped for a cause, how often it tried again, and when it does so next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) since: Instant,
+    tries: u32,
+    until: Instant,
+}
+
+pub(super) struct Waiting<T> {
+    pub(super) not_after: Option<Timestamp>,
+    pub(super) permit: oneshot::Sender<Result<Permit<T>, Expired>>,
+}
+
+/// What the dispatcher does next.
+pub(super) enum Move {
+    /// Wait for somebody to ask, or for something to change.
+    Idle,
+    /// Look again then, or when something changes.
+    Until(Instant),
+    /// Give the next permit, as soon as there are a token and the limiter's leave.
+    Serve,
+}
+
+impl Stop {
+    /// A stop, or one more after the one before. The token endpoint's refusal is a try in itself; else a permit is.
+    pub(super) fn again(before: Option<&Self>, cause: StopCause, now: Instant) -> Self {
+        let (since, tries) = before.map_or((now, 0), |stop| {
+            (stop.since, stop.tries.saturating_add(u32::from(cause == StopCause::ClientRefused)))
+        });
+        Self { since, tries, until: now + retry_after_stop(tries) }
+    }
+
+    /// One try is let through.
+    fn tried(&mut self, now: Instant) {
+        self.tries = self.tries.saturating_add(1);
+        self.until = now + retry_after_stop(self.tries);
+    }
+}
+
+impl<T> State<T> {
+    pub(super) fn new(limiter: Limiter, now: Instant) -> Self {
+        Self {
+            lanes: Lanes::default(),
+            paused_until: None,
+            no_token_until: None,
+            stops: BTreeMap::new(),
+            vital: None,
+            breaker: Breaker::new(now),
+            pace: Pace::new(limiter.full_rate(), now),
+            rate: limiter.full_rate().get(),
+            limiter,
+        }
+    }
+
+    pub(super) fn start_empty(&mut self, now: Instant) {
+        self.pace = Pace::new(self.limiter.full_rate(), now);
+        self.rate = self.limiter.full_rate().get();
+        self.limiter = self.limiter.paced(self.limiter.full_rate());
+    }
+
+    /// Until when it is shut at least; each of these must let the call pass.
+    pub(super) fn shut(&self, now: Instant) -> Option<Instant> {
+        let vital = if self.vital.as_ref().is_some_and(|vital| vital()) { None } else { Some(now + SOON) };
+        let stopped = self.stops.iter().map(|(cause, stop)| match cause {
+            StopCause::Unpublishable => now + NEVER,
+            StopCause::ClientRefused | StopCause::TokenRefused | StopCause::Forbidden => stop.until,
+        });
+        let breaker = match self.breaker.stand() {
+            Stand::Open(opening) => Some(opening.probe_at),
+            Stand::HalfOpen { probe_out: true, .. } => Some(now + SOON),
+            Stand::HalfOpen { probe_out: false, .. } | Stand::Closed => None,
+        };
+        let all = [vital, stopped.max(), breaker, self.paused_until, self.no_token_until];
+        all.into_iter().flatten().filter(|until| now < *until).max()
+    }
+
+    /// Looks at everything but the token and the limiter.
+    pub(super) fn look(&mut self, now: Instant) -> Move {
+        for left in self.lanes.take_out_gone() {
+            let _ = left.permit.send(Err(Expired));
+        }
+        let shut = self.shut(now);
+        let waits = !self.lanes.is_empty();
+        self.pace.filled(now, waits && shut.is_none_or(|until| self.pace.pauses_until(until)));
+        match (waits, shut) {
+            (true, Some(until)) => Move::Until(until),
+            (true, None) => Move::Serve,
+            (false, _) => match self.breaker.stand() {
+                // Nobody asks, but whoever looks at it sees it become half-open.
+                Stand::Open(opening) => Move::Until(opening.probe_at),
+                Stand::Closed | Stand::HalfOpen { .. } => Move::Idle,
+            },
+        }
+    }
+
+    /// A permit is given: a line that is stopped lets this one try through, and the next one later.
+    pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
+        self.stops.values_mut().for_each(|stop| stop.tried(now));
+        self.lanes.pop()
+    }
+
+    /// Puts a limiter for the pace's rate in place, where that changed. It starts empty.
+    pub(super) fn repace(&mut self) -> bool {
+        let rate = self.pace.per_minute();
+        let changed = rate.get() != self.rate;
+        if changed {
+            self.rate = rate.get();
+            self.limiter = self.limiter.paced(rate);
+        }
+        changed
+    }
+}
+
+impl<T> Lanes<Waiting<T>> {
+    /// Takes out whoever left and whoever's `not-after` has passed.
+    fn take_out_gone(&mut self) -> Vec<Waiting<T>> {
+        let now = Timestamp::now();
+        self.take_out(|waiting| waiting.permit.is_closed() || waiting.not_after.is_some_and(|end| end < now))
+    }
+}
