@@ -9,7 +9,7 @@
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
 //! | 4 | `pipeline`: the trip of one job; `http`: health and metrics |
 //! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns |
-//! | 2 | `config`, `wire`: the messages; `telemetry`, `board` |
+//! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
 //! | 0 | `sim`: a simulated org that imports nothing of ours |
 
@@ -18,6 +18,7 @@ pub mod board;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod failpoint;
 pub mod http;
 pub mod org;
 pub mod pipeline;

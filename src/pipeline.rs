@@ -1,10 +1,12 @@
 //! The trip of one job, from top to bottom; each stage is one line here and one function below.
 //!
 //! ```text
-//! delivery → parse → turn → password → gate (token, limiter) → PATCH → classify → again, or give up
+//! delivery → parse → ledger → turn → password → gate (lease, breaker, pause, token, limiter) → PATCH → classify
+//!          → again, wait at the broker, or give up
 //!          → notification or dead letter confirmed → outcome confirmed → reply → ack
 //! ```
 
+mod again;
 mod debts;
 mod desk;
 mod memory;
@@ -22,20 +24,37 @@ use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::Intent;
 use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
+use crate::failpoint::{self, Stage};
 use crate::org::turns::Turn;
 use crate::telemetry::metrics::InFlight;
 use crate::wire::job::{self, Invalid};
 pub use desk::Desk;
 use memory::{Ending, Trip};
 use ticket::Ticket;
+pub use ticket::must_run_alone;
 
 /// The broker delivers a job so often at most; its last delivery is spent on the dead letter.
 const LAST_DELIVERY: u64 = 19;
 
-/// Nothing more can be done in this session: the job is not settled, and the broker delivers it again.
+/// How a job leaves our hands before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Over;
+enum Leave {
+    /// Unsettled: the session is over, or everything is given back. The broker delivers it again.
+    Unsettled,
+    /// It is published again, and this delivery acked.
+    Again(Berth),
+}
+
+/// Where a job waits that is published again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Berth {
+    /// At the end of its own lane.
+    Lane,
+    /// Parked, until it comes back to its lane by itself.
+    Rung(Rung),
+}
 
 /// A job in hand, with its place in its user's line.
 pub struct Arrival {
@@ -50,7 +69,7 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 /// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
 /// order they came. One that may not run yet takes its place when it may.
 pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
-    let ticket = Ticket::of(&delivery);
+    let ticket = Ticket::of(&delivery, desk.org.hold);
     // A panic in here is met again, and caught, in the job's own task.
     let intent = catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
     let mut place = match &intent {
@@ -73,8 +92,9 @@ fn place(desk: &Desk, user: &UserId) -> Place {
 pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
     let Arrival { delivery, ticket, intent, place } = arrival;
     let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
+    failpoint::reach(Stage::Arrived, ticket.id.as_str());
     let key = ticket.key(&delivery);
-    let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered) else {
+    let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.
         delivery.ack(&desk.over).await;
         return;
@@ -84,10 +104,16 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
         Ok(paid) => paid,
         Err(_panic) => after_panic(&desk, &ticket, &delivery, &mut trip).await,
     };
-    if paid.is_ok() && delivery.ack(&desk.over).await {
-        desk.settled(&ticket, &trip, key);
-    } else {
-        desk.org.memory.keep(key, trip);
+    match paid {
+        Ok(()) => {
+            if delivery.ack(&desk.over).await {
+                desk.settled(&ticket, &trip, key);
+            } else {
+                desk.org.memory.keep(key, trip);
+            }
+        }
+        Err(Leave::Unsettled) => desk.org.memory.keep(key, trip),
+        Err(Leave::Again(berth)) => again::publish(&desk, &ticket, delivery, trip, key, berth).await,
     }
 }
 
@@ -99,18 +125,19 @@ async fn travel(
     intent: Option<Result<Intent, Invalid>>,
     place: Option<Place>,
     trip: &mut Trip,
-) -> Result<(), Over> {
+) -> Result<(), Leave> {
     let mut turn = None;
     if let Some(mut place) = place {
-        desk.until_over(&mut place, trip).await?;
+        desk.unless_left(&mut place, ticket, trip).await?;
         turn = Pin::new(&mut place).take_output();
     }
     if trip.ending.is_none() {
         let intent = intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules));
-        let ending = match reset(desk, ticket, intent, trip, &mut turn).await {
+        let came_before = ticket.came_before(delivery);
+        let ending = match reset(desk, ticket, intent, trip, &mut turn, came_before).await {
             Ok(ending) => ending,
             Err(Halt::Dead { reason, detail }) => Ending::dead(reason, detail),
-            Err(Halt::Over) => return Err(Over),
+            Err(Halt::Leave(leave)) => return Err(leave),
         };
         trip.ending = Some(ending);
     }
@@ -122,13 +149,13 @@ async fn travel(
 enum Halt {
     /// It is given up: a dead letter.
     Dead { reason: Reason, detail: Option<String> },
-    /// The session is over.
-    Over,
+    /// It leaves before it ended.
+    Leave(Leave),
 }
 
-impl From<Over> for Halt {
-    fn from(Over: Over) -> Self {
-        Halt::Over
+impl From<Leave> for Halt {
+    fn from(leave: Leave) -> Self {
+        Halt::Leave(leave)
     }
 }
 
@@ -139,11 +166,15 @@ async fn reset(
     intent: Result<Intent, Invalid>,
     trip: &mut Trip,
     turn: &mut Option<Turn>,
+    came_before: bool,
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
     let reset = match intent {
         Ok(Intent::Reset(reset)) => reset,
-        Ok(Intent::PassThrough) => return Ok(Ending::of(OutcomeKind::PassedThrough)),
+        Ok(Intent::PassThrough) => {
+            let known = desk.known_end(ticket, came_before, None);
+            return Ok(Ending::of(known.unwrap_or(OutcomeKind::PassedThrough)));
+        }
         Err(invalid) => {
             trip.user = invalid.user;
             return Err(Halt::Dead { reason: invalid.reason, detail: Some(invalid.detail) });
@@ -151,9 +182,21 @@ async fn reset(
     };
     trip.user = Some(reset.user.clone());
     let wishes = ticket.wishes()?;
+    if trip.issued.is_none() {
+        if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
+            return Ok(Ending::of(known));
+        }
+        desk.wait_its_time(ticket, trip).await?;
+    }
     if turn.is_none() {
-        desk.wait_until(wishes.not_before, trip).await?;
-        *turn = Some(desk.until_over(desk.org.turns.take(&reset.user), trip).await?);
+        *turn = Some(desk.unless_left(desk.org.turns.take(&reset.user), ticket, trip).await?);
+    }
+    // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
+    match desk.known_end(ticket, came_before, Some(&reset.user)) {
+        // It was recorded, and only the confirm was lost.
+        Some(OutcomeKind::Duplicate) if trip.issued.is_some() => (trip.told, trip.recorded) = (true, true),
+        Some(known) if trip.issued.is_none() => return Ok(Ending::of(known)),
+        Some(_) | None => {}
     }
     let password = trip
         .password(desk.org.password)
@@ -167,7 +210,7 @@ async fn reset(
 
 /// A panic in a job's own code is its dead letter. One in paying what it owes ends the session: the job is delivered again, and
 /// goes on from where it was, until its deliveries are used up.
-async fn after_panic(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Over> {
+async fn after_panic(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Leave> {
     if trip.ending.is_none() {
         let detail = Some("the worker's own code panicked; its log has the place".into());
         trip.ending = Some(Ending::dead(Reason::WorkerFault, detail));
@@ -176,5 +219,5 @@ async fn after_panic(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &m
         }
     }
     desk.over.cancel();
-    Err(Over)
+    Err(Leave::Unsettled)
 }

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 8] = [
     &["roles"],
     &["pipeline", "http"],
     &["scim", "amqp", "org"],
-    &["config", "wire", "telemetry", "board"],
+    &["config", "wire", "telemetry", "board", "failpoint"],
     &["domain"],
     &["sim"],
 ];

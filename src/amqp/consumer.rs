@@ -1,7 +1,10 @@
-//! Taking jobs: one channel and one consumer for each lane, and a delivery that is settled once, by value.
+//! Taking jobs: one channel for each lane, on which it is consumed, or taken from one by one; and a delivery that is settled
+//! once, by value.
 
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
 use tokio_util::sync::CancellationToken;
@@ -13,15 +16,17 @@ use crate::domain::job::Lane;
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd";
 
-/// A lane that is being consumed.
+/// Where one lane's jobs come in.
 #[derive(Debug)]
-pub struct Consumer {
+pub struct Intake {
     lane: Lane,
+    queue: String,
     channel: Channel,
-    inner: lapin::Consumer,
+    consumer: Option<lapin::Consumer>,
 }
 
-/// One job in hand. What is dropped without being settled goes back to its queue when its channel is closed.
+/// One job in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
+/// is returned.
 #[derive(Debug)]
 pub struct Delivery {
     /// The lane it came by.
@@ -35,39 +40,71 @@ pub struct Delivery {
     acker: lapin::Acker,
 }
 
-impl Consumer {
-    /// Starts to consume a lane.
+impl Intake {
+    /// Opens a lane; nothing is taken yet.
+    ///
+    /// # Errors
+    /// Where the broker does not answer.
+    pub async fn open(connection: &Connection, names: &Names, lane: Lane, prefetch: u16) -> Result<Self, Trouble> {
+        let queue = names.lane(lane);
+        let what = format!("opening a channel for queue {queue}");
+        let channel = within(&what, connection.create_channel()).await?;
+        within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        Ok(Self { lane, queue, channel, consumer: None })
+    }
+
+    /// Starts to consume it.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn start(connection: &Connection, names: &Names, lane: Lane, prefetch: u16) -> Result<Self, Trouble> {
-        let queue = names.lane(lane);
-        let what = format!("consuming queue {queue}");
-        let channel = within(&what, connection.create_channel()).await?;
-        within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let inner = within(
-            &what,
-            channel.basic_consume(queue.into(), TAG.into(), BasicConsumeOptions::default(), FieldTable::default()),
-        )
-        .await?;
-        Ok(Self { lane, channel, inner })
+    pub async fn consume(&mut self) -> Result<(), Trouble> {
+        let options = BasicConsumeOptions::default();
+        let queue = self.queue.as_str().into();
+        let consumer = self.channel.basic_consume(queue, TAG.into(), options, FieldTable::default());
+        self.consumer = Some(within(&format!("consuming queue {}", self.queue), consumer).await?);
+        Ok(())
     }
 
-    /// The next job. `None`: the consumer was cancelled, its queue deleted, or the channel is gone; start anew.
+    /// The next job, while it is consumed. `None`: the consumer was cancelled, its queue deleted, or the channel is gone.
     pub async fn next(&mut self) -> Option<Delivery> {
-        let delivery = self.inner.next().await?.ok()?;
-        Some(Delivery {
-            lane: self.lane,
-            body: delivery.data,
-            properties: delivery.properties,
-            redelivered: delivery.redelivered,
-            acker: delivery.acker,
-        })
+        let delivery = self.consumer.as_mut()?.next().await?.ok()?;
+        Some(self.delivery(delivery))
     }
 
-    /// Takes no more jobs. Those in hand can still be settled.
-    pub async fn cancel(&self) {
-        closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+    /// Takes the job at the head of the lane, without consuming it.
+    ///
+    /// # Errors
+    /// Where the broker refuses it or does not answer.
+    pub async fn get(&self) -> Result<Option<Delivery>, Trouble> {
+        let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
+        let got = within(&format!("taking a job from queue {}", self.queue), got).await?;
+        Ok(got.map(|got| self.delivery(got.delivery)))
+    }
+
+    fn delivery(&self, from: lapin::message::Delivery) -> Delivery {
+        Delivery {
+            lane: self.lane,
+            body: from.data,
+            properties: from.properties,
+            redelivered: from.redelivered,
+            acker: from.acker,
+        }
+    }
+
+    /// Takes no more jobs. Those in hand can still be settled; those that were prefetched and not yet handed out stay unsettled.
+    pub async fn cancel(&mut self) {
+        if self.consumer.take().is_some() {
+            closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        }
+    }
+
+    /// Gives back whatever was taken and not settled, all at once. (One `nack` of all: on RabbitMQ 4.3 nothing else is free.)
+    ///
+    /// # Errors
+    /// Where the broker is lost or does not answer.
+    pub async fn give_back(&self) -> Result<(), Trouble> {
+        let options = BasicNackOptions { multiple: true, requeue: true };
+        within(&format!("returning jobs to queue {}", self.queue), self.channel.basic_nack(0, options)).await
     }
 
     /// Closes the channel: whatever was not settled goes back to its queue.

@@ -8,6 +8,7 @@ use lapin::{Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::pulse::Pulse;
 use super::trouble::{Trouble, closing, within};
 use crate::config::amqp::Amqp;
 
@@ -26,6 +27,8 @@ pub struct Link {
     pub consuming: Connection,
     /// Declares and publishes.
     pub publishing: Arc<Connection>,
+    /// Whether what is published can be expected to be confirmed.
+    pub pulse: Pulse,
     lost: CancellationToken,
     _watch: DropGuard,
 }
@@ -37,7 +40,7 @@ impl Link {
     /// Where the broker is not there, refuses the login or the vhost, or does not answer in time.
     pub async fn open(amqp: &Amqp, role: &str) -> Result<Self, Trouble> {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
-        let publishing = connect(amqp, &format!("resetd {role} (publishing)")).await?;
+        let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let (first, second) = (consuming.status().clone(), publishing.status().clone());
         let signal = lost.clone();
@@ -47,7 +50,10 @@ impl Link {
             }
             signal.cancel();
         }));
-        Ok(Self { consuming, publishing: Arc::new(publishing), lost, _watch: stop.drop_guard() })
+        let pulse = Pulse::of(&publishing);
+        let beating = pulse.clone().beat(Arc::clone(&publishing), lost.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
+        Ok(Self { consuming, publishing, pulse, lost, _watch: stop.drop_guard() })
     }
 
     /// Cancelled when one of them is lost.

@@ -1,9 +1,11 @@
-//! The broker: names, topology, two connections, consuming and publishing. Every await on it has a limit.
+//! The broker: names, topology, two connections, the lease, consuming and publishing. Every await on it has a limit.
 
 pub mod consumer;
+pub mod lease;
 pub mod ledger;
 pub mod link;
 pub mod names;
 pub mod publisher;
+pub mod pulse;
 pub mod topology;
 pub mod trouble;

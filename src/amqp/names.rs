@@ -1,6 +1,7 @@
 //! What things are called at the broker: section 3 of the contract, with the prefix.
 
 use crate::domain::job::Lane;
+use crate::domain::rung::Rung;
 
 /// The names of one org's things, and of those that all share.
 #[derive(Debug, Clone)]
@@ -35,6 +36,21 @@ impl Names {
     /// A lane's queue.
     pub fn lane(&self, lane: Lane) -> String {
         self.named(&format!("resets.{}", self.lane_key(lane)))
+    }
+
+    /// The exchange that leads to the parked queues of one rung, shared by the orgs.
+    pub fn parked_exchange(&self, rung: Rung) -> String {
+        self.named(&format!("resets.parked.{}", rung.as_str()))
+    }
+
+    /// The org's parked queue of one rung.
+    pub fn parked(&self, rung: Rung) -> String {
+        self.named(&format!("resets.{}.parked.{}", self.org, rung.as_str()))
+    }
+
+    /// The exclusive queue whose holder works the org.
+    pub fn lease(&self) -> String {
+        self.named(&format!("resets.{}.lease", self.org))
     }
 
     /// The queue of dead letters.

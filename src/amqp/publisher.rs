@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus};
 
 use tokio::sync::Semaphore;
 
@@ -70,7 +70,7 @@ impl Publisher {
         Ok(Self { connection, free: Mutex::new(vec![first]), at_once: Semaphore::new(AT_ONCE) })
     }
 
-    /// Publishes and waits for the confirm.
+    /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection.
     ///
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
@@ -81,7 +81,7 @@ impl Publisher {
             Some(channel) => channel,
             None => confirming(&self.connection).await.map_err(Unpublished::Lost)?,
         };
-        let published = publish(&channel, message).await;
+        let published = publish(&channel, message, self.connection.status()).await;
         // One that was lost, or whose publish was given up before its confirm, is not used again.
         if !matches!(published, Err(Unpublished::Lost(_))) {
             self.free().push(channel);
@@ -106,12 +106,12 @@ async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
     Ok(channel)
 }
 
-async fn publish(channel: &Channel, message: &Message<'_>) -> Result<(), Unpublished> {
+async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionStatus) -> Result<(), Unpublished> {
     let Message { exchange, key, body, properties } = message;
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let sent = channel.basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
     let place = || ((*exchange).to_owned(), (*key).to_owned());
-    match within("publishing", async { sent.await?.await }).await {
+    match confirmed(async { sent.await?.await }, status).await {
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(_))) => {
             let (exchange, key) = place();
@@ -123,5 +123,19 @@ async fn publish(channel: &Channel, message: &Message<'_>) -> Result<(), Unpubli
         }
         Ok(Confirmation::NotRequested) => Err(Unpublished::Lost(Trouble::Again("the channel does not confirm".into()))),
         Err(trouble) => Err(Unpublished::Lost(trouble)),
+    }
+}
+
+/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice.
+async fn confirmed(
+    confirm: impl Future<Output = lapin::Result<Confirmation>>,
+    status: &ConnectionStatus,
+) -> Result<Confirmation, Trouble> {
+    let mut confirm = std::pin::pin!(confirm);
+    loop {
+        match within("publishing", confirm.as_mut()).await {
+            Err(Trouble::Again(_)) if status.blocked() => {}
+            answer => return answer,
+        }
     }
 }

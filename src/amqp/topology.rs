@@ -7,6 +7,7 @@ use lapin::{Channel, Connection, ExchangeKind};
 use super::names::Names;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
+use crate::domain::rung::Rung;
 
 /// Deliveries before the broker itself dead-letters a job, as the last resort.
 const DELIVERY_LIMIT: i32 = 20;
@@ -44,6 +45,21 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
         ];
         quorum(channel, &names.lane(lane), &arguments).await?;
         bind(channel, &names.lane(lane), &names.resets(), &names.lane_key(lane)).await?;
+    }
+    for rung in Rung::ALL {
+        let ttl = i32::try_from(rung.wait().as_millis()).unwrap_or(i32::MAX);
+        // No key: a job comes back to its own lane by its own.
+        let arguments = [
+            ("x-message-ttl", AMQPValue::LongInt(ttl)),
+            ("x-dead-letter-exchange", text(&names.resets())),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ];
+        exchange(channel, &names.parked_exchange(rung), ExchangeKind::Direct).await?;
+        quorum(channel, &names.parked(rung), &arguments).await?;
+        for lane in Lane::ALL {
+            bind(channel, &names.parked(rung), &names.parked_exchange(rung), &names.lane_key(lane)).await?;
+        }
     }
     quorum(channel, &names.emails(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
     bind(channel, &names.emails(), &names.notifications(), "email").await?;

@@ -24,6 +24,9 @@ use crate::domain::{
 };
 pub use source::Environment;
 
+/// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
+const HOLD: Duration = Duration::from_mins(8);
+
 /// A configuration that cannot be used: which key, what it has, what it wants. The process ends with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("configuration: {0}")]
@@ -85,6 +88,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long jobs in flight may finish.
     pub grace: Duration,
+    /// How long a delivery is held at most. Not a key: the broker's own limit is 30 minutes, and no setting of ours changes it.
+    pub hold: Duration,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     environment: Environment,
@@ -134,6 +139,7 @@ impl Config {
                 )
             })?,
             grace: raw.shutdown.grace.0,
+            hold: HOLD,
             orgs: raw.orgs,
             wire: raw.wire,
             environment,

@@ -11,5 +11,6 @@ pub mod notification;
 pub mod outcome;
 pub mod password;
 pub mod retry;
+pub mod rung;
 pub mod token;
 pub mod user;

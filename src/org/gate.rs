@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::permit::Permit;
@@ -142,17 +142,9 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.lock().shut(now)
     }
 
-    /// Waits until the line has been stopped for this cause for that long. It is seen at most that much later.
-    pub async fn stopped_for(&self, cause: StopCause, limit: Duration) {
-        loop {
-            let since = self.shared.lock().stops.get(&cause).map(|stop| stop.since);
-            let (now, end) = (Instant::now(), since.map(|since| since + limit));
-            match end {
-                Some(end) if end <= now => return,
-                Some(end) => sleep_until(end).await,
-                None => sleep_until(now + limit).await,
-            }
-        }
+    /// No token was granted: it is asked for again later, by the dispatcher and whoever else needs one.
+    pub fn no_token(&self, trouble: TokenTrouble, failures: &mut u32) {
+        self.shared.trouble(trouble, failures);
     }
 }
 

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::sleep;
 
-use super::Over;
+use super::Leave;
 use super::desk::Desk;
 use super::memory::{Ending, Trip};
 use super::ticket::Ticket;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::publisher::{Message, Unpublished};
+use crate::domain::ledger::Entry;
 use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use crate::domain::retry::StopCause;
+use crate::failpoint::{self, Stage};
 use crate::wire;
 
 /// How long a message that no queue takes waits until it is published again.
@@ -21,29 +24,35 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 const REPLY_TRIES: u32 = 3;
 
 /// Pays everything that is not paid yet, in order.
-pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Over> {
+pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip: &mut Trip) -> Result<(), Leave> {
     let Some(ending) = trip.ending.clone() else {
-        return Err(Over);
+        return Err(Leave::Unsettled);
     };
     let outcome = outcome(desk, ticket, trip, &ending);
     if !trip.told {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(desk, ticket, trip).await?;
         } else if outcome.reason.is_some() {
-            bury(desk, delivery, &outcome).await?;
+            bury(desk, ticket, delivery, &outcome, trip).await?;
         }
         trip.told = true;
+        failpoint::reach(Stage::Told, ticket.id.as_str());
     }
     if !trip.recorded {
         let (body, properties) = wire::outcome::record(&outcome);
         let key = format!("{}.{}", desk.org.name, outcome.kind.as_str());
-        owe(desk, "an outcome", &Message { exchange: &desk.org.names.outcomes(), key: &key, body: &body, properties })
-            .await?;
+        let message = Message { exchange: &desk.org.names.outcomes(), key: &key, body: &body, properties };
+        owe(desk, "an outcome", &message, ticket, trip).await?;
         trip.recorded = true;
+        if let Some(entry) = Entry::of(&outcome) {
+            desk.org.ledger.note(&entry);
+        }
+        failpoint::reach(Stage::Recorded, ticket.id.as_str());
     }
     if !trip.replied {
         reply(desk, ticket, delivery, &outcome, trip).await?;
         trip.replied = true;
+        failpoint::reach(Stage::Replied, ticket.id.as_str());
     }
     Ok(())
 }
@@ -67,9 +76,9 @@ pub(super) fn outcome(desk: &Desk, ticket: &Ticket, trip: &Trip, ending: &Ending
     }
 }
 
-async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Over> {
+async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
     let (Some((password, issued, to)), Some(user)) = (trip.set(), &trip.user) else {
-        return Err(Over);
+        return Err(Leave::Unsettled);
     };
     let notification = Notification {
         issued,
@@ -81,24 +90,28 @@ async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Over> {
         password,
     };
     let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
-    owe(
-        desk,
-        "a notification",
-        &Message { exchange: &desk.org.names.notifications(), key: "email", body: &body, properties },
-    )
-    .await
+    let message = Message { exchange: &desk.org.names.notifications(), key: "email", body: &body, properties };
+    owe(desk, "a notification", &message, ticket, trip).await
 }
 
-async fn bury(desk: &Desk, delivery: &Delivery, outcome: &Outcome) -> Result<(), Over> {
+async fn bury(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {
     let (body, properties) = wire::dead_letter::message(&delivery.body, &delivery.properties, outcome);
-    owe(desk, "a dead letter", &Message { exchange: "", key: &desk.org.names.dead(), body: &body, properties }).await
+    let message = Message { exchange: "", key: &desk.org.names.dead(), body: &body, properties };
+    owe(desk, "a dead letter", &message, ticket, trip).await
 }
 
 /// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
-async fn owe(desk: &Desk, what: &str, message: &Message<'_>) -> Result<(), Over> {
+pub(super) async fn owe(
+    desk: &Desk,
+    what: &str,
+    message: &Message<'_>,
+    ticket: &Ticket,
+    trip: &Trip,
+) -> Result<(), Leave> {
     let mut stopped = false;
     loop {
-        let unpublished = match desk.publisher.publish(message).await {
+        desk.may_publish(ticket, trip).await?;
+        let unpublished = match desk.unless_given_up(desk.publisher.publish(message), ticket, trip).await? {
             Ok(()) => {
                 if stopped {
                     desk.org.gate.mended(StopCause::Unpublishable);
@@ -108,46 +121,40 @@ async fn owe(desk: &Desk, what: &str, message: &Message<'_>) -> Result<(), Over>
             Err(Unpublished::Lost(trouble)) => {
                 tracing::warn!(org = desk.org.name, reason = %trouble, "{what} could not be confirmed; the session starts anew");
                 desk.over.cancel();
-                return Err(Over);
+                return Err(Leave::Unsettled);
             }
             Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
         };
         let mended = tokio::select! {
-            () = desk.over.cancelled() => return Err(Over),
+            () = desk.over.cancelled() => return Err(Leave::Unsettled),
             mended = desk.declare_again() => mended,
         };
         if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
             let cure =
                 mended.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
             desk.org.gate.stop(StopCause::Unpublishable, &format!("{what} cannot be published: {unpublished}; {cure}"));
-            wait(desk).await?;
+            desk.unless_left(sleep(PUBLISH_AGAIN), ticket, trip).await?;
         }
         stopped = true;
     }
 }
 
-async fn wait(desk: &Desk) -> Result<(), Over> {
-    tokio::select! {
-        () = desk.over.cancelled() => Err(Over),
-        () = tokio::time::sleep(PUBLISH_AGAIN) => Ok(()),
-    }
-}
-
 /// Tells the producer who asked for it. One whose queue is gone, or that is refused three times, is dropped with a warning.
-async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Over> {
+async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {
     let Some(queue) = &ticket.reply_to else { return Ok(()) };
     let correlation = delivery.properties.correlation_id().as_ref().map(|id| id.as_str());
     let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
     let message = Message { exchange: "", key: queue.as_str(), body: &body, properties };
     for tried in 1..=REPLY_TRIES {
-        let reason = match desk.publisher.publish(&message).await {
+        desk.may_publish(ticket, trip).await?;
+        let reason = match desk.unless_given_up(desk.publisher.publish(&message), ticket, trip).await? {
             Ok(()) => return Ok(()),
             Err(Unpublished::Lost(_)) => {
                 desk.over.cancel();
-                return Err(Over);
+                return Err(Leave::Unsettled);
             }
             Err(Unpublished::Refused { .. }) if tried < REPLY_TRIES => {
-                wait(desk).await?;
+                desk.unless_left(sleep(PUBLISH_AGAIN), ticket, trip).await?;
                 continue;
             }
             Err(unpublished @ (Unpublished::Refused { .. } | Unpublished::Returned { .. })) => unpublished,

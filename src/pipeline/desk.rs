@@ -1,64 +1,166 @@
-//! What a job needs of the session it runs in: where to publish, and how to know that the session is over.
+//! What a job needs of the session it runs in: where to publish, whether it still may, and how to know that it must leave.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
-use super::{Over, debts};
+use super::{Berth, Leave, debts};
+use crate::amqp::lease::Renewed;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
-use crate::amqp::trouble::Trouble;
+use crate::amqp::trouble::{ANSWER, Trouble};
 use crate::domain::outcome::OutcomeKind;
-use crate::domain::user::EmailAddress;
+use crate::domain::rung::Rung;
+use crate::domain::user::{EmailAddress, UserId};
 use crate::telemetry::metrics;
 
 /// As long as one declaration counts for everybody whose message found no queue.
 const DECLARED: Duration = Duration::from_millis(900);
+/// How long after its end what a call brought may be published without a fresh lease: who takes over waits for that.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often a lease that is not fresh, or a line that a probe waits at, is looked at again.
+const LOOK: Duration = Duration::from_millis(50);
 
-/// One org's desk, for as long as one session lasts.
-#[derive(Debug)]
+/// When the topology was declared again last, and what came of it.
+pub(super) type Declaring = Mutex<Option<(Instant, Result<(), Trouble>)>>;
+
+/// One org's desk. Its clones share everything but how jobs leave: each shift of a session has its own [`Desk::returning`].
+#[derive(Debug, Clone)]
 pub struct Desk {
     /// What outlives the session.
     pub org: Arc<Org>,
     /// Where everything owed is published.
-    pub publisher: Publisher,
+    pub publisher: Arc<Publisher>,
     /// Cancelled when nothing new is begun: a job that was never tried goes back at once, the others finish.
     pub draining: CancellationToken,
-    /// Cancelled when nothing is waited for any more: the broker is lost, or the grace has ended. A call in the air is still finished.
+    /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace has ended. A call in the air
+    /// is still finished.
     pub over: CancellationToken,
+    /// Cancelled when all deliveries are given back, since no call can be made for long. Jobs that wait leave.
+    pub returning: CancellationToken,
+    /// Whether jobs run one by one to see if calls can be made again: one that would have to wait leaves.
+    pub probing: bool,
     /// The connections, for declaring the topology again.
     pub link: Arc<Link>,
+    /// The lease's age.
+    pub lease: Renewed,
     /// When it was declared again last, and what came of it: one declares for all who wait.
-    pub declaring: Mutex<Option<(Instant, Result<(), Trouble>)>>,
+    pub declaring: Arc<Declaring>,
 }
 
 impl Desk {
-    /// Waits for something, unless the session ends first; a job that was never tried does not wait through a drain.
-    pub(super) async fn until_over<T>(&self, something: impl Future<Output = T>, trip: &Trip) -> Result<T, Over> {
+    /// The desk for the next shift: jobs by the prefetch, or one by one as probes.
+    pub fn shift(&self, probing: bool) -> Self {
+        Self { returning: CancellationToken::new(), probing, ..self.clone() }
+    }
+
+    /// Waits for something, unless the job has to leave first; one that was never tried does not wait through a drain.
+    pub(super) async fn unless_left<T>(
+        &self,
+        something: impl Future<Output = T>,
+        ticket: &Ticket,
+        trip: &Trip,
+    ) -> Result<T, Leave> {
         let drained =
             async { if trip.is_tried() { std::future::pending().await } else { self.draining.cancelled().await } };
         tokio::select! {
             biased;
-            () = self.over.cancelled() => Err(Over),
-            () = drained => Err(Over),
+            () = self.over.cancelled() => Err(Leave::Unsettled),
+            () = drained => Err(Leave::Unsettled),
+            leave = self.left(ticket, trip) => Err(leave),
             value = something => Ok(value),
         }
     }
 
-    /// Waits in memory until that moment, where there is one and it is ahead.
-    pub(super) async fn wait_until(&self, moment: Option<Timestamp>, trip: &Trip) -> Result<(), Over> {
-        let ahead = moment.and_then(|moment| Duration::try_from(moment.duration_since(Timestamp::now())).ok());
-        match ahead {
-            Some(wait) => self.until_over(tokio::time::sleep(wait), trip).await,
-            None => Ok(()),
+    /// What was published may still be confirmed for a while after the session is over; but no delivery is held too long for it.
+    pub(super) async fn unless_given_up<T>(
+        &self,
+        publishing: impl Future<Output = T>,
+        ticket: &Ticket,
+        trip: &Trip,
+    ) -> Result<T, Leave> {
+        let over = async {
+            self.over.cancelled().await;
+            sleep(ANSWER).await;
+        };
+        tokio::select! {
+            biased;
+            value = publishing => Ok(value),
+            () = over => Err(Leave::Unsettled),
+            leave = self.left(ticket, trip) => Err(leave),
         }
+    }
+
+    /// How a job leaves while the session goes on: with all others, as a probe that did not pass, or because it was held for as
+    /// long as any delivery may be.
+    async fn left(&self, ticket: &Ticket, trip: &Trip) -> Leave {
+        tokio::select! {
+            () = self.returning.cancelled() => {
+                if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
+            }
+            () = self.shut_again() => Leave::Again(Berth::Lane),
+            () = sleep_until(ticket.held_until) => {
+                if self.org.gate.shut(tokio::time::Instant::now()).is_some() {
+                    // Nothing moves at all: everything goes back.
+                    self.returning.cancel();
+                }
+                Leave::Again(berth(trip))
+            }
+        }
+    }
+
+    /// For a probe: that no call can be made again.
+    async fn shut_again(&self) {
+        if !self.probing {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(LOOK).await;
+            let now = tokio::time::Instant::now();
+            if self.org.gate.shut(now).is_some_and(|until| until > now + 4 * LOOK) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the lease is known to be held, before something is published; what a call has just brought need not wait.
+    pub(super) async fn may_publish(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
+        if trip.called.is_some_and(|ended| ended.elapsed() < LAST_WORDS) {
+            return Ok(());
+        }
+        while !self.lease.is_fresh() {
+            self.unless_left(sleep(LOOK), ticket, trip).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the job may be tried: in memory where that is soon, or where its password may be set; else at the broker.
+    pub(super) async fn wait_its_time(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
+        let moment = ticket.not_before().max(trip.until);
+        let ahead = moment.and_then(|moment| Duration::try_from(moment.duration_since(Timestamp::now())).ok());
+        let Some(wait) = ahead.filter(|wait| !wait.is_zero()) else { return Ok(()) };
+        if wait > self.org.retry.inline_max && !trip.may_be_set() {
+            return Err(Leave::Again(Berth::Rung(Rung::fitting(wait))));
+        }
+        self.unless_left(sleep(wait), ticket, trip).await
+    }
+
+    /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.
+    pub(super) fn known_end(&self, ticket: &Ticket, came_before: bool, user: Option<&UserId>) -> Option<OutcomeKind> {
+        let (org, ledger) = (&self.org.name, &self.org.ledger);
+        if ledger.is_done(org, &ticket.id, came_before) {
+            return Some(OutcomeKind::Duplicate);
+        }
+        let (asked_at, newest) = (ticket.asked_at()?, ledger.newest(org, user?)?);
+        (asked_at.as_second() < newest.as_second()).then_some(OutcomeKind::Superseded)
     }
 
     /// Declares the topology again, after a message found no queue.
@@ -93,6 +195,11 @@ impl Desk {
             tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
         }
     }
+}
+
+/// Where a job goes that cannot be held any longer: parked, unless its password may be set and is known to this process alone.
+fn berth(trip: &Trip) -> Berth {
+    if trip.may_be_set() { Berth::Lane } else { Berth::Rung(Rung::Short) }
 }
 
 /// What the org said, fit for the log, which holds no address.

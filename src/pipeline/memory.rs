@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::job::JobId;
@@ -13,6 +14,7 @@ use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
 use crate::domain::user::{EmailAddress, UserId};
+use crate::wire::again::Luggage;
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
@@ -41,7 +43,7 @@ impl Ending {
 }
 
 /// One job's trip so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Trip {
     password: Option<Password>,
     /// The tries and what they left.
@@ -52,6 +54,10 @@ pub(super) struct Trip {
     pub(super) email: Option<EmailAddress>,
     /// That it was set.
     pub(super) issued: Option<Issued>,
+    /// When its last call ended.
+    pub(super) called: Option<Instant>,
+    /// Its own wait: no try before this moment.
+    pub(super) until: Option<Timestamp>,
     /// The org's last answer, scrubbed, for the reply.
     pub(super) response: Option<Value>,
     /// How it ended.
@@ -79,14 +85,31 @@ impl Trip {
         Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
     }
 
+    /// A fresh one, of a job that carries this along.
+    pub(super) fn with(luggage: &Luggage) -> Self {
+        let progress = Progress { attempts: luggage.tried, probes: luggage.probes, ..Progress::default() };
+        Self { progress, until: luggage.until, ..Self::default() }
+    }
+
+    /// Whether its password is set, or may be: then it exists in this process alone, and the job is not left to the broker.
+    pub(super) fn may_be_set(&self) -> bool {
+        self.issued.is_some() || self.progress.password_set != PasswordSet::No
+    }
+
     /// Whether any call was made for it.
     pub(super) fn is_tried(&self) -> bool {
         self.progress != Progress::default() || self.issued.is_some()
     }
 }
 
-/// A job's id and a hash of its body: a producer that gives one id to two jobs gets neither the other's password.
-pub(super) type Key = (JobId, u64);
+/// What a trip is remembered by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// A job's id and a hash of its body: a producer that gives one id to two jobs gets neither the other's password.
+    Delivered(JobId, u64),
+    /// The name that this process gave it when it published the job again.
+    Again(String),
+}
 
 /// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
 #[derive(Debug, Default)]
@@ -100,16 +123,16 @@ struct Kept {
 
 impl Memory {
     /// Where this job left off, or a fresh trip; `None` where it had succeeded and only its ack was lost. Only a redelivered
-    /// message can be one that was cut short: a replayed letter of the same id is a fresh one.
-    pub(super) fn recall(&self, key: &Key, redelivered: bool) -> Option<Trip> {
-        if !redelivered {
-            return Some(Trip::default());
+    /// message, or one that was published again, can be one that was cut short: a replayed letter of the same id is a fresh one.
+    pub(super) fn recall(&self, key: &Key, redelivered: bool, luggage: &Luggage) -> Option<Trip> {
+        if matches!(key, Key::Delivered(..)) && !redelivered {
+            return Some(Trip::with(luggage));
         }
         let mut kept = self.lock();
         if kept.succeeded.iter().any(|(since, done)| done == key && since.elapsed() < KEPT) {
             return None;
         }
-        Some(kept.trips.remove(key).filter(is_fresh).map(|(_, trip)| trip).unwrap_or_default())
+        Some(kept.trips.remove(key).filter(is_fresh).map_or_else(|| Trip::with(luggage), |(_, trip)| trip))
     }
 
     /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
@@ -119,6 +142,11 @@ impl Memory {
         if trip.is_tried() || trip.ending.is_some() {
             kept.trips.insert(key, (Instant::now(), trip));
         }
+    }
+
+    /// Forgets all trips: another worker has held the lease in between, and has done those jobs in its own way.
+    pub(super) fn forget(&self) {
+        self.lock().trips.clear();
     }
 
     /// Remembers a job that succeeded and was acked: what was written to a connection that is then lost may never have been read.
@@ -137,13 +165,14 @@ impl Memory {
 }
 
 fn is_fresh((since, trip): &(Instant, Trip)) -> bool {
-    let may_be_set = trip.issued.is_some() || trip.progress.password_set != PasswordSet::No;
-    since.elapsed() < if may_be_set { KEPT_IF_SET } else { KEPT }
+    since.elapsed() < if trip.may_be_set() { KEPT_IF_SET } else { KEPT }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOTHING: Luggage = Luggage { tried: 0, probes: 0, until: None, trip: None, deliveries: 0 };
 
     fn tried() -> Trip {
         let mut trip = Trip::default();
@@ -155,33 +184,50 @@ mod tests {
     #[test]
     fn a_redelivered_job_goes_on_with_the_same_password_and_a_replayed_one_starts_anew() {
         let memory = Memory::default();
-        let id = (JobId::new("j"), 7);
+        let id = Key::Delivered(JobId::new("j"), 7);
         let trip = tried();
         let password = trip.password.clone().unwrap();
         memory.keep(id.clone(), trip);
-        assert!(!memory.recall(&id, false).unwrap().is_tried(), "a fresh message is not the one that was cut short");
-        let mut again = memory.recall(&id, true).unwrap();
+        assert!(
+            !memory.recall(&id, false, &NOTHING).unwrap().is_tried(),
+            "a fresh message is not the one that was cut short"
+        );
+        let mut again = memory.recall(&id, true, &NOTHING).unwrap();
         assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
-        assert!(!memory.recall(&id, true).unwrap().is_tried(), "it is recalled once");
+        assert!(!memory.recall(&id, true, &NOTHING).unwrap().is_tried(), "it is recalled once");
         memory.keep(id.clone(), tried());
-        assert!(!memory.recall(&(id.0, 8), true).unwrap().is_tried(), "another body under the same id is another job");
+        assert!(
+            !memory.recall(&Key::Delivered(JobId::new("j"), 8), true, &NOTHING).unwrap().is_tried(),
+            "another body under the same id is another job"
+        );
     }
 
     #[test]
     fn a_job_whose_ack_was_lost_is_known_and_a_replayed_one_runs() {
         let memory = Memory::default();
-        let id = (JobId::new("j"), 7);
+        let id = Key::Delivered(JobId::new("j"), 7);
         memory.succeeded(id.clone());
-        assert!(memory.recall(&id, true).is_none());
-        assert!(memory.recall(&id, false).is_some());
-        (0..ACKS).for_each(|n| memory.succeeded((JobId::new(n.to_string()), 7)));
-        assert!(memory.recall(&id, true).is_some(), "what is remembered is bounded");
+        assert!(memory.recall(&id, true, &NOTHING).is_none());
+        assert!(memory.recall(&id, false, &NOTHING).is_some());
+        (0..ACKS).for_each(|n| memory.succeeded(Key::Delivered(JobId::new(n.to_string()), 7)));
+        assert!(memory.recall(&id, true, &NOTHING).is_some(), "what is remembered is bounded");
+    }
+
+    #[test]
+    fn a_job_that_was_published_again_goes_on_though_it_is_not_redelivered() {
+        let memory = Memory::default();
+        let name = Key::Again("t".into());
+        memory.keep(name.clone(), tried());
+        assert!(memory.recall(&name, false, &NOTHING).unwrap().is_tried());
+        memory.keep(name.clone(), tried());
+        memory.forget();
+        assert!(!memory.recall(&name, false, &NOTHING).unwrap().is_tried(), "another worker has done it in between");
     }
 
     #[test]
     fn a_job_that_got_nowhere_is_not_kept() {
         let memory = Memory::default();
-        memory.keep((JobId::new("j"), 7), Trip::default());
+        memory.keep(Key::Delivered(JobId::new("j"), 7), Trip::default());
         assert!(memory.lock().trips.is_empty());
     }
 }

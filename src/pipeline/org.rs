@@ -4,24 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use super::memory::Memory;
-use crate::amqp::names::Names;
+use crate::amqp::{ledger::Ledger, names::Names};
 use crate::board::Board;
 use crate::config::{self, Config};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
-use crate::domain::retry::{StopCause, retry_after_stop};
-use crate::domain::token::TokenTrouble;
+use crate::domain::retry::StopCause;
 use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
 };
 use crate::wire::job::Rules;
-
-/// How long jobs are held while the client is refused, before they go back to their queues.
-const HELD: Duration = Duration::from_secs(300);
 
 /// One org at work.
 #[derive(Debug)]
@@ -37,12 +35,16 @@ pub struct Org {
     pub(super) password: PasswordKind,
     pub(super) retry: config::Retry,
     pub(super) notification: config::Notification,
-    pub(super) gate: Gate<Token>,
+    /// What every call of the org passes.
+    pub gate: Gate<Token>,
     pub(super) tokens: Arc<Tokens>,
     pub(super) scim: Scim,
     pub(super) turns: Turns,
     pub(super) forbidden: ForbiddenRun,
     pub(super) memory: Memory,
+    pub(super) ledger: Ledger,
+    /// How long a delivery is held at most before it is given back.
+    pub hold: Duration,
     /// Calls answered otherwise than 429.
     pub(super) admitted: AtomicU64,
 }
@@ -56,6 +58,7 @@ impl Org {
         form: Form,
         http: &reqwest::Client,
         board: &Board,
+        ledger: &Ledger,
     ) -> Self {
         let after_max = config.retry.after_max;
         let tokens = Arc::new(Tokens::new(http.clone(), name, org.clone(), after_max));
@@ -71,7 +74,6 @@ impl Org {
                 Box::pin(async move { tokens.current().await })
             }),
         );
-        gate.admit(Some(Box::new(|| true)));
         Self {
             name: name.to_owned(),
             names: Names::new(&config.amqp.prefix, name),
@@ -89,33 +91,34 @@ impl Org {
             turns: Turns::default(),
             forbidden: ForbiddenRun::default(),
             memory: Memory::default(),
+            ledger: ledger.clone(),
+            hold: config.hold,
             admitted: AtomicU64::new(0),
             config: org,
         }
     }
 
-    /// Waits until the token endpoint has refused the client for so long that its jobs should not be held any more: the broker
-    /// takes back what is held for 30 minutes, and each time counts as a delivery.
-    pub async fn refused_for_long(&self) {
-        self.gate.stopped_for(StopCause::ClientRefused, HELD).await;
-    }
-
-    /// Where the client is refused, asks for a token after 15 s and ever later, without a job, until one is granted.
+    /// Asks for a token, without a job, until one is granted; each time later, as the gate says.
     pub async fn until_granted(&self) {
-        let mut tries = 0;
-        while self.gate.is_stopped(StopCause::ClientRefused) {
-            match self.tokens.current().await {
-                Ok(_granted) => return self.gate.mended(StopCause::ClientRefused),
-                Err(TokenTrouble::Refused(why)) => self.gate.stop(StopCause::ClientRefused, &why),
-                Err(TokenTrouble::Failed { .. }) => {}
+        let mut failures = 0;
+        while let Err(trouble) = self.tokens.current().await {
+            self.gate.no_token(trouble, &mut failures);
+            while let Some(until) = self.gate.shut(Instant::now()) {
+                sleep_until(until).await;
             }
-            tokio::time::sleep(retry_after_stop(tries)).await;
-            tries += 1;
         }
+        self.gate.mended(StopCause::ClientRefused);
     }
 
     /// No job is at work any more that waits for a queue to take what it owes.
     pub fn publishable(&self) {
         self.gate.mended(StopCause::Unpublishable);
+    }
+
+    /// Another worker may have held the lease since this process worked last: what it remembers of jobs in the middle is void,
+    /// and what was spent of the quota is not known.
+    pub fn forget(&self) {
+        self.memory.forget();
+        self.gate.start_empty();
     }
 }

@@ -1,30 +1,51 @@
 //! What is known of any job before its body is read: its id, its lane, and what its headers wish.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::types::ShortString;
+use tokio::time::Instant;
 
 use super::Halt;
 use super::memory::Key;
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
 use crate::domain::outcome::Reason;
+use crate::wire::again::{self, Luggage};
 use crate::wire::properties;
 
+/// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
+const SUSPECT: u64 = 3;
+/// From this many deliveries before it on, a job is published again and not returned.
+const OFTEN: u64 = 10;
+
+/// Whether a delivery must run alone, so that a job that ends its worker takes no neighbours along. (The last one does not run at all.)
+pub fn must_run_alone(delivery: &Delivery) -> bool {
+    (SUSPECT..super::LAST_DELIVERY).contains(&deliveries_before(delivery))
+}
+
+fn deliveries_before(delivery: &Delivery) -> u64 {
+    properties::deliveries_before(&delivery.properties).saturating_add(again::luggage(&delivery.properties).deliveries)
+}
+
 /// One delivery's ticket.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Ticket {
     pub(super) id: JobId,
     pub(super) lane: Lane,
     /// Where its producer wants the outcome, if anywhere.
     pub(super) reply_to: Option<ShortString>,
+    /// What it carries, if it was published again.
+    pub(super) luggage: Luggage,
+    /// Until when it may be in hand: the broker takes back what is held too long.
+    pub(super) held_until: Instant,
     deliveries_before: u64,
     wishes: Result<Wishes, Refusal>,
 }
 
 impl Ticket {
-    pub(super) fn of(delivery: &Delivery) -> Self {
+    pub(super) fn of(delivery: &Delivery, hold: Duration) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
             if let Some(warning) = warning {
@@ -33,26 +54,51 @@ impl Ticket {
             wishes
         });
         let reply_to = delivery.properties.reply_to().clone().filter(|queue| !queue.as_str().is_empty());
+        let luggage = again::luggage(&delivery.properties);
         Self {
             id,
             reply_to,
             lane: delivery.lane,
-            deliveries_before: properties::deliveries_before(&delivery.properties),
+            held_until: Instant::now() + hold,
+            deliveries_before: deliveries_before(delivery),
+            luggage,
             wishes,
         }
     }
 
     /// What the job is remembered by.
     pub(super) fn key(&self, delivery: &Delivery) -> Key {
+        if let Some(trip) = &self.luggage.trip {
+            return Key::Again(trip.clone());
+        }
         let mut hasher = DefaultHasher::new();
         delivery.body.hash(&mut hasher);
-        (self.id.clone(), hasher.finish())
+        Key::Delivered(self.id.clone(), hasher.finish())
     }
 
-    /// Whether its `not-before` is still ahead.
+    /// Whether the broker, or we ourselves, gave this job out before.
+    pub(super) fn came_before(&self, delivery: &Delivery) -> bool {
+        delivery.redelivered || self.luggage != Luggage::default()
+    }
+
+    /// No try before this moment: its producer's wish, or the wait it was parked for.
+    pub(super) fn not_before(&self) -> Option<Timestamp> {
+        self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before).max(self.luggage.until)
+    }
+
+    /// Whether it may not be tried yet.
     pub(super) fn is_early(&self) -> bool {
-        let not_before = self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before);
-        not_before.is_some_and(|moment| moment > Timestamp::now())
+        self.not_before().is_some_and(|moment| moment > Timestamp::now())
+    }
+
+    /// Whether it was returned so often that once more could bring it near the delivery limit.
+    pub(super) fn is_often_returned(&self) -> bool {
+        self.deliveries_before >= OFTEN
+    }
+
+    /// How often it was delivered before, to be carried along by a job that runs alone.
+    pub(super) fn carried_deliveries(&self) -> u64 {
+        if self.deliveries_before >= SUSPECT { self.deliveries_before } else { 0 }
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.

@@ -1,16 +1,17 @@
 //! Setting the password: through the gate, one PATCH, and what follows it, until it is set or given up.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::Halt;
 use super::desk::{Desk, loggable};
 use super::memory::Trip;
 use super::ticket::Ticket;
-use super::{Halt, Over};
 use crate::domain::failure::Failure;
 use crate::domain::form::PasswordForm;
 use crate::domain::job::Reset;
@@ -18,6 +19,7 @@ use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
 use crate::domain::retry::{Next, StopCause, decide};
+use crate::failpoint::{self, Stage};
 use crate::org::gate::Verdict;
 use crate::scim::client::Body;
 use crate::scim::token::Token;
@@ -37,12 +39,18 @@ pub(super) async fn set_password(
     let body = body(desk, reset, &secrets)?;
     let mut admitted_at_throttle = None;
     loop {
-        let permit = desk.until_over(desk.org.gate.pass(ticket.lane, not_after), trip).await?;
+        let permit = desk.unless_left(desk.org.gate.pass(ticket.lane, not_after), ticket, trip).await?;
         let permit = permit.map_err(|_expired| Halt::Dead {
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
         })?;
+        failpoint::reach(Stage::Permitted, ticket.id.as_str());
+        if !desk.lease.is_fresh() {
+            // The process was held up between the permit and here, and another worker may have the lease.
+            continue;
+        }
         let answered = desk.org.scim.patch(permit.token(), &reset.user, &body).await;
+        trip.called = Some(Instant::now());
         let probe = permit.is_probe();
         let token = permit.answered(&reset.user, Verdict::of(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
@@ -52,6 +60,7 @@ pub(super) async fn set_password(
         }
         let Some(failure) = answered.failure else {
             succeeded(desk, trip);
+            failpoint::reach(Stage::Patched, ticket.id.as_str());
             return Ok(());
         };
         if matches!(failure, Failure::Throttled { .. }) {
@@ -144,7 +153,12 @@ async fn follow(
     match decision.next {
         Next::Again | Next::FreshToken => {}
         Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),
-        Next::After(delay) => desk.until_over(tokio::time::sleep(delay), trip).await.map_err(|Over| Halt::Over)?,
+        Next::After(delay) => {
+            trip.until =
+                SignedDuration::try_from(delay).ok().and_then(|delay| Timestamp::now().checked_add(delay).ok());
+            desk.wait_its_time(ticket, trip).await?;
+            trip.until = None;
+        }
         Next::DeadLetter(reason) => {
             return Err(Halt::Dead { reason, detail: Some(detail) });
         }

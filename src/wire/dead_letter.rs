@@ -3,17 +3,11 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::{moment, redact};
+use super::{again, moment, redact};
 use crate::domain::outcome::Outcome;
 
 /// The longest `resetd-detail`, in characters.
 const MAX_DETAIL: usize = 512;
-
-/// Whether a header is taken off: the broker's own, and those that route. Each loses, refuses or doubles the message on some version.
-fn is_taken_off(name: &str) -> bool {
-    let fixed = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
-    fixed.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
-}
 
 /// Producers' headers that still fit into one frame beside ours, in bytes.
 const MAX_HEADERS: usize = 120 * 1024;
@@ -36,13 +30,8 @@ fn size(table: &FieldTable) -> usize {
 
 /// Body and properties of the letter for a job that ended with `outcome`.
 pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> (Vec<u8>, BasicProperties) {
-    let mut headers = FieldTable::default();
+    let mut headers = again::headers(properties);
     let mut detail = outcome.detail.clone().unwrap_or_default();
-    for (name, value) in properties.headers().iter().flat_map(|table| table.inner()) {
-        if !is_taken_off(name.as_str()) {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
     if size(&headers) > MAX_HEADERS {
         // They would be refused by the broker, and the job would come back again and again.
         detail =
@@ -61,19 +50,7 @@ pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> 
     say("resetd-password-set", text(outcome.password_set.as_str()));
     say("resetd-lane", text(outcome.lane.as_str()));
     say("resetd-dead-at", text(&moment(outcome.finished_at)));
-    (redact::body(body), kept(properties).with_headers(headers).with_delivery_mode(2))
-}
-
-/// The properties that survive: all but `expiration` and `user_id`.
-fn kept(from: &BasicProperties) -> BasicProperties {
-    let mut kept = BasicProperties::default();
-    macro_rules! keep {
-        ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get() { kept = kept.$set(value.clone()); })* };
-    }
-    keep!(content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
-        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id);
-    kept
+    (redact::body(body), again::kept(properties).with_headers(headers).with_delivery_mode(2))
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ pub fn deliveries_before(properties: &BasicProperties) -> u64 {
 }
 
 /// A text of a header, whichever of AMQP's kinds its client chose.
-fn text(value: &AMQPValue) -> Option<&str> {
+pub(super) fn text(value: &AMQPValue) -> Option<&str> {
     if let AMQPValue::LongString(text) = value {
         std::str::from_utf8(text.as_bytes()).ok()
     } else if let AMQPValue::ShortString(text) = value {

@@ -511,6 +511,9 @@ impl World {
         let (mut records, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
         while ids.len() < jobs {
             let record = stream.next().await;
+            if record.properties.kind().as_ref().is_none_or(|kind| kind.as_str() != "outcome") {
+                continue; // the worker's own fence, for one
+            }
             ids.insert(record.json()["jobId"].as_str().unwrap().to_owned());
             records.push(record);
         }

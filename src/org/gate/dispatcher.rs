@@ -85,7 +85,7 @@ impl<T> Shared<T> {
     }
 
     /// The token is asked for again later.
-    fn trouble(&self, trouble: TokenTrouble, failures: &mut u32) {
+    pub(super) fn trouble(&self, trouble: TokenTrouble, failures: &mut u32) {
         match trouble {
             TokenTrouble::Refused(why) => self.stop(StopCause::ClientRefused, &why),
             TokenTrouble::Failed { why, wait } => {

@@ -33,10 +33,9 @@ pub(super) struct State<T> {
     pub(super) rate: u32,
 }
 
-/// Since when the line is stopped for a cause, how often it tried again, and when it does so next.
+/// How often the line tried again while it is stopped for a cause, and when it does so next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop {
-    pub(super) since: Instant,
     tries: u32,
     until: Instant,
 }
@@ -59,10 +58,9 @@ pub(super) enum Move {
 impl Stop {
     /// A stop, or one more after the one before. The token endpoint's refusal is a try in itself; else a permit is.
     pub(super) fn again(before: Option<&Self>, cause: StopCause, now: Instant) -> Self {
-        let (since, tries) = before.map_or((now, 0), |stop| {
-            (stop.since, stop.tries.saturating_add(u32::from(cause == StopCause::ClientRefused)))
-        });
-        Self { since, tries, until: now + retry_after_stop(tries) }
+        let refused = u32::from(cause == StopCause::ClientRefused);
+        let tries = before.map_or(0, |stop| stop.tries.saturating_add(refused));
+        Self { tries, until: now + retry_after_stop(tries) }
     }
 
     /// One try is let through.

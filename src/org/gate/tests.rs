@@ -185,23 +185,6 @@ async fn a_stopped_line_lets_one_try_through_ever_later_until_it_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_the_client_is_refused_counts_from_the_first_refusal() {
-    let bench = bench(6000, Ok);
-    let long = Duration::from_secs(300);
-    let mut waiting = Box::pin(bench.gate.stopped_for(StopCause::ClientRefused, long));
-    assert!(waiting.as_mut().now_or_never().is_none());
-    for _ in 0..3 {
-        bench.gate.stop(StopCause::ClientRefused, "invalid_client");
-        tokio::time::sleep(Duration::from_secs(50)).await;
-    }
-    waiting.await;
-    assert_eq!(bench.elapsed(), 300.0);
-    bench.gate.mended(StopCause::ClientRefused);
-    let again = bench.gate.stopped_for(StopCause::ClientRefused, long);
-    tokio::time::timeout(Duration::from_secs(3600), again).await.unwrap_err();
-}
-
-#[tokio::test(start_paused = true)]
 async fn while_what_is_owed_cannot_be_published_no_try_is_made_at_all() {
     let bench = bench(6000, Ok);
     bench.gate.stop(StopCause::Unpublishable, "no queue takes it");

@@ -1,6 +1,7 @@
-//! `resetd worker`: for each org a session at the broker, for as long as the process lives.
+//! `resetd worker`: for each org it stands by until the lease is its own, and then works in sessions, for as long as the process lives.
 
 mod session;
+mod takeover;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +12,22 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp::{link::Link, trouble::Trouble};
+use crate::amqp::{ledger::Ledger, link::Link, names::Names, trouble::Trouble};
 use crate::board::{Board, Session};
 use crate::config::Config;
-use crate::domain::{form::PasswordForm, password::PasswordKind};
+use crate::domain::{
+    form::PasswordForm,
+    ledger::{Holder, WorkerName},
+    password::PasswordKind,
+};
 use crate::http;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
 use session::End;
+
+/// How much later than the worker before all others try, after the broker was lost.
+const AFTER_YOU: Duration = Duration::from_secs(3);
 
 /// Works until `shutdown`, then drains.
 ///
@@ -37,14 +45,16 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let board = Board::new(worker.orgs.keys().map(String::as_str));
     let health = CancellationToken::new();
     let serving = tokio::spawn(http::serve(listener, board.watch(), recorder, health.clone()));
+    // All orgs share the stream.
+    let ledger = Ledger::new(Names::new(&config.amqp.prefix, "").ledger());
     let orgs = worker.orgs.into_iter().map(|(name, org)| {
         warn_if_readable(&name, &org);
-        Office {
-            org: Arc::new(Org::open(&name, &config, org, worker.form, &http, &board)),
-            worked: AtomicBool::new(false),
-        }
+        let org = Org::open(&name, &config, org, worker.form, &http, &board, &ledger);
+        Office { org: Arc::new(org), worked: AtomicBool::new(false), settled: AtomicBool::new(false) }
     });
-    let crew = Crew { config: &config, board: &board, orgs: orgs.collect(), shutdown };
+    let name = WorkerName::new(uuid::Uuid::new_v4().to_string());
+    let orgs = orgs.collect();
+    let crew = Crew { config: &config, board: &board, ledger, name, orgs, shutdown };
     let worked = crew.work().await;
     health.cancel();
     let _ = serving.await;
@@ -62,15 +72,31 @@ fn warn_if_readable(name: &str, org: &crate::config::org::Org) {
     }
 }
 
-/// One org, and whether it ever worked: what must be mended ends the process only before that.
+/// One org, and what this process has been for it.
 struct Office {
     org: Arc<Org>,
+    /// Whether it ever worked: what must be mended ends the process only before that.
     worked: AtomicBool,
+    /// Whether it took the org over completely, and nobody else has since.
+    settled: AtomicBool,
+}
+
+impl Office {
+    fn works(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
+    fn has_worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed)
+    }
 }
 
 struct Crew<'a> {
     config: &'a Config,
     board: &'a Board,
+    ledger: Ledger,
+    /// What this process is called in the ledger.
+    name: WorkerName,
     orgs: Vec<Office>,
     shutdown: CancellationToken,
 }
@@ -79,6 +105,7 @@ impl Crew<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
         let mut failures = 0;
+        let mut is_first = true;
         while !self.shutdown.is_cancelled() {
             let opened = tokio::select! {
                 opened = Link::open(&self.config.amqp, "worker") => opened,
@@ -90,7 +117,8 @@ impl Crew<'_> {
                     metrics::broker_connected(true);
                     tracing::info!("connected to the broker");
                     let link = Arc::new(link);
-                    let ended = self.work_with(&link).await;
+                    let ended = self.work_with(&link, is_first).await;
+                    is_first = false;
                     metrics::broker_connected(false);
                     if let Some(link) = Arc::into_inner(link) {
                         link.close().await;
@@ -100,9 +128,7 @@ impl Crew<'_> {
                 Err(trouble) => {
                     failures += 1;
                     self.orgs.iter().for_each(|office| self.out_of_work(office, &trouble));
-                    if matches!(trouble, Trouble::Mend(_))
-                        && self.orgs.iter().all(|office| !office.worked.load(Ordering::Relaxed))
-                    {
+                    if matches!(trouble, Trouble::Mend(_)) && self.orgs.iter().all(|office| !office.has_worked()) {
                         return Err(trouble);
                     }
                 }
@@ -113,29 +139,36 @@ impl Crew<'_> {
     }
 
     /// All orgs at once; one that cannot go on is not another's trouble, except at the start.
-    async fn work_with(&self, link: &Arc<Link>) -> Result<(), Trouble> {
-        let ends = join_all(self.orgs.iter().map(|office| self.keep_working(office, link))).await;
-        ends.into_iter().collect()
+    async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
+        let offices = join_all(self.orgs.iter().map(|office| self.keep_working(office, link, is_first)));
+        let reading = async {
+            self.ledger.follow(&link.consuming).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            ends = offices => ends.into_iter().collect(),
+            never = reading => never,
+        }
     }
 
     /// One org's sessions, one after the other, until the link is lost or the process ends.
-    async fn keep_working(&self, office: &Office, link: &Arc<Link>) -> Result<(), Trouble> {
-        let mut failures = 0;
-        loop {
-            // While the client is refused nothing is consumed; a token is asked for without a job.
+    async fn keep_working(&self, office: &Office, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
+        if !is_first && !self.was_ours(office) {
+            // Where all lost the broker, the worker before goes first: it remembers how far its jobs have come.
             tokio::select! {
-                () = office.org.until_granted() => {}
-                () = link.lost().cancelled() => return Ok(()),
+                () = tokio::time::sleep(AFTER_YOU) => {}
                 () = self.shutdown.cancelled() => return Ok(()),
             }
+        }
+        let mut failures = 0;
+        loop {
             let begun = tokio::time::Instant::now();
-            let trouble =
-                match session::run(&office.org, link, self.config, self.board, &office.worked, &self.shutdown).await {
-                    End::Drained => return Ok(()),
-                    End::Trouble(trouble) => trouble,
-                };
+            let trouble = match self.session(office, link).await {
+                End::Drained => return Ok(()),
+                End::Trouble(trouble) => trouble,
+            };
             self.out_of_work(office, &trouble);
-            if matches!(trouble, Trouble::Mend(_)) && !office.worked.load(Ordering::Relaxed) {
+            if matches!(trouble, Trouble::Mend(_)) && !office.has_worked() {
                 self.shutdown.cancel();
                 return Err(trouble);
             }
@@ -148,6 +181,28 @@ impl Crew<'_> {
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
+    }
+
+    /// Whether this process held the lease last, as far as it knows.
+    fn was_ours(&self, office: &Office) -> bool {
+        office.settled.load(Ordering::Relaxed) && self.ledger.holder(&office.org.name) == Holder::Was(self.name.clone())
+    }
+
+    /// Stands by, takes over, works, and gives the lease up where everything is done.
+    async fn session(&self, office: &Office, link: &Arc<Link>) -> End {
+        let held = match self.shutdown.run_until_cancelled(takeover::take_over(self, office, link)).await {
+            Some(Ok(held)) => held,
+            Some(Err(trouble)) => return End::Trouble(trouble),
+            None => return End::Drained,
+        };
+        let (end, clean) = session::run(self, office, link, &held).await;
+        let publisher = Arc::clone(&held.publisher);
+        match end {
+            End::Drained if clean => held.release(self, &office.org).await,
+            End::Drained | End::Trouble(_) => {}
+        }
+        publisher.close().await;
+        end
     }
 
     fn out_of_work(&self, office: &Office, trouble: &Trouble) {

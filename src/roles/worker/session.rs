@@ -1,28 +1,36 @@
-//! One org's session: declare, consume both lanes, hand each job to the pipeline; in the end let those in hand finish.
+//! One org's session, under its lease: take jobs from both lanes, hand each to the pipeline, and in the end let those in hand finish.
+//!
+//! It works in shifts: first one by one while the head of a lane looks like a job that ends its worker; then by the prefetch; and
+//! where no call can be made for long, everything is given back, once, and probes go one by one until one passes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::amqp::consumer::{Consumer, Delivery};
+use super::takeover::{self, Held};
+use super::{Crew, Office};
+use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::link::Link;
-use crate::amqp::publisher::Publisher;
-use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
-use crate::board::{Board, Session};
-use crate::config::Config;
+use crate::board::Session as Standing;
 use crate::domain::job::Lane;
-use crate::pipeline::org::Org;
 use crate::pipeline::{self, Desk};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
 /// What is kept of it for closing channels and connections, even where the broker does not answer.
 const GOODBYES: Duration = Duration::from_secs(2);
+/// How often it is looked whether no call can be made for long.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
+const CLAIM: Duration = Duration::from_secs(3600);
+/// How often an empty lane is looked at by a probe.
+const EMPTY: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 pub(super) enum End {
@@ -32,83 +40,141 @@ pub(super) enum End {
     Trouble(Trouble),
 }
 
-/// Runs one session to its end. `worked` is set once it consumes.
-pub(super) async fn run(
-    org: &Arc<Org>,
-    link: &Arc<Link>,
-    config: &Config,
-    board: &Board,
-    worked: &AtomicBool,
-    shutdown: &CancellationToken,
-) -> End {
-    let mut lanes = match shutdown.run_until_cancelled(open(org, link, config)).await {
-        Some(Ok(lanes)) => lanes,
-        Some(Err(trouble)) => return End::Trouble(trouble),
-        None => return End::Drained,
-    };
-    worked.store(true, Ordering::Relaxed);
-    board.session(&org.name, Session::Active);
-    tracing::info!(org = org.name, "consuming both lanes");
-    let end = lanes.consume(link, shutdown).await;
-    if let End::Trouble(trouble) = &end {
-        board.session(&org.name, Session::Starting(trouble.to_string()));
-    }
-    lanes.finish(&end, config.grace, shutdown).await;
-    end
+/// Why a shift ended that is followed by another one.
+enum Shift {
+    /// A job came that may end its worker.
+    Suspect,
+    /// No call can be made for long.
+    Shut,
+    /// All is well: by the prefetch.
+    Clear,
 }
 
-struct Lanes {
+/// Runs one session to its end, and says whether no job is at work any more.
+pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held: &Held) -> (End, bool) {
+    let mut session = match crew.shutdown.run_until_cancelled(Session::open(crew, office, link, held)).await {
+        Some(Ok(session)) => session,
+        Some(Err(trouble)) => return (End::Trouble(trouble), true),
+        None => return (End::Drained, true),
+    };
+    office.works();
+    crew.board.session(&office.org.name, Standing::Active);
+    tracing::info!(org = office.org.name, "at work on both lanes");
+    let (renewed, pulse) = (held.lease.renewed().clone(), link.pulse.clone());
+    office.org.gate.admit(Some(Box::new(move || renewed.is_fresh() && pulse.is_alive())));
+    let end = session.work(crew, held).await;
+    if let End::Trouble(trouble) = &end {
+        crew.board.session(&office.org.name, Standing::Starting(trouble.to_string()));
+    }
+    let clean = session.finish(&end, crew).await;
+    (end, clean)
+}
+
+struct Session {
     desk: Arc<Desk>,
-    interactive: Consumer,
-    bulk: Consumer,
+    lanes: [Intake; 2],
     jobs: TaskTracker,
 }
 
-async fn open(org: &Arc<Org>, link: &Arc<Link>, config: &Config) -> Result<Lanes, Trouble> {
-    topology::declare_on(&link.publishing, &org.names).await?;
-    let desk = Desk {
-        org: Arc::clone(org),
-        publisher: Publisher::open(Arc::clone(&link.publishing)).await?,
-        draining: CancellationToken::new(),
-        over: link.lost().child_token(),
-        link: Arc::clone(link),
-        declaring: Mutex::default(),
-    };
-    let prefetch = config.amqp.prefetch;
-    Ok(Lanes {
-        desk: Arc::new(desk),
-        interactive: Consumer::start(&link.consuming, &org.names, Lane::Interactive, prefetch).await?,
-        bulk: Consumer::start(&link.consuming, &org.names, Lane::Bulk, prefetch).await?,
-        jobs: TaskTracker::new(),
-    })
-}
+impl Session {
+    async fn open(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held: &Held) -> Result<Self, Trouble> {
+        let org = &office.org;
+        let desk = Desk {
+            org: Arc::clone(org),
+            publisher: Arc::clone(&held.publisher),
+            draining: CancellationToken::new(),
+            over: held.lease.gone().child_token(),
+            returning: CancellationToken::new(),
+            probing: false,
+            link: Arc::clone(link),
+            lease: held.lease.renewed().clone(),
+            declaring: Arc::new(Mutex::default()),
+        };
+        let prefetch = crew.config.amqp.prefetch;
+        let lanes = [
+            Intake::open(&link.consuming, &org.names, Lane::Interactive, prefetch).await?,
+            Intake::open(&link.consuming, &org.names, Lane::Bulk, prefetch).await?,
+        ];
+        Ok(Self { desk: Arc::new(desk), lanes, jobs: TaskTracker::new() })
+    }
 
-impl Lanes {
-    /// Hands over one job after the other, until something ends that.
-    async fn consume(&mut self, link: &Link, shutdown: &CancellationToken) -> End {
-        let (over, org) = (self.desk.over.clone(), Arc::clone(&self.desk.org));
-        let mut refused_for_long = std::pin::pin!(org.refused_for_long());
+    /// Shift after shift, until something ends that.
+    async fn work(&mut self, crew: &Crew<'_>, held: &Held) -> End {
+        let (over, shutdown) = (self.desk.over.clone(), crew.shutdown.clone());
+        let org = Arc::clone(&self.desk.org);
+        let claiming = async {
+            loop {
+                sleep(CLAIM).await;
+                takeover::claim_again(crew, &org, &held.publisher).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => End::Drained,
+            () = over.cancelled() => End::Trouble(Trouble::Again("a connection, a channel or the lease was lost".into())),
+            Err(trouble) = self.shifts() => End::Trouble(trouble),
+            never = claiming => match never {},
+        }
+    }
+
+    async fn shifts(&mut self) -> Result<Infallible, Trouble> {
+        let mut next = self.one_by_one().await?;
         loop {
-            let (lane, delivery) = tokio::select! {
-                () = shutdown.cancelled() => return End::Drained,
-                () = over.cancelled() => return End::Trouble(self.why_over(link)),
-                () = &mut refused_for_long => {
-                    return End::Trouble(Trouble::Mend("all jobs went back to their queues until the client is let in".into()));
+            next = match next {
+                Shift::Clear => self.by_the_prefetch().await?,
+                Shift::Suspect => {
+                    self.stop_taking().await;
+                    self.give_back().await?;
+                    self.one_by_one().await?
                 }
-                delivery = self.interactive.next() => (Lane::Interactive, delivery),
-                delivery = self.bulk.next() => (Lane::Bulk, delivery),
+                Shift::Shut => {
+                    self.desk.returning.cancel();
+                    self.stop_taking().await;
+                    self.give_back().await?;
+                    self.probe().await?;
+                    Shift::Clear
+                }
+            };
+        }
+    }
+
+    /// Hands over one job after the other.
+    async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
+        self.desk = Arc::new(self.desk.shift(false));
+        for lane in &mut self.lanes {
+            lane.consume().await?;
+        }
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let [interactive, bulk] = &mut self.lanes;
+            let (lane, delivery) = tokio::select! {
+                () = self.desk.returning.cancelled() => return Ok(Shift::Shut),
+                _ = look.tick() => {
+                    if self.is_shut_for_long() {
+                        return Ok(Shift::Shut);
+                    }
+                    continue;
+                }
+                delivery = interactive.next() => (Lane::Interactive, delivery),
+                delivery = bulk.next() => (Lane::Bulk, delivery),
             };
             match delivery {
+                Some(delivery) if pipeline::must_run_alone(&delivery) => return Ok(Shift::Suspect),
                 Some(delivery) => self.start(delivery).await,
-                None if link.lost().is_cancelled() => return End::Trouble(self.why_over(link)),
                 None => {
                     let queue = self.desk.org.names.lane(lane);
-                    return End::Trouble(Trouble::Again(format!(
+                    return Err(Trouble::Again(format!(
                         "consuming queue {queue} ended; the broker cancelled it, or the queue was deleted"
                     )));
                 }
             }
         }
+    }
+
+    /// Whether no call can be made for so long that jobs should not be held meanwhile.
+    fn is_shut_for_long(&self) -> bool {
+        let now = Instant::now();
+        self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.hold / 2)
     }
 
     async fn start(&self, delivery: Delivery) {
@@ -117,56 +183,129 @@ impl Lanes {
         self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival)));
     }
 
-    fn why_over(&self, link: &Link) -> Trouble {
-        let what = if link.lost().is_cancelled() {
-            "a connection to the broker was lost"
-        } else {
-            "a channel to the broker was lost"
-        };
-        Trouble::Again(what.into())
+    /// Takes no more, and waits until no job is in hand; those that wait too long leave by themselves.
+    async fn stop_taking(&mut self) {
+        for lane in &mut self.lanes {
+            lane.cancel().await;
+        }
+        self.none_in_hand().await;
+    }
+
+    async fn none_in_hand(&self) {
+        self.jobs.close();
+        self.jobs.wait().await;
+        self.jobs.reopen();
+    }
+
+    async fn give_back(&self) -> Result<(), Trouble> {
+        for lane in &self.lanes {
+            lane.give_back().await?;
+        }
+        Ok(())
+    }
+
+    /// While the head of a lane is a job that may end its worker, one at a time, with nothing else in hand: so it takes no neighbours along.
+    async fn one_by_one(&mut self) -> Result<Shift, Trouble> {
+        self.desk = Arc::new(self.desk.shift(false));
+        loop {
+            let mut suspects = 0;
+            for lane in &self.lanes {
+                let Some(delivery) = lane.get().await? else { continue };
+                let alone = pipeline::must_run_alone(&delivery);
+                if alone {
+                    suspects += 1;
+                    self.none_in_hand().await;
+                }
+                self.start(delivery).await;
+                if alone {
+                    self.none_in_hand().await;
+                }
+            }
+            if self.desk.returning.is_cancelled() {
+                return Ok(Shift::Shut);
+            }
+            if suspects == 0 {
+                return Ok(Shift::Clear);
+            }
+        }
+    }
+
+    /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate open.
+    async fn probe(&mut self) -> Result<(), Trouble> {
+        let org = Arc::clone(&self.desk.org);
+        tracing::warn!(
+            org = org.name,
+            "no call can be made for long: all jobs went back to their queues; one at a time is tried"
+        );
+        loop {
+            while let Some(until) = org.gate.shut(Instant::now()) {
+                tokio::time::sleep_until(until.min(Instant::now() + LOOK)).await;
+            }
+            org.until_granted().await;
+            self.desk = Arc::new(self.desk.shift(true));
+            let mut found = false;
+            for lane in &self.lanes {
+                let Some(delivery) = lane.get().await? else { continue };
+                found = true;
+                self.start(delivery).await;
+                break;
+            }
+            self.none_in_hand().await;
+            if org.gate.shut(Instant::now()).is_none() {
+                tracing::info!(org = org.name, "calls can be made again");
+                return Ok(());
+            }
+            self.give_back().await?;
+            if !found {
+                sleep(EMPTY).await;
+            }
+        }
     }
 
     /// Lets the jobs in hand end, so that none of them is still at work when its redelivery comes; then closes the channels,
-    /// which returns what was not settled.
-    async fn finish(self, end: &End, grace: Duration, shutdown: &CancellationToken) {
-        self.jobs.close();
+    /// which returns what was not settled. `true`: none of them is at work any more.
+    async fn finish(self, end: &End, crew: &Crew<'_>) -> bool {
+        let Self { desk, lanes: [mut interactive, mut bulk], jobs } = self;
+        jobs.close();
         match end {
-            End::Drained => self.drain(grace).await,
+            End::Drained => drain(&desk, &mut interactive, &mut bulk, &jobs, crew.config.grace).await,
             End::Trouble(_) => {
-                self.desk.over.cancel();
+                desk.over.cancel();
                 let grace_ended = async {
-                    shutdown.cancelled().await;
-                    tokio::time::sleep(grace.saturating_sub(GOODBYES)).await;
+                    crew.shutdown.cancelled().await;
+                    sleep(crew.config.grace.saturating_sub(GOODBYES)).await;
                 };
-                tokio::select! { () = self.jobs.wait() => {}, () = grace_ended => {} }
+                tokio::select! { () = jobs.wait() => {}, () = grace_ended => {} }
             }
         }
+        desk.org.gate.admit(None);
         // Whatever could not be published is owed by nobody now; the redelivered jobs find out anew.
-        self.desk.org.publishable();
-        tokio::join!(self.desk.publisher.close(), self.interactive.close(), self.bulk.close());
+        desk.org.publishable();
+        tokio::join!(interactive.close(), bulk.close());
+        jobs.is_empty()
     }
+}
 
-    /// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
-    /// left of the grace; then only a call in the air is waited for.
-    async fn drain(&self, grace: Duration) {
-        let in_hand = self.jobs.len();
-        tracing::info!(org = self.desk.org.name, in_hand, "draining");
-        self.desk.draining.cancel();
-        tokio::join!(self.interactive.cancel(), self.bulk.cancel());
-        let grace = grace.saturating_sub(GOODBYES);
-        let last_call = grace.saturating_sub(self.desk.org.config.request_timeout + LAST_PUBLISHES);
-        let all = async {
-            if tokio::time::timeout(last_call, self.jobs.wait()).await.is_err() {
-                self.desk.over.cancel();
-                self.jobs.wait().await;
-            }
-        };
-        if tokio::time::timeout(grace, all).await.is_err() {
-            tracing::warn!(
-                org = self.desk.org.name,
-                in_hand = self.jobs.len(),
-                "shutdown.grace has ended; these jobs go back to their queues"
-            );
+/// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
+/// left of the grace; then only a call in the air is waited for.
+async fn drain(desk: &Desk, interactive: &mut Intake, bulk: &mut Intake, jobs: &TaskTracker, grace: Duration) {
+    let in_hand = jobs.len();
+    tracing::info!(org = desk.org.name, in_hand, "draining");
+    desk.draining.cancel();
+    tokio::join!(interactive.cancel(), bulk.cancel());
+    let grace = grace.saturating_sub(GOODBYES);
+    let last_call = grace.saturating_sub(desk.org.config.request_timeout + LAST_PUBLISHES);
+    let all = async {
+        if tokio::time::timeout(last_call, jobs.wait()).await.is_err() {
+            desk.over.cancel();
+            jobs.wait().await;
         }
+    };
+    if tokio::time::timeout(grace, all).await.is_err() {
+        tracing::warn!(
+            org = desk.org.name,
+            in_hand = jobs.len(),
+            "shutdown.grace has ended; these jobs go back to their queues"
+        );
     }
 }

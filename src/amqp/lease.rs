@@ -1,0 +1,119 @@
+//! The lease: whichever connection holds the exclusive queue `resets.ORG.lease` works the org. The broker decides; what is ours to
+//! keep is that no call begins on a lease that may have been lost without our knowing. `docs/adr/0006` argues why two can never call at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ErrorKind};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::link::Link;
+use super::names::Names;
+use super::trouble::{ANSWER, Trouble, closing, explain, within};
+
+/// How often the lease is renewed.
+const RENEWAL: Duration = Duration::from_millis(500);
+/// How long after the last successful renewal was sent a call may still begin.
+const FRESH: Duration = Duration::from_millis(1500);
+
+/// The lease of one org, held by the connection that consumes and lost with it.
+#[derive(Debug)]
+pub struct Lease {
+    channel: Channel,
+    queue: String,
+    renewed: Renewed,
+    gone: CancellationToken,
+    _renewing: DropGuard,
+}
+
+/// When the last successful renewal was sent: another process can have got the lease after that moment, and never before.
+#[derive(Debug, Clone)]
+pub struct Renewed(Arc<Mutex<Instant>>);
+
+impl Renewed {
+    /// Whether a call may begin.
+    pub fn is_fresh(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
+    }
+
+    fn sent(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}
+
+impl Lease {
+    /// Takes the lease, if nobody else holds it, and keeps renewing it.
+    ///
+    /// # Errors
+    /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
+    pub async fn take(link: &Link, names: &Names) -> Result<Option<Self>, Trouble> {
+        let queue = names.lease();
+        let sent = Instant::now();
+        let Some(channel) = declare(&link.consuming, &queue).await? else { return Ok(None) };
+        let renewed = Renewed(Arc::new(Mutex::new(sent)));
+        let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
+        let renewing = renew(channel.clone(), queue.clone(), renewed.clone(), gone.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(renewing));
+        Ok(Some(Self { channel, queue, renewed, gone, _renewing: stop.drop_guard() }))
+    }
+
+    /// When it was renewed, for those who have to look at it before they call.
+    pub fn renewed(&self) -> &Renewed {
+        &self.renewed
+    }
+
+    /// Cancelled when it is known to be lost.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// Gives it up, so that another worker has it within its next try.
+    pub async fn release(self) {
+        let delete = self.channel.queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default());
+        closing(async { delete.await.map(drop) }).await;
+        closing(self.channel.close(200, "bye".into())).await;
+    }
+}
+
+/// `None`: somebody else holds it. (The refusal closes the channel.)
+async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>, Trouble> {
+    let what = format!("taking the lease {queue}");
+    let channel = within(&what, connection.create_channel()).await?;
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let declared = tokio::time::timeout(ANSWER, channel.queue_declare(queue.into(), options, FieldTable::default()));
+    match declared.await {
+        Ok(Ok(_)) => Ok(Some(channel)),
+        Ok(Err(error)) if is_locked(&error) => Ok(None),
+        Ok(Err(error)) => Err(explain(&what, &error)),
+        Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+fn is_locked(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else { return false };
+    *amqp.kind() == AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED)
+}
+
+/// Renews until that fails. What counts is when the renewal was sent, not when its answer came.
+async fn renew(channel: Channel, queue: String, renewed: Renewed, gone: CancellationToken) {
+    let what = format!("renewing the lease {queue}");
+    let mut next = Instant::now() + RENEWAL;
+    loop {
+        tokio::time::sleep_until(next).await;
+        let sent = Instant::now();
+        next = sent + RENEWAL;
+        let options = QueueDeclareOptions { passive: true, exclusive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+        match within(&what, declared).await {
+            Ok(_) => renewed.sent(sent),
+            Err(trouble) => {
+                tracing::warn!(reason = %trouble, "the lease is lost");
+                return gone.cancel();
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Failpoints: places in the trip of a job where a test can end the process, or make it panic. They are compiled in only with the
+//! feature `failpoints`, which the crate's own tests turn on; in any other build they are nothing.
+//!
+//! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there.
+
+/// A stage of the trip that a job has just reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It is taken from the broker.
+    Arrived,
+    /// It has a permit, and the call has not begun.
+    Permitted,
+    /// The password is set, and nobody was told.
+    Patched,
+    /// Its notification or dead letter is confirmed.
+    Told,
+    /// Its outcome is confirmed.
+    Recorded,
+    /// Its reply is confirmed, or there is none.
+    Replied,
+    /// It is published again, and this delivery is not acked.
+    Again,
+}
+
+/// Does what the test that runs this process asks for at this stage.
+#[cfg(not(feature = "failpoints"))]
+pub fn reach(_stage: Stage, _job: &str) {}
+
+/// Does what the test that runs this process asks for at this stage.
+///
+/// # Panics
+/// Where it asks for that.
+#[cfg(feature = "failpoints")]
+pub fn reach(stage: Stage, job: &str) {
+    use std::sync::LazyLock;
+    static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("RESETD_FAILPOINT").ok());
+    let Some(asked) = ASKED.as_deref() else { return };
+    let here = format!("{stage:?}@{job}").to_lowercase();
+    match asked.to_lowercase().strip_prefix(&here) {
+        Some("=abort") => std::process::abort(),
+        Some("=panic") => std::panic::panic_any("a failpoint"),
+        Some(_) | None => {}
+    }
+}

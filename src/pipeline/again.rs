@@ -1,0 +1,50 @@
+//! Publishing a job again: it waits at the broker and holds nobody's place, or comes back as a fresh message, so that being held
+//! up is not counted against it.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Berth;
+use super::debts::owe;
+use super::desk::Desk;
+use super::memory::{Key, Trip};
+use super::ticket::Ticket;
+use crate::amqp::consumer::Delivery;
+use crate::amqp::publisher::Message;
+use crate::amqp::trouble::ANSWER;
+use crate::failpoint::{self, Stage};
+use crate::wire::again::{self, Luggage};
+
+/// Publishes it again and acks this delivery; where that fails it is not settled, and the broker delivers it again.
+pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, trip: Trip, key: Key, berth: Berth) {
+    let name = trip.may_be_set().then(|| Uuid::new_v4().to_string());
+    if let Some(name) = &name {
+        desk.org.memory.keep(Key::Again(name.clone()), trip.clone());
+    }
+    let luggage = Luggage {
+        tried: trip.progress.attempts,
+        probes: trip.progress.probes,
+        until: trip.until.filter(|until| *until > Timestamp::now()),
+        trip: name,
+        deliveries: ticket.carried_deliveries(),
+    };
+    let names = &desk.org.names;
+    let exchange = match berth {
+        Berth::Lane => names.resets(),
+        Berth::Rung(rung) => names.parked_exchange(rung),
+    };
+    let properties = again::properties(&delivery.properties, &luggage);
+    let message = Message { exchange: &exchange, key: &names.lane_key(ticket.lane), body: &delivery.body, properties };
+    // It is leaving already: only the session's end stops it, and a limit of its own.
+    let mut leaving = ticket.clone();
+    leaving.held_until = Instant::now() + ANSWER;
+    if owe(&desk.shift(false), "a job that waits", &message, &leaving, &trip).await.is_ok() {
+        failpoint::reach(Stage::Again, ticket.id.as_str());
+        tracing::debug!(job.id = %ticket.id, org = desk.org.name, lane = ticket.lane.as_str(), ?berth, "published again");
+        delivery.ack(&desk.over).await;
+    } else {
+        desk.org.memory.keep(key, trip);
+        desk.returning.cancel();
+    }
+}

@@ -1,0 +1,138 @@
+//! A job that is published again, to wait at the broker or to be taken later: a fresh message, with what it has been through in
+//! headers of ours. (None of them begins with `x-`: the broker's own are ignored, refused or doubled on some version.)
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::{moment, properties};
+
+/// Calls that counted so far.
+const TRIED: &str = "resetd-tried";
+/// Those of them that were probes: they bring the job no nearer to being given up.
+const PROBES: &str = "resetd-probes";
+/// No try before this moment.
+const UNTIL: &str = "resetd-until";
+/// Under which name the worker that published it remembers its password.
+const TRIP: &str = "resetd-trip";
+/// Deliveries that ended without the job being settled, before it was published again.
+const DELIVERIES: &str = "resetd-deliveries";
+
+/// What a job carries along when it is published again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Luggage {
+    /// Calls that counted so far.
+    pub tried: u32,
+    /// Those of them that were probes: they bring the job no nearer to being given up.
+    pub probes: u32,
+    /// No try before this moment.
+    pub until: Option<Timestamp>,
+    /// Under which name the worker that published it remembers its password.
+    pub trip: Option<String>,
+    /// Deliveries that ended without the job being settled.
+    pub deliveries: u64,
+}
+
+/// What a delivered job carries; nothing, where it comes from its producer. What cannot be read counts as not there.
+pub fn luggage(from: &BasicProperties) -> Luggage {
+    let header = |name| from.headers().as_ref().and_then(|headers| headers.inner().get(name));
+    let number = |name| header(name).and_then(properties::integer).and_then(|n| u64::try_from(n).ok());
+    let count = |name| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let text = |name| header(name).and_then(properties::text);
+    Luggage {
+        tried: count(TRIED),
+        probes: count(PROBES),
+        until: text(UNTIL).and_then(|text| text.parse().ok()),
+        trip: text(TRIP).map(str::to_owned),
+        deliveries: number(DELIVERIES).unwrap_or(0),
+    }
+}
+
+/// The properties of a job that is published again: as it came, less the marks of the broker, with its luggage.
+pub fn properties(from: &BasicProperties, luggage: &Luggage) -> BasicProperties {
+    let mut headers = headers(from);
+    let mut say = |name: &str, value: AMQPValue| {
+        headers.insert(name.into(), value);
+    };
+    say(TRIED, AMQPValue::LongLongInt(luggage.tried.into()));
+    if luggage.probes > 0 {
+        say(PROBES, AMQPValue::LongLongInt(luggage.probes.into()));
+    }
+    if let Some(until) = luggage.until {
+        say(UNTIL, AMQPValue::LongString(moment(until).into()));
+    }
+    if let Some(trip) = &luggage.trip {
+        say(TRIP, AMQPValue::LongString(trip.as_str().into()));
+    }
+    if luggage.deliveries > 0 {
+        say(DELIVERIES, AMQPValue::LongLongInt(luggage.deliveries.try_into().unwrap_or(i64::MAX)));
+    }
+    kept(from).with_headers(headers).with_delivery_mode(2)
+}
+
+/// Whether a header is taken off: the broker's own, those that route, and our luggage. Each of the first loses, refuses or doubles
+/// the message on some version.
+fn is_taken_off(name: &str) -> bool {
+    let fixed =
+        ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC", TRIED, PROBES, UNTIL, TRIP, DELIVERIES];
+    fixed.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
+}
+
+/// The headers that survive.
+pub(super) fn headers(from: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in from.headers().iter().flat_map(|table| table.inner()) {
+        if !is_taken_off(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// The properties that survive: all but `expiration` and `user_id`.
+pub(super) fn kept(from: &BasicProperties) -> BasicProperties {
+    let mut kept = BasicProperties::default();
+    macro_rules! keep {
+        ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get() { kept = kept.$set(value.clone()); })* };
+    }
+    keep!(content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_carries_is_read_as_it_was_written_and_replaces_what_it_carried_before() {
+        let mut headers = FieldTable::default();
+        for name in ["x-death", "x-delivery-count", "x-first-death-queue", "x-last-death-reason", "CC"] {
+            headers.insert(name.into(), AMQPValue::LongLongInt(7));
+        }
+        headers.insert("batch".into(), AMQPValue::LongString("b".into()));
+        let came =
+            BasicProperties::default().with_message_id("j".into()).with_expiration("1000".into()).with_headers(headers);
+        let until = Timestamp::from_second(1_800_000_000).ok();
+        let first = Luggage { tried: 3, probes: 1, until, trip: Some("t".into()), deliveries: 4 };
+        let again = properties(&came, &first);
+        assert_eq!(luggage(&again), first);
+        assert_eq!((again.expiration(), again.message_id().clone()), (&None, Some("j".into())));
+        let names: Vec<String> =
+            again.headers().iter().flat_map(|t| t.inner().keys()).map(ToString::to_string).collect();
+        assert_eq!(names, ["batch", DELIVERIES, PROBES, TRIED, TRIP, UNTIL]);
+        let second = Luggage { tried: 4, ..Luggage::default() };
+        assert_eq!(luggage(&properties(&again, &second)), second);
+    }
+
+    #[test]
+    fn a_job_of_a_producer_carries_nothing_whatever_it_says() {
+        assert_eq!(luggage(&BasicProperties::default()), Luggage::default());
+        let mut headers = FieldTable::default();
+        headers.insert(TRIED.into(), AMQPValue::LongLongInt(-1));
+        headers.insert(UNTIL.into(), AMQPValue::LongString("tomorrow".into()));
+        headers.insert(TRIP.into(), AMQPValue::Boolean(true));
+        assert_eq!(luggage(&BasicProperties::default().with_headers(headers)), Luggage::default());
+    }
+}
