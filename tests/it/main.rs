@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod broker;
+mod relay;
 mod world;
 
 mod answers;
