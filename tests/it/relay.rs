@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -136,9 +136,9 @@ impl Drop for Counted {
 }
 
 /// From its beginning to its end, by itself or by a cut. Both sockets are dropped without lingering, which resets what is not
-/// closed by then.
+/// closed by then. (They are split by reference: a half that owns its socket would end it in good order when it is dropped.)
 async fn connection(
-    client: TcpStream,
+    mut client: TcpStream,
     server: (String, u16),
     mut network: watch::Receiver<Network>,
     cuts: u64,
@@ -148,10 +148,10 @@ async fn connection(
     let carried = async {
         let mut there = there;
         while_held(&mut there, |network| network.holds_there).await?;
-        let server = TcpStream::connect(server).await?;
+        let mut server = TcpStream::connect(server).await?;
         server.set_zero_linger()?;
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
         tokio::try_join!(
             carry(from_client, to_server, there, |network| network.holds_there),
             carry(from_server, to_client, back, |network| network.holds_back),
@@ -165,8 +165,8 @@ async fn connection(
 
 /// One direction, up to its end, which is handed on too.
 async fn carry(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
     mut network: watch::Receiver<Network>,
     held: fn(&Network) -> bool,
 ) -> io::Result<()> {
@@ -344,10 +344,8 @@ mod tests {
         drop(relay);
         is_reset(&mut client).await;
         is_reset(&mut server).await;
-        eventually("none is counted", async || {
-            (open.load(std::sync::atomic::Ordering::SeqCst) == 0).then_some(())
-        })
-        .await;
+        eventually("none is counted", async || (open.load(std::sync::atomic::Ordering::SeqCst) == 0).then_some(()))
+            .await;
     }
 
     #[tokio::test]
