@@ -9,6 +9,7 @@ mod world;
 
 mod answers;
 mod broker_faults;
+mod chaos;
 mod job;
 mod letters;
 mod ops;
