@@ -1,11 +1,11 @@
-# `make` alone says what there is. ARGS="..." is handed to the program that demo and test run.
+# `make` alone says what there is. ARGS="..." is handed to the program that demo, test and test-brokers run.
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: ## the whole trip on this machine, from a job to a mail that logs in
@@ -18,6 +18,17 @@ test: ## all tests, against a RabbitMQ of their own
 	@scripts/need
 	scripts/broker install --private
 	cargo test --locked $(ARGS)
+
+.PHONY: test-brokers
+test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
+	@scripts/need
+	scripts/brokers test $(ARGS)
+
+.PHONY: chaos
+chaos: ## jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
+	@scripts/need
+	scripts/broker install --private
+	cargo test --locked --test it chaos -- --ignored --nocapture
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation, and the dependencies where cargo-deny is installed

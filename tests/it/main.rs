@@ -4,10 +4,12 @@
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod broker;
+mod relay;
 mod world;
 
 mod answers;
 mod broker_faults;
+mod chaos;
 mod job;
 mod ledger;
 mod letters;

@@ -15,7 +15,7 @@ const CLIENT_SECRET: &str = "CLIENTSECRETVALUE-4f1c";
 const JOB_SECRET: &str = "JOBSECRETVALUE";
 
 /// Every way in which a text may be written somewhere without being readable at first sight.
-fn disguises(text: &str) -> Vec<String> {
+pub fn disguises(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let decimal: Vec<String> = bytes.iter().map(u8::to_string).collect();
     let mut all = vec![text.to_owned(), decimal.join(", "), decimal.join(","), hex::encode(bytes)];
@@ -28,7 +28,7 @@ fn disguises(text: &str) -> Vec<String> {
     all
 }
 
-fn message(taken: &Taken) -> String {
+pub fn message(taken: &Taken) -> String {
     format!("{:?} {}", taken.properties, String::from_utf8_lossy(&taken.body))
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Plan, World, eventually, locked_out, unlimited};
 
@@ -125,6 +125,12 @@ impl Process {
         (process, http)
     }
 
+    /// One of several workers of this world, which reaches the broker by a URL of its own. It may not be ready yet.
+    pub fn worker_by(world: &World, amqp_url: &str) -> Process {
+        let own = format!("[amqp]\nurl = {amqp_url:?}\n");
+        Run::of(world, &["--log", "json", "worker"]).config(&own).start()
+    }
+
     pub fn stdout(&self) -> String {
         String::from_utf8(self.out.lock().unwrap().clone()).unwrap()
     }
@@ -151,6 +157,17 @@ impl Process {
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
+    /// Ends it by SIGKILL and waits until it is gone and everything it wrote was read.
+    pub async fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.ended().await;
+    }
+
+    /// Its exit code where it has ended; -1 is a signal's.
+    pub fn has_ended(&mut self) -> Option<i32> {
+        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+    }
+
     /// Its exit code, once it has ended by itself and everything it wrote was read.
     pub async fn ended(&mut self) -> i32 {
         let status = eventually("the process ends", async || self.child.try_wait().unwrap()).await;
@@ -175,6 +192,24 @@ pub async fn ready(http: &str) {
         (answer.status() == 200).then_some(())
     })
     .await;
+}
+
+/// What `/readyz` says, where anybody answers within a second.
+pub async fn readyz(http: &str) -> Option<(u16, Value)> {
+    let asked = reqwest::Client::new().get(format!("{http}/readyz")).timeout(Duration::from_secs(1));
+    let answer = asked.send().await.ok()?;
+    Some((answer.status().as_u16(), answer.json().await.ok()?))
+}
+
+/// The role of the org `main` in a worker, where it answers.
+pub async fn role(http: &str) -> Option<String> {
+    Some(readyz(http).await?.1["orgs"]["main"]["role"].as_str()?.to_owned())
+}
+
+/// Waits until the org `main` has this role in a worker.
+pub async fn role_is(http: &str, expected: &str) {
+    eventually(&format!("main is {expected}"), async || (role(http).await.as_deref() == Some(expected)).then_some(()))
+        .await;
 }
 
 /// All of these are in what was said.

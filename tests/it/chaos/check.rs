@@ -1,0 +1,434 @@
+//! What must be true at the end: the invariants, each with its count and what is wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use resetd::sim;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout};
+
+use super::faults::{Diary, Excuse};
+use super::plan::{JOB_SECRET, Job, Kind};
+use super::{CLIENT_SECRET, REQUEST_TIMEOUT};
+use crate::ops::{disguises, message};
+use crate::world::{Taken, World, connect, eventually, text};
+
+/// How long everything may take to settle once all is healed: a breaker may have to be waited for.
+const SETTLES_WITHIN: Duration = Duration::from_secs(300);
+/// How far from a fault a job may be that was done twice because of it, beyond the time of a call.
+const WINDOW: Duration = Duration::from_secs(30);
+const WAITING: [&str; 5] =
+    ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
+
+/// The stream of outcomes, from its beginning on.
+pub struct Records {
+    consumer: lapin::Consumer,
+    _connection: lapin::Connection,
+    taken: Vec<Taken>,
+}
+
+impl Records {
+    pub async fn open(world: &World) -> Self {
+        let (connection, consumer) = eventually("the stream has a leader", async || {
+            let connection = connect(&world.amqp_url).await;
+            let channel = connection.create_channel().await.ok()?;
+            channel.basic_qos(1000, BasicQosOptions::default()).await.ok()?;
+            let mut first = FieldTable::default();
+            first.insert("x-stream-offset".into(), text("first"));
+            let (stream, options) = (world.named("resets.outcomes"), BasicConsumeOptions::default());
+            let consumer = channel.basic_consume(stream.as_str().into(), "".into(), options, first).await.ok()?;
+            Some((connection, consumer))
+        })
+        .await;
+        Self { consumer, _connection: connection, taken: Vec::new() }
+    }
+
+    /// Reads until nothing has come for a second, or until then.
+    async fn read(&mut self, deadline: Instant) {
+        while Instant::now() < deadline
+            && let Ok(next) = timeout(Duration::from_secs(1), self.consumer.next()).await
+        {
+            let delivery = next.expect("the stream's consumer lives").unwrap();
+            delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
+            self.taken.push(Taken {
+                body: delivery.data,
+                properties: delivery.properties,
+                routing_key: delivery.routing_key.to_string(),
+            });
+        }
+    }
+
+    fn outcomes(&self) -> impl Iterator<Item = &Taken> {
+        let is_outcome =
+            |record: &&Taken| record.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == "outcome");
+        self.taken.iter().filter(is_outcome)
+    }
+
+    /// Waits until every job has an outcome and nothing waits in a queue. What is wrong where that does not come.
+    pub async fn settle(&mut self, world: &World, jobs: &[Job]) -> Vec<String> {
+        let deadline = Instant::now() + SETTLES_WITHIN;
+        loop {
+            self.read(deadline).await;
+            let done: BTreeSet<String> = self.outcomes().map(|record| field(&record.json(), "jobId")).collect();
+            let missing: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).filter(|id| !done.contains(*id)).collect();
+            let waiting = waiting(world).await;
+            let mut wrong = Vec::new();
+            if !missing.is_empty() {
+                wrong.push(format!("{} jobs have no outcome: {}", missing.len(), some(&missing)));
+            }
+            if !waiting.is_empty() {
+                wrong.push(format!("still waiting: {}", waiting.join(", ")));
+            }
+            if wrong.is_empty() || Instant::now() >= deadline {
+                return wrong;
+            }
+        }
+    }
+}
+
+/// The queues where jobs still wait, with how many. One that does not exist has none.
+async fn waiting(world: &World) -> Vec<String> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let mut waiting = Vec::new();
+    for queue in WAITING {
+        let (channel, name) = (world.channel().await, world.named(queue));
+        let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
+        let depth = found.map_or(0, |queue| queue.message_count());
+        if depth > 0 {
+            waiting.push(format!("{depth} in {queue}"));
+        }
+    }
+    waiting
+}
+
+fn field(record: &Value, name: &str) -> String {
+    record[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn moment(record: &Value, name: &str) -> Timestamp {
+    field(record, name).parse().unwrap_or_else(|error| panic!("{name} of {record}: {error}"))
+}
+
+/// The first few.
+fn some<T: AsRef<str>>(all: &[T]) -> String {
+    let mut few: Vec<&str> = all.iter().take(10).map(AsRef::as_ref).collect();
+    if all.len() > few.len() {
+        few.push("…");
+    }
+    few.join(", ")
+}
+
+/// Everything that was left behind.
+pub struct Check<'a> {
+    org: &'a sim::Org,
+    jobs: BTreeMap<&'a str, &'a Job>,
+    diary: &'a Diary,
+    records: Vec<Taken>,
+    /// By the job's id, in their order.
+    outcomes: BTreeMap<String, Vec<Value>>,
+    mails: Vec<Value>,
+    letters: Vec<Taken>,
+    /// What lies in the lanes after all workers have ended.
+    returned: Vec<String>,
+    logs: Vec<String>,
+}
+
+impl<'a> Check<'a> {
+    pub async fn gather(
+        world: &'a World,
+        jobs: &'a [Job],
+        mut records: Records,
+        diary: &'a Diary,
+        logs: Vec<String>,
+    ) -> Self {
+        records.read(Instant::now() + SETTLES_WITHIN).await;
+        let mut outcomes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for outcome in records.outcomes().map(Taken::json) {
+            outcomes.entry(field(&outcome, "jobId")).or_default().push(outcome);
+        }
+        Self {
+            org: world.main(),
+            jobs: jobs.iter().map(|job| (job.id.as_str(), job)).collect(),
+            diary,
+            records: records.taken,
+            outcomes,
+            mails: world.drained("emails").await.iter().map(Taken::json).collect(),
+            letters: world.drained("resets.main.dead").await,
+            returned: waiting(world).await,
+            logs,
+        }
+    }
+
+    /// All that is wrong, after a table of what was counted.
+    pub fn all(&self, rate: u64, again: usize) -> Vec<String> {
+        self.print(rate, again);
+        let mut wrong = Vec::new();
+        for (id, outcomes) in &self.outcomes {
+            match self.jobs.get(id.as_str()) {
+                Some(job) => wrong.extend(self.outcome_fits(job, outcomes)),
+                None => wrong.push(format!("an outcome of a job that was never published: {id}")),
+            }
+        }
+        if !self.returned.is_empty() {
+            wrong.push(format!("after the workers' end there is {}", self.returned.join(", ")));
+        }
+        wrong.extend(self.twice().1);
+        wrong.extend(self.letters_fit());
+        wrong.extend(self.mails_fit());
+        let peak = self.org.stats().peak_per_minute;
+        if peak > rate {
+            wrong.push(format!("{peak} calls in 60 s, where {rate} are configured"));
+        }
+        for (n, log) in self.logs.iter().enumerate() {
+            if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
+                wrong.push(format!("worker {n} panicked: {line}"));
+            }
+        }
+        wrong.extend(self.secrets());
+        wrong
+    }
+
+    /// Each of a job's outcomes is one that such a job can have.
+    fn outcome_fits(&self, job: &Job, outcomes: &[Value]) -> Option<String> {
+        let fits = |outcome: &Value| {
+            let (kind, reason) = (field(outcome, "outcome"), field(outcome, "reason"));
+            let exhausted = kind == "failed" && reason == "retries_exhausted" && self.exhaustion_is_explained(outcome);
+            match job.kind {
+                Kind::Plain | Kind::Twice | Kind::Newer | Kind::Soon => {
+                    ["succeeded", "duplicate"].contains(&kind.as_str()) || exhausted
+                }
+                Kind::Older => ["succeeded", "duplicate", "superseded"].contains(&kind.as_str()) || exhausted,
+                Kind::UnknownUser => (kind == "failed" && reason == "not_found") || exhausted,
+                Kind::Invalid | Kind::NoAddress | Kind::NotAllowed => {
+                    kind == "failed" && Some(reason.as_str()) == job.kind.dead()
+                }
+                Kind::Late => kind == "expired",
+                Kind::NoIntent => ["passed_through", "duplicate"].contains(&kind.as_str()),
+            }
+        };
+        let odd = outcomes.iter().find(|outcome| !fits(outcome))?;
+        Some(format!("{} ({:?}) ended as no such job may: {odd}", job.id, job.kind))
+    }
+
+    fn exhaustion_is_explained(&self, outcome: &Value) -> bool {
+        self.diary.excuses(Excuse::Exhausted, moment(outcome, "finishedAt"), WINDOW)
+    }
+
+    /// How many jobs were done more than once, and which of them without a fault near by.
+    fn twice(&self) -> (usize, Option<String>) {
+        let done = |outcomes: &Vec<Value>| -> Vec<Value> {
+            outcomes.iter().filter(|outcome| outcome["outcome"] != "duplicate").cloned().collect()
+        };
+        let more: Vec<(&String, Vec<Value>)> = self.outcomes.iter().map(|(id, all)| (id, done(all))).collect();
+        let more: Vec<_> = more.into_iter().filter(|(_, done)| done.len() > 1).collect();
+        let excused = |done: &[Value]| {
+            self.diary.excuses(Excuse::Twice, moment(&done[0], "finishedAt"), WINDOW + REQUEST_TIMEOUT)
+        };
+        let bare: Vec<&str> = more.iter().filter(|(_, done)| !excused(done)).map(|(id, _)| id.as_str()).collect();
+        let wrong = format!("{} jobs were done more than once with no fault near by: {}", bare.len(), some(&bare));
+        (more.len(), (!bare.is_empty()).then_some(wrong))
+    }
+
+    /// The bad jobs are dead letters with their reasons, and no others but those whose tries were used up.
+    fn letters_fit(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut found = BTreeSet::new();
+        for letter in &self.letters {
+            let reason = letter.header("resetd-reason");
+            let kind = self.jobs.get(letter.id()).map(|job| job.kind);
+            let expected = kind.and_then(Kind::dead);
+            let exhausted = reason.as_deref() == Some("retries_exhausted");
+            let is_odd = match kind {
+                Some(Kind::Invalid | Kind::NoAddress | Kind::NotAllowed | Kind::Late) => reason.as_deref() != expected,
+                Some(Kind::UnknownUser) => reason.as_deref() != expected && !exhausted,
+                Some(_) => !exhausted,
+                None => true,
+            };
+            if is_odd {
+                wrong.push(format!("dead letter {} ({kind:?}) with the reason {reason:?}", letter.id()));
+            }
+            found.insert(letter.id());
+        }
+        let dead = |outcome: &Value| ["failed", "expired"].contains(&field(outcome, "outcome").as_str());
+        let owed = self.outcomes.iter().filter(|(_, outcomes)| outcomes.iter().any(dead)).map(|(id, _)| id.as_str());
+        let missing: Vec<&str> = owed.filter(|id| !found.contains(id)).collect();
+        if !missing.is_empty() {
+            wrong.push(format!("{} jobs failed and are no dead letters: {}", missing.len(), some(&missing)));
+        }
+        wrong
+    }
+
+    /// The newest mail of everybody, by when it was issued.
+    fn newest(&self) -> BTreeMap<String, &Value> {
+        let mut newest: BTreeMap<String, &Value> = BTreeMap::new();
+        for mail in &self.mails {
+            let kept = newest.entry(field(mail, "userId")).or_insert(mail);
+            if moment(mail, "issuedAt") >= moment(kept, "issuedAt") {
+                *kept = mail;
+            }
+        }
+        newest
+    }
+
+    /// Whoever was reset has a mail, the newest of each logs in, and of two resets the one asked for last is the newest.
+    fn mails_fit(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let newest = self.newest();
+        let locked: Vec<&str> = newest
+            .iter()
+            .filter(|(user, mail)| !self.org.logs_in(user, mail["temporaryPassword"].as_str().unwrap()))
+            .filter(|(user, mail)| !self.was_set_unknown_after(user, moment(mail, "issuedAt")))
+            .map(|(user, _)| user.as_str())
+            .collect();
+        if !locked.is_empty() {
+            wrong.push(format!("the newest mail of {} users does not log in: {}", locked.len(), some(&locked)));
+        }
+        let succeeded = |id: &str| {
+            let outcomes = self.outcomes.get(id).into_iter().flatten();
+            outcomes.into_iter().any(|outcome| outcome["outcome"] == "succeeded")
+        };
+        let told: BTreeSet<String> = self.mails.iter().map(|mail| field(mail, "jobId")).collect();
+        let untold: Vec<&str> = self.jobs.keys().copied().filter(|id| succeeded(id) && !told.contains(*id)).collect();
+        if !untold.is_empty() {
+            wrong.push(format!("{} jobs succeeded and sent no mail: {}", untold.len(), some(&untold)));
+        }
+        let older_won = |job: &&&Job| {
+            job.kind == Kind::Newer
+                && succeeded(&job.id)
+                && newest.get(&job.user).is_none_or(|mail| mail["jobId"] != job.id.as_str())
+        };
+        let older: Vec<&str> = self.jobs.values().filter(older_won).map(|job| job.id.as_str()).collect();
+        if !older.is_empty() {
+            wrong.push(format!("{} users have the password of the older of two resets: {}", older.len(), some(&older)));
+        }
+        wrong
+    }
+
+    /// A job that used up its tries and may have set a password nobody was told: its dead letter says so.
+    fn was_set_unknown_after(&self, user: &str, moment_of_mail: Timestamp) -> bool {
+        let of_user = self.outcomes.values().flatten().filter(|outcome| outcome["userId"] == user);
+        of_user
+            .filter(|outcome| outcome["outcome"] == "failed" && outcome["passwordSet"] == "unknown")
+            .any(|outcome| moment(outcome, "finishedAt") >= moment_of_mail)
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let mut secrets = Vec::new();
+        for text in [CLIENT_SECRET, &format!("demo:{CLIENT_SECRET}"), JOB_SECRET, "Your temporary password"] {
+            secrets.extend(disguises(text));
+        }
+        for mail in &self.mails {
+            let password = field(mail, "temporaryPassword");
+            secrets.extend(disguises(&password));
+            secrets.extend(disguises(&hex::encode(Sha256::digest(&password))));
+        }
+        let scan = Scan::new(&secrets);
+        let mut written: Vec<(String, String)> =
+            self.logs.iter().enumerate().map(|(n, log)| (format!("the log of worker {n}"), log.clone())).collect();
+        written.extend(self.records.iter().map(|taken| (format!("a record of {}", taken.id()), message(taken))));
+        written.extend(self.letters.iter().map(|taken| (format!("the dead letter {}", taken.id()), message(taken))));
+        // A token is known to the org alone: what stands before one is looked for.
+        let token =
+            |text: &str| ["Bearer ", "bearer ", "Basic ", "basic "].into_iter().find(|word| text.contains(word));
+        let found = written.iter().filter_map(|(place, text)| {
+            let secret = scan.finds(text).or_else(|| token(text).map(str::to_owned))?;
+            Some(format!("{secret:?} is in {place}"))
+        });
+        found.take(10).collect()
+    }
+
+    fn print(&self, rate: u64, again: usize) {
+        let count = |kind: &str| {
+            let all = self.outcomes.values().flatten();
+            all.filter(|outcome| outcome["outcome"] == kind).count().to_string()
+        };
+        let exhausted =
+            self.letters.iter().filter(|letter| letter.header("resetd-reason").as_deref() == Some("retries_exhausted"));
+        let stats = self.org.stats();
+        let mut faults: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in self.diary.entries.lock().unwrap().iter() {
+            let what = entry.what.split(" for ").next().unwrap_or_default();
+            let what = what.trim_matches(|c: char| !c.is_alphabetic()).replace(char::is_numeric, "");
+            *faults.entry(what).or_default() += 1;
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::NOTHING);
+        for (what, n) in [
+            ("jobs", self.jobs.len().to_string()),
+            ("publishes repeated for want of a confirm", again.to_string()),
+            ("faults", faults.values().sum::<usize>().to_string()),
+            ("succeeded", count("succeeded")),
+            ("failed", count("failed")),
+            ("passed through", count("passed_through")),
+            ("superseded", count("superseded")),
+            ("expired", count("expired")),
+            ("duplicate", count("duplicate")),
+            ("jobs done more than once", self.twice().0.to_string()),
+            ("mails", self.mails.len().to_string()),
+            ("users told", self.newest().len().to_string()),
+            ("dead letters", self.letters.len().to_string()),
+            ("of them retries_exhausted", exhausted.count().to_string()),
+            ("calls", stats.calls.to_string()),
+            ("refused by the quota", stats.throttled.to_string()),
+            ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),
+            ("most calls at once", stats.peak_in_flight.to_string()),
+        ] {
+            table.add_row([what.to_owned(), n]);
+        }
+        eprintln!("{table}");
+        let faults: Vec<String> = faults.iter().map(|(what, n)| format!("{n} × {what}")).collect();
+        eprintln!("faults: {}", faults.join("; "));
+    }
+
+    /// Writes the logs and the outcomes where they can be looked at.
+    pub fn keep(&self, seed: u64) -> PathBuf {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (n, log) in self.logs.iter().enumerate() {
+            std::fs::write(folder.join(format!("worker-{n}.log")), log).unwrap();
+        }
+        let outcomes: Vec<String> = self.outcomes.values().flatten().map(Value::to_string).collect();
+        std::fs::write(folder.join("outcomes.ndjson"), outcomes.join("\n")).unwrap();
+        std::fs::write(folder.join("faults.txt"), format!("{:#?}", self.diary.entries.lock().unwrap())).unwrap();
+        folder
+    }
+}
+
+/// Many words at once, by their first eight bytes: some ten thousand are looked for in some megabytes.
+struct Scan<'a>(HashMap<&'a [u8], Vec<&'a [u8]>>);
+
+impl<'a> Scan<'a> {
+    fn new(words: &'a [String]) -> Self {
+        let mut by_beginning: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+        for word in words.iter().map(String::as_bytes) {
+            by_beginning.entry(&word[..8]).or_default().push(word);
+        }
+        Self(by_beginning)
+    }
+
+    fn finds(&self, text: &str) -> Option<String> {
+        let text = text.as_bytes();
+        (0..text.len().saturating_sub(7)).find_map(|at| {
+            let words = self.0.get(&text[at..at + 8])?;
+            let word = words.iter().find(|word| text[at..].starts_with(word))?;
+            Some(String::from_utf8_lossy(word).into_owned())
+        })
+    }
+}
+
+#[test]
+fn a_word_is_found_wherever_it_stands() {
+    let words = ["0123456789".to_owned(), "01234567-x".to_owned()];
+    let scan = Scan::new(&words);
+    for text in ["0123456789", "…0123456789", "01234567 01234567-x"] {
+        assert!(scan.finds(text).is_some(), "{text}");
+    }
+    assert_eq!(scan.finds("012345678 01234567-y"), None);
+    assert_eq!(scan.finds("0"), None);
+}

@@ -1,0 +1,209 @@
+//! Carries the faults out, four kinds beside each other and each kind one after the other, and keeps a diary of them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use resetd::sim;
+use tokio::time::{Instant, sleep};
+
+use super::plan::{Network, Node, Process as ProcessFault, Step};
+use crate::broker::Broker;
+use crate::process::Process;
+use crate::relay::Relay;
+use crate::world::{World, fault};
+
+/// What a fault excuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excuse {
+    /// A job done twice: a worker was killed, cut off, or could not publish.
+    Twice,
+    /// A job whose tries were used up.
+    Exhausted,
+    Nothing,
+}
+
+#[derive(Debug)]
+pub struct Entry {
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub what: String,
+    pub excuse: Excuse,
+}
+
+/// What was done to the world, and what went wrong meanwhile.
+pub struct Diary {
+    start: Instant,
+    until: Instant,
+    pub entries: Mutex<Vec<Entry>>,
+    pub wrong: Mutex<Vec<String>>,
+}
+
+impl Diary {
+    pub fn new(start: Instant, seconds: u64) -> Self {
+        let until = start + Duration::from_secs(seconds);
+        Self { start, until, entries: Mutex::default(), wrong: Mutex::default() }
+    }
+
+    fn say(&self, what: &str) {
+        eprintln!("{:6.1} s  {what}", self.start.elapsed().as_secs_f64());
+    }
+
+    fn note(&self, from: Timestamp, excuse: Excuse, what: String) {
+        self.entries.lock().unwrap().push(Entry { from, to: Timestamp::now(), what, excuse });
+    }
+
+    fn wrong(&self, what: String) {
+        self.say(&what);
+        self.wrong.lock().unwrap().push(what);
+    }
+
+    /// Waits for a step's moment; false where the time for faults is over.
+    async fn comes<A>(&self, step: &Step<A>) -> bool {
+        let moment = Instant::now() + step.gap;
+        tokio::time::sleep_until(moment.min(self.until)).await;
+        moment < self.until
+    }
+
+    /// Whether such a fault was going on at `moment`, or not longer than `margin` before or after it.
+    pub fn excuses(&self, excuse: Excuse, moment: Timestamp, margin: Duration) -> bool {
+        let entries = self.entries.lock().unwrap();
+        entries
+            .iter()
+            .any(|entry| entry.excuse == excuse && entry.from - margin <= moment && moment <= entry.to + margin)
+    }
+}
+
+/// One of the workers, and what those before it in its place have written.
+pub struct Member {
+    n: usize,
+    pub process: Process,
+    pub logs: Vec<String>,
+}
+
+impl Member {
+    pub fn start(n: usize, world: &World, relay: &Relay) -> Self {
+        Self { n, process: Process::worker_by(world, relay.url()), logs: Vec::new() }
+    }
+
+    fn restart(&mut self, world: &World, relay: &Relay) {
+        let process = Process::worker_by(world, relay.url());
+        self.logs.push(std::mem::replace(&mut self.process, process).stderr());
+    }
+
+    /// Ends it by SIGTERM. What is wrong about how it ended.
+    pub async fn terminate(&mut self, grace: Duration) -> Option<String> {
+        let (code, took) = self.process.terminated().await;
+        let wrong = code != 0 || took > grace + Duration::from_secs(1);
+        wrong.then(|| format!("worker {} ended {took:.1?} after SIGTERM with exit code {code}", self.n))
+    }
+
+    /// Says so where it has ended by itself.
+    pub fn alive(&mut self, diary: &Diary) {
+        if let Some(code) = self.process.has_ended() {
+            diary.wrong(format!("worker {} ended by itself with exit code {code}", self.n));
+        }
+    }
+}
+
+pub async fn processes(
+    steps: &[Step<ProcessFault>],
+    world: &World,
+    relays: &[Relay],
+    crew: &mut [Member],
+    diary: &Diary,
+) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let (member, relay, from) = (&mut crew[step.worker], &relays[step.worker], Timestamp::now());
+        member.alive(diary);
+        let what = format!("worker {}: {:?} for {:.1?}", step.worker, step.act, step.lasts);
+        diary.say(&what);
+        let excuse = match step.act {
+            ProcessFault::Kill => {
+                member.process.kill().await;
+                sleep(step.lasts).await;
+                member.restart(world, relay);
+                Excuse::Twice
+            }
+            ProcessFault::Terminate => {
+                if let Some(wrong) = member.terminate(super::GRACE).await {
+                    diary.wrong(wrong);
+                }
+                member.restart(world, relay);
+                Excuse::Nothing
+            }
+            ProcessFault::Suspend => {
+                member.process.signal("STOP");
+                sleep(step.lasts).await;
+                member.process.signal("CONT");
+                Excuse::Nothing
+            }
+        };
+        diary.note(from, excuse, what);
+    }
+}
+
+pub async fn network(steps: &[Step<Network>], relays: &[Relay], diary: &Diary) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let (relay, from) = (&relays[step.worker], Timestamp::now());
+        let open = relay.connections();
+        let what =
+            format!("network of worker {}: {:?} for {:.1?} ({open} connections)", step.worker, step.act, step.lasts);
+        diary.say(&what);
+        match step.act {
+            Network::Cut => relay.cut(),
+            Network::CutAndRefuse => {
+                relay.refuse();
+                relay.cut();
+            }
+            Network::Stall => relay.stall(),
+            Network::HoldThere => relay.hold_there(),
+            Network::HoldBack => relay.hold_back(),
+        }
+        sleep(step.lasts).await;
+        relay.heal();
+        diary.note(from, Excuse::Twice, what);
+    }
+}
+
+pub async fn node(steps: &[Step<Node>], broker: &Arc<Broker>, diary: &Diary) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let from = Timestamp::now();
+        let what = format!("broker: {:?} for {:.1?}", step.act, step.lasts);
+        diary.say(&what);
+        let (hurt, mend) = match step.act {
+            Node::Kill => ("kill", "start"),
+            Node::Stop => ("stop", "start"),
+            Node::Alarm => ("ctl set_vm_memory_high_watermark 0", "ctl set_vm_memory_high_watermark absolute 1GB"),
+        };
+        broker.told(hurt).await;
+        sleep(step.lasts).await;
+        broker.told(mend).await;
+        diary.say("broker: well again");
+        diary.note(from, Excuse::Twice, what);
+    }
+}
+
+pub async fn org(steps: &[Step<String>], org: &sim::Org, diary: &Diary) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let from = Timestamp::now();
+        let what = format!("org: {} for {:.1?}", step.act, step.lasts);
+        diary.say(&what);
+        org.add_fault(fault(&step.act));
+        sleep(step.lasts).await;
+        org.clear_faults();
+        diary.note(from, Excuse::Exhausted, what);
+    }
+}

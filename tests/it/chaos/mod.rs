@@ -1,0 +1,124 @@
+//! Some thousands of jobs while everything breaks: workers, network, broker and org. `make chaos` runs it; what it does is
+//! decided from a seed, and the seed is the first thing it prints.
+
+mod plan;
+
+mod producer;
+
+mod faults;
+
+mod check;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use resetd::sim;
+use tokio::time::Instant;
+
+use self::check::{Check, Records};
+use self::faults::{Diary, Member};
+use self::plan::{Kind, Plan, Setup};
+use crate::broker::Broker;
+use crate::process::{role, role_is};
+use crate::relay::Relay;
+use crate::world;
+
+const CLIENT_SECRET: &str = "CHAOSCLIENTSECRET-77aa";
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: make chaos"]
+async fn chaos_short() {
+    let setup = Setup::from_environment();
+    eprintln!("to repeat: {}", setup.command());
+    let plan = Plan::new(&setup);
+    let broker = Arc::new(tokio::task::spawn_blocking(Broker::private).await.unwrap());
+    let mut world = prepare(&setup, &plan, &broker.url).await;
+    let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
+    let mut crew = start(&world, &relays).await;
+    // A topology younger than that may be lost with its broker (`FACTS.md`).
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let (start, began) = (Instant::now(), Timestamp::now());
+    let diary = Diary::new(start, setup.seconds);
+    let exchange = world.named("resets");
+    let (again, ..) = tokio::join!(
+        producer::produce(&broker.url, &exchange, &plan.jobs, began, start),
+        faults::processes(&plan.processes, &world, &relays, &mut crew, &diary),
+        faults::network(&plan.network, &relays, &diary),
+        faults::node(&plan.node, &broker, &diary),
+        faults::org(&plan.org, world.main(), &diary),
+    );
+    eprintln!("{:6.1} s  all is healed and published ({again} once more)", start.elapsed().as_secs_f64());
+
+    world.connection = world::connect(&broker.url).await;
+    let mut records = Records::open(&world).await;
+    let unsettled = records.settle(&world, &plan.jobs).await;
+    eprintln!("{:6.1} s  settled, or given up", start.elapsed().as_secs_f64());
+    let mut wrong = unsettled;
+    wrong.extend(one_is_active(&crew).await);
+    for member in &mut crew {
+        member.alive(&diary);
+        wrong.extend(member.terminate(GRACE).await);
+        member.logs.push(member.process.stderr());
+    }
+    wrong.append(&mut diary.wrong.lock().unwrap());
+    let logs: Vec<String> = crew.into_iter().map(|member| member.logs.join("")).collect();
+    let check = Check::gather(&world, &plan.jobs, records, &diary, logs).await;
+    wrong.extend(check.all(setup.rate_per_minute(), again));
+    if !wrong.is_empty() {
+        let kept = check.keep(setup.seed);
+        panic!(
+            "{} things are wrong:\n- {}\nlogs and outcomes are in {}\nto repeat: {}",
+            wrong.len(),
+            wrong.join("\n- "),
+            kept.display(),
+            setup.command()
+        );
+    }
+}
+
+/// The org: a quota a little over the rate, users that exist, a latency as of a near region.
+async fn prepare(setup: &Setup, plan: &Plan, url: &str) -> world::World {
+    let rate = setup.rate_per_minute();
+    let users = plan.jobs.iter().filter(|job| job.kind != Kind::UnknownUser).map(|job| job.user.clone());
+    let settings = sim::Settings {
+        client_secret: CLIENT_SECRET.into(),
+        quota: u32::try_from(rate + rate / 10).unwrap(),
+        latency: Duration::from_millis(20),
+        latency_jitter: Duration::from_millis(60),
+        users: Some(users.collect()),
+        ..sim::Settings::default()
+    };
+    let keys = format!("rate_per_minute = {rate}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
+    // Laid over the quick one: tries that outlast a fault of a second.
+    let config = format!(
+        "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = 8\n[shutdown]\ngrace = \"{}s\"",
+        GRACE.as_secs()
+    );
+    world::Plan::at(url).org("main", settings, &keys).config(&config).prepare().await
+}
+
+/// The first one works the org, the others stand by.
+async fn start(world: &world::World, relays: &[Relay]) -> Vec<Member> {
+    let mut crew = Vec::new();
+    for (n, relay) in relays.iter().enumerate() {
+        let member = Member::start(n, world, relay);
+        role_is(&member.process.http().await, if n == 0 { "active" } else { "standby" }).await;
+        crew.push(member);
+    }
+    crew
+}
+
+async fn one_is_active(crew: &[Member]) -> Option<String> {
+    let mut roles = Vec::new();
+    for member in crew {
+        let http = member.process.http().await;
+        roles.push(role(&http).await.unwrap_or_else(|| "silent".to_owned()));
+    }
+    let is_so = roles.iter().filter(|role| *role == "active").count() == 1
+        && roles.iter().all(|role| ["active", "standby"].contains(&role.as_str()));
+    (!is_so).then(|| format!("one worker should be active and the others stand by; they are {roles:?}"))
+}

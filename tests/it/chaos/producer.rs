@@ -1,0 +1,58 @@
+//! A producer that never gives up: what was not confirmed is published again, under the same id.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::plan::Job;
+
+/// As long as the broker may take for one thing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Publishes each job at its time, one after the other. How often one was published once more for want of a confirm.
+pub async fn produce(url: &str, exchange: &str, jobs: &[Job], began: Timestamp, start: Instant) -> usize {
+    let (mut line, mut again) = (None, 0);
+    for job in jobs {
+        sleep_until(start + job.at).await;
+        for _ in 0..job.copies() {
+            while publish(&mut line, url, exchange, job, began).await.is_none() {
+                line = None;
+                again += 1;
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+    again
+}
+
+/// `None` where it may or may not have arrived.
+async fn publish(
+    line: &mut Option<(Connection, Channel)>,
+    url: &str,
+    exchange: &str,
+    job: &Job,
+    began: Timestamp,
+) -> Option<()> {
+    if line.is_none() {
+        *line = Some(timeout(PATIENCE, connect(url)).await.ok()??);
+    }
+    let (_, channel) = line.as_ref()?;
+    let (body, properties) = job.message(began);
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let properties = properties.with_delivery_mode(2);
+    let sent = async {
+        let confirm = channel.basic_publish(exchange.into(), job.key.into(), options, &body, properties).await.ok()?;
+        confirm.await.ok()
+    };
+    (timeout(PATIENCE, sent).await.ok()?? == Confirmation::Ack(None)).then_some(())
+}
+
+async fn connect(url: &str) -> Option<(Connection, Channel)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
+    let channel = connection.create_channel().await.ok()?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
+    Some((connection, channel))
+}

@@ -1,0 +1,357 @@
+//! A relay in front of the broker, for a network that a test can cut, stall and heal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Takes connections on a loopback port of its own and hands each on. All of them end when this is dropped.
+pub struct Relay {
+    url: String,
+    network: watch::Sender<Network>,
+    open: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+/// What the network is like at the moment.
+#[derive(Clone, Copy, Default)]
+struct Network {
+    /// How often all connections were cut. One that began before the last time is over.
+    cuts: u64,
+    refuses: bool,
+    /// What the client sends is not handed on, and no connection is made.
+    holds_there: bool,
+    /// What the server sends is not handed on.
+    holds_back: bool,
+}
+
+impl Relay {
+    /// In front of the server that this URL names with its port, such as `amqp://guest:guest@127.0.0.1:5672/%2f`.
+    pub fn to(url: &str) -> Self {
+        let mut parsed = reqwest::Url::parse(url).unwrap();
+        let server = (parsed.host_str().unwrap().to_owned(), parsed.port().expect("the URL has a port"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let own: SocketAddr = listener.local_addr().unwrap();
+        parsed.set_host(Some("127.0.0.1")).unwrap();
+        parsed.set_port(Some(own.port())).unwrap();
+        let (network, now) = watch::channel(Network::default());
+        let open = Arc::new(AtomicUsize::new(0));
+        let serving = tokio::spawn(serve(listener, server, now, Arc::clone(&open)));
+        Self { url: parsed.to_string(), network, open, serving }
+    }
+
+    /// The URL that leads through it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How many connections are open; those that hear nothing count too.
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Resets every connection there is. New ones pass.
+    pub fn cut(&self) {
+        self.network.send_modify(|network| network.cuts += 1);
+    }
+
+    /// Resets every new connection. Those there are stay.
+    pub fn refuse(&self) {
+        self.network.send_modify(|network| network.refuses = true);
+    }
+
+    /// Nothing goes either way. Connections stay open, and new ones are taken and hear nothing.
+    pub fn stall(&self) {
+        self.network.send_modify(|network| (network.holds_there, network.holds_back) = (true, true));
+    }
+
+    /// What clients send is held; what the server sends still comes.
+    pub fn hold_there(&self) {
+        self.network.send_modify(|network| network.holds_there = true);
+    }
+
+    /// What the server sends is held; what clients send still arrives.
+    pub fn hold_back(&self) {
+        self.network.send_modify(|network| network.holds_back = true);
+    }
+
+    /// All is well again, and what was held goes on.
+    pub fn heal(&self) {
+        self.network.send_modify(|network| *network = Network { cuts: network.cuts, ..Network::default() });
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Its connections are a set that this task owns.
+        self.serving.abort();
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    server: (String, u16),
+    network: watch::Receiver<Network>,
+    open: Arc<AtomicUsize>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next() => {}
+            taken = listener.accept() => {
+                let Ok((client, _)) = taken else { continue };
+                let _ = client.set_zero_linger();
+                let now = *network.borrow();
+                if !now.refuses {
+                    let counted = Counted::one_more(&open);
+                    connections.spawn(connection(client, server.clone(), network.clone(), now.cuts, counted));
+                }
+            }
+        }
+    }
+}
+
+/// One connection in the count, as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn one_more(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// From its beginning to its end, by itself or by a cut. Both sockets are dropped without lingering, which resets what is not
+/// closed by then. (They are split by reference: a half that owns its socket would end it in good order when it is dropped.)
+async fn connection(
+    mut client: TcpStream,
+    server: (String, u16),
+    mut network: watch::Receiver<Network>,
+    cuts: u64,
+    _counted: Counted,
+) {
+    let (there, back) = (network.clone(), network.clone());
+    let carried = async {
+        let mut there = there;
+        while_held(&mut there, |network| network.holds_there).await?;
+        let mut server = TcpStream::connect(server).await?;
+        server.set_zero_linger()?;
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        tokio::try_join!(
+            carry(from_client, to_server, there, |network| network.holds_there),
+            carry(from_server, to_client, back, |network| network.holds_back),
+        )
+    };
+    tokio::select! {
+        _ = carried => {}
+        _ = network.wait_for(|network| network.cuts > cuts) => {}
+    }
+}
+
+/// One direction, up to its end, which is handed on too.
+async fn carry(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut network: watch::Receiver<Network>,
+    held: fn(&Network) -> bool,
+) -> io::Result<()> {
+    let mut some = vec![0; 65536];
+    loop {
+        while_held(&mut network, held).await?;
+        let read = tokio::select! {
+            read = from.read(&mut some) => read?,
+            _ = network.wait_for(held) => continue,
+        };
+        // It may have begun to be held while this was on its way.
+        while_held(&mut network, held).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&some[..read]).await?;
+    }
+}
+
+async fn while_held(network: &mut watch::Receiver<Network>, held: fn(&Network) -> bool) -> io::Result<()> {
+    network.wait_for(|network| !held(network)).await.map_err(io::Error::other)?;
+    Ok(())
+}
+
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::Relay;
+    use crate::world::eventually;
+
+    /// A server that a test speaks for, and a relay in front of it.
+    async fn server() -> (TcpListener, Relay) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Relay::to(&format!("amqp://a:b@{}/%2f", listener.local_addr().unwrap()));
+        (listener, relay)
+    }
+
+    async fn client(relay: &Relay) -> TcpStream {
+        let url = reqwest::Url::parse(relay.url()).unwrap();
+        TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).await.unwrap()
+    }
+
+    /// A connection through the relay, and the server's end of it.
+    async fn pair(listener: &TcpListener, relay: &Relay) -> (TcpStream, TcpStream) {
+        let client = client(relay).await;
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    async fn says(from: &mut TcpStream, to: &mut TcpStream, text: &str) {
+        from.write_all(text.as_bytes()).await.unwrap();
+        hears(to, text).await;
+    }
+
+    async fn hears(stream: &mut TcpStream, text: &str) {
+        let mut heard = vec![0; text.len()];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut heard)).await;
+        read.expect("it comes").unwrap();
+        assert_eq!(heard, text.as_bytes());
+    }
+
+    async fn hears_nothing(stream: &mut TcpStream) {
+        let mut one = [0];
+        let read = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut one)).await;
+        assert!(read.is_err(), "{read:?}");
+    }
+
+    async fn is_reset(stream: &mut TcpStream) {
+        let mut one = [0];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut one)).await.expect("it ends");
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    async fn has(relay: &Relay, connections: usize) {
+        eventually("so many connections", async || (relay.connections() == connections).then_some(())).await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_carries_both_ways_and_hands_an_end_on() {
+        let (listener, relay) = server().await;
+        assert!(relay.url().starts_with("amqp://a:b@127.0.0.1:") && relay.url().ends_with("/%2f"), "{}", relay.url());
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        says(&mut client, &mut server, "ping").await;
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+        says(&mut server, &mut client, "pong, though you have ended").await;
+        drop(server);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        has(&relay, 0).await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_resets_all_connections_and_a_new_one_passes() {
+        let (listener, relay) = server().await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        let (mut other, _server) = pair(&listener, &relay).await;
+        assert_eq!(relay.connections(), 2);
+        relay.cut();
+        is_reset(&mut client).await;
+        is_reset(&mut server).await;
+        is_reset(&mut other).await;
+        has(&relay, 0).await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        says(&mut client, &mut server, "again").await;
+    }
+
+    #[tokio::test]
+    async fn refusing_resets_new_connections_and_leaves_the_old() {
+        let (listener, relay) = server().await;
+        let (mut old, mut server) = pair(&listener, &relay).await;
+        relay.refuse();
+        is_reset(&mut client(&relay).await).await;
+        says(&mut old, &mut server, "still here").await;
+        relay.heal();
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        says(&mut client, &mut server, "well again").await;
+    }
+
+    #[tokio::test]
+    async fn a_stalled_relay_holds_both_ways_takes_new_connections_in_silence_and_goes_on() {
+        let (listener, relay) = server().await;
+        let (mut old, mut server) = pair(&listener, &relay).await;
+        relay.stall();
+        old.write_all(b"there").await.unwrap();
+        server.write_all(b"back").await.unwrap();
+        let mut silent = client(&relay).await;
+        hears_nothing(&mut old).await;
+        hears_nothing(&mut server).await;
+        hears_nothing(&mut silent).await;
+        relay.heal();
+        hears(&mut server, "there").await;
+        hears(&mut old, "back").await;
+        let mut new = listener.accept().await.unwrap().0;
+        says(&mut new, &mut silent, "welcome").await;
+    }
+
+    #[tokio::test]
+    async fn a_stalled_connection_can_be_cut() {
+        let (listener, relay) = server().await;
+        let (mut old, mut server) = pair(&listener, &relay).await;
+        relay.stall();
+        let mut silent = client(&relay).await;
+        has(&relay, 2).await;
+        relay.cut();
+        for stream in [&mut old, &mut server, &mut silent] {
+            is_reset(stream).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_half_open_connection_carries_one_way_only() {
+        let (listener, relay) = server().await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        relay.hold_there();
+        client.write_all(b"lost for now").await.unwrap();
+        says(&mut server, &mut client, "do you hear me?").await;
+        hears_nothing(&mut server).await;
+        relay.heal();
+        hears(&mut server, "lost for now").await;
+        relay.hold_back();
+        server.write_all(b"held").await.unwrap();
+        says(&mut client, &mut server, "I am here").await;
+        hears_nothing(&mut client).await;
+        relay.heal();
+        hears(&mut client, "held").await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_is_dropped_ends_all() {
+        let (listener, relay) = server().await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        let open = std::sync::Arc::clone(&relay.open);
+        drop(relay);
+        is_reset(&mut client).await;
+        is_reset(&mut server).await;
+        eventually("none is counted", async || (open.load(std::sync::atomic::Ordering::SeqCst) == 0).then_some(()))
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_resets_the_client() {
+        let (listener, relay) = server().await;
+        drop(listener);
+        is_reset(&mut client(&relay).await).await;
+    }
+}
