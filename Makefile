@@ -46,6 +46,12 @@ measure: ## the figures: throughput beside the least loop, the quota, the start
 	cargo build --locked --release --examples
 	cargo test --locked --release --test measure -- --ignored --nocapture
 
+.PHONY: soak
+soak: ## half an hour of jobs while the broker is restarted: memory, threads, tasks, channels
+	@scripts/need
+	scripts/broker install --private
+	cargo test --locked --release --test it soak -- --ignored --nocapture
+
 .PHONY: clean
 clean: ## remove what was built
 	cargo clean

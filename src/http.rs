@@ -103,6 +103,7 @@ async fn render(State(shown): State<Shown>) -> impl IntoResponse {
     for (name, org) in &shown.board.borrow().orgs {
         metrics::line_stopped(name, org.role().0 == Role::Stopped);
     }
+    metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
     shown.recorder.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.recorder.render())
 }

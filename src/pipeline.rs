@@ -30,6 +30,7 @@ use crate::failpoint::{self, Stage};
 use crate::org::turns::Turn;
 use crate::telemetry::metrics::InFlight;
 use crate::wire::job::{self, Invalid};
+pub use debts::collect;
 pub use desk::Desk;
 use memory::{Ending, Trip};
 use ticket::Ticket;

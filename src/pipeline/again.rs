@@ -20,7 +20,7 @@ use crate::wire::again::{self, Luggage};
 pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, trip: Trip, key: Key, berth: Berth) {
     let name = trip.may_be_set().then(|| Uuid::new_v4().to_string());
     if let Some(name) = &name {
-        desk.org.memory.keep(Key::Again(name.clone()), trip.clone());
+        desk.org.memory.keep(Key::Again(ticket.id.clone(), name.clone()), trip.clone());
     }
     let luggage = Luggage {
         tried: trip.progress.attempts,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lapin::BasicProperties;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use super::Leave;
 use super::desk::Desk;
@@ -11,6 +13,7 @@ use super::memory::{Ending, Trip};
 use super::ticket::Ticket;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::publisher::{Message, Unpublished};
+use crate::domain::job::JobId;
 use crate::domain::ledger::Entry;
 use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
@@ -77,21 +80,40 @@ pub(super) fn outcome(desk: &Desk, ticket: &Ticket, trip: &Trip, ending: &Ending
 }
 
 async fn notify(desk: &Desk, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
-    let (Some((password, issued, to)), Some(user)) = (trip.set(), &trip.user) else {
-        return Err(Leave::Unsettled);
-    };
+    let (body, properties) = notification(desk, &ticket.id, trip).ok_or(Leave::Unsettled)?;
+    let message = Message { exchange: &desk.org.names.notifications(), key: "email", body: &body, properties };
+    owe(desk, "a notification", &message, ticket, trip).await
+}
+
+fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<u8>>, BasicProperties)> {
+    let (password, issued, to) = trip.set()?;
     let notification = Notification {
         issued,
-        job: &ticket.id,
+        job,
         org: &desk.org.name,
-        user,
+        user: trip.user.as_ref()?,
         to,
         template: &desk.org.notification.template,
         password,
     };
-    let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
-    let message = Message { exchange: &desk.org.names.notifications(), key: "email", body: &body, properties };
-    owe(desk, "a notification", &message, ticket, trip).await
+    Some(wire::notification::message(&notification, desk.org.notification.ttl))
+}
+
+/// With no job in hand, and the line stopped since a queue took nothing: tries again with a notification that a job given back
+/// still owes. Where none does, the next job will find out.
+pub async fn collect(desk: &Desk) {
+    let org = &desk.org;
+    let Some((key, trip)) = org.memory.owed() else { return org.publishable() };
+    let Some((body, properties)) = notification(desk, key.job(), &trip) else { return };
+    let message = Message { exchange: &org.names.notifications(), key: "email", body: &body, properties };
+    match desk.publisher.publish(&message).await {
+        Ok(()) => {
+            org.memory.told(&key);
+            org.publishable();
+        }
+        Err(Unpublished::Lost(_)) => desk.over.cancel(),
+        Err(Unpublished::Returned { .. } | Unpublished::Refused { .. }) => drop(desk.declare_again().await),
+    }
 }
 
 async fn bury(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {

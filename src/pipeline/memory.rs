@@ -107,8 +107,17 @@ impl Trip {
 pub(super) enum Key {
     /// A job's id and a hash of its body: a producer that gives one id to two jobs gets neither the other's password.
     Delivered(JobId, u64),
-    /// The name that this process gave it when it published the job again.
-    Again(String),
+    /// A job's id and the name that this process gave its trip when it published the job again.
+    Again(JobId, String),
+}
+
+impl Key {
+    /// The job's id.
+    pub(super) fn job(&self) -> &JobId {
+        match self {
+            Key::Delivered(job, _) | Key::Again(job, _) => job,
+        }
+    }
 }
 
 /// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
@@ -141,6 +150,20 @@ impl Memory {
         kept.trips.retain(|_, kept| is_fresh(kept));
         if trip.is_tried() || trip.ending.is_some() {
             kept.trips.insert(key, (Instant::now(), trip));
+        }
+    }
+
+    /// A trip whose password is set and whose notification is not confirmed.
+    pub(super) fn owed(&self) -> Option<(Key, Trip)> {
+        let kept = self.lock();
+        let mut owed = kept.trips.iter().filter(|(_, (_, trip))| trip.issued.is_some() && !trip.told);
+        owed.next().map(|(key, (_, trip))| (key.clone(), trip.clone()))
+    }
+
+    /// The notification of that trip is confirmed.
+    pub(super) fn told(&self, key: &Key) {
+        if let Some((_, trip)) = self.lock().trips.get_mut(key) {
+            trip.told = true;
         }
     }
 
@@ -216,7 +239,7 @@ mod tests {
     #[test]
     fn a_job_that_was_published_again_goes_on_though_it_is_not_redelivered() {
         let memory = Memory::default();
-        let name = Key::Again("t".into());
+        let name = Key::Again(JobId::new("j"), "t".into());
         memory.keep(name.clone(), tried());
         assert!(memory.recall(&name, false, &NOTHING).unwrap().is_tried());
         memory.keep(name.clone(), tried());

@@ -110,6 +110,11 @@ impl Org {
         self.gate.mended(StopCause::ClientRefused);
     }
 
+    /// Whether the line is stopped since a queue did not take what is owed.
+    pub fn is_unpublishable(&self) -> bool {
+        self.gate.is_stopped(StopCause::Unpublishable)
+    }
+
     /// No job is at work any more that waits for a queue to take what it owes.
     pub fn publishable(&self) {
         self.gate.mended(StopCause::Unpublishable);

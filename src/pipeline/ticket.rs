@@ -69,7 +69,7 @@ impl Ticket {
     /// What the job is remembered by.
     pub(super) fn key(&self, delivery: &Delivery) -> Key {
         if let Some(trip) = &self.luggage.trip {
-            return Key::Again(trip.clone());
+            return Key::Again(self.id.clone(), trip.clone());
         }
         let mut hasher = DefaultHasher::new();
         delivery.body.hash(&mut hasher);

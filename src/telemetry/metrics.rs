@@ -16,6 +16,7 @@ const PAUSES: &str = "resetd_pauses_total";
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const STOPPED: &str = "resetd_line_stopped";
+const TASKS: &str = "resetd_tasks";
 const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
@@ -53,6 +54,7 @@ fn describe() {
     );
     describe_counter!(PAUSES, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
     describe_counter!(TOKENS, "Token requests, by org and result");
+    describe_gauge!(TASKS, "Tasks alive in the process: one for each job in hand, and some for each org");
     describe_gauge!(BROKER, "1 while both connections to the broker stand");
     describe_gauge!(
         STOPPED,
@@ -92,6 +94,11 @@ pub fn paused(org: &str) {
 /// A token was asked for.
 pub fn token_asked(org: &str, result: &'static str) {
     metrics::counter!(TOKENS, "org" => org.to_owned(), "result" => result).increment(1);
+}
+
+/// So many tasks are alive.
+pub fn tasks(alive: usize) {
+    metrics::gauge!(TASKS).set(alive as f64);
 }
 
 /// Both connections to the broker stand, or not.

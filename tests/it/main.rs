@@ -15,4 +15,5 @@ mod ledger;
 mod letters;
 mod ops;
 mod process;
+mod soak;
 mod trip;

@@ -151,6 +151,10 @@ impl Process {
         .await
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal such as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

@@ -16,8 +16,6 @@ use crate::org::pace::Pace;
 
 /// How soon the dispatcher looks again where nobody will tell it.
 const SOON: Duration = Duration::from_millis(100);
-/// As good as never: whoever mends what cannot be published says so.
-const NEVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct State<T> {
     pub(super) lanes: Lanes<Waiting<T>>,
@@ -95,7 +93,8 @@ impl<T> State<T> {
     pub(super) fn shut(&self, now: Instant) -> Option<Instant> {
         let vital = if self.vital.as_ref().is_some_and(|vital| vital()) { None } else { Some(now + SOON) };
         let stopped = self.stops.iter().map(|(cause, stop)| match cause {
-            StopCause::Unpublishable => now + NEVER,
+            // No try is let through: whoever owes what cannot be published tries that again, and says so when it can.
+            StopCause::Unpublishable => now + SOON,
             StopCause::ClientRefused | StopCause::TokenRefused | StopCause::Forbidden => stop.until,
         });
         let breaker = match self.breaker.stand() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,8 +29,8 @@ const GOODBYES: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
 const CLAIM: Duration = Duration::from_secs(3600);
-/// How often an empty lane is looked at by a probe.
-const EMPTY: Duration = Duration::from_secs(1);
+/// How often it is looked whether calls can be made again, and an empty lane looked at by a probe.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 pub(super) enum End {
@@ -239,7 +239,10 @@ impl Session {
         );
         loop {
             while let Some(until) = org.gate.shut(Instant::now()) {
-                tokio::time::sleep_until(until.min(Instant::now() + LOOK)).await;
+                sleep_until(until.min(Instant::now() + PROBE)).await;
+                if org.is_unpublishable() {
+                    pipeline::collect(&self.desk).await;
+                }
             }
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
@@ -257,7 +260,7 @@ impl Session {
             }
             self.give_back().await?;
             if !found {
-                sleep(EMPTY).await;
+                sleep(PROBE).await;
             }
         }
     }
