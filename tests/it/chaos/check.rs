@@ -23,6 +23,7 @@ use crate::world::{Taken, World, connect, eventually, text};
 const SETTLES_WITHIN: Duration = Duration::from_secs(300);
 /// How far from a fault a job may be that was done twice because of it, beyond the time of a call.
 const WINDOW: Duration = Duration::from_secs(30);
+const NEAR: Duration = Duration::from_secs(5);
 const WAITING: [&str; 5] =
     ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
 
@@ -90,6 +91,38 @@ impl Records {
             }
         }
     }
+}
+
+/// Publishes a hundred of the jobs that succeeded once more, now that nothing breaks: each is a duplicate and calls nobody.
+pub async fn published_again(world: &World, records: &mut Records, jobs: &[Job], began: Timestamp) -> Option<String> {
+    let ended = |records: &Records, how: &str| -> Vec<String> {
+        let all = records.outcomes().map(Taken::json).filter(|outcome| outcome["outcome"] == how);
+        all.map(|outcome| field(&outcome, "jobId")).collect()
+    };
+    let succeeded = ended(records, "succeeded");
+    let again: Vec<&Job> = jobs.iter().filter(|job| succeeded.contains(&job.id)).take(100).collect();
+    let (before, calls) = (ended(records, "duplicate").len(), world.main().stats().calls);
+    let channel = world.channel().await;
+    for job in &again {
+        let (body, properties) = job.message(began);
+        world.publish_on(&channel, job.key, &body, properties).await;
+    }
+    let deadline = Instant::now() + WINDOW;
+    let duplicates = loop {
+        records.read(deadline).await;
+        let duplicates = ended(records, "duplicate").len() - before;
+        if duplicates >= again.len() || Instant::now() >= deadline {
+            break duplicates;
+        }
+    };
+    let calls = world.main().stats().calls - calls;
+    let wrong = || {
+        format!(
+            "of {} jobs published again in the calm {duplicates} were duplicates, and {calls} calls were made",
+            again.len()
+        )
+    };
+    (duplicates != again.len() || calls > 0).then(wrong)
 }
 
 /// The queues where jobs still wait, with how many. One that does not exist has none.
@@ -178,7 +211,7 @@ impl<'a> Check<'a> {
         if !self.returned.is_empty() {
             wrong.push(format!("after the workers' end there is {}", self.returned.join(", ")));
         }
-        wrong.extend(self.twice().1);
+        wrong.extend(self.twice().2);
         wrong.extend(self.letters_fit());
         wrong.extend(self.mails_fit());
         let peak = self.org.stats().peak_per_minute;
@@ -220,19 +253,30 @@ impl<'a> Check<'a> {
         self.diary.excuses(Excuse::Exhausted, moment(outcome, "finishedAt"), WINDOW)
     }
 
-    /// How many jobs were done more than once, and which of them without a fault near by.
-    fn twice(&self) -> (usize, Option<String>) {
+    /// How many jobs were done more than once; how many of those with no fault within some seconds, which is suspicious; and
+    /// what is wrong: those with none in the whole window.
+    fn twice(&self) -> (usize, usize, Option<String>) {
         let done = |outcomes: &Vec<Value>| -> Vec<Value> {
             outcomes.iter().filter(|outcome| outcome["outcome"] != "duplicate").cloned().collect()
         };
         let more: Vec<(&String, Vec<Value>)> = self.outcomes.iter().map(|(id, all)| (id, done(all))).collect();
         let more: Vec<_> = more.into_iter().filter(|(_, done)| done.len() > 1).collect();
-        let excused = |done: &[Value]| {
-            self.diary.excuses(Excuse::Twice, moment(&done[0], "finishedAt"), WINDOW + REQUEST_TIMEOUT)
+        let without = |margin: Duration| -> Vec<&str> {
+            let excused = |done: &[Value]| self.diary.excuses(Excuse::Twice, moment(&done[0], "finishedAt"), margin);
+            more.iter().filter(|(_, done)| !excused(done)).map(|(id, _)| id.as_str()).collect()
         };
-        let bare: Vec<&str> = more.iter().filter(|(_, done)| !excused(done)).map(|(id, _)| id.as_str()).collect();
+        let bare = without(WINDOW + REQUEST_TIMEOUT);
         let wrong = format!("{} jobs were done more than once with no fault near by: {}", bare.len(), some(&bare));
-        (more.len(), (!bare.is_empty()).then_some(wrong))
+        (more.len(), without(NEAR).len(), (!bare.is_empty()).then_some(wrong))
+    }
+
+    /// How many jobs sent more than one mail: a worker was ended between the PATCH and the outcome's confirm.
+    fn told_twice(&self) -> usize {
+        let mut mails: BTreeMap<String, usize> = BTreeMap::new();
+        for mail in &self.mails {
+            *mails.entry(field(mail, "jobId")).or_default() += 1;
+        }
+        mails.values().filter(|n| **n > 1).count()
     }
 
     /// The bad jobs are dead letters with their reasons, and no others but those whose tries were used up.
@@ -351,6 +395,7 @@ impl<'a> Check<'a> {
         let exhausted =
             self.letters.iter().filter(|letter| letter.header("resetd-reason").as_deref() == Some("retries_exhausted"));
         let stats = self.org.stats();
+        let (twice, suspicious, _) = self.twice();
         let mut faults: BTreeMap<String, usize> = BTreeMap::new();
         for entry in self.diary.entries.lock().unwrap().iter() {
             let what = entry.what.split(" for ").next().unwrap_or_default();
@@ -369,7 +414,9 @@ impl<'a> Check<'a> {
             ("superseded", count("superseded")),
             ("expired", count("expired")),
             ("duplicate", count("duplicate")),
-            ("jobs done more than once", self.twice().0.to_string()),
+            ("jobs done more than once", twice.to_string()),
+            ("of them with no fault within 5 s", suspicious.to_string()),
+            ("jobs with more than one mail", self.told_twice().to_string()),
             ("mails", self.mails.len().to_string()),
             ("users told", self.newest().len().to_string()),
             ("dead letters", self.letters.len().to_string()),

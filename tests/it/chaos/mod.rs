@@ -58,6 +58,7 @@ async fn chaos_short() {
     let unsettled = records.settle(&world, &plan.jobs).await;
     eprintln!("{:6.1} s  settled, or given up", start.elapsed().as_secs_f64());
     let mut wrong = unsettled;
+    wrong.extend(check::published_again(&world, &mut records, &plan.jobs, began).await);
     wrong.extend(one_is_active(&crew).await);
     for member in &mut crew {
         member.alive(&diary);

@@ -44,7 +44,7 @@ impl Setup {
 
     /// So slow that the line is busy for most of the run, and two workers that called at once would be seen in any minute.
     pub fn rate_per_minute(&self) -> u64 {
-        (self.jobs as u64 * 100 / self.seconds.max(1)).max(600)
+        (self.jobs as u64 * 75 / self.seconds.max(1)).max(600)
     }
 }
 
@@ -297,8 +297,8 @@ const MIX: [(Kind, usize); 10] = [
 
 fn jobs(setup: &Setup) -> Vec<Job> {
     let mut dice = Dice::new(setup.seed, 1);
-    // Published in the first 60 %, faster than the rate allows: there is something to lose all the time.
-    let last = setup.seconds * 600;
+    // Published in the first 70 %, faster than the rate allows: there is something to lose all the time.
+    let last = setup.seconds * 700;
     let mut jobs = Vec::new();
     while jobs.len() < setup.jobs {
         let kind = kind(&mut dice);
