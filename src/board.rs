@@ -132,27 +132,27 @@ impl Board {
         self.0.subscribe()
     }
 
-    /// Where an org's consuming stands.
-    pub fn session(&self, org: &str, session: Session) {
-        self.row(org, |row| row.session = session);
+    /// Where an org's consuming stands. `true`: that is news.
+    pub fn session(&self, org: &str, session: Session) -> bool {
+        self.row(org, |row| row.session = session)
     }
 
     /// The line of an org stops, and why.
     pub fn stop(&self, org: &str, cause: StopCause, why: &str) {
-        self.row(org, |row| drop(row.stops.insert(cause, why.to_owned())));
+        let _ = self.row(org, |row| drop(row.stops.insert(cause, why.to_owned())));
     }
 
     /// That cause is mended.
     pub fn mended(&self, org: &str, cause: StopCause) {
-        self.row(org, |row| drop(row.stops.remove(&cause)));
+        let _ = self.row(org, |row| drop(row.stops.remove(&cause)));
     }
 
     /// How the org's breaker stands; `None`: closed.
     pub fn breaker(&self, org: &str, breaker: Option<BreakerView>) {
-        self.row(org, |row| row.breaker = breaker);
+        let _ = self.row(org, |row| row.breaker = breaker);
     }
 
-    fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) {
+    fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) -> bool {
         self.0.send_if_modified(|state| {
             let Some(row) = state.orgs.get_mut(org) else {
                 return false;
@@ -160,7 +160,7 @@ impl Board {
             let before = row.clone();
             change(row);
             *row != before
-        });
+        })
     }
 }
 

@@ -126,7 +126,8 @@ impl Crew<'_> {
                     ended?;
                 }
                 Err(trouble) => {
-                    failures += 1;
+                    // While the broker is away, never long: the worker before must be back before the others try.
+                    failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
                     self.orgs.iter().for_each(|office| self.out_of_work(office, &trouble));
                     if matches!(trouble, Trouble::Mend(_)) && self.orgs.iter().all(|office| !office.has_worked()) {
                         return Err(trouble);
@@ -205,16 +206,20 @@ impl Crew<'_> {
         end
     }
 
+    /// Says why, once for as long as it stays the same.
     fn out_of_work(&self, office: &Office, trouble: &Trouble) {
         let name = &office.org.name;
+        let session = match trouble {
+            Trouble::Again(why) => Session::Starting(why.clone()),
+            Trouble::Mend(why) => Session::Stopped(why.clone()),
+        };
+        if !self.board.session(name, session) {
+            return;
+        }
         match trouble {
-            Trouble::Again(why) => {
-                tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself");
-                self.board.session(name, Session::Starting(why.clone()));
-            }
+            Trouble::Again(why) => tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself"),
             Trouble::Mend(why) => {
                 tracing::error!(org = name, reason = why, "not consuming until this is mended; nothing is lost");
-                self.board.session(name, Session::Stopped(why.clone()));
             }
         }
     }

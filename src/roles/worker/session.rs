@@ -64,7 +64,7 @@ pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held
     office.org.gate.admit(Some(Box::new(move || renewed.is_fresh() && pulse.is_alive())));
     let end = session.work(crew, held).await;
     if let End::Trouble(trouble) = &end {
-        crew.board.session(&office.org.name, Standing::Starting(trouble.to_string()));
+        crew.board.session(&office.org.name, Standing::Starting(format!("{trouble}; calls in the air are waited for")));
     }
     let clean = session.finish(&end, crew).await;
     (end, clean)
