@@ -117,7 +117,8 @@ impl Bench {
         let round = uuid::Uuid::new_v4();
         for n in 0..jobs {
             let body = format!(r#"{{"userId":"u-{n}","password":true,"email":"u-{n}@example.com"}}"#);
-            let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(format!("{round}-{n}").into());
+            let properties =
+                BasicProperties::default().with_delivery_mode(2).with_message_id(format!("{round}-{n}").into());
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             confirms.push(
                 self.channel

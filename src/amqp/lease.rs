@@ -20,6 +20,9 @@ const RENEWAL: Duration = Duration::from_millis(500);
 /// How long after the last successful renewal was sent a call may still begin.
 const FRESH: Duration = Duration::from_millis(1500);
 
+/// How long after its end what a call has brought may be published without a fresh lease.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The lease of one org, held by the connection that consumes and lost with it.
 #[derive(Debug)]
 pub struct Lease {
@@ -37,7 +40,16 @@ pub struct Renewed(Arc<Mutex<Instant>>);
 impl Renewed {
     /// Whether a call may begin.
     pub fn is_fresh(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
+        self.age() < FRESH
+    }
+
+    /// Whether what a call has brought may still be published, where a call takes at most `request_timeout`: who takes over waits for longer.
+    pub fn allows_last_words(&self, request_timeout: Duration) -> bool {
+        self.age() < FRESH + request_timeout + LAST_WORDS
+    }
+
+    fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     fn sent(&self, at: Instant) {

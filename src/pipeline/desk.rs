@@ -12,7 +12,7 @@ use super::memory::{Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
-use crate::amqp::lease::Renewed;
+use crate::amqp::lease::{LAST_WORDS, Renewed};
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
@@ -24,8 +24,6 @@ use crate::telemetry::metrics;
 
 /// As long as one declaration counts for everybody whose message found no queue.
 const DECLARED: Duration = Duration::from_millis(900);
-/// How long after its end what a call brought may be published without a fresh lease: who takes over waits for that.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often a lease that is not fresh, or a line that a probe waits at, is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -133,7 +131,8 @@ impl Desk {
 
     /// Waits until the lease is known to be held, before something is published; what a call has just brought need not wait.
     pub(super) async fn may_publish(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
-        if trip.called.is_some_and(|ended| ended.elapsed() < LAST_WORDS) {
+        let has_just_called = trip.called.is_some_and(|ended| ended.elapsed() < LAST_WORDS);
+        if has_just_called && self.lease.allows_last_words(self.org.config.request_timeout) {
             return Ok(());
         }
         while !self.lease.is_fresh() {
