@@ -75,6 +75,15 @@ pub struct BreakerView {
     pub next_probe: Timestamp,
 }
 
+/// A bulk lane that is closed while the other one works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkView {
+    /// Why, in words.
+    pub cause: String,
+    /// Until when at least.
+    pub until: Timestamp,
+}
+
 /// One org's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrgState {
@@ -82,9 +91,16 @@ pub struct OrgState {
     stops: BTreeMap<StopCause, String>,
     /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
     pub breaker: Option<BreakerView>,
+    /// Its bulk lane; `None` while that is open. It changes neither the role nor whether the org is ready.
+    pub bulk: Option<BulkView>,
 }
 
 impl OrgState {
+    /// Whether this worker has the org, though its line may be stopped.
+    pub fn works(&self) -> bool {
+        self.session == Session::Active
+    }
+
     /// Its role, and why where it is not at work.
     pub fn role(&self) -> (Role, Option<String>) {
         let stops: Vec<&str> = self.stops.values().map(String::as_str).collect();
@@ -123,7 +139,7 @@ impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
         let session = Session::Starting("connecting to the broker".into());
-        let row = OrgState { session, stops: BTreeMap::new(), breaker: None };
+        let row = OrgState { session, stops: BTreeMap::new(), breaker: None, bulk: None };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
@@ -150,6 +166,11 @@ impl Board {
     /// How the org's breaker stands; `None`: closed.
     pub fn breaker(&self, org: &str, breaker: Option<BreakerView>) {
         let _ = self.row(org, |row| row.breaker = breaker);
+    }
+
+    /// Why the org's bulk lane is closed; `None`: it is open.
+    pub fn bulk(&self, org: &str, bulk: Option<BulkView>) {
+        let _ = self.row(org, |row| row.bulk = bulk);
     }
 
     fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) -> bool {

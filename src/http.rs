@@ -37,6 +37,8 @@ struct Org {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bulk: Option<Bulk>,
 }
 
 #[derive(Serialize)]
@@ -45,6 +47,14 @@ struct Breaker {
     state: &'static str,
     cause: String,
     next_probe: String,
+}
+
+/// A bulk lane that is closed.
+#[derive(Serialize)]
+struct Bulk {
+    state: &'static str,
+    cause: String,
+    until: String,
 }
 
 /// Serves until `shutdown`. It is part of the worker's health, so a failure of it is logged and no more.
@@ -96,11 +106,17 @@ fn row(org: &board::OrgState) -> Org {
         cause: breaker.cause.clone(),
         next_probe: breaker.next_probe.to_string(),
     });
-    Org { role: role.as_str(), reason, breaker }
+    let bulk = org.bulk.as_ref().map(|bulk| Bulk {
+        state: "closed",
+        cause: bulk.cause.clone(),
+        until: bulk.until.to_string(),
+    });
+    Org { role: role.as_str(), reason, breaker, bulk }
 }
 
 async fn render(State(shown): State<Shown>) -> impl IntoResponse {
     for (name, org) in &shown.board.borrow().orgs {
+        metrics::active(name, org.works());
         metrics::line_stopped(name, org.role().0 == Role::Stopped);
     }
     metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());

@@ -65,6 +65,11 @@ impl Intake {
         Ok(())
     }
 
+    /// Whether it is consumed.
+    pub fn is_consumed(&self) -> bool {
+        self.consumer.is_some()
+    }
+
     /// The next job, while it is consumed. `None`: the consumer was cancelled, its queue deleted, or the channel is gone.
     pub async fn next(&mut self) -> Option<Delivery> {
         let delivery = self.consumer.as_mut()?.next().await?.ok()?;

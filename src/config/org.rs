@@ -7,6 +7,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, raw, value};
+use crate::domain::window::{NoWindow, Window};
 
 /// An org, complete.
 #[derive(Debug, Clone)]
@@ -27,6 +28,10 @@ pub struct Org {
     pub burst: NonZeroU32,
     /// How long one call may take.
     pub request_timeout: Duration,
+    /// Past so many resets within an hour the bulk lane is closed.
+    pub guard_per_hour: Option<NonZeroU32>,
+    /// The hours of each day in which the bulk lane works.
+    pub bulk_window: Option<Window>,
 }
 
 /// Checks an org's name: it stands in queues' names and in environment variables.
@@ -75,8 +80,20 @@ impl Org {
             rate_per_minute,
             burst,
             request_timeout: raw.request_timeout.map_or(Duration::from_secs(10), |span| span.0),
+            guard_per_hour: raw.guard_per_hour.map(|most| guard_per_hour(&key("guard_per_hour"), most)).transpose()?,
+            bulk_window: bulk_window(&key("bulk_window"), raw.bulk_window.as_deref())?,
         })
     }
+}
+
+fn guard_per_hour(key: &str, most: u32) -> Result<NonZeroU32, ConfigError> {
+    NonZeroU32::new(most).ok_or_else(|| ConfigError::wrong(key, most, "at least 1; leave it out for no limit"))
+}
+
+fn bulk_window(key: &str, text: Option<&str>) -> Result<Option<Window>, ConfigError> {
+    let wants = "hours of the day and a time zone by its IANA name, such as \"20:00-06:00 Europe/Berlin\"; leave it out for the whole day";
+    let parse = |text: &str| text.parse().map_err(|NoWindow| ConfigError::wrong(key, format_args!("{text:?}"), wants));
+    text.filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
 fn url(

@@ -44,6 +44,8 @@ pub(super) struct Org {
     pub(super) rate_per_minute: Option<u32>,
     pub(super) burst: Option<u32>,
     pub(super) request_timeout: Option<Span>,
+    pub(super) guard_per_hour: Option<u32>,
+    pub(super) bulk_window: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

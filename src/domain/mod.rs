@@ -14,3 +14,4 @@ pub mod retry;
 pub mod rung;
 pub mod token;
 pub mod user;
+pub mod window;

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::permit::Permit;
 use self::state::{State, Waiting};
+use super::guard::{Closed, Guard};
 use super::limiter::Limiter;
 use crate::board::Board;
 use crate::domain::job::Lane;
@@ -63,8 +64,15 @@ impl<T> Shared<T> {
 
 impl<T: Send + 'static> Gate<T> {
     /// Makes the gate and starts its dispatcher. It gives no permit before [`Gate::admit`].
-    pub fn open(org: &str, limiter: Limiter, policy: RetryPolicy, board: Board, tokens: TokenSource<T>) -> Self {
-        let state = State::new(limiter, Instant::now());
+    pub fn open(
+        org: &str,
+        limiter: Limiter,
+        guard: Guard,
+        policy: RetryPolicy,
+        board: Board,
+        tokens: TokenSource<T>,
+    ) -> Self {
+        let state = State::new(limiter, guard, Instant::now());
         let shared =
             Arc::new(Shared { org: org.to_owned(), policy, board, state: Mutex::new(state), changed: Notify::new() });
         shared.show_breaker(&shared.lock(), Instant::now());
@@ -74,14 +82,15 @@ impl<T: Send + 'static> Gate<T> {
         Self { shared, _dispatcher: closed.drop_guard() }
     }
 
-    /// Waits for a permit, and the token to use it with. Whoever stops waiting costs nothing.
+    /// Waits for a permit, and the token to use it with. Whoever stops waiting costs nothing. `begun`: the job's password may be set
+    /// already, so that it is let through though its lane is closed.
     ///
     /// # Errors
     /// Where `not_after` passed first; no permit is spent on that.
-    pub async fn pass(&self, lane: Lane, not_after: Option<Timestamp>) -> Result<Permit<T>, Expired> {
+    pub async fn pass(&self, lane: Lane, not_after: Option<Timestamp>, begun: bool) -> Result<Permit<T>, Expired> {
         let asked = Instant::now();
         let (permit, granted) = oneshot::channel();
-        self.shared.lock().lanes.push(lane, Waiting { not_after, permit });
+        self.shared.lock().lanes.push(lane, Waiting { begun, not_after, permit });
         self.shared.changed.notify_one();
         match granted.await {
             Ok(granted) => {
@@ -135,6 +144,24 @@ impl<T: Send + 'static> Gate<T> {
     /// Whether the line is stopped for this cause.
     pub fn is_stopped(&self, cause: StopCause) -> bool {
         self.shared.lock().stops.contains_key(&cause)
+    }
+
+    /// Why the bulk lane is closed, and until when; `None` while it is open. Everybody is told where that has changed.
+    pub fn bulk_closed(&self) -> Option<Closed> {
+        let mut state = self.shared.lock();
+        self.shared.show_bulk(&mut state, Timestamp::now());
+        state.closed.clone()
+    }
+
+    /// Somebody's password was set.
+    pub fn reset(&self) {
+        self.shared.lock().guard.reset(Timestamp::now());
+    }
+
+    /// So many were reset before by others, at these moments in their order.
+    pub fn were_reset(&self, moments: impl Iterator<Item = Timestamp>) {
+        self.shared.lock().guard.begin(moments);
+        self.shared.changed.notify_one();
     }
 
     /// Until when no call can be made at least, or `None` where one could be made now. The limiter does not count, nor who waits.

@@ -33,6 +33,11 @@ impl<T> Lanes<T> {
         self.interactive.is_empty() && self.bulk.is_empty()
     }
 
+    /// Whether anybody waits who may be served; of the bulk lane those do for whom `may` says so.
+    pub(super) fn has_one(&self, may: impl Fn(&T) -> bool) -> bool {
+        !self.interactive.is_empty() || self.bulk.iter().any(may)
+    }
+
     /// Takes out whom there is no use in serving, wherever they wait.
     pub(super) fn take_out(&mut self, gone: impl Fn(&T) -> bool) -> Vec<T> {
         let mut out = Vec::new();
@@ -45,14 +50,15 @@ impl<T> Lanes<T> {
         out
     }
 
-    /// The next to be served.
-    pub(super) fn pop(&mut self) -> Option<T> {
-        let bulk_is_due = self.interactive.is_empty() || (self.in_a_row >= IN_A_ROW && !self.bulk.is_empty());
+    /// The next to be served; of the bulk lane the first for whom `may` says so.
+    pub(super) fn pop(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
+        let bulk = self.bulk.iter().position(may);
+        let bulk_is_due = self.interactive.is_empty() || (self.in_a_row >= IN_A_ROW && bulk.is_some());
         if bulk_is_due {
             self.in_a_row = 0;
-            self.bulk.pop_front()
+            bulk.and_then(|at| self.bulk.remove(at))
         } else {
-            self.in_a_row = if self.bulk.is_empty() { 0 } else { self.in_a_row + 1 };
+            self.in_a_row = if bulk.is_none() { 0 } else { self.in_a_row + 1 };
             self.interactive.pop_front()
         }
     }
@@ -69,7 +75,7 @@ mod tests {
             lanes.push(Lane::Bulk, ('b', n));
             lanes.push(Lane::Interactive, ('i', n));
         }
-        let first: String = (0..100).filter_map(|_| lanes.pop()).map(|(lane, _)| lane).collect();
+        let first: String = (0..100).filter_map(|_| lanes.pop(|_| true)).map(|(lane, _)| lane).collect();
         assert_eq!(first, "iiiiiiiiib".repeat(10));
     }
 
@@ -77,7 +83,7 @@ mod tests {
     fn within_a_lane_it_is_first_come_first_served() {
         let mut lanes = Lanes::default();
         (0..50).for_each(|n| lanes.push(Lane::Bulk, n));
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop()).collect();
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true)).collect();
         assert_eq!(served, (0..50).collect::<Vec<_>>());
         assert!(lanes.is_empty());
     }
@@ -86,7 +92,7 @@ mod tests {
     fn a_lone_lane_gets_every_permit() {
         let mut lanes = Lanes::default();
         (0..30).for_each(|n| lanes.push(Lane::Interactive, n));
-        assert_eq!(std::iter::from_fn(|| lanes.pop()).count(), 30);
+        assert_eq!(std::iter::from_fn(|| lanes.pop(|_| true)).count(), 30);
     }
 
     #[test]
@@ -94,6 +100,16 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..10).for_each(|n| lanes.push(Lane::Bulk, n));
         assert_eq!(lanes.take_out(|n| n % 2 == 0), [0, 2, 4, 6, 8]);
-        assert_eq!(lanes.pop(), Some(1));
+        assert_eq!(lanes.pop(|_| true), Some(1));
+    }
+
+    #[test]
+    fn of_a_closed_lane_only_those_are_served_who_may() {
+        let mut lanes = Lanes::default();
+        (0..4).for_each(|n| lanes.push(Lane::Bulk, n));
+        lanes.push(Lane::Interactive, 10);
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|n| *n == 2)).collect();
+        assert_eq!(served, [10, 2]);
+        assert!(!lanes.has_one(|n| *n == 2) && lanes.has_one(|_| true));
     }
 }

@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod forbidden;
 pub mod gate;
+pub mod guard;
 pub mod lanes;
 pub mod limiter;
 pub mod pace;

@@ -17,6 +17,7 @@ use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
 use crate::amqp::trouble::{ANSWER, Trouble};
+use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::rung::Rung;
 use crate::domain::user::{EmailAddress, UserId};
@@ -44,6 +45,8 @@ pub struct Desk {
     pub over: CancellationToken,
     /// Cancelled when all deliveries are given back, since no call can be made for long. Jobs that wait leave.
     pub returning: CancellationToken,
+    /// Cancelled when the bulk lane closes. Its jobs leave whose password cannot be set yet; the others end.
+    pub bulk_closed: CancellationToken,
     /// Whether jobs run one by one to see if calls can be made again: one that would have to wait leaves.
     pub probing: bool,
     /// The connections, for declaring the topology again.
@@ -57,7 +60,17 @@ pub struct Desk {
 impl Desk {
     /// The desk for the next shift: jobs by the prefetch, or one by one as probes.
     pub fn shift(&self, probing: bool) -> Self {
-        Self { returning: CancellationToken::new(), probing, ..self.clone() }
+        Self { returning: CancellationToken::new(), bulk_closed: CancellationToken::new(), probing, ..self.clone() }
+    }
+
+    /// Whether its shift is over: jobs that start at it would leave at once.
+    pub fn has_ended(&self) -> bool {
+        self.probing || self.returning.is_cancelled() || self.bulk_closed.is_cancelled()
+    }
+
+    /// The desk for a bulk lane that is open again.
+    pub fn with_bulk_open(&self) -> Self {
+        Self { bulk_closed: CancellationToken::new(), ..self.clone() }
     }
 
     /// Waits for something, unless the job has to leave first; one that was never tried does not wait through a drain.
@@ -100,8 +113,17 @@ impl Desk {
     /// How a job leaves while the session goes on: with all others, as a probe that did not pass, or because it was held for as
     /// long as any delivery may be.
     async fn left(&self, ticket: &Ticket, trip: &Trip) -> Leave {
+        let closed = async {
+            if ticket.lane == Lane::Interactive || trip.may_be_set() || trip.ending.is_some() {
+                return std::future::pending().await;
+            }
+            self.bulk_closed.cancelled().await;
+        };
+        let returned = async {
+            tokio::select! { () = self.returning.cancelled() => {}, () = closed => {} }
+        };
         tokio::select! {
-            () = self.returning.cancelled() => {
+            () = returned => {
                 if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
             }
             () = self.shut_again() => Leave::Again(Berth::Lane),

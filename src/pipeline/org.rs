@@ -14,7 +14,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
-use crate::org::{forbidden::ForbiddenRun, gate::Gate, limiter::Limiter, turns::Turns};
+use crate::org::{forbidden::ForbiddenRun, gate::Gate, guard::Guard, limiter::Limiter, turns::Turns};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
@@ -67,6 +67,7 @@ impl Org {
         let gate = Gate::open(
             name,
             limiter,
+            Guard::new(org.guard_per_hour, org.bulk_window.clone()),
             config.retry.policy,
             board.clone(),
             Box::new(move || {

@@ -39,7 +39,8 @@ pub(super) async fn set_password(
     let body = body(desk, reset, &secrets)?;
     let mut admitted_at_throttle = None;
     loop {
-        let permit = desk.unless_left(desk.org.gate.pass(ticket.lane, not_after), ticket, trip).await?;
+        let permit =
+            desk.unless_left(desk.org.gate.pass(ticket.lane, not_after, trip.may_be_set()), ticket, trip).await?;
         let permit = permit.map_err(|_expired| Halt::Dead {
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
@@ -52,6 +53,10 @@ pub(super) async fn set_password(
         let answered = desk.org.scim.patch(permit.token(), &reset.user, &body).await;
         trip.called = Some(Instant::now());
         let probe = permit.is_probe();
+        if answered.failure.is_none() {
+            // Before the permit is given back, so that no other call slips in between.
+            desk.org.gate.reset();
+        }
         let token = permit.answered(&reset.user, Verdict::of(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
         if ticket.reply_to.is_some() {

@@ -15,11 +15,13 @@ const PERMIT_SECONDS: &str = "resetd_permit_wait_seconds";
 const PAUSES: &str = "resetd_pauses_total";
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
+const ACTIVE: &str = "resetd_active";
 const STOPPED: &str = "resetd_line_stopped";
 const TASKS: &str = "resetd_tasks";
 const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
+const BULK_CLOSED: &str = "resetd_bulk_closed";
 const RATE: &str = "resetd_rate_per_minute";
 
 /// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
@@ -57,6 +59,10 @@ fn describe() {
     describe_gauge!(TASKS, "Tasks alive in the process: one for each job in hand, and some for each org");
     describe_gauge!(BROKER, "1 while both connections to the broker stand");
     describe_gauge!(
+        ACTIVE,
+        "1 while this worker works the org, 0 while it stands by, starts or is stopped by its broker"
+    );
+    describe_gauge!(
         STOPPED,
         "1 while the org's line is stopped until somebody mends something; /readyz has the reason"
     );
@@ -66,6 +72,7 @@ fn describe() {
         BREAKER_PROBE,
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
+    describe_gauge!(BULK_CLOSED, "1 while the org's bulk lane is closed, by cause: guard_per_hour or bulk_window");
     describe_gauge!(RATE, "The rate at work now: the configured one, or less where others share the org's quota");
 }
 
@@ -111,6 +118,11 @@ pub fn line_stopped(org: &str, stopped: bool) {
     metrics::gauge!(STOPPED, "org" => org.to_owned()).set(if stopped { 1.0 } else { 0.0 });
 }
 
+/// This worker works the org, or does not.
+pub fn active(org: &str, active: bool) {
+    metrics::gauge!(ACTIVE, "org" => org.to_owned()).set(if active { 1.0 } else { 0.0 });
+}
+
 /// How the org's breaker stands.
 #[derive(Debug, Clone, Copy)]
 pub enum BreakerStand {
@@ -136,6 +148,11 @@ pub fn breaker(org: &str, stand: BreakerStand) {
 /// The org's breaker opened.
 pub fn breaker_opened(org: &str, cause: &'static str) {
     metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
+}
+
+/// The org's bulk lane is closed for this cause, or is not.
+pub fn bulk_closed(org: &str, cause: &'static str, closed: bool) {
+    metrics::gauge!(BULK_CLOSED, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
 }
 
 /// The rate at work.

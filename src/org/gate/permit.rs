@@ -46,6 +46,7 @@ impl<T> Permit<T> {
 
 impl<T> Drop for Report<T> {
     fn drop(&mut self) {
+        self.shared.ended();
         if self.pass.probe && !self.is_made {
             self.shared.vanished(self.pass);
         }

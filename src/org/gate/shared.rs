@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::state::{State, Stop};
 use super::{Shared, Verdict};
-use crate::board::{BreakerState, BreakerView};
+use crate::board::{BreakerState, BreakerView, BulkView};
 use crate::domain::retry::StopCause;
 use crate::domain::user::UserId;
 use crate::org::breaker::{Change, Opening, Pass, Stand};
@@ -73,6 +73,18 @@ impl<T> Shared<T> {
         }
     }
 
+    /// The call of a permit ended, or was never made.
+    pub(super) fn ended(&self) {
+        let mut state = self.lock();
+        state.guard.ended();
+        let is_waited_for = !state.lanes.is_empty();
+        drop(state);
+        if is_waited_for {
+            // A bulk job may wait for room in the hour.
+            self.changed.notify_one();
+        }
+    }
+
     /// The call of that permit will bring no answer.
     pub(super) fn vanished(&self, pass: Pass) {
         self.lock().breaker.vanished(pass);
@@ -113,6 +125,31 @@ impl<T> Shared<T> {
         };
         self.board.breaker(&self.org, view);
         metrics::breaker(&self.org, stand);
+    }
+
+    /// Says that the bulk lane was closed or opened, under the lock.
+    pub(super) fn show_bulk(&self, state: &mut State<T>, now: Timestamp) {
+        let closed = state.guard.closed(now);
+        if closed == state.closed {
+            return;
+        }
+        match (&state.closed, &closed) {
+            (before, Some(closed)) if before.as_ref().is_none_or(|before| before.cause != closed.cause) => {
+                tracing::warn!(org = self.org, until = %closed.until, reason = %closed.cause, "the bulk lane is closed; the interactive one goes on");
+            }
+            (Some(_), None) => tracing::info!(org = self.org, "the bulk lane is open again"),
+            (_, _) => {}
+        }
+        if let Some(before) = &state.closed {
+            metrics::bulk_closed(&self.org, before.cause.label(), false);
+        }
+        if let Some(closed) = &closed {
+            metrics::bulk_closed(&self.org, closed.cause.label(), true);
+        }
+        let view = closed.as_ref().map(|closed| BulkView { cause: closed.cause.to_string(), until: closed.until });
+        self.board.bulk(&self.org, view);
+        state.closed = closed;
+        self.changed.notify_one();
     }
 
     pub(super) fn show_rate(&self, state: &State<T>) {

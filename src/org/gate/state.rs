@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Expired, Permit, Vital};
 use crate::domain::retry::{StopCause, retry_after_stop};
 use crate::org::breaker::{Breaker, Stand};
+use crate::org::guard::{Closed, Guard};
 use crate::org::lanes::Lanes;
 use crate::org::limiter::Limiter;
 use crate::org::pace::Pace;
@@ -29,6 +30,10 @@ pub(super) struct State<T> {
     pub(super) limiter: Limiter,
     /// The rate that the limiter is for.
     pub(super) rate: u32,
+    /// What may close the bulk lane.
+    pub(super) guard: Guard,
+    /// Why it is closed, as everybody was told last.
+    pub(super) closed: Option<Closed>,
 }
 
 /// How often the line tried again while it is stopped for a cause, and when it does so next.
@@ -39,6 +44,8 @@ pub(super) struct Stop {
 }
 
 pub(super) struct Waiting<T> {
+    /// Whether its password may be set already: such a job is finished, whatever closes its lane.
+    pub(super) begun: bool,
     pub(super) not_after: Option<Timestamp>,
     pub(super) permit: oneshot::Sender<Result<Permit<T>, Expired>>,
 }
@@ -69,7 +76,7 @@ impl Stop {
 }
 
 impl<T> State<T> {
-    pub(super) fn new(limiter: Limiter, now: Instant) -> Self {
+    pub(super) fn new(limiter: Limiter, guard: Guard, now: Instant) -> Self {
         Self {
             lanes: Lanes::default(),
             paused_until: None,
@@ -80,7 +87,16 @@ impl<T> State<T> {
             pace: Pace::new(limiter.full_rate(), now),
             rate: limiter.full_rate().get(),
             limiter,
+            guard,
+            closed: None,
         }
+    }
+
+    /// Which jobs of the bulk lane may have a permit.
+    fn of_bulk(&self) -> impl Fn(&Waiting<T>) -> bool + use<T> {
+        let now = Timestamp::now();
+        let open = self.guard.closed(now).is_none() && self.guard.has_room(now);
+        move |waiting| open || waiting.begun
     }
 
     pub(super) fn start_empty(&mut self, now: Instant) {
@@ -112,11 +128,13 @@ impl<T> State<T> {
             let _ = left.permit.send(Err(Expired));
         }
         let shut = self.shut(now);
-        let waits = !self.lanes.is_empty();
+        let waits = self.lanes.has_one(self.of_bulk());
         self.pace.filled(now, waits && shut.is_none_or(|until| self.pace.pauses_until(until)));
         match (waits, shut) {
             (true, Some(until)) => Move::Until(until),
             (true, None) => Move::Serve,
+            // The bulk lane is closed, and who waits there leaves.
+            (false, _) if !self.lanes.is_empty() => Move::Until(now + SOON),
             (false, _) => match self.breaker.stand() {
                 // Nobody asks, but whoever looks at it sees it become half-open.
                 Stand::Open(opening) => Move::Until(opening.probe_at),
@@ -128,7 +146,11 @@ impl<T> State<T> {
     /// A permit is given: a line that is stopped lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
         self.stops.values_mut().for_each(|stop| stop.tried(now));
-        self.lanes.pop()
+        let next = self.lanes.pop(self.of_bulk());
+        if next.is_some() {
+            self.guard.permitted();
+        }
+        next
     }
 
     /// Puts a limiter for the pace's rate in place, where that changed. It starts empty.

@@ -31,7 +31,7 @@ fn bench(per_minute: u32, script: impl Fn(u32) -> Result<u32, TokenTrouble> + Se
         Box::pin(async move { token })
     });
     let limiter = Limiter::new(NonZeroU32::new(per_minute).unwrap(), NonZeroU32::MIN);
-    let gate = Gate::open("main", limiter, POLICY, board.clone(), tokens);
+    let gate = Gate::open("main", limiter, Guard::new(None, None), POLICY, board.clone(), tokens);
     gate.admit(Some(Box::new(|| true)));
     Bench { gate, board, asked, start: Instant::now() }
 }
@@ -47,12 +47,12 @@ fn user(name: impl fmt::Display) -> UserId {
 impl Bench {
     /// Passes, and says how many seconds after the start.
     async fn pass(&self, lane: Lane) -> f64 {
-        self.gate.pass(lane, None).await.unwrap();
+        self.gate.pass(lane, None, false).await.unwrap();
         self.elapsed()
     }
 
     async fn permit(&self) -> Permit<u32> {
-        self.gate.pass(Lane::Bulk, None).await.unwrap()
+        self.gate.pass(Lane::Bulk, None, false).await.unwrap()
     }
 
     /// Until how many seconds after the start it is shut.
@@ -113,7 +113,7 @@ async fn a_later_interactive_job_overtakes_waiting_bulk_jobs() {
 async fn who_stops_waiting_costs_no_permit() {
     let bench = bench(60, Ok);
     {
-        let mut left = Box::pin(bench.gate.pass(Lane::Interactive, None));
+        let mut left = Box::pin(bench.gate.pass(Lane::Interactive, None, false));
         assert!(left.as_mut().now_or_never().is_none());
     }
     assert_eq!(bench.pass(Lane::Bulk).await, 1.0);
@@ -123,7 +123,7 @@ async fn who_stops_waiting_costs_no_permit() {
 async fn an_expired_job_gets_no_permit_and_costs_none() {
     let bench = bench(60, Ok);
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
-    assert_eq!(bench.gate.pass(Lane::Interactive, Some(past)).await.unwrap_err(), Expired);
+    assert_eq!(bench.gate.pass(Lane::Interactive, Some(past), false).await.unwrap_err(), Expired);
     assert_eq!(bench.pass(Lane::Bulk).await, 1.0);
 }
 

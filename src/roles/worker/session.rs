@@ -7,10 +7,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TrackedFuture;
 
 use super::takeover::{self, Held};
 use super::{Crew, Office};
@@ -74,6 +76,10 @@ struct Session {
     desk: Arc<Desk>,
     lanes: [Intake; 2],
     jobs: TaskTracker,
+    /// Those of them that are the bulk lane's.
+    of_bulk: TaskTracker,
+    /// Whether the bulk lane is closed, and what was taken from it is not given back yet.
+    bulk_returns: bool,
 }
 
 impl Session {
@@ -85,6 +91,7 @@ impl Session {
             draining: CancellationToken::new(),
             over: held.lease.gone().child_token(),
             returning: CancellationToken::new(),
+            bulk_closed: CancellationToken::new(),
             probing: false,
             link: Arc::clone(link),
             lease: held.lease.renewed().clone(),
@@ -95,7 +102,13 @@ impl Session {
             Intake::open(&link.consuming, &org.names, Lane::Interactive, prefetch).await?,
             Intake::open(&link.consuming, &org.names, Lane::Bulk, prefetch).await?,
         ];
-        Ok(Self { desk: Arc::new(desk), lanes, jobs: TaskTracker::new() })
+        Ok(Self {
+            desk: Arc::new(desk),
+            lanes,
+            jobs: TaskTracker::new(),
+            of_bulk: TaskTracker::new(),
+            bulk_returns: false,
+        })
     }
 
     /// Shift after shift, until something ends that.
@@ -139,10 +152,11 @@ impl Session {
 
     /// Hands over one job after the other.
     async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
-        self.desk = Arc::new(self.desk.shift(false));
-        for lane in &mut self.lanes {
-            lane.consume().await?;
+        if self.desk.has_ended() {
+            self.desk = Arc::new(self.desk.shift(false));
         }
+        self.lanes[0].consume().await?;
+        self.tend_bulk().await?;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -153,10 +167,11 @@ impl Session {
                     if self.is_shut_for_long() {
                         return Ok(Shift::Shut);
                     }
+                    self.tend_bulk().await?;
                     continue;
                 }
                 delivery = interactive.next() => (Lane::Interactive, delivery),
-                delivery = bulk.next() => (Lane::Bulk, delivery),
+                delivery = bulk.next(), if bulk.is_consumed() => (Lane::Bulk, delivery),
             };
             match delivery {
                 Some(delivery) if pipeline::must_run_alone(&delivery) => return Ok(Shift::Suspect),
@@ -171,6 +186,28 @@ impl Session {
         }
     }
 
+    /// Consumes the bulk lane while it is open. Where it closes, its jobs leave, and are given back when none of them is in hand.
+    async fn tend_bulk(&mut self) -> Result<(), Trouble> {
+        let closed = self.desk.org.gate.bulk_closed().is_some();
+        let [_, bulk] = &mut self.lanes;
+        if closed && bulk.is_consumed() {
+            bulk.cancel().await;
+            self.desk.bulk_closed.cancel();
+            self.bulk_returns = true;
+        }
+        if self.bulk_returns && self.of_bulk.is_empty() {
+            bulk.give_back().await?;
+            self.bulk_returns = false;
+        }
+        if !closed && !bulk.is_consumed() && !self.bulk_returns {
+            if self.desk.bulk_closed.is_cancelled() {
+                self.desk = Arc::new(self.desk.with_bulk_open());
+            }
+            bulk.consume().await?;
+        }
+        Ok(())
+    }
+
     /// Whether no call can be made for so long that jobs should not be held meanwhile.
     fn is_shut_for_long(&self) -> bool {
         let now = Instant::now();
@@ -178,9 +215,17 @@ impl Session {
     }
 
     async fn start(&self, delivery: Delivery) {
+        let lane = delivery.lane;
         let arrival = pipeline::arrive(&self.desk, delivery).await;
         // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
-        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival)));
+        self.jobs.spawn(self.track(lane, Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival))));
+    }
+
+    fn track<F: Future>(&self, lane: Lane, job: F) -> Either<F, TrackedFuture<F>> {
+        match lane {
+            Lane::Interactive => Either::Left(job),
+            Lane::Bulk => Either::Right(self.of_bulk.track_future(job)),
+        }
     }
 
     /// Takes no more, and waits until no job is in hand; those that wait too long leave by themselves.
@@ -197,7 +242,8 @@ impl Session {
         self.jobs.reopen();
     }
 
-    async fn give_back(&self) -> Result<(), Trouble> {
+    async fn give_back(&mut self) -> Result<(), Trouble> {
+        self.bulk_returns = false;
         for lane in &self.lanes {
             lane.give_back().await?;
         }
@@ -209,7 +255,7 @@ impl Session {
         self.desk = Arc::new(self.desk.shift(false));
         loop {
             let mut suspects = 0;
-            for lane in &self.lanes {
+            for lane in self.open_lanes() {
                 let Some(delivery) = lane.get().await? else { continue };
                 let alone = pipeline::must_run_alone(&delivery);
                 if alone {
@@ -230,6 +276,12 @@ impl Session {
         }
     }
 
+    /// The lanes from which jobs may be taken now.
+    fn open_lanes(&self) -> impl Iterator<Item = &Intake> {
+        let open = if self.desk.org.gate.bulk_closed().is_some() { 1 } else { 2 };
+        self.lanes.iter().take(open)
+    }
+
     /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate open.
     async fn probe(&mut self) -> Result<(), Trouble> {
         let org = Arc::clone(&self.desk.org);
@@ -247,7 +299,7 @@ impl Session {
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
             let mut found = false;
-            for lane in &self.lanes {
+            for lane in self.open_lanes() {
                 let Some(delivery) = lane.get().await? else { continue };
                 found = true;
                 self.start(delivery).await;
@@ -268,7 +320,7 @@ impl Session {
     /// Lets the jobs in hand end, so that none of them is still at work when its redelivery comes; then closes the channels,
     /// which returns what was not settled. `true`: none of them is at work any more.
     async fn finish(self, end: &End, crew: &Crew<'_>) -> bool {
-        let Self { desk, lanes: [mut interactive, mut bulk], jobs } = self;
+        let Self { desk, lanes: [mut interactive, mut bulk], jobs, .. } = self;
         jobs.close();
         match end {
             End::Drained => drain(&desk, &mut interactive, &mut bulk, &jobs, crew.config.grace).await,

@@ -78,7 +78,7 @@ async fn an_open_breaker_gives_no_permit_and_then_one_probe_at_a_time() {
 async fn a_probe_given_to_one_who_left_at_that_moment_is_free_again() {
     let bench = bench(6000, Ok);
     bench.open_breaker().await;
-    let mut left = Box::pin(bench.gate.pass(Lane::Bulk, None));
+    let mut left = Box::pin(bench.gate.pass(Lane::Bulk, None, false));
     assert!(left.as_mut().now_or_never().is_none());
     tokio::time::sleep(secs(10)).await;
     // The permit lies in the channel, and nobody took it out.
