@@ -31,11 +31,12 @@ chaos: ## jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS an
 	cargo test --locked --test it chaos -- --ignored --nocapture
 
 .PHONY: lint
-lint: ## formatting, clippy, documentation, and the dependencies where cargo-deny is installed
+lint: ## formatting, clippy, documentation, the alerts, and the dependencies where cargo-deny is installed
 	@scripts/need
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	scripts/promtool check rules deploy/prometheus/alerts.yml
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
 	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
 
