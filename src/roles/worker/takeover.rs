@@ -2,13 +2,13 @@
 //! everything is known that the worker before has done. `docs/adr/0006` has the argument.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::tenure::Before;
 use super::{Crew, Office};
 use crate::amqp::lease::Lease;
 use crate::amqp::link::Link;
@@ -16,7 +16,6 @@ use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session;
-use crate::domain::ledger::Holder;
 use crate::pipeline::org::Org;
 use crate::wire;
 
@@ -69,30 +68,32 @@ async fn stand_by(crew: &Crew<'_>, office: &Office, link: &Link) -> Result<Lease
 async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Result<(), Trouble> {
     let org = &office.org;
     let began = Instant::now();
-    match fence(crew, org, publisher).await? {
-        Holder::Was(name) if name == crew.name && office.settled.load(Ordering::Relaxed) => {}
-        Holder::Nobody => org.forget(),
-        Holder::Was(_) => {
+    fence(crew, office, publisher).await?;
+    let before = office.tenure().before(&crew.name, |id| crew.ledger.before_fence(id));
+    match before {
+        Before::Ourselves => {}
+        Before::Nobody => org.forget(),
+        Before::Another => {
             org.forget();
-            office.settled.store(false, Ordering::Relaxed);
             let wait = org.config.request_timeout + LAST_DEEDS;
             let why = format!("taking over: for {} s the worker before may still be at work", wait.as_secs_f32());
             tracing::info!(org = org.name, delay_ms = wait.as_millis(), "{why}");
             crew.board.session(&org.name, Session::Starting(why));
             sleep(wait).await;
-            fence(crew, org, publisher).await?;
+            fence(crew, office, publisher).await?;
         }
     }
-    office.settled.store(true, Ordering::Relaxed);
+    office.tenure().settles();
     tracing::info!(org = org.name, took_ms = began.elapsed().as_millis(), "the lease is ours, and the ledger is read");
     Ok(())
 }
 
-/// Writes a fence into the ledger, reads up to it, and says who held the lease before.
-async fn fence(crew: &Crew<'_>, org: &Org, publisher: &Publisher) -> Result<Holder, Trouble> {
+/// Writes a fence into the ledger and reads up to it.
+async fn fence(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Result<(), Trouble> {
     let id = Uuid::new_v4().to_string();
-    claim(crew, org, publisher, &id).await?;
-    crew.ledger.until_fence(&id).await
+    office.tenure().claims(&id);
+    claim(crew, &office.org, publisher, &id).await?;
+    crew.ledger.until_fence(&id).await.map(drop)
 }
 
 async fn claim(crew: &Crew<'_>, org: &Org, publisher: &Publisher, id: &str) -> Result<(), Trouble> {
@@ -100,8 +101,10 @@ async fn claim(crew: &Crew<'_>, org: &Org, publisher: &Publisher, id: &str) -> R
 }
 
 /// Says again that the lease is ours: one who starts reads the ledger of a day, and must find out who holds it.
-pub(super) async fn claim_again(crew: &Crew<'_>, org: &Org, publisher: &Publisher) {
-    if let Err(trouble) = claim(crew, org, publisher, &Uuid::new_v4().to_string()).await {
+pub(super) async fn claim_again(crew: &Crew<'_>, office: &Office, publisher: &Publisher) {
+    let (org, id) = (&office.org, Uuid::new_v4().to_string());
+    office.tenure().claims_again(&id);
+    if let Err(trouble) = claim(crew, org, publisher, &id).await {
         tracing::warn!(org = org.name, reason = %trouble, "the ledger could not be told whose the lease is");
     }
 }
