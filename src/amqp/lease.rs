@@ -18,7 +18,7 @@ use super::trouble::{ANSWER, Trouble, closing, explain, within};
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_millis(500);
 /// How long after the last successful renewal was sent a call may still begin.
-const FRESH: Duration = Duration::from_millis(1500);
+pub const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long after its end what a call has brought may be published without a fresh lease.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);

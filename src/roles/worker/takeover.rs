@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::tenure::Before;
 use super::{Crew, Office};
-use crate::amqp::lease::Lease;
+use crate::amqp::lease::{FRESH, LAST_WORDS, Lease};
 use crate::amqp::link::Link;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology;
@@ -21,9 +21,8 @@ use crate::wire;
 
 /// How often one who stands by tries.
 const TRY: Duration = Duration::from_millis(250);
-/// What is added to `request_timeout` until the worker before can do nothing more: 1.5 s in which a call may begin after its last
-/// renewal, 1 s for publishing what that call brought, and half a second to spare.
-const LAST_DEEDS: Duration = Duration::from_secs(3);
+/// Beside the calls of the worker before, and their last words: for the steps between a look at the clock and the deed.
+const TO_SPARE: Duration = Duration::from_millis(500);
 
 /// The org is ours.
 pub(super) struct Held {
@@ -74,12 +73,14 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
         Before::Ourselves => {}
         Before::Nobody => org.forget(),
         Before::Another => {
-            org.forget();
-            let wait = org.config.request_timeout + LAST_DEEDS;
+            let wait = FRESH + org.config.request_timeout + LAST_WORDS + TO_SPARE;
             let why = format!("taking over: for {} s the worker before may still be at work", wait.as_secs_f32());
             tracing::info!(org = org.name, delay_ms = wait.as_millis(), "{why}");
             crew.board.session(&org.name, Session::Starting(why));
-            sleep(wait).await;
+            sleep(FRESH).await;
+            // Only now, with the last call of the worker before begun: our limiter and its own never count the same second.
+            org.forget();
+            sleep(wait - FRESH).await;
             fence(crew, office, publisher).await?;
         }
     }
