@@ -85,9 +85,12 @@ impl Lease {
 
     /// Gives it up, so that another worker has it within its next try.
     pub async fn release(self) {
-        let delete = self.channel.queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default());
+        let Self { channel, queue, _renewing: renewing, .. } = self;
+        // Else it would find the lease lost.
+        drop(renewing);
+        let delete = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
         closing(async { delete.await.map(drop) }).await;
-        closing(self.channel.close(200, "bye".into())).await;
+        closing(channel.close(200, "bye".into())).await;
     }
 }
 

@@ -21,6 +21,8 @@ use crate::wire;
 
 /// How often one who stands by tries.
 const TRY: Duration = Duration::from_millis(250);
+/// How long the record may take that the org is given up: under an alarm it would take for ever.
+const RELEASED: Duration = Duration::from_secs(1);
 /// Beside the calls of the worker before, and their last words: for the steps between a look at the clock and the deed.
 const TO_SPARE: Duration = Duration::from_millis(500);
 
@@ -114,7 +116,9 @@ impl Held {
     /// Gives the org up, with everything done: the next worker need not wait.
     pub(super) async fn release(self, crew: &Crew<'_>, org: &Org) {
         let record = wire::ledger::released(&org.name, &crew.name, Timestamp::now());
-        if let Err(trouble) = write(org, &self.publisher, record).await {
+        let written = timeout(RELEASED, write(org, &self.publisher, record)).await;
+        let late = || Trouble::Again(format!("not confirmed within {} s", RELEASED.as_secs()));
+        if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
             tracing::warn!(org = org.name, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
         self.lease.release().await;
