@@ -16,4 +16,5 @@ mod letters;
 mod ops;
 mod process;
 mod soak;
+mod standby;
 mod trip;
