@@ -18,7 +18,7 @@ use super::trouble::{ANSWER, Trouble, closing, explain, within};
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_millis(500);
 /// How long after the last successful renewal was sent a call may still begin.
-const FRESH: Duration = Duration::from_millis(1500);
+pub const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long after its end what a call has brought may be published without a fresh lease.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -85,9 +85,12 @@ impl Lease {
 
     /// Gives it up, so that another worker has it within its next try.
     pub async fn release(self) {
-        let delete = self.channel.queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default());
+        let Self { channel, queue, _renewing: renewing, .. } = self;
+        // Else it would find the lease lost.
+        drop(renewing);
+        let delete = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
         closing(async { delete.await.map(drop) }).await;
-        closing(self.channel.close(200, "bye".into())).await;
+        closing(channel.close(200, "bye".into())).await;
     }
 }
 

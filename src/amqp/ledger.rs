@@ -110,6 +110,11 @@ impl Ledger {
         self.kept().book.holder(org)
     }
 
+    /// Who held the lease before the fence with this id, where that was read.
+    pub fn before_fence(&self, id: &str) -> Option<Holder> {
+        self.kept().before(id)
+    }
+
     /// How many records were read.
     pub fn records(&self) -> u64 {
         self.kept().records
@@ -129,8 +134,8 @@ impl Ledger {
             fenced.borrow_and_update();
             let silent_since = {
                 let kept = self.kept();
-                if let Some((_, before)) = kept.fences.iter().rev().find(|(known, _)| known == id) {
-                    return Ok(before.clone());
+                if let Some(before) = kept.before(id) {
+                    return Ok(before);
                 }
                 kept.read_at.max(begun)
             };
@@ -176,6 +181,10 @@ impl Ledger {
 }
 
 impl Kept {
+    fn before(&self, fence: &str) -> Option<Holder> {
+        self.fences.iter().rev().find(|(known, _)| known == fence).map(|(_, before)| before.clone())
+    }
+
     fn apply(&mut self, entry: &Entry<'_>, now: Timestamp) {
         match entry {
             Entry::Fence { org, id, .. } => {

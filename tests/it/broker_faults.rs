@@ -17,14 +17,14 @@ use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_bo
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 
 /// The one node that these tests kill and block, one after the other.
-struct Node {
+pub struct Node {
     broker: Arc<Broker>,
     down: AtomicBool,
     failed: AtomicBool,
 }
 
 /// The node, as long as one test has it.
-struct Lent(MutexGuard<'static, Node>);
+pub struct Lent(MutexGuard<'static, Node>);
 
 impl std::ops::Deref for Lent {
     type Target = Node;
@@ -41,7 +41,7 @@ impl Drop for Lent {
 }
 
 impl Node {
-    async fn lent() -> Lent {
+    pub async fn lent() -> Lent {
         static NODE: OnceCell<Mutex<Node>> = OnceCell::const_new();
         let start = async || {
             let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
@@ -58,21 +58,21 @@ impl Node {
         Lent(node)
     }
 
-    fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.broker.url
     }
 
-    async fn tell(&self, command: &'static str) {
+    pub async fn tell(&self, command: &'static str) {
         self.broker.told(command).await;
     }
 
     /// Ends it by `kill` or `stop`.
-    async fn end(&self, how: &'static str) {
+    pub async fn end(&self, how: &'static str) {
         self.down.store(true, Ordering::Relaxed);
         self.tell(how).await;
     }
 
-    async fn start(&self) {
+    pub async fn start(&self) {
         self.tell("start").await;
         self.down.store(false, Ordering::Relaxed);
     }

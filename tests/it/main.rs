@@ -17,4 +17,5 @@ mod letters;
 mod ops;
 mod process;
 mod soak;
+mod standby;
 mod trip;

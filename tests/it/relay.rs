@@ -24,6 +24,8 @@ pub struct Relay {
 struct Network {
     /// How often all connections were cut. One that began before the last time is over.
     cuts: u64,
+    /// How often the servers' ends of all connections were cut.
+    cuts_behind: u64,
     refuses: bool,
     /// What the client sends is not handed on, and no connection is made.
     holds_there: bool,
@@ -63,6 +65,11 @@ impl Relay {
         self.network.send_modify(|network| network.cuts += 1);
     }
 
+    /// Resets the server's end of every connection there is, of which its client hears nothing. New ones pass.
+    pub fn cut_behind(&self) {
+        self.network.send_modify(|network| network.cuts_behind += 1);
+    }
+
     /// Resets every new connection. Those there are stay.
     pub fn refuse(&self) {
         self.network.send_modify(|network| network.refuses = true);
@@ -85,7 +92,10 @@ impl Relay {
 
     /// All is well again, and what was held goes on.
     pub fn heal(&self) {
-        self.network.send_modify(|network| *network = Network { cuts: network.cuts, ..Network::default() });
+        self.network.send_modify(|network| {
+            let Network { cuts, cuts_behind, .. } = *network;
+            *network = Network { cuts, cuts_behind, ..Network::default() };
+        });
     }
 }
 
@@ -112,7 +122,7 @@ async fn serve(
                 let now = *network.borrow();
                 if !now.refuses {
                     let counted = Counted::one_more(&open);
-                    connections.spawn(connection(client, server.clone(), network.clone(), now.cuts, counted));
+                    connections.spawn(connection(client, server.clone(), network.clone(), now, counted));
                 }
             }
         }
@@ -141,10 +151,10 @@ async fn connection(
     mut client: TcpStream,
     server: (String, u16),
     mut network: watch::Receiver<Network>,
-    cuts: u64,
+    began: Network,
     _counted: Counted,
 ) {
-    let (there, back) = (network.clone(), network.clone());
+    let (there, back, mut ends) = (network.clone(), network.clone(), network.clone());
     let carried = async {
         let mut there = there;
         while_held(&mut there, |network| network.holds_there).await?;
@@ -158,9 +168,20 @@ async fn connection(
         )
     };
     tokio::select! {
-        _ = carried => {}
-        _ = network.wait_for(|network| network.cuts > cuts) => {}
+        _ = carried => return,
+        _ = network.wait_for(|network| network.cuts > began.cuts) => return,
+        _ = ends.wait_for(|network| network.cuts_behind > began.cuts_behind) => {}
     }
+    tokio::select! {
+        () = unheard(&mut client) => {}
+        _ = network.wait_for(|network| network.cuts > began.cuts) => {}
+    }
+}
+
+/// Takes what a client says, and does nothing with it.
+async fn unheard(client: &mut TcpStream) {
+    let mut some = vec![0; 65536];
+    while let Ok(1..) = client.read(&mut some).await {}
 }
 
 /// One direction, up to its end, which is handed on too.
@@ -214,8 +235,11 @@ mod tests {
 
     /// A connection through the relay, and the server's end of it.
     async fn pair(listener: &TcpListener, relay: &Relay) -> (TcpStream, TcpStream) {
-        let client = client(relay).await;
-        (client, listener.accept().await.unwrap().0)
+        let mut client = client(relay).await;
+        let mut server = listener.accept().await.unwrap().0;
+        // Only then is it carried: the kernel accepts before the relay knows.
+        says(&mut client, &mut server, "hello").await;
+        (client, server)
     }
 
     async fn says(from: &mut TcpStream, to: &mut TcpStream, text: &str) {
@@ -273,6 +297,20 @@ mod tests {
         has(&relay, 0).await;
         let (mut client, mut server) = pair(&listener, &relay).await;
         says(&mut client, &mut server, "again").await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_behind_resets_the_servers_end_and_the_client_hears_nothing() {
+        let (listener, relay) = server().await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        relay.cut_behind();
+        is_reset(&mut server).await;
+        client.write_all(b"is anybody there?").await.unwrap();
+        hears_nothing(&mut client).await;
+        let (mut other, mut server) = pair(&listener, &relay).await;
+        says(&mut other, &mut server, "again").await;
+        relay.cut();
+        is_reset(&mut client).await;
     }
 
     #[tokio::test]

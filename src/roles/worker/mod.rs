@@ -2,9 +2,10 @@
 
 mod session;
 mod takeover;
+mod tenure;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -25,6 +26,7 @@ use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
 use session::End;
+use tenure::Tenure;
 
 /// How much later than the worker before all others try, after the broker was lost.
 const AFTER_YOU: Duration = Duration::from_secs(3);
@@ -50,7 +52,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let orgs = worker.orgs.into_iter().map(|(name, org)| {
         warn_if_readable(&name, &org);
         let org = Org::open(&name, &config, org, worker.form, &http, &board, &ledger);
-        Office { org: Arc::new(org), worked: AtomicBool::new(false), settled: AtomicBool::new(false) }
+        Office { org: Arc::new(org), worked: AtomicBool::new(false), tenure: Mutex::default() }
     });
     let name = WorkerName::new(uuid::Uuid::new_v4().to_string());
     let orgs = orgs.collect();
@@ -77,8 +79,7 @@ struct Office {
     org: Arc<Org>,
     /// Whether it ever worked: what must be mended ends the process only before that.
     worked: AtomicBool,
-    /// Whether it took the org over completely, and nobody else has since.
-    settled: AtomicBool,
+    tenure: Mutex<Tenure>,
 }
 
 impl Office {
@@ -88,6 +89,10 @@ impl Office {
 
     fn has_worked(&self) -> bool {
         self.worked.load(Ordering::Relaxed)
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,7 +191,7 @@ impl Crew<'_> {
 
     /// Whether this process held the lease last, as far as it knows.
     fn was_ours(&self, office: &Office) -> bool {
-        office.settled.load(Ordering::Relaxed) && self.ledger.holder(&office.org.name) == Holder::Was(self.name.clone())
+        office.tenure().is_settled() && self.ledger.holder(&office.org.name) == Holder::Was(self.name.clone())
     }
 
     /// Stands by, takes over, works, and gives the lease up where everything is done.

@@ -64,7 +64,7 @@ pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held
     tracing::info!(org = office.org.name, "at work on both lanes");
     let (renewed, pulse) = (held.lease.renewed().clone(), link.pulse.clone());
     office.org.gate.admit(Some(Box::new(move || renewed.is_fresh() && pulse.is_alive())));
-    let end = session.work(crew, held).await;
+    let end = session.work(crew, office, held).await;
     if let End::Trouble(trouble) = &end {
         crew.board.session(&office.org.name, Standing::Starting(format!("{trouble}; calls in the air are waited for")));
     }
@@ -112,13 +112,12 @@ impl Session {
     }
 
     /// Shift after shift, until something ends that.
-    async fn work(&mut self, crew: &Crew<'_>, held: &Held) -> End {
+    async fn work(&mut self, crew: &Crew<'_>, office: &Office, held: &Held) -> End {
         let (over, shutdown) = (self.desk.over.clone(), crew.shutdown.clone());
-        let org = Arc::clone(&self.desk.org);
         let claiming = async {
             loop {
                 sleep(CLAIM).await;
-                takeover::claim_again(crew, &org, &held.publisher).await;
+                takeover::claim_again(crew, office, &held.publisher).await;
             }
         };
         tokio::select! {

@@ -2,29 +2,29 @@
 //! everything is known that the worker before has done. `docs/adr/0006` has the argument.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::tenure::Before;
 use super::{Crew, Office};
-use crate::amqp::lease::Lease;
+use crate::amqp::lease::{FRESH, LAST_WORDS, Lease};
 use crate::amqp::link::Link;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session;
-use crate::domain::ledger::Holder;
 use crate::pipeline::org::Org;
 use crate::wire;
 
 /// How often one who stands by tries.
 const TRY: Duration = Duration::from_millis(250);
-/// What is added to `request_timeout` until the worker before can do nothing more: 1.5 s in which a call may begin after its last
-/// renewal, 1 s for publishing what that call brought, and half a second to spare.
-const LAST_DEEDS: Duration = Duration::from_secs(3);
+/// How long the record may take that the org is given up: under an alarm it would take for ever.
+const RELEASED: Duration = Duration::from_secs(1);
+/// Beside the calls of the worker before, and their last words: for the steps between a look at the clock and the deed.
+const TO_SPARE: Duration = Duration::from_millis(500);
 
 /// The org is ours.
 pub(super) struct Held {
@@ -69,30 +69,34 @@ async fn stand_by(crew: &Crew<'_>, office: &Office, link: &Link) -> Result<Lease
 async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Result<(), Trouble> {
     let org = &office.org;
     let began = Instant::now();
-    match fence(crew, org, publisher).await? {
-        Holder::Was(name) if name == crew.name && office.settled.load(Ordering::Relaxed) => {}
-        Holder::Nobody => org.forget(),
-        Holder::Was(_) => {
-            org.forget();
-            office.settled.store(false, Ordering::Relaxed);
-            let wait = org.config.request_timeout + LAST_DEEDS;
+    fence(crew, office, publisher).await?;
+    let before = office.tenure().before(&crew.name, |id| crew.ledger.before_fence(id));
+    match before {
+        Before::Ourselves => {}
+        Before::Nobody => org.forget(),
+        Before::Another => {
+            let wait = FRESH + org.config.request_timeout + LAST_WORDS + TO_SPARE;
             let why = format!("taking over: for {} s the worker before may still be at work", wait.as_secs_f32());
             tracing::info!(org = org.name, delay_ms = wait.as_millis(), "{why}");
             crew.board.session(&org.name, Session::Starting(why));
-            sleep(wait).await;
-            fence(crew, org, publisher).await?;
+            sleep(FRESH).await;
+            // Only now, with the last call of the worker before begun: our limiter and its own never count the same second.
+            org.forget();
+            sleep(wait - FRESH).await;
+            fence(crew, office, publisher).await?;
         }
     }
-    office.settled.store(true, Ordering::Relaxed);
+    office.tenure().settles();
     tracing::info!(org = org.name, took_ms = began.elapsed().as_millis(), "the lease is ours, and the ledger is read");
     Ok(())
 }
 
-/// Writes a fence into the ledger, reads up to it, and says who held the lease before.
-async fn fence(crew: &Crew<'_>, org: &Org, publisher: &Publisher) -> Result<Holder, Trouble> {
+/// Writes a fence into the ledger and reads up to it.
+async fn fence(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Result<(), Trouble> {
     let id = Uuid::new_v4().to_string();
-    claim(crew, org, publisher, &id).await?;
-    crew.ledger.until_fence(&id).await
+    office.tenure().claims(&id);
+    claim(crew, &office.org, publisher, &id).await?;
+    crew.ledger.until_fence(&id).await.map(drop)
 }
 
 async fn claim(crew: &Crew<'_>, org: &Org, publisher: &Publisher, id: &str) -> Result<(), Trouble> {
@@ -100,8 +104,10 @@ async fn claim(crew: &Crew<'_>, org: &Org, publisher: &Publisher, id: &str) -> R
 }
 
 /// Says again that the lease is ours: one who starts reads the ledger of a day, and must find out who holds it.
-pub(super) async fn claim_again(crew: &Crew<'_>, org: &Org, publisher: &Publisher) {
-    if let Err(trouble) = claim(crew, org, publisher, &Uuid::new_v4().to_string()).await {
+pub(super) async fn claim_again(crew: &Crew<'_>, office: &Office, publisher: &Publisher) {
+    let (org, id) = (&office.org, Uuid::new_v4().to_string());
+    office.tenure().claims_again(&id);
+    if let Err(trouble) = claim(crew, org, publisher, &id).await {
         tracing::warn!(org = org.name, reason = %trouble, "the ledger could not be told whose the lease is");
     }
 }
@@ -110,7 +116,9 @@ impl Held {
     /// Gives the org up, with everything done: the next worker need not wait.
     pub(super) async fn release(self, crew: &Crew<'_>, org: &Org) {
         let record = wire::ledger::released(&org.name, &crew.name, Timestamp::now());
-        if let Err(trouble) = write(org, &self.publisher, record).await {
+        let written = timeout(RELEASED, write(org, &self.publisher, record)).await;
+        let late = || Trouble::Again(format!("not confirmed within {} s", RELEASED.as_secs()));
+        if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
             tracing::warn!(org = org.name, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
         self.lease.release().await;

@@ -1,0 +1,378 @@
+//! Several workers of one configuration: one works the org, the others stand by, and two never call at once, whatever happens
+//! to the one that works.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use resetd::sim;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::broker_faults::Node;
+use crate::process::{Process, Run, readyz, role, role_is, slow};
+use crate::relay::Relay;
+use crate::world::{Plan, SimOrg, Taken, World, connect, eventually, locked_out, unlimited};
+
+/// In the configuration of these tests.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const PER_MINUTE: u32 = 600;
+/// How far apart the permits of one limiter are at the least, but for two at once.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How long after a worker's last renewal was sent it may still begin a call.
+const FRESH: Duration = Duration::from_millis(1500);
+/// How long a taker waits until the one before can do nothing more.
+const LAST_DEEDS: Duration = Duration::from_secs(4);
+/// As long as a call may be on its way until it is seen here, on a machine that is busy with other things.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// Enough for ten seconds at the full rate, which outlasts the old holder's part.
+const JOBS: usize = 100;
+
+/// A way of one worker's own to the org, on which it is noted when each call came.
+struct Door {
+    base: String,
+    came: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Door {
+    async fn to(org: &SimOrg) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let came = Arc::new(Mutex::new(Vec::new()));
+        let (noted, behind, http) = (Arc::clone(&came), org.base.clone(), reqwest::Client::new());
+        let through = async move |request: axum::extract::Request| {
+            if request.method() == axum::http::Method::PATCH {
+                noted.lock().unwrap().push(Instant::now());
+            }
+            hand_on(&http, &behind, request).await
+        };
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(through)).into_future());
+        Self { base, came }
+    }
+
+    fn calls(&self) -> Vec<Instant> {
+        self.came.lock().unwrap().clone()
+    }
+}
+
+async fn hand_on(http: &reqwest::Client, base: &str, request: axum::extract::Request) -> axum::response::Response {
+    let (mut parts, body) = request.into_parts();
+    parts.headers.remove("host");
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
+    let asked = http.request(parts.method, format!("{base}{}", parts.uri)).headers(parts.headers).body(body);
+    // The org is there as long as the test.
+    let answer = asked.send().await.unwrap();
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let mut answered = axum::response::Response::new(axum::body::Body::from(answer.bytes().await.unwrap_or_default()));
+    *answered.status_mut() = status;
+    *answered.headers_mut() = headers;
+    answered
+}
+
+/// A worker in a process of its own, with a network and a door of its own.
+struct Worker {
+    process: Process,
+    http: String,
+    relay: Relay,
+    door: Door,
+}
+
+impl Worker {
+    async fn start(world: &World) -> Self {
+        let (relay, door) = (Relay::to(&world.amqp_url), Door::to(&world.orgs["main"]).await);
+        // So that the broker misses a silent one within some 5 s, and not 25 s.
+        let url = format!("{}?heartbeat=2", relay.url());
+        let base = &door.base;
+        let own = format!(
+            "[amqp]\nurl = {url:?}\n[orgs.main]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\n"
+        );
+        let process = Run::of(world, &["--log", "json", "worker"]).config(&own).start();
+        let http = process.http().await;
+        Self { process, http, relay, door }
+    }
+
+    /// So many of them: the first works the org, the others stand by.
+    async fn crew<const N: usize>(world: &World) -> [Self; N] {
+        let mut crew = Vec::new();
+        for n in 0..N {
+            let worker = Self::start(world).await;
+            role_is(&worker.http, if n == 0 { "active" } else { "standby" }).await;
+            crew.push(worker);
+        }
+        crew.try_into().ok().unwrap()
+    }
+
+    fn calls(&self) -> Vec<Instant> {
+        self.door.calls()
+    }
+
+    /// Waits until it has made so many calls; the last of them has just come.
+    async fn has_called(&self, times: usize) {
+        eventually("it calls", async || (self.calls().len() >= times).then_some(())).await;
+    }
+
+    /// The log's lines with these words.
+    fn said(&self, words: &str) -> Vec<Value> {
+        let log = self.process.stderr();
+        log.lines().filter(|line| line.contains(words)).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn waits(&self) -> usize {
+        self.said("taking over: for ").len()
+    }
+
+    /// How long its last takeover took, from having the lease to the first job.
+    fn took(&self) -> Duration {
+        let said = self.said("the lease is ours");
+        let took = said.last().expect("it took over")["took_ms"].to_string();
+        Duration::from_millis(took.trim_matches('"').parse().unwrap())
+    }
+}
+
+fn plan(settings: sim::Settings) -> Plan {
+    let keys = format!("rate_per_minute = {PER_MINUTE}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
+    Plan::new().org("main", settings, &keys)
+}
+
+/// All jobs are done, and the newest mail of everybody logs in.
+async fn nobody_is_locked_out(world: &World, users: &[String]) {
+    let records = world.recorded(users.len()).await;
+    let odd: Vec<&Taken> = records
+        .iter()
+        .filter(|record| !["main.succeeded", "main.duplicate"].contains(&record.routing_key.as_str()))
+        .collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    let mut mails = world.drained("emails").await;
+    // One that a stalled network delivers late is not the newest.
+    mails.sort_by_key(|mail| mail.json()["issuedAt"].as_str().unwrap().parse::<Timestamp>().unwrap());
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    let mut told: Vec<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), users.len());
+}
+
+/// Of all the calls of both, no more came in any time than one limiter gives.
+fn keep_the_quota(org: &sim::Org, workers: &[Worker]) {
+    assert!(org.stats().peak_per_minute <= u64::from(PER_MINUTE));
+    let mut calls: Vec<Instant> = workers.iter().flat_map(|worker| worker.calls()).collect();
+    calls.sort();
+    for (n, from) in calls.iter().enumerate() {
+        for (more, to) in calls[n..].iter().enumerate() {
+            let time = to.duration_since(*from) + ON_ITS_WAY;
+            let most = 2 + time.as_millis() / PERIOD.as_millis();
+            assert!(more as u128 <= most, "{more} calls and one more within {:?}", to.duration_since(*from));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_workers_works_the_org_and_the_others_stand_by() {
+    let world = plan(unlimited()).prepare().await;
+    let workers = tokio::join!(Worker::start(&world), Worker::start(&world), Worker::start(&world));
+    let workers = [workers.0, workers.1, workers.2];
+    let roles = eventually("one is active and the others stand by", async || {
+        let mut roles = Vec::new();
+        for worker in &workers {
+            roles.push(role(&worker.http).await?);
+        }
+        let of = |wanted: &str| roles.iter().filter(|role| *role == wanted).count();
+        assert!(of("active") <= 1, "{roles:?}");
+        (of("active") == 1 && of("standby") == 2).then_some(roles)
+    })
+    .await;
+    let users = world.reset_many("main", 20).await;
+    nobody_is_locked_out(&world, &users).await;
+    for (worker, role) in workers.iter().zip(roles) {
+        let (status, said) = readyz(&worker.http).await.unwrap();
+        assert_eq!(
+            (status, said["ready"].as_bool(), said["orgs"]["main"]["role"].as_str()),
+            (200, Some(true), Some(&*role))
+        );
+        assert_eq!(worker.calls().len(), if role == "active" { users.len() } else { 0 }, "{role}");
+    }
+    let first = workers.iter().find(|worker| !worker.calls().is_empty()).unwrap();
+    let took = first.took();
+    eprintln!("a first start took {took:?} from the lease to the first job");
+    assert_eq!(first.waits(), 0);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// One of these has made a call: which one, and when.
+async fn next_to_call(workers: &[Worker]) -> (usize, Instant) {
+    eventually("another calls", async || {
+        workers.iter().enumerate().find_map(|(n, worker)| Some((n, *worker.calls().first()?)))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_kill_another_of_three_works_within_request_timeout_and_4_s() {
+    let world = plan(slow()).prepare().await;
+    let mut others = Vec::from(Worker::crew::<3>(&world).await);
+    let users = world.reset_many("main", JOBS).await;
+    let (mut before, mut took) = (vec![others.remove(0)], Vec::new());
+    while let Some(first) = before.last_mut().filter(|_| !others.is_empty()) {
+        first.has_called(10).await;
+        let killed = Instant::now();
+        first.process.kill().await;
+        let (n, called) = next_to_call(&others).await;
+        took.push(called.duration_since(killed));
+        before.push(others.remove(n));
+        for other in &others {
+            role_is(&other.http, "standby").await;
+            assert_eq!(other.calls().len(), 0);
+        }
+    }
+    eprintln!("killed: another's first call came {took:?} later");
+    assert!(took.iter().all(|took| *took >= LAST_DEEDS), "the one before may still be at work: {took:?}");
+    assert!(quickest(&took) <= REQUEST_TIMEOUT + Duration::from_secs(4), "{took:?}");
+    nobody_is_locked_out(&world, &users).await;
+    role_is(&before[2].http, "active").await;
+    keep_the_quota(world.main(), &before);
+}
+
+/// What counts of several, on a machine that may be busy with other things.
+fn quickest(took: &[Duration]) -> Duration {
+    *took.iter().min().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_sigterm_another_of_three_works_within_a_second_and_nobody_is_set_twice() {
+    let world = plan(slow()).prepare().await;
+    let mut others = Vec::from(Worker::crew::<3>(&world).await);
+    let users = world.reset_many("main", 60).await;
+    let (mut before, mut took) = (vec![others.remove(0)], Vec::new());
+    while let Some(first) = before.last_mut().filter(|_| !others.is_empty()) {
+        first.has_called(10).await;
+        let asked = Instant::now();
+        first.process.signal("TERM");
+        let (n, called) = next_to_call(&others).await;
+        took.push(called.duration_since(asked));
+        assert_eq!(first.process.ended().await, 0);
+        assert!(first.calls().last() < Some(&called));
+        before.push(others.remove(n));
+    }
+    nobody_is_locked_out(&world, &users).await;
+    let settled: Vec<Duration> = before.iter().map(Worker::took).collect();
+    eprintln!("SIGTERM: another's first call came {took:?} later; from the lease to the first job: {settled:?}");
+    assert!(quickest(&took) <= Duration::from_secs(1), "{took:?}");
+    assert!(quickest(&settled[1..]) < Duration::from_millis(500), "{settled:?}");
+    assert!(before.iter().all(|worker| worker.waits() == 0));
+    assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
+    keep_the_quota(world.main(), &before);
+}
+
+/// The record that the org is given up cannot be published then: whoever comes next waits, and this one ends all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_an_alarm_ends_an_idle_worker_all_the_same() {
+    let node = Node::lent().await;
+    let world = Plan::at(node.url()).prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
+    let (code, took) = worker.terminated().await;
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(took < Duration::from_secs(15), "{took:?} of a grace of 15 s");
+    assert!(worker.stderr().contains("could not be released cleanly"), "{}", worker.stderr());
+}
+
+/// Two workers, and this befalls the one that works, in the middle of many jobs; it is healed when the other has called. The one before calls
+/// no more by then.
+async fn befalls(what: &str, fault: fn(&Worker), heal: fn(&Worker)) {
+    let world = plan(slow()).prepare().await;
+    let crew @ [first, second] = &Worker::crew(&world).await;
+    let users = world.reset_many("main", JOBS).await;
+    first.has_called(10).await;
+    fault(first);
+    // No renewal that is sent after this will succeed.
+    let happened = Instant::now();
+    second.has_called(1).await;
+    heal(first);
+    nobody_is_locked_out(&world, &users).await;
+    role_is(&first.http, "standby").await;
+    role_is(&second.http, "active").await;
+    let (last, next) = (*first.calls().last().unwrap(), second.calls()[0]);
+    let after = last.saturating_duration_since(happened);
+    let took = next.duration_since(happened);
+    eprintln!(
+        "{what}: the last call {after:?} later, another's first {took:?} later; {} and {} calls",
+        first.calls().len(),
+        second.calls().len()
+    );
+    assert!(after < FRESH + ON_ITS_WAY, "{after:?}");
+    assert!(last < next, "two call at once: {:?}", last.duration_since(next));
+    assert_eq!(second.waits(), 1);
+    keep_the_quota(world.main(), crew);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_connections_are_reset_calls_no_more_before_another_does() {
+    befalls("reset", |worker| (worker.relay.cut(), worker.relay.refuse()).1, |worker| worker.relay.heal()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hears_nothing_of_its_connections_end_calls_no_more_before_another_does() {
+    befalls("reset behind it", |worker| worker.relay.cut_behind(), |worker| worker.relay.heal()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_behind_a_stalled_network_calls_no_more_before_another_does() {
+    befalls("stalled", |worker| worker.relay.stall(), |worker| worker.relay.heal()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_the_broker_does_not_hear_calls_no_more_before_another_does() {
+    befalls("half open, not heard", |worker| worker.relay.hold_there(), |worker| worker.relay.heal()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_does_not_hear_the_broker_calls_no_more_before_another_does() {
+    befalls("half open, hears nothing", |worker| worker.relay.hold_back(), |worker| worker.relay.heal()).await;
+}
+
+/// It is stopped right after a call, so that none is in the middle of being begun: that one would go out when it is continued (ADR 6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_process_was_stopped_calls_no_more_before_another_does() {
+    befalls("SIGSTOP", |worker| worker.process.signal("STOP"), |worker| worker.process.signal("CONT")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_loses_the_lease_while_it_settles_in_waits_again() {
+    let world = plan(slow()).prepare().await;
+    let [mut first, second] = Worker::crew(&world).await;
+    let users = world.reset_many("main", 30).await;
+    first.has_called(5).await;
+    first.process.kill().await;
+    eventually("it settles in", async || (second.waits() == 1).then_some(())).await;
+    second.relay.cut();
+    let cut = Instant::now();
+    second.has_called(1).await;
+    let took = second.calls()[0].duration_since(cut);
+    assert_eq!(second.waits(), 2, "its own name in the last fence is not enough");
+    assert!(took >= LAST_DEEDS, "{took:?}");
+    nobody_is_locked_out(&world, &users).await;
+    keep_the_quota(world.main(), &[first, second]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_broker_was_killed_the_worker_before_is_first_and_finishes_without_a_second_call() {
+    let node = Node::lent().await;
+    let settings = sim::Settings { latency: Duration::from_millis(700), ..unlimited() };
+    let mut world = Plan::at(node.url()).org("main", settings, "request_timeout = \"5s\"").prepare().await;
+    let [first, second] = Worker::crew(&world).await;
+    // A topology younger than that may be lost with its broker (`FACTS.md`); nothing tells of that, so here time does.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let users = world.reset_many("main", 10).await;
+    eventually("all calls are in the air", async || (first.calls().len() == 10).then_some(())).await;
+    node.end("kill").await;
+    eventually("all passwords are set", async || (world.main().stats().password_sets == 10).then_some(())).await;
+    node.start().await;
+    world.connection = connect(node.url()).await;
+    nobody_is_locked_out(&world, &users).await;
+    role_is(&first.http, "active").await;
+    role_is(&second.http, "standby").await;
+    assert_eq!((first.calls().len(), second.calls().len()), (10, 0));
+    assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
+    assert_eq!(first.waits(), 0);
+}
