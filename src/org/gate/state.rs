@@ -128,7 +128,10 @@ impl<T> State<T> {
     /// A permit is given: a line that is stopped lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
         self.stops.values_mut().for_each(|stop| stop.tried(now));
-        self.lanes.pop()
+        match self.breaker.stand() {
+            Stand::HalfOpen { .. } => self.lanes.pop_probe(),
+            Stand::Closed | Stand::Open(_) => self.lanes.pop(),
+        }
     }
 
     /// Puts a limiter for the pace's rate in place, where that changed. It starts empty.

@@ -230,13 +230,15 @@ impl Session {
         }
     }
 
-    /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate open.
+    /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate
+    /// open. The lanes take turns, and a job that did not pass goes to the end of its own: so no user is every probe.
     async fn probe(&mut self) -> Result<(), Trouble> {
         let org = Arc::clone(&self.desk.org);
         tracing::warn!(
             org = org.name,
             "no call can be made for long: all jobs went back to their queues; one at a time is tried"
         );
+        let mut turn = [0, 1];
         loop {
             while let Some(until) = org.gate.shut(Instant::now()) {
                 sleep_until(until.min(Instant::now() + PROBE)).await;
@@ -247,12 +249,13 @@ impl Session {
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
             let mut found = false;
-            for lane in &self.lanes {
-                let Some(delivery) = lane.get().await? else { continue };
+            for lane in turn {
+                let Some(delivery) = self.lanes[lane].get().await? else { continue };
                 found = true;
                 self.start(delivery).await;
                 break;
             }
+            turn.reverse();
             self.none_in_hand().await;
             if org.gate.shut(Instant::now()).is_none() {
                 tracing::info!(org = org.name, "calls can be made again");
