@@ -7,17 +7,18 @@ use crate::domain::job::Lane;
 /// How many permits in a row the interactive lane may take while bulk waits.
 const IN_A_ROW: u32 = 9;
 
-/// Two queues and the count that is fair to both.
+/// Two queues, the count that is fair to both, and whom it served last.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     interactive: VecDeque<T>,
     bulk: VecDeque<T>,
     in_a_row: u32,
+    last: Lane,
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0 }
+        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0, last: Lane::Bulk }
     }
 }
 
@@ -56,11 +57,32 @@ impl<T> Lanes<T> {
         let bulk_is_due = self.interactive.is_empty() || (self.in_a_row >= IN_A_ROW && bulk.is_some());
         if bulk_is_due {
             self.in_a_row = 0;
-            bulk.and_then(|at| self.bulk.remove(at))
+            self.take(Lane::Bulk, bulk)
         } else {
             self.in_a_row = if bulk.is_none() { 0 } else { self.in_a_row + 1 };
-            self.interactive.pop_front()
+            self.take(Lane::Interactive, bulk)
         }
+    }
+
+    /// The next to be a probe: of the lane that was not served last, where one waits there. A job whose calls fail whatever the
+    /// org does, alone in its lane, would else be every probe, and keep the breaker from closing.
+    pub(super) fn pop_probe(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
+        let bulk = self.bulk.iter().position(may);
+        let (other, same) = match self.last {
+            Lane::Interactive => (Lane::Bulk, Lane::Interactive),
+            Lane::Bulk => (Lane::Interactive, Lane::Bulk),
+        };
+        self.take(other, bulk).or_else(|| self.take(same, bulk))
+    }
+
+    /// Takes the first of a lane; of the bulk lane the one at that place.
+    fn take(&mut self, lane: Lane, bulk: Option<usize>) -> Option<T> {
+        let next = match lane {
+            Lane::Interactive => self.interactive.pop_front(),
+            Lane::Bulk => bulk.and_then(|at| self.bulk.remove(at)),
+        }?;
+        self.last = lane;
+        Some(next)
     }
 }
 
@@ -93,6 +115,16 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..30).for_each(|n| lanes.push(Lane::Interactive, n));
         assert_eq!(std::iter::from_fn(|| lanes.pop(|_| true)).count(), 30);
+    }
+
+    #[test]
+    fn probes_come_from_both_lanes_in_turn() {
+        let mut lanes = Lanes::default();
+        (0..3).for_each(|n| lanes.push(Lane::Interactive, ('i', n)));
+        (0..5).for_each(|n| lanes.push(Lane::Bulk, ('b', n)));
+        assert_eq!(lanes.pop(|_| true), Some(('i', 0)));
+        let probes: String = std::iter::from_fn(|| lanes.pop_probe(|_| true)).map(|(lane, _)| lane).collect();
+        assert_eq!(probes, "bibibbb");
     }
 
     #[test]

@@ -26,8 +26,11 @@ impl Turns {
             let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(users.entry(user.clone()).or_default())
         };
+        // Made before it is waited for, so that whoever gives up last tidies up.
+        let mut turn = Turn { guard: None, user: user.clone(), turns: self.clone() };
         // tokio's mutex is fair: first come, first served.
-        Turn { guard: Some(turnstile.lock_owned().await), user: user.clone(), turns: self.clone() }
+        turn.guard = Some(turnstile.lock_owned().await);
+        turn
     }
 }
 
@@ -64,12 +67,18 @@ mod tests {
     async fn one_who_gives_up_waiting_leaves_nothing_behind() {
         let turns = Turns::default();
         let user = UserId::parse("a").unwrap();
-        let first = turns.take(&user).await;
-        {
+        for gives_up_first in [true, false] {
+            let first = turns.take(&user).await;
             let mut waiting = Box::pin(turns.take(&user));
             assert!(waiting.as_mut().now_or_never().is_none());
+            if gives_up_first {
+                drop(waiting);
+                drop(first);
+            } else {
+                drop(first);
+                drop(waiting);
+            }
+            assert!(turns.0.lock().unwrap().is_empty(), "{gives_up_first}");
         }
-        drop(first);
-        assert!(turns.0.lock().unwrap().is_empty());
     }
 }

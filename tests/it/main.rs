@@ -8,6 +8,7 @@ mod relay;
 mod world;
 
 mod answers;
+mod breaker;
 mod broker_faults;
 mod chaos;
 mod guards;

@@ -146,7 +146,11 @@ impl<T> State<T> {
     /// A permit is given: a line that is stopped lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
         self.stops.values_mut().for_each(|stop| stop.tried(now));
-        let next = self.lanes.pop(self.of_bulk());
+        let may = self.of_bulk();
+        let next = match self.breaker.stand() {
+            Stand::HalfOpen { .. } => self.lanes.pop_probe(may),
+            Stand::Closed | Stand::Open(_) => self.lanes.pop(may),
+        };
         if next.is_some() {
             self.guard.permitted();
         }

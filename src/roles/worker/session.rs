@@ -254,7 +254,7 @@ impl Session {
         self.desk = Arc::new(self.desk.shift(false));
         loop {
             let mut suspects = 0;
-            for lane in self.open_lanes() {
+            for lane in self.lanes.iter().take(self.open_lanes()) {
                 let Some(delivery) = lane.get().await? else { continue };
                 let alone = pipeline::must_run_alone(&delivery);
                 if alone {
@@ -275,19 +275,20 @@ impl Session {
         }
     }
 
-    /// The lanes from which jobs may be taken now.
-    fn open_lanes(&self) -> impl Iterator<Item = &Intake> {
-        let open = if self.desk.org.gate.bulk_closed().is_some() { 1 } else { 2 };
-        self.lanes.iter().take(open)
+    /// How many lanes jobs may be taken from now: the bulk lane is the last one, and may be closed.
+    fn open_lanes(&self) -> usize {
+        if self.desk.org.gate.bulk_closed().is_some() { 1 } else { 2 }
     }
 
-    /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate open.
+    /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate
+    /// open. The lanes take turns, and a job that did not pass goes to the end of its own: so no user is every probe.
     async fn probe(&mut self) -> Result<(), Trouble> {
         let org = Arc::clone(&self.desk.org);
         tracing::warn!(
             org = org.name,
             "no call can be made for long: all jobs went back to their queues; one at a time is tried"
         );
+        let mut turn = [0, 1];
         loop {
             while let Some(until) = org.gate.shut(Instant::now()) {
                 sleep_until(until.min(Instant::now() + PROBE)).await;
@@ -298,12 +299,14 @@ impl Session {
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
             let mut found = false;
-            for lane in self.open_lanes() {
-                let Some(delivery) = lane.get().await? else { continue };
+            let open = self.open_lanes();
+            for lane in turn.into_iter().filter(|lane| *lane < open) {
+                let Some(delivery) = self.lanes[lane].get().await? else { continue };
                 found = true;
                 self.start(delivery).await;
                 break;
             }
+            turn.reverse();
             self.none_in_hand().await;
             if org.gate.shut(Instant::now()).is_none() {
                 tracing::info!(org = org.name, "calls can be made again");

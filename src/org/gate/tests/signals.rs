@@ -87,6 +87,24 @@ async fn a_probe_given_to_one_who_left_at_that_moment_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bad_user_alone_in_the_interactive_lane_does_not_keep_the_breaker_open() {
+    let bench = bench(6000, Ok);
+    bench.open_breaker().await;
+    let bad = async {
+        // It would go on for ever: a probe's fault brings no job nearer to being given up.
+        loop {
+            bench.gate.pass(Lane::Interactive, None).await.unwrap().answered(&user("bad"), Verdict::Faulted);
+        }
+    };
+    let good = async {
+        bench.permit().await.answered(&user("good"), Verdict::Worked);
+        bench.elapsed()
+    };
+    let closed = tokio::select! { () = bad => unreachable!("it has no end"), closed = good => closed };
+    assert!(bench.breaker().is_none() && closed < 20.0, "{closed}: the second probe at the latest, after 5 s and 10 s");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_board_says_half_open_when_the_time_is_over_though_nobody_asks() {
     let bench = bench(6000, Ok);
     bench.open_breaker().await;
