@@ -201,11 +201,10 @@ async fn reset(
         *turn = Some(desk.unless_left(desk.org.turns.take(&reset.user), ticket, trip).await?);
     }
     // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
-    match desk.known_end(ticket, came_before, Some(&reset.user)) {
-        // It was recorded, and only the confirm was lost.
-        Some(OutcomeKind::Duplicate) if trip.issued.is_some() => (trip.told, trip.recorded) = (true, true),
-        Some(known) if trip.issued.is_none() => return Ok(Ending::of(known)),
-        Some(_) | None => {}
+    if trip.issued.is_none()
+        && let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user))
+    {
+        return Ok(Ending::of(known));
     }
     let password = trip
         .password(desk.org.password)
