@@ -25,10 +25,10 @@ test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a 
 	scripts/brokers test $(ARGS)
 
 .PHONY: chaos
-chaos: ## jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
+chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
 	@scripts/need
 	scripts/broker install --private
-	cargo test --locked --test it chaos -- --ignored --nocapture
+	cargo test --locked --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation, the alerts, and the dependencies where cargo-deny is installed

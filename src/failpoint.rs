@@ -6,7 +6,7 @@
 /// A stage of the trip that a job has just reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It is taken from the broker.
+    /// It is taken from the broker, and was not delivered too often.
     Arrived,
     /// It has a permit, and the call has not begun.
     Permitted,

@@ -71,8 +71,9 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 /// order they came. One that may not run yet takes its place when it may.
 pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
     let ticket = Ticket::of(&delivery, desk.org.hold);
-    // A panic in here is met again, and caught, in the job's own task.
-    let intent = catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
+    // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
+    let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
+    let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
     let mut place = match &intent {
         Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.user)),
         Some(Ok(_) | Err(_)) | None => None,
@@ -88,12 +89,19 @@ fn place(desk: &Desk, user: &UserId) -> Place {
     maybe_done(Box::pin(async move { turns.take(&user).await }))
 }
 
-/// Takes one job from its delivery to its ack. What was reached is kept in memory where the session ends first, so that the
-/// redelivered job goes on from there.
+/// Takes one job from its delivery to its ack. A panic on the way to its settling that nothing else has caught ends the session,
+/// so that the delivery comes again and is not held for good.
 pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
+    let over = desk.over.clone();
+    if AssertUnwindSafe(settle(desk, arrival)).catch_unwind().await.is_err() {
+        over.cancel();
+    }
+}
+
+/// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
+async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     let Arrival { delivery, ticket, intent, place } = arrival;
     let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
-    failpoint::reach(Stage::Arrived, ticket.id.as_str());
     let key = ticket.key(&delivery);
     let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.
@@ -133,9 +141,7 @@ async fn travel(
         turn = Pin::new(&mut place).take_output();
     }
     if trip.ending.is_none() {
-        let intent = intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules));
-        let came_before = ticket.came_before(delivery);
-        let ending = match reset(desk, ticket, intent, trip, &mut turn, came_before).await {
+        let ending = match reset(desk, ticket, delivery, intent, trip, &mut turn).await {
             Ok(ending) => ending,
             Err(Halt::Dead { reason, detail }) => Ending::dead(reason, detail),
             Err(Halt::Leave(leave)) => return Err(leave),
@@ -164,13 +170,15 @@ impl From<Leave> for Halt {
 async fn reset(
     desk: &Desk,
     ticket: &Ticket,
-    intent: Result<Intent, Invalid>,
+    delivery: &Delivery,
+    intent: Option<Result<Intent, Invalid>>,
     trip: &mut Trip,
     turn: &mut Option<Turn>,
-    came_before: bool,
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
-    let reset = match intent {
+    failpoint::reach(Stage::Arrived, ticket.id.as_str());
+    let came_before = ticket.came_before(delivery);
+    let reset = match intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules)) {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {
             let known = desk.known_end(ticket, came_before, None);
@@ -193,11 +201,10 @@ async fn reset(
         *turn = Some(desk.unless_left(desk.org.turns.take(&reset.user), ticket, trip).await?);
     }
     // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
-    match desk.known_end(ticket, came_before, Some(&reset.user)) {
-        // It was recorded, and only the confirm was lost.
-        Some(OutcomeKind::Duplicate) if trip.issued.is_some() => (trip.told, trip.recorded) = (true, true),
-        Some(known) if trip.issued.is_none() => return Ok(Ending::of(known)),
-        Some(_) | None => {}
+    if trip.issued.is_none()
+        && let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user))
+    {
+        return Ok(Ending::of(known));
     }
     let password = trip
         .password(desk.org.password)

@@ -7,8 +7,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus};
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::trouble::{Trouble, closing, within};
+use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -133,9 +134,13 @@ async fn confirmed(
 ) -> Result<Confirmation, Trouble> {
     let mut confirm = std::pin::pin!(confirm);
     loop {
-        match within("publishing", confirm.as_mut()).await {
-            Err(Trouble::Again(_)) if status.blocked() => {}
-            answer => return answer,
+        match timeout(ANSWER, confirm.as_mut()).await {
+            Ok(confirmed) => return confirmed.map_err(|error| explain("publishing", &error)),
+            Err(_) if status.blocked() => {}
+            Err(_) => {
+                let why = format!("publishing: the broker did not answer within {} s", ANSWER.as_secs());
+                return Err(Trouble::Again(why));
+            }
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
         return Err(Leave::Unsettled);
     };
     let outcome = outcome(desk, ticket, trip, &ending);
+    // Told in a session before this one: its outcome may be in the ledger, where only the confirm was lost.
+    trip.recorded |= trip.told && Entry::of(&outcome).is_some() && desk.is_done(ticket, ticket.came_before(delivery));
     if !trip.told {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(desk, ticket, trip).await?;

@@ -176,12 +176,17 @@ impl Desk {
 
     /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.
     pub(super) fn known_end(&self, ticket: &Ticket, came_before: bool, user: Option<&UserId>) -> Option<OutcomeKind> {
-        let (org, ledger) = (&self.org.name, &self.org.ledger);
-        if ledger.is_done(org, &ticket.id, came_before) {
+        if self.is_done(ticket, came_before) {
             return Some(OutcomeKind::Duplicate);
         }
+        let (org, ledger) = (&self.org.name, &self.org.ledger);
         let (asked_at, newest) = (ticket.asked_at()?, ledger.newest(org, user?)?);
         (asked_at.as_second() < newest.as_second()).then_some(OutcomeKind::Superseded)
+    }
+
+    /// Whether the ledger knows that a job of this id succeeded or was passed through.
+    pub(super) fn is_done(&self, ticket: &Ticket, came_before: bool) -> bool {
+        self.org.ledger.is_done(&self.org.name, &ticket.id, came_before)
     }
 
     /// Declares the topology again, after a message found no queue.

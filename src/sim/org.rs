@@ -165,8 +165,10 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn arrived(org: &Org) -> Self {
-        org.state().tally.arrived(org.now());
+    pub(super) fn arrived(org: &Org, headers: &HeaderMap) -> Self {
+        let mut state = org.state();
+        state.tally.arrived(bearer(headers).unwrap_or_default(), org.now());
+        drop(state);
         Self { org: org.clone() }
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn patch(
     Path(id): Path<String>,
     request: Request,
 ) -> Response {
-    let call = Call::arrived(&org);
+    let call = Call::arrived(&org, request.headers());
     let incoming = Incoming::read(id, request).await;
     let what = org.state().script.take(Target::Scim, Some(&incoming.id), org.now());
     let response = match what {

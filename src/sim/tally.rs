@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The counters of an org since its start; `GET /sim/stats` answers them as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Stats {
     pub peak_in_flight: u64,
     /// Most PATCH calls received in any 60 s.
     pub peak_per_minute: u64,
+    /// PATCH calls that came by another token than the one before them, though theirs had been used within the second before: two
+    /// clients call at once.
+    pub interleaved: u64,
     /// How often a password was set, over all users.
     pub password_sets: u64,
     /// When the first PATCH call came, in milliseconds since the start of the org.
@@ -57,11 +61,13 @@ pub(super) struct Tally {
     cut: u64,
     in_flight: u64,
     last_minute: VecDeque<Duration>,
+    /// The tokens of the last second's calls, each with when it was used last, in that order.
+    last_second: Vec<(String, Duration)>,
 }
 
 impl Tally {
-    /// A PATCH call has come; `now` is since the start of the org.
-    pub(super) fn arrived(&mut self, now: Duration) {
+    /// A PATCH call has come by this token; `now` is since the start of the org.
+    pub(super) fn arrived(&mut self, token: &str, now: Duration) {
         let stats = &mut self.stats;
         stats.calls += 1;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -75,6 +81,17 @@ impl Tally {
         self.last_minute.push_back(now);
         let minute = u64::try_from(self.last_minute.len()).unwrap_or(u64::MAX);
         stats.peak_per_minute = stats.peak_per_minute.max(minute);
+        self.used(token, now);
+    }
+
+    fn used(&mut self, token: &str, now: Duration) {
+        self.last_second.retain(|(_, used)| now.saturating_sub(*used) < SECOND);
+        let known = self.last_second.iter().position(|(known, _)| known == token);
+        if let Some(known) = known {
+            self.stats.interleaved += u64::from(known + 1 < self.last_second.len());
+            self.last_second.remove(known);
+        }
+        self.last_second.push((token.to_owned(), now));
     }
 
     pub(super) fn ended(&mut self, ending: Ending) {
@@ -120,9 +137,21 @@ mod tests {
     fn the_peak_is_of_any_sixty_seconds_and_not_of_a_calendar_minute() {
         let mut tally = Tally::default();
         for second in [0, 50, 55, 60, 65, 200] {
-            tally.arrived(Duration::from_secs(second));
+            tally.arrived("a", Duration::from_secs(second));
         }
         assert_eq!(tally.stats().peak_per_minute, 4, "50, 55, 60 and 65; 0 and 60 are a minute apart");
         assert_eq!((tally.stats().first_call_ms, tally.stats().last_call_ms), (Some(0), Some(200_000)));
+    }
+
+    #[test]
+    fn two_clients_that_call_at_once_are_told_from_two_one_after_the_other() {
+        let interleaved = |calls: &[(&str, u64)]| {
+            let mut tally = Tally::default();
+            calls.iter().for_each(|(token, at)| tally.arrived(token, Duration::from_millis(*at)));
+            tally.stats().interleaved
+        };
+        assert_eq!(interleaved(&[("a", 0), ("a", 100), ("b", 200), ("b", 300)]), 0);
+        assert_eq!(interleaved(&[("a", 0), ("b", 500), ("a", 1000)]), 0, "a second later");
+        assert_eq!(interleaved(&[("a", 0), ("b", 100), ("a", 200), ("b", 300), ("b", 400)]), 2);
     }
 }

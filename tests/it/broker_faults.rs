@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::process::{Process, Run, says, slow};
+use crate::relay::Relay;
 use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 
@@ -605,4 +606,22 @@ async fn sigterm_during_a_memory_alarm_ends_within_the_grace() {
 async fn sigterm_while_the_broker_is_silent_ends_within_the_grace() {
     let node = Node::lent().await;
     drained_though(&node, "pause", "resume").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_an_alarm_holds_up_is_lost_with_its_connection() {
+    let node = Node::lent().await;
+    let relay = Relay::to(node.url());
+    let connection = Arc::new(connect(relay.url()).await);
+    let publisher = Publisher::open(Arc::clone(&connection)).await.unwrap();
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
+    let publishing = tokio::spawn(async move {
+        let message = Message { exchange: "", key: "nobody", body: b"", properties: named("held-up") };
+        publisher.publish(&message).await
+    });
+    eventually("the connection is blocked", async || connection.status().blocked().then_some(())).await;
+    relay.cut();
+    let published = tokio::time::timeout(Duration::from_secs(5), publishing).await.expect("it ends").unwrap();
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
+    assert!(matches!(published, Err(Unpublished::Lost(_))), "{published:?}");
 }

@@ -12,6 +12,7 @@ mod breaker;
 mod broker_faults;
 mod chaos;
 mod guards;
+mod crash;
 mod job;
 mod ledger;
 mod letters;

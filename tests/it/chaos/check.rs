@@ -13,17 +13,22 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
-use super::faults::{Diary, Excuse};
+use super::faults::Diary;
 use super::plan::{JOB_SECRET, Job, Kind};
-use super::{CLIENT_SECRET, REQUEST_TIMEOUT};
+use super::{CLIENT_SECRET, MAX_ATTEMPTS, REQUEST_TIMEOUT};
 use crate::ops::{disguises, message};
 use crate::world::{Taken, World, connect, eventually, text};
 
 /// How long everything may take to settle once all is healed: a breaker may have to be waited for.
 const SETTLES_WITHIN: Duration = Duration::from_secs(300);
-/// How far from a fault a job may be that was done twice because of it, beyond the time of a call.
-const WINDOW: Duration = Duration::from_secs(30);
-const NEAR: Duration = Duration::from_secs(5);
+/// How long the jobs that are published once more in the calm may take.
+const CALM: Duration = Duration::from_secs(30);
+/// How long after a fault of the org a job's tries may be used up because of it.
+const EXHAUSTED: Duration = Duration::from_secs(30);
+/// How much later than another worker's fence the one before may have set a password: `docs/adr/0006`.
+const LAST_DEEDS: Duration = Duration::from_secs(3);
+/// Calls that may come by an old token after the first by a new one, within one worker.
+const OVERTAKEN: u64 = 2;
 const WAITING: [&str; 5] =
     ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
 
@@ -66,9 +71,7 @@ impl Records {
     }
 
     fn outcomes(&self) -> impl Iterator<Item = &Taken> {
-        let is_outcome =
-            |record: &&Taken| record.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == "outcome");
-        self.taken.iter().filter(is_outcome)
+        self.taken.iter().filter(|record| is_of(record, "outcome"))
     }
 
     /// Waits until every job has an outcome and nothing waits in a queue. What is wrong where that does not come.
@@ -107,7 +110,7 @@ pub async fn published_again(world: &World, records: &mut Records, jobs: &[Job],
         let (body, properties) = job.message(began);
         world.publish_on(&channel, job.key, &body, properties).await;
     }
-    let deadline = Instant::now() + WINDOW;
+    let deadline = Instant::now() + CALM;
     let duplicates = loop {
         records.read(deadline).await;
         let duplicates = ended(records, "duplicate").len() - before;
@@ -140,6 +143,10 @@ async fn waiting(world: &World) -> Vec<String> {
     waiting
 }
 
+fn is_of(record: &Taken, kind: &str) -> bool {
+    record.properties.kind().as_ref().is_some_and(|own| own.as_str() == kind)
+}
+
 fn field(record: &Value, name: &str) -> String {
     record[name].as_str().unwrap_or_default().to_owned()
 }
@@ -161,6 +168,8 @@ fn some<T: AsRef<str>>(all: &[T]) -> String {
 pub struct Check<'a> {
     org: &'a sim::Org,
     jobs: BTreeMap<&'a str, &'a Job>,
+    /// The ids of the jobs that were published more than once.
+    again: BTreeSet<String>,
     diary: &'a Diary,
     records: Vec<Taken>,
     /// By the job's id, in their order.
@@ -176,6 +185,7 @@ impl<'a> Check<'a> {
     pub async fn gather(
         world: &'a World,
         jobs: &'a [Job],
+        again: BTreeSet<String>,
         mut records: Records,
         diary: &'a Diary,
         logs: Vec<String>,
@@ -188,6 +198,7 @@ impl<'a> Check<'a> {
         Self {
             org: world.main(),
             jobs: jobs.iter().map(|job| (job.id.as_str(), job)).collect(),
+            again,
             diary,
             records: records.taken,
             outcomes,
@@ -199,8 +210,8 @@ impl<'a> Check<'a> {
     }
 
     /// All that is wrong, after a table of what was counted.
-    pub fn all(&self, rate: u64, again: usize) -> Vec<String> {
-        self.print(rate, again);
+    pub fn all(&self, rate: u64) -> Vec<String> {
+        self.print(rate);
         let mut wrong = Vec::new();
         for (id, outcomes) in &self.outcomes {
             match self.jobs.get(id.as_str()) {
@@ -211,15 +222,21 @@ impl<'a> Check<'a> {
         if !self.returned.is_empty() {
             wrong.push(format!("after the workers' end there is {}", self.returned.join(", ")));
         }
-        wrong.extend(self.twice().2);
+        wrong.extend(self.done_again().1);
+        wrong.extend(self.reset_again().1);
+        wrong.extend(self.too_many_exhausted());
         wrong.extend(self.letters_fit());
         wrong.extend(self.mails_fit());
         let peak = self.org.stats().peak_per_minute;
         if peak > rate {
             wrong.push(format!("{peak} calls in 60 s, where {rate} are configured"));
         }
+        let interleaved = self.org.stats().interleaved;
+        if interleaved > OVERTAKEN {
+            wrong.push(format!("two workers called at once: {interleaved} calls came between those of another token"));
+        }
         for (n, log) in self.logs.iter().enumerate() {
-            if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
+            if let Some(line) = log.lines().find(|line| line.contains("panic in the worker's own code")) {
                 wrong.push(format!("worker {n} panicked: {line}"));
             }
         }
@@ -236,7 +253,11 @@ impl<'a> Check<'a> {
                 Kind::Plain | Kind::Twice | Kind::Newer | Kind::Soon => {
                     ["succeeded", "duplicate"].contains(&kind.as_str()) || exhausted
                 }
-                Kind::Older => ["succeeded", "duplicate", "superseded"].contains(&kind.as_str()) || exhausted,
+                Kind::Older => {
+                    ["succeeded", "duplicate"].contains(&kind.as_str())
+                        || (kind == "superseded" && self.newer_succeeded(job))
+                        || exhausted
+                }
                 Kind::UnknownUser => (kind == "failed" && reason == "not_found") || exhausted,
                 Kind::Invalid | Kind::NoAddress | Kind::NotAllowed => {
                     kind == "failed" && Some(reason.as_str()) == job.kind.dead()
@@ -249,34 +270,92 @@ impl<'a> Check<'a> {
         Some(format!("{} ({:?}) ended as no such job may: {odd}", job.id, job.kind))
     }
 
+    fn newer_succeeded(&self, older: &Job) -> bool {
+        let newer = self.jobs.values().find(|job| job.kind == Kind::Newer && job.user == older.user);
+        newer.is_some_and(|newer| self.succeeded(&newer.id))
+    }
+
+    fn succeeded(&self, id: &str) -> bool {
+        self.outcomes.get(id).into_iter().flatten().any(|outcome| outcome["outcome"] == "succeeded")
+    }
+
     fn exhaustion_is_explained(&self, outcome: &Value) -> bool {
-        self.diary.excuses(Excuse::Exhausted, moment(outcome, "finishedAt"), WINDOW)
+        outcome["attempts"].as_u64().is_some_and(|attempts| attempts >= MAX_ATTEMPTS)
+            && self.diary.org_failed(moment(outcome, "finishedAt"), EXHAUSTED)
     }
 
-    /// How many jobs were done more than once; how many of those with no fault within some seconds, which is suspicious; and
-    /// what is wrong: those with none in the whole window.
-    fn twice(&self) -> (usize, usize, Option<String>) {
-        let done = |outcomes: &Vec<Value>| -> Vec<Value> {
-            outcomes.iter().filter(|outcome| outcome["outcome"] != "duplicate").cloned().collect()
-        };
-        let more: Vec<(&String, Vec<Value>)> = self.outcomes.iter().map(|(id, all)| (id, done(all))).collect();
-        let more: Vec<_> = more.into_iter().filter(|(_, done)| done.len() > 1).collect();
-        let without = |margin: Duration| -> Vec<&str> {
-            let excused = |done: &[Value]| self.diary.excuses(Excuse::Twice, moment(&done[0], "finishedAt"), margin);
-            more.iter().filter(|(_, done)| !excused(done)).map(|(id, _)| id.as_str()).collect()
-        };
-        let bare = without(WINDOW + REQUEST_TIMEOUT);
-        let wrong = format!("{} jobs were done more than once with no fault near by: {}", bare.len(), some(&bare));
-        (more.len(), without(NEAR).len(), (!bare.is_empty()).then_some(wrong))
+    fn exhausted(&self) -> usize {
+        self.letters
+            .iter()
+            .filter(|letter| letter.header("resetd-reason").as_deref() == Some("retries_exhausted"))
+            .count()
     }
 
-    /// How many jobs sent more than one mail: a worker was ended between the PATCH and the outcome's confirm.
-    fn told_twice(&self) -> usize {
-        let mut mails: BTreeMap<String, usize> = BTreeMap::new();
-        for mail in &self.mails {
-            *mails.entry(field(mail, "jobId")).or_default() += 1;
+    /// Faults of the org last for seconds: few jobs meet one with all their tries.
+    fn too_many_exhausted(&self) -> Option<String> {
+        let (exhausted, most) = (self.exhausted(), 5 + self.jobs.len() / 50);
+        (exhausted > most)
+            .then(|| format!("{exhausted} jobs used up their tries, where {most} at most are to be expected"))
+    }
+
+    /// How many jobs have more than one outcome beside their duplicates, and what is wrong: that a job has none, that one
+    /// succeeded more than once (the ledger knows it), or that one failed again though it was published once and the
+    /// session that buried it went on (each begins with a fence).
+    fn done_again(&self) -> (usize, Vec<String>) {
+        let mut session = 0;
+        let mut done: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+        for record in &self.records {
+            if is_of(record, "fence") {
+                session += 1;
+            } else if is_of(record, "outcome") {
+                let outcome = record.json();
+                let ends = done.entry(field(&outcome, "jobId")).or_default();
+                if outcome["outcome"] != "duplicate" {
+                    ends.push((session, field(&outcome, "outcome")));
+                }
+            }
         }
-        mails.values().filter(|n| **n > 1).count()
+        let (mut more, mut wrong) = (0, Vec::new());
+        for (id, ends) in done {
+            more += usize::from(ends.len() > 1);
+            let for_good =
+                ends.iter().filter(|(_, end)| ["succeeded", "passed_through"].contains(&end.as_str())).count();
+            let at_once = ends.windows(2).any(|two| two[0].0 == two[1].0) && !self.again.contains(&id);
+            if ends.is_empty() || for_good > 1 || at_once {
+                wrong.push(format!("{id} has these ends, by session, beside its duplicates: {ends:?}"));
+            }
+        }
+        (more, wrong)
+    }
+
+    /// When the lease changed hands: the fences that another worker had written than the one before.
+    fn changes_of_hands(&self) -> Vec<Timestamp> {
+        let fences: Vec<Value> = self.records.iter().filter(|record| is_of(record, "fence")).map(Taken::json).collect();
+        let changes = fences.windows(2).filter(|two| two[0]["worker"] != two[1]["worker"]);
+        changes.map(|two| moment(&two[1], "at")).collect()
+    }
+
+    /// How many jobs had their password set anew, under another notification, since the worker that had set it could tell nobody
+    /// before another took over; and those for which none did.
+    fn reset_again(&self) -> (usize, Vec<String>) {
+        let changes = self.changes_of_hands();
+        let mut issued: BTreeMap<String, BTreeMap<Timestamp, String>> = BTreeMap::new();
+        for mail in &self.mails {
+            issued
+                .entry(field(mail, "jobId"))
+                .or_default()
+                .insert(moment(mail, "issuedAt"), field(mail, "notificationId"));
+        }
+        let (mut more, mut wrong) = (0, Vec::new());
+        for (id, issued) in issued.iter().filter(|(_, issued)| issued.len() > 1) {
+            more += 1;
+            let moments: Vec<&Timestamp> = issued.keys().collect();
+            let explained = |from: Timestamp, to| changes.iter().any(|at| from <= *at && *at <= to);
+            if !moments.windows(2).all(|two| explained(*two[0] - (REQUEST_TIMEOUT + LAST_DEEDS), *two[1])) {
+                wrong.push(format!("{id} was reset again though no other worker had taken over: {issued:?}"));
+            }
+        }
+        (more, wrong)
     }
 
     /// The bad jobs are dead letters with their reasons, and no others but those whose tries were used up.
@@ -333,18 +412,15 @@ impl<'a> Check<'a> {
         if !locked.is_empty() {
             wrong.push(format!("the newest mail of {} users does not log in: {}", locked.len(), some(&locked)));
         }
-        let succeeded = |id: &str| {
-            let outcomes = self.outcomes.get(id).into_iter().flatten();
-            outcomes.into_iter().any(|outcome| outcome["outcome"] == "succeeded")
-        };
         let told: BTreeSet<String> = self.mails.iter().map(|mail| field(mail, "jobId")).collect();
-        let untold: Vec<&str> = self.jobs.keys().copied().filter(|id| succeeded(id) && !told.contains(*id)).collect();
+        let untold: Vec<&str> =
+            self.jobs.keys().copied().filter(|id| self.succeeded(id) && !told.contains(*id)).collect();
         if !untold.is_empty() {
             wrong.push(format!("{} jobs succeeded and sent no mail: {}", untold.len(), some(&untold)));
         }
         let older_won = |job: &&&Job| {
             job.kind == Kind::Newer
-                && succeeded(&job.id)
+                && self.succeeded(&job.id)
                 && newest.get(&job.user).is_none_or(|mail| mail["jobId"] != job.id.as_str())
         };
         let older: Vec<&str> = self.jobs.values().filter(older_won).map(|job| job.id.as_str()).collect();
@@ -387,15 +463,14 @@ impl<'a> Check<'a> {
         found.take(10).collect()
     }
 
-    fn print(&self, rate: u64, again: usize) {
+    fn print(&self, rate: u64) {
         let count = |kind: &str| {
             let all = self.outcomes.values().flatten();
             all.filter(|outcome| outcome["outcome"] == kind).count().to_string()
         };
-        let exhausted =
-            self.letters.iter().filter(|letter| letter.header("resetd-reason").as_deref() == Some("retries_exhausted"));
         let stats = self.org.stats();
-        let (twice, suspicious, _) = self.twice();
+        let set_again = |job: &&&Job| self.org.user(&job.user).is_some_and(|user| user.password_sets > 1);
+        let of_one = self.jobs.values().filter(|job| !matches!(job.kind, Kind::Older | Kind::Newer));
         let mut faults: BTreeMap<String, usize> = BTreeMap::new();
         for entry in self.diary.entries.lock().unwrap().iter() {
             let what = entry.what.split(" for ").next().unwrap_or_default();
@@ -406,7 +481,7 @@ impl<'a> Check<'a> {
         table.load_preset(comfy_table::presets::NOTHING);
         for (what, n) in [
             ("jobs", self.jobs.len().to_string()),
-            ("publishes repeated for want of a confirm", again.to_string()),
+            ("published more than once", self.again.len().to_string()),
             ("faults", faults.values().sum::<usize>().to_string()),
             ("succeeded", count("succeeded")),
             ("failed", count("failed")),
@@ -414,17 +489,19 @@ impl<'a> Check<'a> {
             ("superseded", count("superseded")),
             ("expired", count("expired")),
             ("duplicate", count("duplicate")),
-            ("jobs done more than once", twice.to_string()),
-            ("of them with no fault within 5 s", suspicious.to_string()),
-            ("jobs with more than one mail", self.told_twice().to_string()),
+            ("the lease changed hands", self.changes_of_hands().len().to_string()),
+            ("jobs with more than one end", self.done_again().0.to_string()),
+            ("jobs reset again after a takeover, and told twice", self.reset_again().0.to_string()),
+            ("users of one job set more than once", of_one.filter(set_again).count().to_string()),
             ("mails", self.mails.len().to_string()),
             ("users told", self.newest().len().to_string()),
             ("dead letters", self.letters.len().to_string()),
-            ("of them retries_exhausted", exhausted.count().to_string()),
+            ("of them retries_exhausted", self.exhausted().to_string()),
             ("calls", stats.calls.to_string()),
             ("refused by the quota", stats.throttled.to_string()),
             ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),
             ("most calls at once", stats.peak_in_flight.to_string()),
+            ("of two workers at once", stats.interleaved.to_string()),
         ] {
             table.add_row([what.to_owned(), n]);
         }

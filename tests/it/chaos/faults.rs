@@ -9,26 +9,17 @@ use tokio::time::{Instant, sleep};
 
 use super::plan::{Network, Node, Process as ProcessFault, Step};
 use crate::broker::Broker;
-use crate::process::Process;
+use crate::process::{Process, role};
 use crate::relay::Relay;
 use crate::world::{World, fault};
-
-/// What a fault excuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excuse {
-    /// A job done twice: a worker was killed, cut off, or could not publish.
-    Twice,
-    /// A job whose tries were used up.
-    Exhausted,
-    Nothing,
-}
 
 #[derive(Debug)]
 pub struct Entry {
     pub from: Timestamp,
     pub to: Timestamp,
     pub what: String,
-    pub excuse: Excuse,
+    /// Whether it was one of the org: a job's tries may be used up by it.
+    pub of_org: bool,
 }
 
 /// What was done to the world, and what went wrong meanwhile.
@@ -49,8 +40,8 @@ impl Diary {
         eprintln!("{:6.1} s  {what}", self.start.elapsed().as_secs_f64());
     }
 
-    fn note(&self, from: Timestamp, excuse: Excuse, what: String) {
-        self.entries.lock().unwrap().push(Entry { from, to: Timestamp::now(), what, excuse });
+    fn note(&self, from: Timestamp, of_org: bool, what: String) {
+        self.entries.lock().unwrap().push(Entry { from, to: Timestamp::now(), what, of_org });
     }
 
     fn wrong(&self, what: String) {
@@ -65,12 +56,10 @@ impl Diary {
         moment < self.until
     }
 
-    /// Whether such a fault was going on at `moment`, or not longer than `margin` before or after it.
-    pub fn excuses(&self, excuse: Excuse, moment: Timestamp, margin: Duration) -> bool {
+    /// Whether the org failed at `moment`, or not longer than `margin` before.
+    pub fn org_failed(&self, moment: Timestamp, margin: Duration) -> bool {
         let entries = self.entries.lock().unwrap();
-        entries
-            .iter()
-            .any(|entry| entry.excuse == excuse && entry.from - margin <= moment && moment <= entry.to + margin)
+        entries.iter().any(|entry| entry.of_org && entry.from <= moment && moment <= entry.to + margin)
     }
 }
 
@@ -119,30 +108,28 @@ pub async fn processes(
         }
         let (member, relay, from) = (&mut crew[step.worker], &relays[step.worker], Timestamp::now());
         member.alive(diary);
-        let what = format!("worker {}: {:?} for {:.1?}", step.worker, step.act, step.lasts);
+        let role = role(&member.process.http().await).await.unwrap_or_else(|| "silent".to_owned());
+        let what = format!("worker {} ({role}): {:?} for {:.1?}", step.worker, step.act, step.lasts);
         diary.say(&what);
-        let excuse = match step.act {
+        match step.act {
             ProcessFault::Kill => {
                 member.process.kill().await;
                 sleep(step.lasts).await;
                 member.restart(world, relay);
-                Excuse::Twice
             }
             ProcessFault::Terminate => {
                 if let Some(wrong) = member.terminate(super::GRACE).await {
                     diary.wrong(wrong);
                 }
                 member.restart(world, relay);
-                Excuse::Nothing
             }
             ProcessFault::Suspend => {
                 member.process.signal("STOP");
                 sleep(step.lasts).await;
                 member.process.signal("CONT");
-                Excuse::Nothing
             }
-        };
-        diary.note(from, excuse, what);
+        }
+        diary.note(from, false, what);
     }
 }
 
@@ -168,7 +155,7 @@ pub async fn network(steps: &[Step<Network>], relays: &[Relay], diary: &Diary) {
         }
         sleep(step.lasts).await;
         relay.heal();
-        diary.note(from, Excuse::Twice, what);
+        diary.note(from, false, what);
     }
 }
 
@@ -189,7 +176,7 @@ pub async fn node(steps: &[Step<Node>], broker: &Arc<Broker>, diary: &Diary) {
         sleep(step.lasts).await;
         broker.told(mend).await;
         diary.say("broker: well again");
-        diary.note(from, Excuse::Twice, what);
+        diary.note(from, false, what);
     }
 }
 
@@ -204,6 +191,6 @@ pub async fn org(steps: &[Step<String>], org: &sim::Org, diary: &Diary) {
         org.add_fault(fault(&step.act));
         sleep(step.lasts).await;
         org.clear_faults();
-        diary.note(from, Excuse::Exhausted, what);
+        diary.note(from, true, what);
     }
 }

@@ -31,7 +31,7 @@ impl Setup {
         Self {
             seed: number("CHAOS_SEED", u64::from(rand::random::<u32>())),
             jobs: count("CHAOS_JOBS", 2000),
-            seconds: number("CHAOS_SECONDS", 120),
+            seconds: number("CHAOS_SECONDS", 240),
             workers: count("CHAOS_WORKERS", 3).max(1),
         }
     }
@@ -42,9 +42,9 @@ impl Setup {
         format!("CHAOS_SEED={seed} CHAOS_JOBS={jobs} CHAOS_SECONDS={seconds} CHAOS_WORKERS={workers} make chaos")
     }
 
-    /// So slow that the line is busy for most of the run, and two workers that called at once would be seen in any minute.
+    /// So slow that the line is busy all the time: there are more calls than one minute's quota.
     pub fn rate_per_minute(&self) -> u64 {
-        (self.jobs as u64 * 75 / self.seconds.max(1)).max(600)
+        (self.jobs as u64 * 50 / self.seconds.max(1)).max(60)
     }
 }
 
@@ -127,6 +127,7 @@ pub struct Job {
 }
 
 impl Job {
+    /// How often it is published.
     pub fn copies(&self) -> usize {
         if self.kind == Kind::Twice { 2 } else { 1 }
     }

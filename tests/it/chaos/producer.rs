@@ -1,5 +1,6 @@
 //! A producer that never gives up: what was not confirmed is published again, under the same id.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,15 +13,19 @@ use super::plan::Job;
 /// As long as the broker may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Publishes each job at its time, one after the other. How often one was published once more for want of a confirm.
-pub async fn produce(url: &str, exchange: &str, jobs: &[Job], began: Timestamp, start: Instant) -> usize {
-    let (mut line, mut again) = (None, 0);
+/// Publishes each job at its time, one after the other. The ids of those that were published more than once, for want of a
+/// confirm or on purpose.
+pub async fn produce(url: &str, exchange: &str, jobs: &[Job], began: Timestamp, start: Instant) -> BTreeSet<String> {
+    let (mut line, mut again) = (None, BTreeSet::new());
     for job in jobs {
         sleep_until(start + job.at).await;
-        for _ in 0..job.copies() {
+        for copy in 0..job.copies() {
+            if copy > 0 {
+                again.insert(job.id.clone());
+            }
             while publish(&mut line, url, exchange, job, began).await.is_none() {
                 line = None;
-                again += 1;
+                again.insert(job.id.clone());
                 sleep(Duration::from_millis(200)).await;
             }
         }
