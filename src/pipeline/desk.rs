@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Key, Trip};
+use super::memory::{Ending, Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
@@ -160,6 +160,13 @@ impl Desk {
         }
         let (asked_at, newest) = (ticket.asked_at()?, ledger.newest(org, user?)?);
         (asked_at.as_second() < newest.as_second()).then_some(OutcomeKind::Superseded)
+    }
+
+    /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
+    /// from what a job says may be another job's record.)
+    pub(super) fn is_recorded(&self, ticket: &Ticket, trip: &Trip) -> bool {
+        let told = trip.told && trip.ending.as_ref().is_some_and(Ending::is_noted);
+        told && self.org.ledger.is_done(&self.org.name, &ticket.id, false)
     }
 
     /// Declares the topology again, after a message found no queue.

@@ -36,6 +36,11 @@ impl Ending {
         Self { kind, reason: None, detail: None }
     }
 
+    /// Whether the ledger takes note of it.
+    pub(super) fn is_noted(&self) -> bool {
+        matches!(self.kind, OutcomeKind::Succeeded | OutcomeKind::PassedThrough)
+    }
+
     pub(super) fn dead(reason: Reason, detail: Option<String>) -> Self {
         let kind = if reason == Reason::Expired { OutcomeKind::Expired } else { OutcomeKind::Failed };
         Self { kind, reason: Some(reason), detail }
