@@ -13,6 +13,7 @@ mod chaos;
 mod job;
 mod ledger;
 mod letters;
+mod once;
 mod ops;
 mod process;
 mod soak;
