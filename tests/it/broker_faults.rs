@@ -200,7 +200,7 @@ async fn a_broker_that_is_silent_for_a_while_in_the_middle_of_200_jobs_loses_nob
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_email_queue_stops_the_line_until_there_is_room() {
     let node = Node::lent().await;
-    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 6000");
+    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 1200");
     let world = plan.start().await;
     let full = format!(
         "ctl set_policy --apply-to queues {0}full ^{0}emails$ {{\"max-length\":5,\"overflow\":\"reject-publish\"}}",
