@@ -1,7 +1,8 @@
 //! Failpoints: places in the trip of a job where a test can end the process, or make it panic. They are compiled in only with the
 //! feature `failpoints`, which the crate's own tests turn on; in any other build they are nothing.
 //!
-//! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there.
+//! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
+//! holds the job up for as long as a test needs to break the network, and less than what its last words may take.
 
 /// A stage of the trip that a job has just reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub fn reach(stage: Stage, job: &str) {
     match asked.to_lowercase().strip_prefix(&here) {
         Some("=abort") => std::process::abort(),
         Some("=panic") => std::panic::panic_any("a failpoint"),
+        Some("=pause") => std::thread::sleep(std::time::Duration::from_millis(400)),
         Some(_) | None => {}
     }
 }

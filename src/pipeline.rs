@@ -147,6 +147,8 @@ async fn travel(
             Err(Halt::Leave(leave)) => return Err(leave),
         };
         trip.ending = Some(ending);
+    } else if desk.is_recorded(ticket, trip) {
+        trip.recorded = true;
     }
     debts::pay(desk, ticket, delivery, trip).await
 }
@@ -191,28 +193,22 @@ async fn reset(
     };
     trip.user = Some(reset.user.clone());
     let wishes = ticket.wishes()?;
-    if trip.issued.is_none() {
-        if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
-            return Ok(Ending::of(known));
-        }
-        desk.wait_its_time(ticket, trip).await?;
+    if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
+        return Ok(Ending::of(known));
     }
+    desk.wait_its_time(ticket, trip).await?;
     if turn.is_none() {
         *turn = Some(desk.unless_left(desk.org.turns.take(&reset.user), ticket, trip).await?);
     }
     // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
-    if trip.issued.is_none()
-        && let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user))
-    {
+    if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
         return Ok(Ending::of(known));
     }
     let password = trip
         .password(desk.org.password)
         .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
     trip.email = Some(reset.email.clone());
-    if trip.issued.is_none() {
-        tries::set_password(desk, ticket, &reset, wishes.not_after, &password, trip).await?;
-    }
+    tries::set_password(desk, ticket, &reset, wishes.not_after, &password, trip).await?;
     Ok(Ending::of(OutcomeKind::Succeeded))
 }
 

@@ -14,23 +14,36 @@ pub struct Refusal(pub String);
 
 /// The id a job goes by, in logs, outcomes and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(String);
+pub struct JobId {
+    text: String,
+    derived: bool,
+}
 
 impl JobId {
-    /// Takes the producer's `message_id`, or the name derived where it has none.
+    /// Takes the producer's `message_id`.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), derived: false }
+    }
+
+    /// Takes the name made from what a job says that has none of its own: two equal jobs share it.
+    pub fn derived(text: impl Into<String>) -> Self {
+        Self { text: text.into(), derived: true }
+    }
+
+    /// Whether it is made from what the job says. Its text does not tell: a producer's own ids may look the same.
+    pub fn is_derived(&self) -> bool {
+        self.derived
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

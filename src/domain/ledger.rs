@@ -18,7 +18,7 @@ pub use entry::{Entry, Holder, WorkerName};
 pub const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// How long a name made from what a job says counts as done: section 4 of the contract.
 pub const DERIVED_KEPT: SignedDuration = SignedDuration::from_mins(10);
-/// What such a name begins with.
+/// What such a name begins with, and a producer's own id may.
 const DERIVED: &str = "sha256:";
 /// Job ids of all orgs at most: a day of four orgs at 300 a minute, and more. The oldest hour is forgotten for a newer one.
 pub const MAX_IDS: usize = 2_000_000;
@@ -143,19 +143,15 @@ impl Book {
         let reset = reset.filter(|(_, asked_at)| asked_at.duration_since(now) <= MAX_AHEAD);
         let user = reset.map(|(user, asked_at)| (self.hash(org, user), asked_at.as_second()));
         let mut room = Room::Enough;
-        let derived = job.starts_with(DERIVED);
-        if derived {
+        // The record does not say whose name it is: it is noted as either, and whoever asks knows which he means.
+        if job.starts_with(DERIVED) {
             room = self.note_derived(id, at, now);
         }
-        if !derived || user.is_some() {
-            let generation = self.hours.entry(hour(at)).or_default();
-            if !derived {
-                generation.done.insert(id);
-            }
-            if let Some((user, asked_at)) = user {
-                let newest = generation.newest.entry(user).or_insert(asked_at);
-                *newest = asked_at.max(*newest);
-            }
+        let generation = self.hours.entry(hour(at)).or_default();
+        generation.done.insert(id);
+        if let Some((user, asked_at)) = user {
+            let newest = generation.newest.entry(user).or_insert(asked_at);
+            *newest = asked_at.max(*newest);
         }
         if self.hours.values().map(Generation::len).sum::<usize>() > self.max_ids {
             self.hours.pop_first();
@@ -188,10 +184,11 @@ impl Book {
         room
     }
 
-    /// Whether a job is done. One that is named by what it says is only where the broker delivers it again, and for 10 minutes.
+    /// Whether a job is done. One that is named by what it says is only where the broker delivers it again, and for 10 minutes: two
+    /// equal jobs are two jobs.
     pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool, now: Timestamp) -> bool {
         let id = self.hash(org, job.as_str());
-        if job.as_str().starts_with(DERIVED) {
+        if job.is_derived() {
             let at = self.derived.get(&id);
             return redelivered && at.is_some_and(|at| now.duration_since(*at) <= DERIVED_KEPT);
         }

@@ -32,8 +32,6 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
         return Err(Leave::Unsettled);
     };
     let outcome = outcome(desk, ticket, trip, &ending);
-    // Told in a session before this one: its outcome may be in the ledger, where only the confirm was lost.
-    trip.recorded |= trip.told && Entry::of(&outcome).is_some() && desk.is_done(ticket, ticket.came_before(delivery));
     if !trip.told {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(desk, ticket, trip).await?;
@@ -101,21 +99,38 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
     Some(wire::notification::message(&notification, desk.org.notification.ttl))
 }
 
-/// With no job in hand, and the line stopped since a queue took nothing: tries again with a notification that a job given back
-/// still owes. Where none does, the next job will find out.
-pub async fn collect(desk: &Desk) {
+/// With no job in hand: tells those whose password is set by a job that was given back before they were told. Else a job of the
+/// same user that comes before it sets a newer password, and the mail of the older one is the last to arrive. `false`: a queue takes
+/// nothing, and the line is stopped; or the lease is not known to be held.
+pub async fn collect(desk: &Desk) -> bool {
     let org = &desk.org;
-    let Some((key, trip)) = org.memory.owed() else { return org.publishable() };
-    let Some((body, properties)) = notification(desk, key.job(), &trip) else { return };
-    let message = Message { exchange: &org.names.notifications(), key: "email", body: &body, properties };
-    match desk.publisher.publish(&message).await {
-        Ok(()) => {
-            org.memory.told(&key);
-            org.publishable();
+    let mut declared = false;
+    while let Some((key, trip)) = org.memory.owed() {
+        let Some((body, properties)) = notification(desk, key.job(), &trip) else { return false };
+        let message = Message { exchange: &org.names.notifications(), key: "email", body: &body, properties };
+        if !desk.lease.is_fresh() {
+            return false;
         }
-        Err(Unpublished::Lost(_)) => desk.over.cancel(),
-        Err(Unpublished::Returned { .. } | Unpublished::Refused { .. }) => drop(desk.declare_again().await),
+        let unpublished = match desk.publisher.publish(&message).await {
+            Ok(()) => {
+                org.memory.told(&key);
+                continue;
+            }
+            Err(Unpublished::Lost(_)) => {
+                desk.over.cancel();
+                return false;
+            }
+            Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
+        };
+        if desk.declare_again().await.is_err() || declared || matches!(unpublished, Unpublished::Refused { .. }) {
+            let why = format!("a notification cannot be published: {unpublished}; bind or empty that queue");
+            org.gate.stop(StopCause::Unpublishable, &why);
+            return false;
+        }
+        declared = true;
     }
+    org.publishable();
+    true
 }
 
 async fn bury(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Key, Trip};
+use super::memory::{Ending, Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
@@ -176,17 +176,19 @@ impl Desk {
 
     /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.
     pub(super) fn known_end(&self, ticket: &Ticket, came_before: bool, user: Option<&UserId>) -> Option<OutcomeKind> {
-        if self.is_done(ticket, came_before) {
+        let (org, ledger) = (&self.org.name, &self.org.ledger);
+        if ledger.is_done(org, &ticket.id, came_before) {
             return Some(OutcomeKind::Duplicate);
         }
-        let (org, ledger) = (&self.org.name, &self.org.ledger);
         let (asked_at, newest) = (ticket.asked_at()?, ledger.newest(org, user?)?);
         (asked_at.as_second() < newest.as_second()).then_some(OutcomeKind::Superseded)
     }
 
-    /// Whether the ledger knows that a job of this id succeeded or was passed through.
-    pub(super) fn is_done(&self, ticket: &Ticket, came_before: bool) -> bool {
-        self.org.ledger.is_done(&self.org.name, &ticket.id, came_before)
+    /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
+    /// from what a job says may be another job's record.)
+    pub(super) fn is_recorded(&self, ticket: &Ticket, trip: &Trip) -> bool {
+        let told = trip.told && trip.ending.as_ref().is_some_and(Ending::is_noted);
+        told && self.org.ledger.is_done(&self.org.name, &ticket.id, false)
     }
 
     /// Declares the topology again, after a message found no queue.

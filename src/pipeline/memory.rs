@@ -36,6 +36,11 @@ impl Ending {
         Self { kind, reason: None, detail: None }
     }
 
+    /// Whether the ledger takes note of it.
+    pub(super) fn is_noted(&self) -> bool {
+        matches!(self.kind, OutcomeKind::Succeeded | OutcomeKind::PassedThrough)
+    }
+
     pub(super) fn dead(reason: Reason, detail: Option<String>) -> Self {
         let kind = if reason == Reason::Expired { OutcomeKind::Expired } else { OutcomeKind::Failed };
         Self { kind, reason: Some(reason), detail }
@@ -85,6 +90,12 @@ impl Trip {
         Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
     }
 
+    /// Whether its password is set, and who is to be told of it was not told yet.
+    fn owes_notification(&self) -> bool {
+        let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
+        has_succeeded && !self.told && self.set().is_some()
+    }
+
     /// A fresh one, of a job that carries this along.
     pub(super) fn with(luggage: &Luggage) -> Self {
         let progress = Progress { attempts: luggage.tried, probes: luggage.probes, ..Progress::default() };
@@ -105,7 +116,8 @@ impl Trip {
 /// What a trip is remembered by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// A job's id and a hash of its body: a producer that gives one id to two jobs gets neither the other's password.
+    /// A job's id and a hash of its body and of who asked: a producer that gives one id to two jobs gets neither the other's
+    /// password, and two who asked for the same each get an answer.
     Delivered(JobId, u64),
     /// A job's id and the name that this process gave its trip when it published the job again.
     Again(JobId, String),
@@ -156,7 +168,7 @@ impl Memory {
     /// A trip whose password is set and whose notification is not confirmed.
     pub(super) fn owed(&self) -> Option<(Key, Trip)> {
         let kept = self.lock();
-        let mut owed = kept.trips.iter().filter(|(_, (_, trip))| trip.issued.is_some() && !trip.told);
+        let mut owed = kept.trips.iter().filter(|(_, (_, trip))| trip.owes_notification());
         owed.next().map(|(key, (_, trip))| (key.clone(), trip.clone()))
     }
 

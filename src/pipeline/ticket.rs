@@ -72,7 +72,9 @@ impl Ticket {
             return Key::Again(self.id.clone(), trip.clone());
         }
         let mut hasher = DefaultHasher::new();
-        delivery.body.hash(&mut hasher);
+        let reply_to = self.reply_to.as_ref().map(ShortString::as_str);
+        let correlation = delivery.properties.correlation_id().as_ref().map(ShortString::as_str);
+        (&delivery.body, reply_to, correlation).hash(&mut hasher);
         Key::Delivered(self.id.clone(), hasher.finish())
     }
 

@@ -27,7 +27,7 @@ fn derived(body: &[u8], properties: &BasicProperties) -> JobId {
     hash.update(properties.timestamp().map(|seconds| seconds.to_string()).unwrap_or_default());
     hash.update([0]);
     hash.update(properties.correlation_id().as_ref().map(|id| id.as_str()).unwrap_or_default());
-    JobId::new(format!("sha256:{}", hex::encode(hash.finalize())))
+    JobId::derived(format!("sha256:{}", hex::encode(hash.finalize())))
 }
 
 /// The properties that a job of ours is published with.

@@ -80,7 +80,7 @@ impl Node {
 
     /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
     /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
-    async fn world(&self, plan: Plan) -> World {
+    pub async fn world(&self, plan: Plan) -> World {
         let world = plan.start().await;
         tokio::time::sleep_until(Instant::now() + Duration::from_secs(4)).await;
         world
@@ -201,7 +201,7 @@ async fn a_broker_that_is_silent_for_a_while_in_the_middle_of_200_jobs_loses_nob
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_email_queue_stops_the_line_until_there_is_room() {
     let node = Node::lent().await;
-    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 6000");
+    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 1200");
     let world = plan.start().await;
     let full = format!(
         "ctl set_policy --apply-to queues {0}full ^{0}emails$ {{\"max-length\":5,\"overflow\":\"reject-publish\"}}",

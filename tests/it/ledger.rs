@@ -19,7 +19,8 @@ use resetd::wire;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
-use crate::world::{connect, eventually};
+use crate::process::{Process, Run, ready, role_is};
+use crate::world::{Plan, connect, eventually};
 
 type Record = (Vec<u8>, BasicProperties);
 
@@ -50,12 +51,7 @@ impl Desk {
     }
 
     async fn at(url: &str) -> Self {
-        let names = Names::new(&format!("t{}.", uuid::Uuid::new_v4().simple()), "main");
-        let connection = connect(url).await;
-        topology::declare_on(&connection, &names).await.unwrap();
-        let publisher = Publisher::open(Arc::new(connect(url).await)).await.unwrap();
-        let ledger = Ledger::new(names.ledger());
-        Self { url: url.to_owned(), names, connection, publisher, ledger }
+        Self::of(url, &format!("t{}.", uuid::Uuid::new_v4().simple())).await
     }
 
     async fn follow(&self) -> Reader {
@@ -78,6 +74,16 @@ impl Desk {
     /// Writes a fence and reads up to it.
     async fn caught_up(&self) {
         self.ledger.until_fence(&self.fence("test").await).await.unwrap();
+    }
+
+    /// The stream that the workers of this prefix write to.
+    async fn of(url: &str, prefix: &str) -> Self {
+        let names = Names::new(prefix, "main");
+        let connection = connect(url).await;
+        topology::declare_on(&connection, &names).await.unwrap();
+        let publisher = Publisher::open(Arc::new(connect(url).await)).await.unwrap();
+        let ledger = Ledger::new(names.ledger());
+        Self { url: url.to_owned(), names, connection, publisher, ledger }
     }
 
     fn is_done(&self, job: &str) -> bool {
@@ -326,4 +332,58 @@ async fn how_long_the_ledger_takes_to_read_a_million_records() {
             println!("turn {turn}: read in {taken:?}; VmRSS grew from {before} by {} MB", resident() - before);
         }
     }
+}
+
+/// A day at the full quota.
+const DAY: usize = 432_000;
+
+fn day() -> impl Iterator<Item = Record> {
+    let user = |n: usize| format!("0f6e7c1a-1f00-4c2e-{:012}", n * 7919 % 300_000);
+    (0..DAY).map(move |n| outcome(&format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"), &user(n)))
+}
+
+/// How long the last takeover in this log took, as the worker says.
+fn took(log: &str) -> Duration {
+    let lines = log.lines().filter(|line| line.contains("the ledger is read\""));
+    let line: serde_json::Value = serde_json::from_str(lines.last().expect("it took over")).unwrap();
+    let fields = if line["took_ms"].is_null() { &line["fields"] } else { &line };
+    Duration::from_millis(fields["took_ms"].as_u64().unwrap_or_else(|| panic!("{line}")))
+}
+
+/// What a process has taken of the processors so far, in ticks.
+fn ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    stat.split_whitespace().skip(13).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+/// `CARGO_PROFILE_RELEASE_LTO=off cargo test --release --test it -- --ignored --nocapture how_long_taking_over`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "printing is what it is for")]
+async fn how_long_taking_over_takes_with_a_day_of_records() {
+    let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
+    let world = Plan::at(&broker.url).prepare().await;
+    let desk = Desk::of(&broker.url, &world.prefix).await;
+    desk.write_many(day()).await;
+
+    let mut first = Run::of(&world, &["--log", "json", "worker"]).start();
+    ready(&first.http().await).await;
+    let from_nothing = took(&first.stderr());
+    println!("{DAY} records: a worker that starts has the lease and has read them in {from_nothing:?}");
+
+    let second = Run::of(&world, &["--log", "json", "worker"]).start();
+    let http = second.http().await;
+    role_is(&http, "standby").await;
+    eventually("it has read what there is", async || {
+        let before = ticks(&second);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (ticks(&second) - before < 10).then_some(())
+    })
+    .await;
+    assert_eq!(first.terminated().await.0, 0);
+    role_is(&http, "active").await;
+    let standing_by = took(&second.stderr());
+    println!("{DAY} records: a worker that stood by has taken over in {standing_by:?} after it got the lease");
+    assert!(from_nothing < Duration::from_secs(10), "{from_nothing:?}");
+    assert!(standing_by < Duration::from_secs(1), "{standing_by:?}");
 }

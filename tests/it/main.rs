@@ -16,6 +16,7 @@ mod crash;
 mod job;
 mod ledger;
 mod letters;
+mod once;
 mod ops;
 mod process;
 mod soak;

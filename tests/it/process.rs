@@ -132,6 +132,13 @@ impl Process {
         Run::of(world, &["--log", "json", "worker"]).config(&own).start()
     }
 
+    /// The same, held up for a moment where a job reaches a stage, such as `told@job-1`.
+    pub fn paused_at(world: &World, amqp_url: &str, stage: &str) -> Process {
+        let own = format!("[amqp]\nurl = {amqp_url:?}\n");
+        let run = Run::of(world, &["--log", "json", "worker"]).config(&own);
+        run.env("RESETD_FAILPOINT", &format!("{stage}=pause")).start()
+    }
+
     pub fn stdout(&self) -> String {
         String::from_utf8(self.out.lock().unwrap().clone()).unwrap()
     }

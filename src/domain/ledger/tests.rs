@@ -30,7 +30,8 @@ fn book(entries: &[Entry<'_>], now: i64) -> Book {
 }
 
 fn is_done(book: &Book, org: &str, job: &str, redelivered: bool, now: i64) -> bool {
-    book.is_done(org, &JobId::new(job), redelivered, at(now))
+    let job = if job.starts_with(DERIVED) { JobId::derived(job) } else { JobId::new(job) };
+    book.is_done(org, &job, redelivered, at(now))
 }
 
 fn newest(book: &Book, user: &str) -> Option<Timestamp> {
@@ -59,6 +60,13 @@ fn a_name_made_from_the_body_is_done_for_ten_minutes_where_it_is_delivered_again
     assert!(check(&book, true, 900), "the later of two equal jobs counts");
     assert_eq!(book.note(&done("main", "sha256:ab", None, 0), at(700)), Room::Enough);
     assert!(check(&book, true, 900), "reading the earlier again changes nothing");
+}
+
+#[test]
+fn a_producers_own_id_that_looks_like_such_a_name_is_done_for_a_day() {
+    let book = book(&[done("main", "sha256:ab", None, 0)], 0);
+    assert!(book.is_done("main", &JobId::new("sha256:ab"), false, at(24 * HOUR)));
+    assert!(!book.is_done("main", &JobId::derived("sha256:ab"), true, at(24 * HOUR)));
 }
 
 #[test]

@@ -129,6 +129,7 @@ impl Session {
     }
 
     async fn shifts(&mut self) -> Result<Infallible, Trouble> {
+        self.tell_who_is_owed().await;
         let mut next = self.one_by_one().await?;
         loop {
             next = match next {
@@ -146,6 +147,13 @@ impl Session {
                     Shift::Clear
                 }
             };
+        }
+    }
+
+    /// Whose password was set before all was given back is told before any other job of theirs is taken.
+    async fn tell_who_is_owed(&self) {
+        while !pipeline::collect(&self.desk).await {
+            sleep(PROBE).await;
         }
     }
 
@@ -293,9 +301,10 @@ impl Session {
             while let Some(until) = org.gate.shut(Instant::now()) {
                 sleep_until(until.min(Instant::now() + PROBE)).await;
                 if org.is_unpublishable() {
-                    pipeline::collect(&self.desk).await;
+                    self.tell_who_is_owed().await;
                 }
             }
+            self.tell_who_is_owed().await;
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
             let mut found = false;
