@@ -7,8 +7,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus};
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::trouble::{Trouble, closing, within};
+use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -126,16 +127,19 @@ async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionSt
     }
 }
 
-/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice.
+/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice. (A connection that
+/// is lost during an alarm stays blocked for ever, so only silence is waited through.)
 async fn confirmed(
     confirm: impl Future<Output = lapin::Result<Confirmation>>,
     status: &ConnectionStatus,
 ) -> Result<Confirmation, Trouble> {
     let mut confirm = std::pin::pin!(confirm);
     loop {
-        match within("publishing", confirm.as_mut()).await {
-            Err(Trouble::Again(_)) if status.blocked() => {}
-            answer => return answer,
+        let was_blocked = status.blocked();
+        match timeout(ANSWER, confirm.as_mut()).await {
+            Ok(answer) => return answer.map_err(|error| explain("publishing", &error)),
+            Err(_) if was_blocked || status.blocked() => {}
+            Err(_) => return Err(Trouble::Again(format!("publishing: no confirm within {} s", ANSWER.as_secs()))),
         }
     }
 }
