@@ -101,16 +101,15 @@ impl Desk {
     /// long as any delivery may be.
     async fn left(&self, ticket: &Ticket, trip: &Trip) -> Leave {
         tokio::select! {
-            () = self.returning.cancelled() => {
-                if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
-            }
+            () = self.returning.cancelled() => returned(ticket, trip),
             () = self.shut_again() => Leave::Again(Berth::Lane),
             () = sleep_until(ticket.held_until) => {
-                if self.org.gate.shut(tokio::time::Instant::now()).is_some() {
-                    // Nothing moves at all: everything goes back.
-                    self.returning.cancel();
+                if self.org.gate.shut(tokio::time::Instant::now()).is_none() {
+                    return Leave::Again(berth(trip));
                 }
-                Leave::Again(berth(trip))
+                // Nothing moves at all, and under an alarm nothing is published either: everything goes back.
+                self.returning.cancel();
+                returned(ticket, trip)
             }
         }
     }
@@ -194,6 +193,11 @@ impl Desk {
             tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
         }
     }
+}
+
+/// How a job leaves with all others: unsettled, unless that brings it near its delivery limit.
+fn returned(ticket: &Ticket, trip: &Trip) -> Leave {
+    if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
 }
 
 /// Where a job goes that cannot be held any longer: parked, unless its password may be set and is known to this process alone.
