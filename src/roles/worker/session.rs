@@ -140,6 +140,9 @@ impl Session {
     /// Hands over one job after the other.
     async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
         self.desk = Arc::new(self.desk.shift(false));
+        if self.is_shut_for_long() {
+            return Ok(Shift::Shut);
+        }
         for lane in &mut self.lanes {
             lane.consume().await?;
         }
@@ -174,7 +177,7 @@ impl Session {
     /// Whether no call can be made for so long that jobs should not be held meanwhile.
     fn is_shut_for_long(&self) -> bool {
         let now = Instant::now();
-        self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.hold / 2)
+        self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.long)
     }
 
     async fn start(&self, delivery: Delivery) {
