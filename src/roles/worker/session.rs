@@ -122,16 +122,16 @@ impl Session {
             next = match next {
                 Shift::Clear => self.by_the_prefetch().await?,
                 Shift::Suspect => {
-                    self.stop_taking().await;
+                    self.finish_taken().await;
                     self.give_back().await?;
-                    self.one_by_one().await?
+                    if self.desk.returning.is_cancelled() { Shift::Shut } else { self.one_by_one().await? }
                 }
                 Shift::Shut => {
                     self.desk.returning.cancel();
                     self.stop_taking().await;
                     self.give_back().await?;
                     self.probe().await?;
-                    Shift::Clear
+                    self.one_by_one().await?
                 }
             };
         }
@@ -190,6 +190,19 @@ impl Session {
     async fn stop_taking(&mut self) {
         for lane in &mut self.lanes {
             lane.cancel().await;
+        }
+        self.none_in_hand().await;
+    }
+
+    /// Takes no more, and lets those end that were taken already: returning them would count against each. Only those that run alone
+    /// are left, to be given back.
+    async fn finish_taken(&mut self) {
+        let mut taken = Vec::new();
+        for lane in &mut self.lanes {
+            taken.extend(lane.rest().await);
+        }
+        for delivery in taken.into_iter().filter(|delivery| !pipeline::must_run_alone(delivery)) {
+            self.start(delivery).await;
         }
         self.none_in_hand().await;
     }
