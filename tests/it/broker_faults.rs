@@ -17,14 +17,14 @@ use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_bo
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 
 /// The one node that these tests kill and block, one after the other.
-struct Node {
+pub struct Node {
     broker: Arc<Broker>,
     down: AtomicBool,
     failed: AtomicBool,
 }
 
 /// The node, as long as one test has it.
-struct Lent(MutexGuard<'static, Node>);
+pub struct Lent(MutexGuard<'static, Node>);
 
 impl std::ops::Deref for Lent {
     type Target = Node;
@@ -41,7 +41,7 @@ impl Drop for Lent {
 }
 
 impl Node {
-    async fn lent() -> Lent {
+    pub async fn lent() -> Lent {
         static NODE: OnceCell<Mutex<Node>> = OnceCell::const_new();
         let start = async || {
             let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
@@ -58,28 +58,28 @@ impl Node {
         Lent(node)
     }
 
-    fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.broker.url
     }
 
-    async fn tell(&self, command: &'static str) {
+    pub async fn tell(&self, command: &'static str) {
         self.broker.told(command).await;
     }
 
     /// Ends it by `kill` or `stop`.
-    async fn end(&self, how: &'static str) {
+    pub async fn end(&self, how: &'static str) {
         self.down.store(true, Ordering::Relaxed);
         self.tell(how).await;
     }
 
-    async fn start(&self) {
+    pub async fn start(&self) {
         self.tell("start").await;
         self.down.store(false, Ordering::Relaxed);
     }
 
     /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
     /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
-    async fn world(&self, plan: Plan) -> World {
+    pub async fn world(&self, plan: Plan) -> World {
         let world = plan.start().await;
         tokio::time::sleep_until(Instant::now() + Duration::from_secs(4)).await;
         world

@@ -17,3 +17,4 @@ mod ops;
 mod process;
 mod soak;
 mod trip;
+mod waiting;
