@@ -1,7 +1,7 @@
 //! Taking jobs: one channel for each lane, on which it is consumed, or taken from one by one; and a delivery that is settled
 //! once, by value.
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
 };
@@ -101,6 +101,18 @@ impl Intake {
         if self.consumer.take().is_some() {
             closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
         }
+    }
+
+    /// Takes no more jobs, and hands out those that were prefetched.
+    pub async fn rest(&mut self) -> Vec<Delivery> {
+        let Some(mut consumer) = self.consumer.take() else { return Vec::new() };
+        closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        // All that was delivered came before the answer.
+        let mut rest = Vec::new();
+        while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
+            rest.push(self.delivery(delivery));
+        }
+        rest
     }
 
     /// Gives back whatever was taken and not settled, all at once. (One `nack` of all: on RabbitMQ 4.3 nothing else is free.)

@@ -127,20 +127,19 @@ async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionSt
     }
 }
 
-/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice.
+/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice. (A connection that
+/// is lost during an alarm stays blocked for ever, so only silence is waited through.)
 async fn confirmed(
     confirm: impl Future<Output = lapin::Result<Confirmation>>,
     status: &ConnectionStatus,
 ) -> Result<Confirmation, Trouble> {
     let mut confirm = std::pin::pin!(confirm);
     loop {
+        let was_blocked = status.blocked();
         match timeout(ANSWER, confirm.as_mut()).await {
-            Ok(confirmed) => return confirmed.map_err(|error| explain("publishing", &error)),
-            Err(_) if status.blocked() => {}
-            Err(_) => {
-                let why = format!("publishing: the broker did not answer within {} s", ANSWER.as_secs());
-                return Err(Trouble::Again(why));
-            }
+            Ok(answer) => return answer.map_err(|error| explain("publishing", &error)),
+            Err(_) if was_blocked || status.blocked() => {}
+            Err(_) => return Err(Trouble::Again(format!("publishing: no confirm within {} s", ANSWER.as_secs()))),
         }
     }
 }

@@ -48,7 +48,12 @@ impl Pulse {
     /// Beats until the connection is lost. One that is silent though nothing blocks it counts as lost, and cancels `lost`.
     pub(super) async fn beat(self, connection: Arc<Connection>, lost: CancellationToken) {
         let silent = async {
-            while self.is_blocked() || self.silent_for() < ANSWER {
+            // What waited through an alarm has as long to be confirmed as anything else, from the alarm's end on.
+            let mut free_since = Instant::now();
+            while self.silent_for().min(free_since.elapsed()) < ANSWER {
+                if self.is_blocked() {
+                    free_since = Instant::now();
+                }
                 tokio::time::sleep(EVERY / 4).await;
             }
             Trouble::Again(format!("no confirm for {} s", ANSWER.as_secs()))

@@ -90,6 +90,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long a delivery is held at most. Not a key: the broker's own limit is 30 minutes, and no setting of ours changes it.
     pub hold: Duration,
+    /// From which wait on, of all the org's calls, the deliveries are given back and not held meanwhile. Not a key either.
+    pub long: Duration,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     environment: Environment,
@@ -140,6 +142,7 @@ impl Config {
             })?,
             grace: raw.shutdown.grace.0,
             hold: HOLD,
+            long: HOLD / 2,
             orgs: raw.orgs,
             wire: raw.wire,
             environment,

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::permit::Permit;
 use self::state::{State, Waiting};
+use super::breaker::Stand;
 use super::guard::{Closed, Guard};
 use super::limiter::Limiter;
 use crate::board::Board;
@@ -167,6 +168,13 @@ impl<T: Send + 'static> Gate<T> {
     /// Until when no call can be made at least, or `None` where one could be made now. The limiter does not count, nor who waits.
     pub fn shut(&self, now: Instant) -> Option<Instant> {
         self.shared.lock().shut(now)
+    }
+
+    /// Whether nothing is left to be proved: the line is not stopped, and the breaker is closed. A gate that is not shut may still let
+    /// one call through to see.
+    pub fn is_proved(&self) -> bool {
+        let state = self.shared.lock();
+        state.stops.is_empty() && state.breaker.stand() == Stand::Closed
     }
 
     /// No token was granted: it is asked for again later, by the dispatcher and whoever else needs one.

@@ -18,7 +18,9 @@ use crate::wire::again::{self, Luggage};
 
 /// Publishes it again and acks this delivery; where that fails it is not settled, and the broker delivers it again.
 pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, trip: Trip, key: Key, berth: Berth) {
-    let name = trip.may_be_set().then(|| Uuid::new_v4().to_string());
+    // What it has come to in this process alone: a password, or an end of which somebody may have been told.
+    let is_ours_to_keep = trip.may_be_set() || trip.ending.is_some();
+    let name = is_ours_to_keep.then(|| Uuid::new_v4().to_string());
     if let Some(name) = &name {
         desk.org.memory.keep(Key::Again(ticket.id.clone(), name.clone()), trip.clone());
     }

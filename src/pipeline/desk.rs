@@ -119,20 +119,19 @@ impl Desk {
             }
             self.bulk_closed.cancelled().await;
         };
-        let returned = async {
+        let given_back = async {
             tokio::select! { () = self.returning.cancelled() => {}, () = closed => {} }
         };
         tokio::select! {
-            () = returned => {
-                if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
-            }
+            () = given_back => returned(ticket, trip),
             () = self.shut_again() => Leave::Again(Berth::Lane),
             () = sleep_until(ticket.held_until) => {
-                if self.org.gate.shut(tokio::time::Instant::now()).is_some() {
-                    // Nothing moves at all: everything goes back.
-                    self.returning.cancel();
+                if self.org.gate.shut(tokio::time::Instant::now()).is_none() {
+                    return Leave::Again(berth(trip));
                 }
-                Leave::Again(berth(trip))
+                // Nothing moves at all, and under an alarm nothing is published either: everything goes back.
+                self.returning.cancel();
+                returned(ticket, trip)
             }
         }
     }
@@ -223,6 +222,11 @@ impl Desk {
             tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
         }
     }
+}
+
+/// How a job leaves with all others: unsettled, unless that brings it near its delivery limit.
+fn returned(ticket: &Ticket, trip: &Trip) -> Leave {
+    if ticket.is_often_returned() { Leave::Again(berth(trip)) } else { Leave::Unsettled }
 }
 
 /// Where a job goes that cannot be held any longer: parked, unless its password may be set and is known to this process alone.

@@ -45,6 +45,8 @@ pub struct Org {
     pub(super) ledger: Ledger,
     /// How long a delivery is held at most before it is given back.
     pub hold: Duration,
+    /// From which wait on, of all its calls, the deliveries are given back.
+    pub long: Duration,
     /// Calls answered otherwise than 429.
     pub(super) admitted: AtomicU64,
 }
@@ -94,6 +96,7 @@ impl Org {
             memory: Memory::default(),
             ledger: ledger.clone(),
             hold: config.hold,
+            long: config.long,
             admitted: AtomicU64::new(0),
             config: org,
         }

@@ -98,9 +98,10 @@ impl Ticket {
         self.deliveries_before >= OFTEN
     }
 
-    /// How often it was delivered before, to be carried along by a job that runs alone.
+    /// How often it was delivered before, to be carried along by a job that runs alone. It has just outlived a delivery, so that it
+    /// gets no nearer to its limit by being returned and published again, however often.
     pub(super) fn carried_deliveries(&self) -> u64 {
-        if self.deliveries_before >= SUSPECT { self.deliveries_before } else { 0 }
+        if self.deliveries_before >= SUSPECT { self.deliveries_before.min(OFTEN) } else { 0 }
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.

@@ -22,3 +22,4 @@ mod process;
 mod soak;
 mod standby;
 mod trip;
+mod waiting;

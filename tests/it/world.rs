@@ -37,6 +37,7 @@ pub struct Plan {
     pub prefix: String,
     config: String,
     orgs: Vec<(String, sim::Settings, String)>,
+    holding: Option<(Duration, Duration)>,
 }
 
 /// A configuration that is quick; a test lays its own over it.
@@ -58,13 +59,19 @@ impl Plan {
 
     pub fn at(amqp_url: &str) -> Self {
         let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
-        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new() }
+        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new(), holding: None }
     }
 
     /// Lays TOML over the quick configuration.
     pub fn config(mut self, toml: &str) -> Self {
         self.config += toml;
         self.config += "\n";
+        self
+    }
+
+    /// A worker in this process that holds a delivery for so long at most, and takes a wait of all for long from `long` on.
+    pub fn holding(mut self, hold: Duration, long: Duration) -> Self {
+        self.holding = Some((hold, long));
         self
     }
 
@@ -97,7 +104,16 @@ impl Plan {
         }
         let connection = connect(&self.amqp_url).await;
         let config = format!("{sections}\n{}", self.config);
-        World { amqp_url: self.amqp_url, prefix: self.prefix, config, orgs, connection, shutdown, worker: None }
+        World {
+            amqp_url: self.amqp_url,
+            prefix: self.prefix,
+            config,
+            orgs,
+            connection,
+            holding: self.holding,
+            shutdown,
+            worker: None,
+        }
     }
 
     /// Starts the orgs and a worker, and waits until it is ready.
@@ -133,6 +149,7 @@ pub struct World {
     pub config: String,
     pub orgs: BTreeMap<String, SimOrg>,
     pub connection: Connection,
+    holding: Option<(Duration, Duration)>,
     shutdown: CancellationToken,
     worker: Option<Worker>,
 }
@@ -172,7 +189,11 @@ impl World {
 
     pub fn load(&self) -> Config {
         let (_folder, paths) = self.files();
-        Config::load(&paths, Environment::default()).unwrap()
+        let mut config = Config::load(&paths, Environment::default()).unwrap();
+        if let Some((hold, long)) = self.holding {
+            (config.hold, config.long) = (hold, long);
+        }
+        config
     }
 
     pub async fn start_worker(&mut self) -> &Worker {

@@ -135,16 +135,16 @@ impl Session {
             next = match next {
                 Shift::Clear => self.by_the_prefetch().await?,
                 Shift::Suspect => {
-                    self.stop_taking().await;
+                    self.finish_taken().await;
                     self.give_back().await?;
-                    self.one_by_one().await?
+                    if self.desk.returning.is_cancelled() { Shift::Shut } else { self.one_by_one().await? }
                 }
                 Shift::Shut => {
                     self.desk.returning.cancel();
                     self.stop_taking().await;
                     self.give_back().await?;
                     self.probe().await?;
-                    Shift::Clear
+                    self.one_by_one().await?
                 }
             };
         }
@@ -161,6 +161,9 @@ impl Session {
     async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
         if self.desk.has_ended() {
             self.desk = Arc::new(self.desk.shift(false));
+        }
+        if self.is_shut_for_long() {
+            return Ok(Shift::Shut);
         }
         self.lanes[0].consume().await?;
         self.tend_bulk().await?;
@@ -218,7 +221,7 @@ impl Session {
     /// Whether no call can be made for so long that jobs should not be held meanwhile.
     fn is_shut_for_long(&self) -> bool {
         let now = Instant::now();
-        self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.hold / 2)
+        self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.long)
     }
 
     async fn start(&self, delivery: Delivery) {
@@ -239,6 +242,19 @@ impl Session {
     async fn stop_taking(&mut self) {
         for lane in &mut self.lanes {
             lane.cancel().await;
+        }
+        self.none_in_hand().await;
+    }
+
+    /// Takes no more, and lets those end that were taken already: returning them would count against each. Only those that run alone
+    /// are left, to be given back.
+    async fn finish_taken(&mut self) {
+        let mut taken = Vec::new();
+        for lane in &mut self.lanes {
+            taken.extend(lane.rest().await);
+        }
+        for delivery in taken.into_iter().filter(|delivery| !pipeline::must_run_alone(delivery)) {
+            self.start(delivery).await;
         }
         self.none_in_hand().await;
     }
@@ -317,7 +333,8 @@ impl Session {
             }
             turn.reverse();
             self.none_in_hand().await;
-            if org.gate.shut(Instant::now()).is_none() {
+            // A job that ended without a call proves nothing.
+            if org.gate.shut(Instant::now()).is_none() && org.gate.is_proved() {
                 tracing::info!(org = org.name, "calls can be made again");
                 return Ok(());
             }

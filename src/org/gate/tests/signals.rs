@@ -107,9 +107,11 @@ async fn a_bad_user_alone_in_the_interactive_lane_does_not_keep_the_breaker_open
 #[tokio::test(start_paused = true)]
 async fn the_board_says_half_open_when_the_time_is_over_though_nobody_asks() {
     let bench = bench(6000, Ok);
+    assert!(bench.gate.is_proved());
     bench.open_breaker().await;
     tokio::time::sleep(secs(7)).await;
     assert_eq!((bench.breaker(), bench.shut()), (Some(BreakerState::HalfOpen), None));
+    assert!(!bench.gate.is_proved(), "one call is let through to see");
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +125,9 @@ async fn it_is_shut_until_the_last_of_all_that_shuts_it() {
     bench.gate.throttled(secs(20));
     assert_eq!(bench.shut(), Some(20.0));
     tokio::time::sleep(secs(20)).await;
-    assert_eq!(bench.shut(), None);
+    assert_eq!((bench.shut(), bench.gate.is_proved()), (None, false));
+    bench.gate.mended(StopCause::TokenRefused);
+    assert!(bench.gate.is_proved());
 }
 
 /// Makes calls until then and returns the seconds of the permits. The org admits so many of them in each 10 s.
