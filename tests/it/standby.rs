@@ -308,7 +308,11 @@ async fn befalls(what: &str, fault: fn(&Worker), heal: fn(&Worker)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_whose_connections_are_reset_calls_no_more_before_another_does() {
-    befalls("reset", |worker| (worker.relay.cut(), worker.relay.refuse()).1, |worker| worker.relay.heal()).await;
+    let fault = |worker: &Worker| {
+        worker.relay.refuse();
+        worker.relay.cut();
+    };
+    befalls("reset", fault, |worker| worker.relay.heal()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
