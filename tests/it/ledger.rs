@@ -344,8 +344,8 @@ fn day() -> impl Iterator<Item = Record> {
 
 /// How long the last takeover in this log took, as the worker says.
 fn took(log: &str) -> Duration {
-    let lines = log.lines().filter(|line| line.contains("the ledger is read\""));
-    let line: serde_json::Value = serde_json::from_str(lines.last().expect("it took over")).unwrap();
+    let mut lines = log.lines().filter(|line| line.contains("the ledger is read\""));
+    let line: serde_json::Value = serde_json::from_str(lines.next_back().expect("it took over")).unwrap();
     let fields = if line["took_ms"].is_null() { &line["fields"] } else { &line };
     Duration::from_millis(fields["took_ms"].as_u64().unwrap_or_else(|| panic!("{line}")))
 }
