@@ -126,12 +126,12 @@ async fn five_hundred_jobs_whose_own_backoff_is_minutes_do_not_slow_a_hundred_th
     let settings = resetd::sim::Settings { faults: vec![fault("status=409,next=500")], ..unlimited() };
     let world = Plan::new()
         .config("[retry]\nbase = \"5m\"\nmax = \"5m\"\ninline_max = \"1s\"")
-        .org("main", settings, "rate_per_minute = 1800")
+        .org("main", settings, "rate_per_minute = 900")
         .start()
         .await;
     send(&world, (0..500).map(|n| ("main.bulk", format!("late-{n}"), BasicProperties::default()))).await;
     eventually("each was tried", async || (world.main().stats().calls >= 500).then_some(())).await;
-    let slower = pace_of_a_hundred(&world, 1800).await;
+    let slower = pace_of_a_hundred(&world, 900).await;
     eprintln!(
         "500 wait for their next try: 100 took {slower:.3} of the limiter's own time, beside a lane that has a tenth"
     );
@@ -286,9 +286,10 @@ async fn no_delivery_is_held_through_an_outage_whose_end_always_seems_near() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_delivery_is_held_through_a_pause_that_is_long() {
     let world = Plan::new().holding(FAR, Duration::from_secs(2)).start().await;
-    world.main().add_fault(fault("status=429,retry_after=8,next=1"));
+    world.main().add_fault(fault("status=429,retry_after=12,next=1"));
     let mut outcomes = world.outcomes().await;
     world.reset("main", "first", "first").await;
+    eventually("all calls pause", async || (world.main().stats().calls == 1).then_some(())).await;
     lie_ready(&world, &["resets.main"], 1).await;
     send(&world, in_both_lanes("u", 30)).await;
     assert_eq!(ready_in(&world, &LANES).await, 31, "nothing is taken while all pause");
