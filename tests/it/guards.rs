@@ -62,7 +62,7 @@ async fn past_the_guard_the_bulk_lane_closes_and_the_interactive_one_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outside_its_hours_the_bulk_lane_is_left_alone() {
-    let hour = |ahead: i8| (jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).hour() + ahead).rem_euclid(24);
+    let hour = |ahead: i8| (jiff::tz::TimeZone::UTC.to_datetime(jiff::Timestamp::now()).hour() + ahead).rem_euclid(24);
     let window = format!("{:02}:00-{:02}:00 UTC", hour(2), hour(4));
     let keys = format!("bulk_window = {window:?}");
     let world = Plan::new().org("main", unlimited(), &keys).start().await;

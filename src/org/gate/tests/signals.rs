@@ -93,7 +93,7 @@ async fn a_bad_user_alone_in_the_interactive_lane_does_not_keep_the_breaker_open
     let bad = async {
         // It would go on for ever: a probe's fault brings no job nearer to being given up.
         loop {
-            bench.gate.pass(Lane::Interactive, None).await.unwrap().answered(&user("bad"), Verdict::Faulted);
+            bench.gate.pass(Lane::Interactive, None, false).await.unwrap().answered(&user("bad"), Verdict::Faulted);
         }
     };
     let good = async {
