@@ -4,6 +4,7 @@
 
 pub mod attribute;
 pub mod batch;
+pub mod chronicle;
 pub mod failure;
 pub mod form;
 pub mod job;

@@ -15,11 +15,11 @@ use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of an announcement.
-const BATCH: &str = "batch";
+pub const BATCH: &str = "batch";
 /// The `type` of a job's end.
 const OUTCOME: &str = "outcome";
 /// The `type` of what became of a notification.
-const MAIL: &str = "mail";
+pub const MAIL: &str = "mail";
 
 /// A record and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
