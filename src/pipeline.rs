@@ -28,7 +28,6 @@ use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
 use crate::org::turns::Turn;
-use crate::telemetry::metrics::InFlight;
 use crate::wire::job::{self, Invalid};
 pub use debts::collect;
 pub use desk::Desk;
@@ -92,7 +91,7 @@ fn place(desk: &Desk, user: &UserId) -> Place {
 /// redelivered job goes on from there.
 pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
     let Arrival { delivery, ticket, intent, place } = arrival;
-    let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
+    let _in_hand = desk.org.hands.take(delivery.lane);
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
     let key = ticket.key(&delivery);
     let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {

@@ -4,7 +4,9 @@
 pub mod breaker;
 pub mod forbidden;
 pub mod gate;
+pub mod hands;
 pub mod lanes;
 pub mod limiter;
 pub mod pace;
+pub mod spent;
 pub mod turns;

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Expired, Permit, Vital};
+use super::{Expired, Meter, Permit, Vital};
 use crate::domain::retry::{StopCause, retry_after_stop};
 use crate::org::breaker::{Breaker, Stand};
 use crate::org::lanes::Lanes;
 use crate::org::limiter::Limiter;
 use crate::org::pace::Pace;
+use crate::org::spent::Spent;
 
 /// How soon the dispatcher looks again where nobody will tell it.
 const SOON: Duration = Duration::from_millis(100);
@@ -29,6 +30,7 @@ pub(super) struct State<T> {
     pub(super) limiter: Limiter,
     /// The rate that the limiter is for.
     pub(super) rate: u32,
+    pub(super) spent: Spent,
 }
 
 /// How often the line tried again while it is stopped for a cause, and when it does so next.
@@ -79,6 +81,7 @@ impl<T> State<T> {
             breaker: Breaker::new(now),
             pace: Pace::new(limiter.full_rate(), now),
             rate: limiter.full_rate().get(),
+            spent: Spent::new(now),
             limiter,
         }
     }
@@ -106,6 +109,21 @@ impl<T> State<T> {
         all.into_iter().flatten().filter(|until| now < *until).max()
     }
 
+    /// How it stands.
+    pub(super) fn meter(&self, now: Instant) -> Meter {
+        let moment = |at: Option<Instant>| at.filter(|at| now < *at).map(|at| Timestamp::now() + (at - now));
+        Meter {
+            configured: self.limiter.full_rate().get(),
+            rate: self.rate,
+            spent: self.spent.within_a_minute(now),
+            waiting: self.lanes.len(),
+            paused_until: moment(self.paused_until),
+            no_token_until: moment(self.no_token_until),
+            next_try: moment(self.stops.values().map(|stop| stop.until).max()),
+            may_call: self.vital.as_ref().is_some_and(|vital| vital()),
+        }
+    }
+
     /// Looks at everything but the token and the limiter.
     pub(super) fn look(&mut self, now: Instant) -> Move {
         for left in self.lanes.take_out_gone() {
@@ -127,6 +145,7 @@ impl<T> State<T> {
 
     /// A permit is given: a line that is stopped lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
+        self.spent.one(now);
         self.stops.values_mut().for_each(|stop| stop.tried(now));
         self.lanes.pop()
     }
