@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod broker;
+mod browser;
 mod relay;
 mod world;
 
@@ -14,6 +15,7 @@ mod job;
 mod ledger;
 mod letters;
 mod ops;
+mod page;
 mod process;
 mod soak;
 mod trip;
