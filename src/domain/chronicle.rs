@@ -85,6 +85,13 @@ pub struct Line {
     pub status: Option<u16>,
 }
 
+impl Line {
+    /// What it is told after.
+    fn key(&self) -> (Timestamp, &str) {
+        (self.at, &self.job)
+    }
+}
+
 /// What is told of one org at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lately {
@@ -184,13 +191,13 @@ impl Tale {
             reason: ended.reason,
             status: ended.status,
         };
-        // Nearly all come in their order: those need no look at the others.
-        if self.latest.front().is_none_or(|newest| newest.at < at) {
+        // One order for all who tell it, whatever came first here. Nearly all come in it: those need no look at the others.
+        let key = (at, &*ended.job);
+        if self.latest.front().is_none_or(|newest| newest.key() < key) {
             self.latest.push_front(line());
         } else {
-            let place = self.latest.iter().position(|known| known.at <= at).unwrap_or(self.latest.len());
-            let twins = self.latest.range(place..).take_while(|known| known.at == at);
-            if place == LATEST || twins.into_iter().any(|known| *known.job == *ended.job && known.kind == ended.kind) {
+            let place = self.latest.iter().position(|known| known.key() <= key).unwrap_or(self.latest.len());
+            if place == LATEST || self.latest.get(place).is_some_and(|known| known.key() == key) {
                 return;
             }
             self.latest.insert(place, line());
