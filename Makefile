@@ -17,6 +17,7 @@ demo: ## the whole trip on this machine, from a job to a mail that logs in
 test: ## all tests, against a RabbitMQ of their own
 	@scripts/need
 	scripts/broker install --private
+	scripts/browser
 	cargo test --locked $(ARGS)
 
 .PHONY: test-brokers
@@ -46,6 +47,13 @@ measure: ## the figures: throughput beside the least loop, the quota, the start
 	scripts/broker install --private
 	cargo build --locked --release --examples
 	cargo test --locked --release --test measure -- --ignored --nocapture
+
+.PHONY: screenshot
+screenshot: ## the README's picture of the page, docs/page.png, and all its states in target/page
+	@scripts/need
+	scripts/broker install --private
+	scripts/browser
+	cargo test --locked --test it pictures_of_the_page -- --ignored
 
 .PHONY: soak
 soak: ## half an hour of jobs while the broker is restarted: memory, threads, tasks, channels

@@ -87,10 +87,10 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             let config = Config::load(&files, environment)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             config.worker()?;
-            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            let listener = TcpListener::bind(config.http.listen).await.with_context(|| {
                 format!(
                     "http.listen {} cannot be bound; is another worker running? Set http.listen to another port",
-                    config.listen
+                    config.http.listen
                 )
             })?;
             roles::worker::run(config, listener, shutdown).await

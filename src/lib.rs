@@ -7,7 +7,7 @@
 //! | 7 | `main` |
 //! | 6 | `cli` |
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
-//! | 4 | `pipeline`: the trip of one job; `http`: health and metrics |
+//! | 4 | `pipeline`: the trip of one job; `http`: health, metrics and the page |
 //! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |

@@ -28,7 +28,6 @@ use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
 use crate::org::turns::Turn;
-use crate::telemetry::metrics::InFlight;
 use crate::wire::job::{self, Invalid};
 pub use debts::collect;
 pub use desk::Desk;
@@ -101,7 +100,7 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
 /// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
 async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     let Arrival { delivery, ticket, intent, place } = arrival;
-    let _in_flight = InFlight::enter(&desk.org.name, delivery.lane);
+    let _in_hand = desk.org.hands.take(delivery.lane);
     let key = ticket.key(&delivery);
     let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.

@@ -9,10 +9,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::trouble::{ANSWER, Trouble};
+use crate::domain::chronicle::{Chronicle, Ended, Lately};
 use crate::domain::job::JobId;
 use crate::domain::ledger::{Book, Entry, Holder, Room};
 use crate::domain::user::UserId;
 use crate::wire;
+use crate::wire::ledger::Told;
 
 mod follow;
 mod place;
@@ -41,6 +43,7 @@ struct Shared {
 #[derive(Debug)]
 struct Kept {
     book: Book,
+    chronicle: Chronicle,
     place: Place,
     /// The ids of fences and who held the lease before each, the newest last.
     fences: VecDeque<(String, Holder)>,
@@ -63,8 +66,14 @@ impl Drop for Reading {
 impl Ledger {
     /// Of a stream, by its name at the broker. Nothing is known yet.
     pub fn new(stream: impl Into<String>) -> Self {
+        Self::telling(stream, std::iter::empty())
+    }
+
+    /// One that can tell of these orgs what became of their jobs lately.
+    pub fn telling<'a>(stream: impl Into<String>, orgs: impl Iterator<Item = &'a str>) -> Self {
         let kept = Kept {
             book: Book::default(),
+            chronicle: Chronicle::new(orgs),
             place: Place::default(),
             fences: VecDeque::new(),
             read_at: Instant::now(),
@@ -90,9 +99,14 @@ impl Ledger {
         Reading(self.clone())
     }
 
-    /// Takes note of what this process itself brought about, as long as it does not read it.
-    pub fn note(&self, entry: &Entry<'_>) {
-        self.kept().note(entry, Timestamp::now());
+    /// Takes note of a job's end that this process itself brought about, as long as it does not read it.
+    pub fn note(&self, ended: &Ended<'_>) {
+        self.kept().ended(ended, Timestamp::now());
+    }
+
+    /// See [`Chronicle::lately`].
+    pub fn lately(&self, org: &str) -> Option<Lately> {
+        self.kept().chronicle.lately(org, Timestamp::now())
     }
 
     /// See [`Book::is_done`].
@@ -161,15 +175,20 @@ impl Ledger {
 
     /// Applies a record.
     fn read(&self, delivery: lapin::message::Delivery) {
-        let entry = wire::ledger::entry(&delivery.data, &delivery.properties);
+        let told = wire::ledger::told(&delivery.data, &delivery.properties);
         let now = Timestamp::now();
         let mut kept = self.kept();
         kept.read_at = Instant::now();
         kept.records += 1;
-        if let Some(entry) = &entry {
-            kept.apply(entry, now);
+        match &told {
+            Some(Told::Ended(ended)) => kept.ended(ended, now),
+            // The record has no clock of its own that counts: it is later than whatever was read before it.
+            Some(Told::Dropped { org, job }) => kept.chronicle.dropped(org, job, now),
+            Some(Told::Batch(about)) => kept.chronicle.batch(&about.org, &about.batch, &about.record, now),
+            Some(Told::Lease(entry)) => kept.apply(entry, now),
+            None => {}
         }
-        let is_fence = matches!(entry, Some(Entry::Fence { .. }));
+        let is_fence = matches!(told, Some(Told::Lease(Entry::Fence { .. })));
         if let Some(offset) = wire::ledger::offset(&delivery.properties) {
             kept.place.read(offset, delivery.data, now);
         }
@@ -197,6 +216,13 @@ impl Kept {
             Entry::Done { .. } | Entry::Released { .. } => {}
         }
         self.note(entry, now);
+    }
+
+    fn ended(&mut self, ended: &Ended<'_>, now: Timestamp) {
+        if let Some(entry) = Entry::of(ended) {
+            self.note(&entry, now);
+        }
+        self.chronicle.ended(ended, now);
     }
 
     fn note(&mut self, entry: &Entry<'_>, now: Timestamp) {

@@ -1,6 +1,7 @@
-//! The broker: names, topology, two connections, the lease, consuming and publishing. Every await on it has a limit.
+//! The broker: names, topology, two connections, the lease, consuming and publishing, the ledger, and how much lies there. Every await on it has a limit.
 
 pub mod consumer;
+pub mod depths;
 pub mod lease;
 pub mod ledger;
 pub mod link;

@@ -4,6 +4,7 @@
 //! what came of it, every value checked.
 
 pub mod amqp;
+pub mod http;
 pub mod org;
 mod raw;
 mod source;
@@ -11,7 +12,6 @@ mod value;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ pub struct Config {
     pub retry: Retry,
     /// What the person gets.
     pub notification: Notification,
-    /// Where health and metrics are served.
-    pub listen: SocketAddr,
+    /// Where health, metrics and the page are served, and to whom.
+    pub http: http::Http,
     /// How long jobs in flight may finish.
     pub grace: Duration,
     /// How long a delivery is held at most. Not a key: the broker's own limit is 30 minutes, and no setting of ours changes it.
@@ -133,13 +133,7 @@ impl Config {
             password: password(&raw.password)?,
             retry: retry(&raw.retry)?,
             notification: notification(raw.notification)?,
-            listen: raw.http.listen.parse().map_err(|_| {
-                ConfigError::wrong(
-                    "http.listen",
-                    format_args!("{:?}", raw.http.listen),
-                    "an address and a port, such as 127.0.0.1:9464",
-                )
-            })?,
+            http: http::Http::check(raw.http)?,
             grace: raw.shutdown.grace.0,
             hold: HOLD,
             long: HOLD / 2,
@@ -157,7 +151,8 @@ impl Config {
     /// What a worker needs.
     ///
     /// # Errors
-    /// Where there is no org, one is not complete, the wire form is not chosen, or the grace is too short.
+    /// Where there is no org, one is not complete, the wire form is not chosen, the grace is too short, or the page would be shown
+    /// to anybody.
     pub fn worker(&self) -> Result<Worker, ConfigError> {
         let form = wire::chosen(&self.wire)?;
         if self.orgs.is_empty() {
@@ -179,6 +174,7 @@ impl Config {
             }
             orgs.insert(name.clone(), org);
         }
+        self.http.check_served()?;
         Ok(Worker { form, orgs })
     }
 }

@@ -86,6 +86,8 @@ pub(super) struct Notification {
 #[serde(deny_unknown_fields)]
 pub(super) struct Http {
     pub(super) listen: String,
+    pub(super) token: Option<SecretString>,
+    pub(super) token_file: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -167,6 +167,30 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
 }
 
 #[test]
+fn the_page_is_shown_beyond_this_machine_only_to_those_who_know_its_token() {
+    for listen in ["127.0.0.1:9464", "127.9.9.9:1", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
+        assert!(worker(&format!("[http]\nlisten = {listen:?}"), []).is_ok(), "{listen}");
+    }
+    for listen in ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464"] {
+        let text = format!("[http]\nlisten = {listen:?}");
+        refused(&text, [], &["http.token is not set", "http.token_file", "16 characters", listen]);
+        refused(&text, [("RESETD__HTTP__TOKEN", "")], &["http.token is not set"]);
+        assert!(worker(&text, [("RESETD__HTTP__TOKEN", "s3cr3t-page-token-1")]).is_ok(), "{listen}");
+        assert!(load(&[&text], []).is_ok(), "who serves nothing needs none");
+    }
+    let token = file("s3cr3t-page-token-1\n");
+    let text = format!("[http]\ntoken_file = {:?}", token.path());
+    let config = load(&[&text], []).unwrap();
+    assert_eq!(config.http.token.as_ref().unwrap().expose_secret(), "s3cr3t-page-token-1");
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+    refused(&text, [("RESETD__HTTP__TOKEN", "s3cr3t-page-token-1")], &["http.token", "http.token_file", "both set"]);
+    refused("[http]\ntoken_file = \"/nonexistent\"", [], &["http.token_file", "/nonexistent"]);
+    for token in ["s3cr3t-too-few", "s3cr3t with blanks in it", "s3cr3t-päge-token-1"] {
+        refused("", [("RESETD__HTTP__TOKEN", token)], &["http.token", "at least 16 characters"]);
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_named_by_line_without_its_text() {
     refused("[orgs.main]\nclient_secret = \"s3cr3t", [], &["it is not TOML", "line 2"]);
     let error = Config::load(&["/nonexistent.toml".into()], Environment::default()).unwrap_err().to_string();

@@ -36,6 +36,27 @@ pub type Vital = Box<dyn Fn() -> bool + Send + Sync>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expired;
 
+/// How a gate stands at one moment, for whoever looks on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meter {
+    /// The configured rate, in calls a minute.
+    pub configured: u32,
+    /// The rate at work: the same, or less where others share the org's quota.
+    pub rate: u32,
+    /// Permits given in the last 60 s, by this process.
+    pub spent: u32,
+    /// Tries that wait for their permit.
+    pub waiting: usize,
+    /// Until when all calls pause, as the org asked.
+    pub paused_until: Option<Timestamp>,
+    /// Until when no token is asked for, after its endpoint failed.
+    pub no_token_until: Option<Timestamp>,
+    /// When a stopped line is tried again.
+    pub next_try: Option<Timestamp>,
+    /// Whether the worker may call at all: it holds a fresh lease, and the broker confirms what is published.
+    pub may_call: bool,
+}
+
 /// One org's gate. Dropping it ends its dispatcher.
 #[derive(Debug)]
 pub struct Gate<T> {
@@ -175,6 +196,11 @@ impl<T: Send + 'static> Gate<T> {
     pub fn is_proved(&self) -> bool {
         let state = self.shared.lock();
         state.stops.is_empty() && state.breaker.stand() == Stand::Closed
+    }
+
+    /// How it stands now.
+    pub fn meter(&self) -> Meter {
+        self.shared.lock().meter(Instant::now())
     }
 
     /// No token was granted: it is asked for again later, by the dispatcher and whoever else needs one.

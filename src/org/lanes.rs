@@ -30,6 +30,10 @@ impl<T> Lanes<T> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.interactive.len() + self.bulk.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.interactive.is_empty() && self.bulk.is_empty()
     }

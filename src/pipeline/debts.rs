@@ -13,8 +13,8 @@ use super::memory::{Ending, Trip};
 use super::ticket::Ticket;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::publisher::{Message, Unpublished};
+use crate::domain::chronicle::Ended;
 use crate::domain::job::JobId;
-use crate::domain::ledger::Entry;
 use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use crate::domain::retry::StopCause;
@@ -47,9 +47,7 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
         let message = Message { exchange: &desk.org.names.outcomes(), key: &key, body: &body, properties };
         owe(desk, "an outcome", &message, ticket, trip).await?;
         trip.recorded = true;
-        if let Some(entry) = Entry::of(&outcome) {
-            desk.org.ledger.note(&entry);
-        }
+        desk.org.ledger.note(&Ended::of(&outcome));
         failpoint::reach(Stage::Recorded, ticket.id.as_str());
     }
     if !trip.replied {

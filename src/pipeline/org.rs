@@ -14,7 +14,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
-use crate::org::{forbidden::ForbiddenRun, gate::Gate, guard::Guard, limiter::Limiter, turns::Turns};
+use crate::org::{forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter, turns::Turns};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
@@ -37,6 +37,8 @@ pub struct Org {
     pub(super) notification: config::Notification,
     /// What every call of the org passes.
     pub gate: Gate<Token>,
+    /// How many jobs are in hand.
+    pub hands: Hands,
     pub(super) tokens: Arc<Tokens>,
     pub(super) scim: Scim,
     pub(super) turns: Turns,
@@ -89,6 +91,7 @@ impl Org {
             retry: config.retry.clone(),
             notification: config.notification.clone(),
             gate,
+            hands: Hands::new(name),
             tokens,
             scim: Scim::new(http.clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
             turns: Turns::default(),

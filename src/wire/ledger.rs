@@ -1,4 +1,4 @@
-//! The records of the stream of outcomes: read, as far as the book wants to know them, and the worker's own two, written.
+//! The records of the stream of outcomes: read, as far as the book and the chronicle want to know them, and the worker's own two, written.
 //!
 //! Anyone may publish there: a record that cannot be read is passed over. 432,000 are read at a worker's start, so that nothing is
 //! copied which need not be.
@@ -10,14 +10,19 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
 
+use super::batch::{self, About};
 use super::outcome::ASKED_AT;
 use super::properties::integer;
 use super::{json, moment, persistent};
+use crate::domain::chronicle::Ended;
+use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
-use crate::domain::outcome::OutcomeKind;
+use crate::domain::outcome::{OutcomeKind, Reason};
 
 /// The `type` of a job's end.
 const OUTCOME: &str = "outcome";
+/// The `type` of a dead letter that an operator gave up for good.
+const DROPPED: &str = "dropped";
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";
 /// The `type` of a lease that was given back.
@@ -36,10 +41,27 @@ struct Done<'a> {
     org: Cow<'a, str>,
     #[serde(borrow, default)]
     user_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    batch: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    lane: Option<Text<'a>>,
     #[serde(borrow)]
     outcome: Cow<'a, str>,
+    #[serde(borrow, default)]
+    reason: Option<Text<'a>>,
+    #[serde(default)]
+    status: Option<u16>,
     #[serde(borrow)]
     finished_at: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Dropped<'a> {
+    #[serde(borrow)]
+    job_id: Cow<'a, str>,
+    #[serde(borrow)]
+    org: Cow<'a, str>,
 }
 
 /// Borrows within an `Option` too, which a bare `Cow` does not.
@@ -58,34 +80,63 @@ struct Lease<'a> {
     at: Cow<'a, str>,
 }
 
-/// What a record says; `None` where it is none of these, cannot be read, or tells of a job that may come again.
-pub fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
+/// What a record tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A job ended.
+    Ended(Ended<'a>),
+    /// A failed job was given up for good.
+    Dropped {
+        /// Its org.
+        org: Cow<'a, str>,
+        /// Its id.
+        job: Cow<'a, str>,
+    },
+    /// A batch is sent, or what became of a mail.
+    Batch(About<'a>),
+    /// A lease was taken or given back.
+    Lease(Entry<'a>),
+}
+
+/// What a record says; `None` where it is none of these, or cannot be read.
+pub fn told<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Told<'a>> {
     match properties.kind().as_ref()?.as_str() {
-        OUTCOME => done(body, properties),
+        OUTCOME => ended(body, properties).map(Told::Ended),
+        DROPPED => {
+            let Dropped { job_id, org } = serde_json::from_slice(body).ok()?;
+            Some(Told::Dropped { org, job: job_id })
+        }
         FENCE => {
             let Lease { org, worker, fence, at } = lease(body)?;
             let id = fence.filter(|id| !id.is_empty() && id.len() <= MAX_NAME)?;
-            Some(Entry::Fence { org, worker, id, at: at.parse().ok()? })
+            Some(Told::Lease(Entry::Fence { org, worker, id, at: at.parse().ok()? }))
         }
         RELEASED => {
             let Lease { org, worker, fence: _, at } = lease(body)?;
-            Some(Entry::Released { org, worker, at: at.parse().ok()? })
+            Some(Told::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
         }
+        batch::BATCH | batch::MAIL => batch::about(body, properties).map(Told::Batch),
         _ => None,
     }
 }
 
-fn done<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
-    let Done { job_id, org, user_id, outcome, finished_at } = serde_json::from_slice(body).ok()?;
-    let user = if outcome == OutcomeKind::Succeeded.as_str() {
-        user_id
-    } else if outcome == OutcomeKind::PassedThrough.as_str() {
-        None
-    } else {
-        return None;
-    };
-    let reset = user.and_then(|user| Some((user.0, asked_at(properties)?)));
-    Some(Entry::Done { org, job: job_id, reset, at: finished_at.parse().ok()? })
+fn ended<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
+    let Done { job_id, org, user_id, batch, lane, outcome, reason, status, finished_at } =
+        serde_json::from_slice(body).ok()?;
+    let name = |name: Option<Text<'a>>| name.map(|text| text.0).filter(|text| text.len() <= MAX_NAME);
+    (job_id.len() <= MAX_NAME).then_some(())?;
+    Some(Ended {
+        org,
+        job: job_id,
+        user: name(user_id),
+        batch: name(batch),
+        asked_at: asked_at(properties),
+        lane: lane.and_then(|lane| Lane::named(&lane.0)),
+        kind: OutcomeKind::named(&outcome)?,
+        reason: reason.and_then(|reason| Reason::named(&reason.0)),
+        status,
+        at: finished_at.parse().ok()?,
+    })
 }
 
 fn asked_at(properties: &BasicProperties) -> Option<Timestamp> {

@@ -323,7 +323,7 @@ async fn how_long_the_ledger_takes_to_read_a_million_records() {
         println!("{count} records of {size} bytes: written in {:?}", start.elapsed());
         for turn in 0..2 {
             let before = resident();
-            desk.ledger = Ledger::new(desk.names.ledger());
+            desk.ledger = Ledger::telling(desk.names.ledger(), ["main"].into_iter());
             let _reader = desk.follow().await;
             let _reading = desk.ledger.reading();
             start = Instant::now();

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod broker;
+mod browser;
 mod relay;
 mod world;
 
@@ -18,6 +19,7 @@ mod ledger;
 mod letters;
 mod once;
 mod ops;
+mod page;
 mod process;
 mod soak;
 mod standby;

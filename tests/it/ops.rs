@@ -215,7 +215,7 @@ async fn health_and_readiness_say_what_the_contract_says() {
     assert_eq!((status, kind.as_str()), (200, "application/json"));
     assert_eq!(body, r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null}}}"#);
     let (status, kind, body) = get("/").await;
-    assert_eq!((status, kind.starts_with("text/plain")), (200, true), "{kind}");
+    assert_eq!((status, kind.starts_with("text/html")), (200, true), "{kind}");
     assert!(body.contains("/readyz"), "{body}");
     let (status, kind, _) = get("/metrics").await;
     assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::domain::outcome::{Outcome, OutcomeKind};
+use crate::domain::chronicle::Ended;
+use crate::domain::outcome::OutcomeKind;
 
 /// The name of a worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,6 +15,22 @@ impl WorkerName {
     /// Takes a name as it is.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// A name that no other process has: of the machine, the process, and a word made up for this run.
+    pub fn of(host: &str, process: u32, word: &str) -> Self {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || "._-".contains(*c);
+        let host: String = host.chars().filter(plain).take(64).collect();
+        Self(format!("{host}/{process}/{word}"))
+    }
+
+    /// As people call it: the machine and the process, or the beginning of a name of another kind.
+    pub fn shown(&self) -> String {
+        match self.0.split('/').collect::<Vec<_>>()[..] {
+            [host, process, _] if !host.is_empty() => format!("{host}, process {process}"),
+            [_, process, _] => format!("process {process}"),
+            _ => self.0.chars().take(8).collect(),
+        }
     }
 
     /// The name as text.
@@ -68,20 +85,20 @@ pub enum Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// What the book notes of a worker's own outcome; `None`: the job may come again.
-    pub fn of(outcome: &'a Outcome) -> Option<Self> {
-        let user = match outcome.kind {
-            OutcomeKind::Succeeded => outcome.user.as_ref(),
+    /// What the book notes of a job's end; `None`: the job may come again.
+    pub fn of(ended: &Ended<'a>) -> Option<Self> {
+        let user = match ended.kind {
+            OutcomeKind::Succeeded => ended.user.clone(),
             OutcomeKind::PassedThrough => None,
             OutcomeKind::Failed | OutcomeKind::Superseded | OutcomeKind::Expired | OutcomeKind::Duplicate => {
                 return None;
             }
         };
         Some(Self::Done {
-            org: Cow::Borrowed(&outcome.org),
-            job: Cow::Borrowed(outcome.job.as_str()),
-            reset: user.zip(outcome.asked_at).map(|(user, asked_at)| (Cow::Borrowed(user.as_str()), asked_at)),
-            at: outcome.finished_at,
+            org: ended.org.clone(),
+            job: ended.job.clone(),
+            reset: user.zip(ended.asked_at),
+            at: ended.at,
         })
     }
 }

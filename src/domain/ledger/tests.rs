@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 
@@ -161,13 +162,21 @@ fn an_outcome_is_noted_where_the_job_need_not_come_again() {
         detail: None,
         finished_at: at(2),
     };
-    assert_eq!(Entry::of(&outcome), Some(done("main", "job-1", Some(("u-1", 1)), 2)));
+    assert_eq!(Entry::of(&Ended::of(&outcome)), Some(done("main", "job-1", Some(("u-1", 1)), 2)));
     outcome.kind = OutcomeKind::PassedThrough;
-    assert_eq!(Entry::of(&outcome), Some(done("main", "job-1", None, 2)));
+    assert_eq!(Entry::of(&Ended::of(&outcome)), Some(done("main", "job-1", None, 2)));
     for kind in [OutcomeKind::Failed, OutcomeKind::Superseded, OutcomeKind::Expired, OutcomeKind::Duplicate] {
         outcome.kind = kind;
-        assert_eq!(Entry::of(&outcome), None, "{kind:?}");
+        assert_eq!(Entry::of(&Ended::of(&outcome)), None, "{kind:?}");
     }
+}
+
+#[test]
+fn a_worker_is_called_by_its_machine_and_its_process() {
+    let name = WorkerName::of("web-2\n/x", 4711, "0f6e7c1a");
+    assert_eq!((name.as_str(), name.shown().as_str()), ("web-2x/4711/0f6e7c1a", "web-2x, process 4711"));
+    assert_eq!(WorkerName::of("", 7, "w").shown(), "process 7");
+    assert_eq!(WorkerName::new("0f6e7c1a-1f00-4c2e").shown(), "0f6e7c1a");
 }
 
 proptest! {

@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Expired, Permit, Vital};
+use super::{Expired, Meter, Permit, Vital};
 use crate::domain::retry::{StopCause, retry_after_stop};
 use crate::org::breaker::{Breaker, Stand};
 use crate::org::guard::{Closed, Guard};
 use crate::org::lanes::Lanes;
 use crate::org::limiter::Limiter;
 use crate::org::pace::Pace;
+use crate::org::spent::Spent;
 
 /// How soon the dispatcher looks again where nobody will tell it.
 const SOON: Duration = Duration::from_millis(100);
@@ -34,6 +35,7 @@ pub(super) struct State<T> {
     pub(super) guard: Guard,
     /// Why it is closed, as everybody was told last.
     pub(super) closed: Option<Closed>,
+    pub(super) spent: Spent,
 }
 
 /// How often the line tried again while it is stopped for a cause, and when it does so next.
@@ -86,6 +88,7 @@ impl<T> State<T> {
             breaker: Breaker::new(now),
             pace: Pace::new(limiter.full_rate(), now),
             rate: limiter.full_rate().get(),
+            spent: Spent::new(now),
             limiter,
             guard,
             closed: None,
@@ -122,6 +125,21 @@ impl<T> State<T> {
         all.into_iter().flatten().filter(|until| now < *until).max()
     }
 
+    /// How it stands.
+    pub(super) fn meter(&self, now: Instant) -> Meter {
+        let moment = |at: Option<Instant>| at.filter(|at| now < *at).map(|at| Timestamp::now() + (at - now));
+        Meter {
+            configured: self.limiter.full_rate().get(),
+            rate: self.rate,
+            spent: self.spent.within_a_minute(now),
+            waiting: self.lanes.len(),
+            paused_until: moment(self.paused_until),
+            no_token_until: moment(self.no_token_until),
+            next_try: moment(self.stops.values().map(|stop| stop.until).max()),
+            may_call: self.vital.as_ref().is_some_and(|vital| vital()),
+        }
+    }
+
     /// Looks at everything but the token and the limiter.
     pub(super) fn look(&mut self, now: Instant) -> Move {
         for left in self.lanes.take_out_gone() {
@@ -153,6 +171,7 @@ impl<T> State<T> {
         };
         if next.is_some() {
             self.guard.permitted();
+            self.spent.one(now);
         }
         next
     }

@@ -49,6 +49,8 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
     environment.set("RESETD__ORGS__MAIN__TOKEN_URL", format!("{base}/oauth/token"));
     environment.set("RESETD__ORGS__MAIN__SCIM_URL", format!("{base}/api/v2/scim/v2"));
     environment.set("RESETD__AMQP__PREFIX", format!("demo-{}.", &Uuid::new_v4().simple().to_string()[..8]));
+    // Served on a port of its own on this machine, whatever is configured.
+    environment.set("RESETD__HTTP__LISTEN", "127.0.0.1:0");
     let config = Config::compiled_in(CONFIG, files, environment)?;
     let rate = config.worker()?.orgs.get(ORG).map_or(1, |org| org.rate_per_minute.get());
     let org = sim::Org::new(script::settings(config.worker()?.form, rate)?)?;

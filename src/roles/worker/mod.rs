@@ -4,6 +4,7 @@ mod session;
 mod takeover;
 mod tenure;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp::{ledger::Ledger, link::Link, names::Names, trouble::Trouble};
+use crate::amqp::{depths::Depths, ledger::Ledger, link::Link, names::Names, trouble::Trouble};
 use crate::board::{Board, Session};
 use crate::config::Config;
 use crate::domain::{
@@ -21,7 +22,7 @@ use crate::domain::{
     ledger::{Holder, WorkerName},
     password::PasswordKind,
 };
-use crate::http;
+use crate::http::{self, Scene, Source};
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
@@ -43,25 +44,48 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         );
     }
     let recorder = metrics::install().context("metrics")?;
-    let http = http_client()?;
+    let client = http_client()?;
     let board = Board::new(worker.orgs.keys().map(String::as_str));
-    let health = CancellationToken::new();
-    let serving = tokio::spawn(http::serve(listener, board.watch(), recorder, health.clone()));
     // All orgs share the stream.
-    let ledger = Ledger::new(Names::new(&config.amqp.prefix, "").ledger());
-    let orgs = worker.orgs.into_iter().map(|(name, org)| {
+    let stream = Names::new(&config.amqp.prefix, "").ledger();
+    let ledger = Ledger::telling(stream, worker.orgs.keys().map(String::as_str));
+    let name = WorkerName::of(&host(), std::process::id(), &uuid::Uuid::new_v4().to_string());
+    let offices = worker.orgs.into_iter().map(|(name, org)| {
         warn_if_readable(&name, &org);
-        let org = Org::open(&name, &config, org, worker.form, &http, &board, &ledger);
+        let org = Org::open(&name, &config, org, worker.form, &client, &board, &ledger);
         Office { org: Arc::new(org), worked: AtomicBool::new(false), tenure: Mutex::default() }
     });
-    let name = WorkerName::new(uuid::Uuid::new_v4().to_string());
-    let orgs = orgs.collect();
-    let crew = Crew { config: &config, board: &board, ledger, name, orgs, shutdown };
+    let orgs: Vec<Office> = offices.collect();
+    let names = orgs.iter().map(|office| (office.org.name.clone(), office.org.names.clone())).collect();
+    let depths = Depths::new(names);
+    let scene = Scene {
+        worker: name.clone(),
+        board: board.watch(),
+        ledger: ledger.clone(),
+        depths: depths.clone(),
+        orgs: orgs.iter().map(|office| (office.org.name.clone(), source(&office.org))).collect::<BTreeMap<_, _>>(),
+    };
+    let (health, token) = (CancellationToken::new(), config.http.token.clone());
+    let ended = health.clone();
+    let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
+    let crew = Crew { config: &config, board: &board, ledger, depths, name, orgs, shutdown };
     let worked = crew.work().await;
     health.cancel();
     let _ = serving.await;
     metrics::broker_connected(false);
     worked.map_err(|trouble| anyhow::anyhow!("{trouble}"))
+}
+
+/// What the page shows of an org.
+fn source(org: &Arc<Org>) -> Source {
+    let gate = Arc::clone(org);
+    Source { names: org.names.clone(), meter: Box::new(move || gate.gate.meter()), hands: org.hands.clone() }
+}
+
+/// What this machine is called, for people; empty where it does not say.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    name.unwrap_or_default().trim().to_owned()
 }
 
 /// A password over plain HTTP can be read on its way.
@@ -100,6 +124,7 @@ struct Crew<'a> {
     config: &'a Config,
     board: &'a Board,
     ledger: Ledger,
+    depths: Depths,
     /// What this process is called in the ledger.
     name: WorkerName,
     orgs: Vec<Office>,
@@ -148,7 +173,7 @@ impl Crew<'_> {
     async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
         let offices = join_all(self.orgs.iter().map(|office| self.keep_working(office, link, is_first)));
         let reading = async {
-            self.ledger.follow(&link.consuming).await;
+            tokio::join!(self.ledger.follow(&link.consuming), self.depths.follow(&link.consuming));
             std::future::pending().await
         };
         tokio::select! {

@@ -32,6 +32,21 @@ fn kind(name: &str) -> BasicProperties {
     BasicProperties::default().with_type(name.into())
 }
 
+fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
+    match told(body, properties)? {
+        Told::Ended(ended) => Some(ended),
+        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Lease(_)) => panic!("{other:?} is no job's end"),
+    }
+}
+
+fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
+    match told(body, properties)? {
+        Told::Ended(ended) => Entry::of(&ended),
+        Told::Dropped { .. } | Told::Batch(_) => None,
+        Told::Lease(entry) => Some(entry),
+    }
+}
+
 fn reset_of(entry: Option<Entry<'_>>) -> Option<(String, Timestamp)> {
     let Some(Entry::Done { reset, .. }) = entry else { panic!("{entry:?} is no job's end") };
     reset.map(|(user, asked_at)| (user.into_owned(), asked_at))
@@ -49,7 +64,8 @@ fn an_outcome_as_we_write_it_is_read_and_only_one_that_need_not_come_again() {
     ] {
         let outcome = outcome(kind, "job \"1\"\u{1F600}");
         let (body, properties) = record(&outcome);
-        assert_eq!(entry(&body, &properties), Entry::of(&outcome), "{kind:?}");
+        assert_eq!(told_of(&body, &properties), Some(Ended::of(&outcome)), "{kind:?}");
+        assert_eq!(entry(&body, &properties), Entry::of(&Ended::of(&outcome)), "{kind:?}");
         assert_eq!(entry(&body, &properties).is_some(), read, "{kind:?}");
     }
 }
@@ -114,16 +130,45 @@ fn a_bad_record_is_passed_over() {
         ("released", r#"{"org":"main","at":"2027-01-15T08:00:00Z"}"#),
         ("mail", r#"{"org":"main","worker":"w","fence":"f","at":"2027-01-15T08:00:00Z"}"#),
     ] {
-        assert_eq!(entry(body.as_bytes(), &kind(name)), None, "{name} {body}");
+        assert_eq!(told(body.as_bytes(), &kind(name)), None, "{name} {body}");
     }
     let (body, _) = record(&outcome(OutcomeKind::Succeeded, "job-1"));
-    assert_eq!(entry(&body, &BasicProperties::default()), None, "without a type");
+    assert_eq!(told(&body, &BasicProperties::default()), None, "without a type");
+}
+
+#[test]
+fn what_is_not_known_here_is_left_out_of_a_jobs_end_and_what_is_no_name_makes_it_none() {
+    let ended = |rest: &str| {
+        let body =
+            format!(r#"{{"jobId":"j","org":"main","outcome":"failed","finishedAt":"2027-01-15T08:00:00Z",{rest}}}"#);
+        told_of(body.as_bytes(), &kind("outcome")).map(|ended| (ended.lane, ended.reason, ended.status))
+    };
+    assert_eq!(ended(r#""lane":"slow","reason":"bored","status":null"#), Some((None, None, None)));
+    let known = (Some(Lane::Bulk), Some(Reason::NotFound), Some(404));
+    assert_eq!(ended(r#""lane":"bulk","reason":"not_found","status":404,"more":[1]"#), Some(known));
+    let long = outcome(OutcomeKind::Failed, &"j".repeat(256));
+    assert_eq!(told(&record(&long).0, &kind("outcome")), None);
+}
+
+#[test]
+fn a_letter_that_was_dropped_is_read() {
+    let body = br#"{"jobId":"j-1","org":"main","userId":"u","reason":"not_found","droppedAt":"2027-01-15T08:00:00Z"}"#;
+    assert_eq!(told(body, &kind("dropped")), Some(Told::Dropped { org: "main".into(), job: "j-1".into() }));
+    assert_eq!(told(b"{}", &kind("dropped")), None);
+}
+
+#[test]
+fn the_announcement_of_a_batch_is_read() {
+    let announced = crate::domain::batch::Announced { lane: Lane::Bulk, jobs: 7, at: at(1_800_000_000) };
+    let (body, properties) = batch::announcement("main", "b-1", &announced);
+    let Some(Told::Batch(about)) = told(&body, &properties) else { panic!("it is one") };
+    assert_eq!((&*about.org, &*about.batch), ("main", "b-1"));
 }
 
 proptest! {
     #[test]
-    fn no_record_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..3_usize) {
-        let _ = entry(&body, &kind([OUTCOME, FENCE, RELEASED][at]));
+    fn no_record_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..4_usize) {
+        let _ = told(&body, &kind([OUTCOME, FENCE, RELEASED, DROPPED][at]));
     }
 
     #[test]
@@ -131,6 +176,6 @@ proptest! {
         let mut outcome = outcome(OutcomeKind::Succeeded, &job);
         outcome.asked_at = Some(at(seconds));
         let (body, properties) = record(&outcome);
-        prop_assert_eq!(entry(&body, &properties), Entry::of(&outcome));
+        prop_assert_eq!(told_of(&body, &properties), Some(Ended::of(&outcome)));
     }
 }

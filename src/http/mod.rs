@@ -1,6 +1,15 @@
-//! `/healthz`, `/readyz`, `/metrics`, and a line of text at `/`.
+//! What is served over HTTP: `/healthz`, `/readyz` and `/metrics`, to all; the page at `/` and its data, `/state` and `/events`, to
+//! those who may see them. It reads only.
+
+mod auth;
+mod events;
+mod headline;
+mod page;
+mod scene;
+mod view;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +18,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,13 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{self, Role};
 use crate::telemetry::metrics;
+use auth::Guard;
+use events::Live;
+pub use scene::{Scene, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
-#[derive(Clone)]
 struct Shown {
     board: watch::Receiver<board::State>,
     recorder: PrometheusHandle,
+    guard: Guard,
+    live: Live,
+    /// Cancelled when the process ends: a page that is open somewhere does not hold it.
+    ended: CancellationToken,
 }
 
 #[derive(Serialize)]
@@ -60,18 +76,28 @@ struct Bulk {
 /// Serves until `shutdown`. It is part of the worker's health, so a failure of it is logged and no more.
 pub async fn serve(
     listener: TcpListener,
-    board: watch::Receiver<board::State>,
+    scene: Scene,
+    token: Option<&SecretString>,
     recorder: PrometheusHandle,
     shutdown: CancellationToken,
 ) {
+    let shown = Arc::new(Shown {
+        board: scene.board.clone(),
+        recorder: recorder.clone(),
+        guard: Guard::new(token),
+        live: Live::new(scene),
+        ended: shutdown.clone(),
+    });
     let routes = Router::new()
-        .route("/", get(|| async { "resetd: see /healthz, /readyz and /metrics\n" }))
+        .route("/", get(page::show).post(page::sign_in))
+        .route("/state", get(events::state))
+        .route("/events", get(events::events))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Shown { board, recorder: recorder.clone() });
+        .with_state(Arc::clone(&shown));
     if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for /healthz, /readyz and /metrics");
+        tracing::info!(%address, "listening for /healthz, /readyz, /metrics and the page at /");
     }
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.
     let serving = async {
@@ -79,7 +105,7 @@ pub async fn serve(
             tracing::error!(%error, "the health server ended");
         }
     };
-    shutdown.run_until_cancelled(async { tokio::join!(serving, upkeep(recorder)) }).await;
+    shutdown.run_until_cancelled(async { tokio::join!(serving, shown.live.run(), upkeep(recorder)) }).await;
 }
 
 /// Samples of histograms pile up until somebody folds them into buckets; nobody may ever ask for `/metrics`.
@@ -91,7 +117,7 @@ async fn upkeep(recorder: PrometheusHandle) {
     }
 }
 
-async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
+async fn readyz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
     let state = shown.board.borrow().clone();
     let ready = state.ready();
     let orgs = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
@@ -114,7 +140,7 @@ fn row(org: &board::OrgState) -> Org {
     Org { role: role.as_str(), reason, breaker, bulk }
 }
 
-async fn render(State(shown): State<Shown>) -> impl IntoResponse {
+async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
     for (name, org) in &shown.board.borrow().orgs {
         metrics::active(name, org.works());
         metrics::line_stopped(name, org.role().0 == Role::Stopped);

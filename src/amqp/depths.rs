@@ -1,0 +1,134 @@
+//! How much lies at the broker, for whoever looks on: asked for on a channel of its own every few seconds, and only while somebody does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::names::Names;
+use super::trouble::{Trouble, closing, within};
+use crate::domain::job::Lane;
+use crate::domain::rung::Rung;
+
+/// How often it is asked for.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long one who asks once waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks whether the connection still lives while nobody looks on.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// What lies ready at the broker for one org.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Jobs in the interactive and in the bulk lane, less those that some worker has in hand.
+    pub lanes: [u32; 2],
+    /// Jobs that wait at the broker for their time.
+    pub parked: u32,
+    /// Dead letters.
+    pub dead: u32,
+    /// When it was asked for.
+    pub at: Timestamp,
+}
+
+/// A handle to what is known; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Depths(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    orgs: BTreeMap<String, Names>,
+    /// How many look on.
+    lookers: watch::Sender<usize>,
+    known: watch::Sender<BTreeMap<String, Depth>>,
+}
+
+/// While one of these lives, the broker is asked.
+#[derive(Debug)]
+pub struct Looking(Depths);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.0.lookers.send_modify(|lookers| *lookers -= 1);
+    }
+}
+
+impl Depths {
+    /// Of these orgs. Nothing is known yet.
+    pub fn new(orgs: BTreeMap<String, Names>) -> Self {
+        Self(Arc::new(Shared { orgs, lookers: watch::Sender::new(0), known: watch::Sender::default() }))
+    }
+
+    /// Looks on until the guard is dropped.
+    pub fn looking(&self) -> Looking {
+        self.0.lookers.send_modify(|lookers| *lookers += 1);
+        Looking(self.clone())
+    }
+
+    /// What is known of an org; it may be old.
+    pub fn of(&self, org: &str) -> Option<Depth> {
+        self.0.known.borrow().get(org).copied()
+    }
+
+    /// Waits a moment until something fresh is known, for one who looks once.
+    pub async fn freshen(&self) {
+        let _looking = self.looking();
+        let asked = Timestamp::now() - EVERY;
+        let all = self.0.orgs.len();
+        let fresh = |known: &BTreeMap<String, Depth>| known.values().filter(|depth| depth.at >= asked).count() == all;
+        let _ = tokio::time::timeout(PATIENCE, self.0.known.subscribe().wait_for(fresh)).await;
+    }
+
+    /// Asks on this connection while somebody looks on, until the connection is lost or this is dropped.
+    pub async fn follow(&self, connection: &Connection) {
+        let mut lookers = self.0.lookers.subscribe();
+        while connection.status().connected() {
+            if tokio::time::timeout(WATCH, lookers.wait_for(|lookers| *lookers > 0)).await.is_err() {
+                continue;
+            }
+            // A queue that is not there yet ends the channel: it is looked for again.
+            if let Err(trouble) = self.ask(connection, &mut lookers).await {
+                tracing::debug!(reason = %trouble, "how much lies at the broker is not known");
+                sleep(EVERY).await;
+            }
+        }
+    }
+
+    /// Asks again and again, until nobody looks on any more.
+    async fn ask(&self, connection: &Connection, lookers: &mut watch::Receiver<usize>) -> Result<(), Trouble> {
+        let channel = within("opening a channel", connection.create_channel()).await?;
+        while *lookers.borrow_and_update() > 0 {
+            for (org, names) in &self.0.orgs {
+                let depth = depth(&channel, names).await?;
+                self.0.known.send_modify(|known| {
+                    let _ = known.insert(org.clone(), depth);
+                });
+            }
+            let _ = tokio::time::timeout(EVERY, lookers.wait_for(|lookers| *lookers == 0)).await;
+        }
+        closing(channel.close(200, "bye".into())).await;
+        Ok(())
+    }
+}
+
+async fn depth(channel: &Channel, names: &Names) -> Result<Depth, Trouble> {
+    let at = Timestamp::now();
+    let mut parked = 0;
+    for rung in Rung::ALL {
+        parked += ready(channel, names.parked(rung)).await?;
+    }
+    let lanes = [ready(channel, names.lane(Lane::Interactive)).await?, ready(channel, names.lane(Lane::Bulk)).await?];
+    Ok(Depth { lanes, parked, dead: ready(channel, names.dead()).await?, at })
+}
+
+async fn ready(channel: &Channel, queue: String) -> Result<u32, Trouble> {
+    let what = format!("looking at queue {queue}");
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = within(&what, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
+    Ok(found.message_count())
+}

@@ -1,0 +1,225 @@
+//! What is told of a stream of outcomes, however often and in whatever order its records come.
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The beginning of a minute.
+const START: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START + seconds).unwrap()
+}
+
+fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Ended<'static> {
+    Ended {
+        org: "main".into(),
+        job: job.to_owned().into(),
+        user: Some("u-1".into()),
+        batch: None,
+        asked_at: None,
+        lane: Some(Lane::Bulk),
+        kind,
+        reason: (kind == OutcomeKind::Failed).then_some(Reason::NotFound),
+        status: Some(200),
+        at: at(seconds),
+    }
+}
+
+fn chronicle() -> Chronicle {
+    Chronicle::new(["main"].into_iter())
+}
+
+fn lately(chronicle: &Chronicle, seconds: i64) -> Lately {
+    chronicle.lately("main", at(seconds)).unwrap()
+}
+
+#[test]
+fn what_ended_is_counted_by_the_minute_for_an_hour() {
+    let mut chronicle = chronicle();
+    for (job, kind, seconds) in [
+        ("a", OutcomeKind::Succeeded, 0),
+        ("b", OutcomeKind::Succeeded, 59),
+        ("c", OutcomeKind::Failed, 60),
+        ("d", OutcomeKind::Duplicate, 61),
+    ] {
+        chronicle.ended(&ended(job, kind, seconds), at(seconds));
+    }
+    let told = lately(&chronicle, 61).minutes;
+    assert_eq!(told.len(), 60);
+    assert_eq!(told[58], Count { succeeded: 2, failed: 0, other: 0 });
+    assert_eq!(told[59], Count { succeeded: 0, failed: 1, other: 1 });
+    assert_eq!(lately(&chronicle, 59 * 60 + 59).minutes[0].succeeded, 2, "the oldest of sixty");
+    assert_eq!(lately(&chronicle, 60 * 60).minutes[0].failed, 1);
+    assert_eq!(lately(&chronicle, 62 * 60).minutes.iter().map(|minute| minute.all()).sum::<u32>(), 0);
+}
+
+#[test]
+fn a_record_that_is_told_twice_counts_once_and_a_job_that_ends_again_counts_again() {
+    let mut chronicle = chronicle();
+    for seconds in [1, 1, 2] {
+        chronicle.ended(&ended("a", OutcomeKind::Failed, seconds), at(5));
+    }
+    let told = lately(&chronicle, 5);
+    assert_eq!((told.minutes[59].failed, told.latest.len()), (2, 2));
+    assert_eq!(told.failures, [("not_found", 1)].into());
+}
+
+#[test]
+fn the_rate_is_that_of_the_last_minute_or_of_a_longer_time_where_little_ends() {
+    let mut chronicle = chronicle();
+    assert_eq!(lately(&chronicle, 0).per_minute, 0.0);
+    // Five a second, from the 600th second on.
+    for n in 0..600 {
+        chronicle.ended(&ended(&format!("j{n}"), OutcomeKind::Succeeded, 600 + n / 5), at(600 + n / 5));
+        if n == 99 {
+            let begun = lately(&chronicle, 619).per_minute;
+            assert!((begun - 300.0).abs() < 1.0, "it begins with its own rate, not with the lull before: {begun}");
+        }
+    }
+    let full = lately(&chronicle, 719).per_minute;
+    assert!((full - 300.0).abs() < 1.0, "{full}");
+    let over = lately(&chronicle, 779).per_minute;
+    assert!(over < 60.0, "{over}");
+    // One in two minutes.
+    let mut slow = self::chronicle();
+    for n in 0..5 {
+        slow.ended(&ended(&format!("j{n}"), OutcomeKind::Succeeded, n * 120), at(n * 120));
+    }
+    let rate = lately(&slow, 480).per_minute;
+    assert!((0.5..0.7).contains(&rate), "{rate}");
+    assert_eq!(lately(&slow, 480 + 11 * 60).per_minute, 0.0, "nothing for ten minutes");
+}
+
+#[test]
+fn a_failure_is_open_until_its_job_ends_otherwise_or_is_dropped_or_a_day_has_passed() {
+    let mut chronicle = chronicle();
+    for (n, job) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        chronicle.ended(&ended(job, OutcomeKind::Failed, n as i64), at(10));
+    }
+    let mut unnamed = ended("e", OutcomeKind::Failed, 5);
+    unnamed.reason = None;
+    chronicle.ended(&unnamed, at(10));
+    assert_eq!(lately(&chronicle, 10).failures, [("not_found", 4), ("other", 1)].into());
+    chronicle.ended(&ended("a", OutcomeKind::Succeeded, 20), at(20));
+    chronicle.ended(&ended("b", OutcomeKind::Superseded, 20), at(20));
+    chronicle.dropped("main", "c", at(20));
+    chronicle.dropped("main", "d", at(1));
+    assert_eq!(
+        lately(&chronicle, 20).failures,
+        [("not_found", 1), ("other", 1)].into(),
+        "d failed after it was dropped"
+    );
+    let mut again = ended("d", OutcomeKind::Failed, 30);
+    again.reason = Some(Reason::Rejected);
+    chronicle.ended(&again, at(30));
+    assert_eq!(lately(&chronicle, 30).failures, [("other", 1), ("rejected", 1)].into(), "what it failed for last");
+    assert_eq!(lately(&chronicle, 6 + 24 * 3600).failures, [("rejected", 1)].into());
+    assert_eq!(lately(&chronicle, 31 + 24 * 3600).failures, [].into());
+}
+
+#[test]
+fn the_last_jobs_are_told_the_newest_first_in_whatever_order_they_come() {
+    let mut chronicle = chronicle();
+    for seconds in [5, 3, 4, 3, 9, 5] {
+        chronicle.ended(&ended(&format!("j{seconds}"), OutcomeKind::Succeeded, seconds), at(10));
+    }
+    let jobs = |chronicle: &Chronicle| {
+        lately(chronicle, 200).latest.iter().map(|line| line.job.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(jobs(&chronicle), ["j9", "j5", "j4", "j3"]);
+    for seconds in 20..100 {
+        chronicle.ended(&ended(&format!("j{seconds}"), OutcomeKind::Succeeded, seconds), at(100));
+    }
+    chronicle.ended(&ended("old", OutcomeKind::Succeeded, 1), at(100));
+    let told = jobs(&chronicle);
+    assert_eq!((told.len(), told[0].as_str(), told[29].as_str()), (30, "j99", "j70"));
+}
+
+#[test]
+fn nothing_is_kept_of_an_org_that_is_not_ours_nor_of_a_clock_that_is_ahead() {
+    let mut chronicle = chronicle();
+    let mut other = ended("a", OutcomeKind::Failed, 0);
+    other.org = "other".into();
+    chronicle.ended(&other, at(0));
+    assert_eq!((chronicle.lately("other", at(0)), lately(&chronicle, 0).latest.len()), (None, 0));
+    chronicle.ended(&ended("ahead", OutcomeKind::Failed, 7 * 24 * 3600), at(0));
+    assert_eq!(lately(&chronicle, 0).latest[0].at, at(0));
+    assert_eq!(lately(&chronicle, 25 * 3600).failures, [].into());
+}
+
+#[test]
+fn however_many_there_are_it_stays_small_and_counts_no_record_twice_that_it_reads_again() {
+    let mut chronicle = chronicle();
+    let records: Vec<_> = (0..150_000).map(|n| ended(&format!("j{n}"), OutcomeKind::Failed, n / 1_000)).collect();
+    for _ in 0..2 {
+        for record in &records {
+            chronicle.ended(record, at(150));
+        }
+        let told = lately(&chronicle, 150);
+        assert_eq!(told.minutes.iter().map(|minute| minute.failed).sum::<u32>(), 150_000);
+        assert_eq!((told.failures["not_found"], told.latest.len()), (20_000, 30));
+    }
+    assert!(chronicle.orgs["main"].hour.known <= 100_000);
+}
+
+fn announced(jobs: u64, seconds: i64) -> Record<'static> {
+    Record::Announced(batch::Announced { lane: Lane::Bulk, jobs, at: at(seconds) })
+}
+
+#[test]
+fn how_far_a_batch_is_is_told_for_a_day_the_one_heard_of_last_first_and_of_twelve_at_most() {
+    let mut chronicle = chronicle();
+    chronicle.batch("other", "b", &announced(3, 0), at(0));
+    chronicle.batch("main", "b", &announced(3, 0), at(0));
+    for (job, kind) in [("b/1", OutcomeKind::Succeeded), ("b/2", OutcomeKind::Failed)] {
+        let mut ended = ended(job, kind, 5);
+        ended.batch = Some("b".into());
+        // Told by who did it, and by the stream.
+        chronicle.ended(&ended, at(5));
+        chronicle.ended(&ended, at(5));
+    }
+    chronicle.batch("main", "empty", &announced(9, 3), at(5));
+    let told = |chronicle: &Chronicle, seconds| {
+        let batches = lately(chronicle, seconds).batches.into_iter();
+        batches.map(|batch| (batch.name.to_string(), batch.jobs, batch.done, batch.failed)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&chronicle, 9), [("empty".into(), Some(9), 0, 0), ("b".into(), Some(3), 2, 1)]);
+    assert_eq!(told(&chronicle, 4 + 24 * 3600), [("b".into(), Some(3), 2, 1)]);
+    for n in 0..20 {
+        chronicle.batch("main", &format!("b-{n}"), &announced(1, 10 + n), at(40));
+    }
+    let names: Vec<String> = told(&chronicle, 40).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!((names.len(), names[0].as_str(), names[11].as_str()), (12, "b-19", "b-8"));
+}
+
+proptest! {
+    /// Whoever did them and whoever reads of them later tell the same.
+    #[test]
+    fn it_tells_the_same_however_often_and_in_whatever_order_it_was_told(
+        records in prop::collection::vec((0_u8..12, 0_i64..4_000), 1..80),
+        order in any::<prop::sample::Index>(),
+    ) {
+        let records: Vec<_> = records.into_iter().map(|(job, seconds)| {
+            let kind = if job % 3 == 0 { OutcomeKind::Failed } else { OutcomeKind::Succeeded };
+            ended(&format!("job-{job}"), kind, seconds)
+        }).collect();
+        let now = at(4_000) + SignedDuration::from_secs(1);
+        let (mut once, mut twice) = (chronicle(), chronicle());
+        for record in &records {
+            once.ended(record, now);
+        }
+        let middle = order.index(records.len());
+        for record in records[middle..].iter().chain(&records).chain(&records[..middle]) {
+            twice.ended(record, now);
+        }
+        let (once, twice) = (once.lately("main", now).unwrap(), twice.lately("main", now).unwrap());
+        prop_assert_eq!(once.minutes, twice.minutes);
+        prop_assert_eq!(once.failures, twice.failures);
+        let ids = |lines: Vec<Line>| lines.into_iter().map(|line| (line.at, line.job)).collect::<std::collections::BTreeSet<_>>();
+        if records.len() <= 30 {
+            prop_assert_eq!(ids(once.latest), ids(twice.latest));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The first line of an org: is it moving, and if not, why. Pure, and in words.
+
+use jiff::Timestamp;
+
+use super::view::seconds;
+use crate::board::{BreakerState, BreakerView, Role};
+use crate::org::gate::Meter;
+
+/// What the line is coloured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Jobs end.
+    Moving,
+    /// There is nothing to do.
+    Idle,
+    /// It goes on by itself.
+    Waiting,
+    /// It goes on when somebody mends something.
+    Stopped,
+    /// Another worker works.
+    Standby,
+}
+
+impl State {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            State::Moving => "moving",
+            State::Idle => "idle",
+            State::Waiting => "waiting",
+            State::Stopped => "stopped",
+            State::Standby => "standby",
+        }
+    }
+}
+
+/// What it follows from.
+pub(super) struct Headline<'a> {
+    pub(super) role: Role,
+    pub(super) reason: Option<&'a str>,
+    /// Another worker that holds the lease.
+    pub(super) holder: Option<String>,
+    pub(super) breaker: Option<&'a BreakerView>,
+    pub(super) meter: &'a Meter,
+    pub(super) per_minute: f64,
+    /// Jobs that have not ended, where that is known.
+    pub(super) backlog: Option<u32>,
+    pub(super) in_hand: u32,
+}
+
+/// The state, the line, and the moment that is waited for.
+pub(super) fn headline(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
+    let (state, text, until) = match told.role {
+        Role::Stopped => {
+            let reason = told.reason.unwrap_or("something must be mended");
+            (State::Stopped, format!("Stopped until this is mended: {reason}"), told.meter.next_try)
+        }
+        Role::Starting => {
+            (State::Waiting, format!("Not consuming yet: {}", told.reason.unwrap_or("it goes on by itself")), None)
+        }
+        Role::Standby => {
+            let who = told.holder.as_deref().unwrap_or("another worker");
+            let pace = if told.per_minute >= 1.0 {
+                format!(", {} jobs a minute", told.per_minute.round())
+            } else {
+                String::new()
+            };
+            (State::Standby, format!("Standing by: {who} works this org{pace}"), None)
+        }
+        Role::Active => active(told),
+    };
+    (state, text, seconds(until))
+}
+
+fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
+    let waits = told.in_hand > 0 || told.backlog.is_some_and(|jobs| jobs > 0);
+    if let Some(breaker) = told.breaker {
+        let doing = match breaker.state {
+            BreakerState::Open => "No call is made",
+            BreakerState::HalfOpen => "One call at a time is tried",
+        };
+        return (
+            State::Waiting,
+            format!("{doing}: the breaker is not closed, since {}", breaker.cause),
+            Some(breaker.next_probe),
+        );
+    }
+    if !told.meter.may_call {
+        let why = "No call is made: the broker does not confirm what is published, or the lease is not renewed";
+        return (State::Waiting, why.into(), None);
+    }
+    if let Some(until) = told.meter.no_token_until {
+        return (State::Waiting, "No call is made: the token endpoint failed and is asked again".into(), Some(until));
+    }
+    if let Some(until) = told.meter.paused_until {
+        return (
+            State::Waiting,
+            "Paused, as the org asked: its quota is spent, or it is not available".into(),
+            Some(until),
+        );
+    }
+    if waits && (told.per_minute >= 1.0 || told.meter.spent > 0) {
+        let ended = match told.per_minute.round() {
+            pace if pace >= 1.0 => format!("{pace} jobs a minute"),
+            _ => format!("{} calls in the last minute", told.meter.spent),
+        };
+        return (State::Moving, format!("Moving: {ended}"), None);
+    }
+    match (waits, told.backlog) {
+        (true, _) if told.in_hand > 0 => (State::Waiting, "Jobs are in hand, and none has ended lately".into(), None),
+        (true, _) => {
+            (State::Waiting, "Jobs lie at the broker, and none is in hand: they wait for their time".into(), None)
+        }
+        (false, Some(_)) => (State::Idle, "Idle: no job waits".into(), None),
+        (false, None) => (State::Idle, "At work; how much lies at the broker is not known yet".into(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter() -> Meter {
+        Meter {
+            configured: 300,
+            rate: 300,
+            spent: 0,
+            waiting: 0,
+            paused_until: None,
+            no_token_until: None,
+            next_try: None,
+            may_call: true,
+        }
+    }
+
+    fn at(seconds: i64) -> Option<Timestamp> {
+        Timestamp::from_second(seconds).ok()
+    }
+
+    /// The line of an active worker whose gate stands so, with this rate, backlog and number of jobs in hand.
+    fn line(meter: &Meter, per_minute: f64, backlog: Option<u32>, in_hand: u32) -> (State, String) {
+        let told = Headline {
+            role: Role::Active,
+            reason: None,
+            holder: None,
+            breaker: None,
+            meter,
+            per_minute,
+            backlog,
+            in_hand,
+        };
+        let (state, text, _) = headline(&told);
+        (state, text)
+    }
+
+    #[test]
+    fn it_says_that_it_moves_and_how_fast_or_that_there_is_nothing_to_do() {
+        let meter = meter();
+        assert_eq!(line(&meter, 286.7, Some(40), 3), (State::Moving, "Moving: 287 jobs a minute".into()));
+        assert_eq!(line(&meter, 286.7, Some(0), 0), (State::Idle, "Idle: no job waits".into()));
+        assert_eq!(line(&meter, 0.0, None, 0).0, State::Idle);
+        assert_eq!(line(&Meter { spent: 7, ..meter.clone() }, 0.0, Some(9), 9).1, "Moving: 7 calls in the last minute");
+        assert_eq!(line(&meter, 0.0, Some(9), 9).0, State::Waiting);
+        assert!(line(&meter, 0.0, Some(9), 0).1.contains("wait for their time"));
+    }
+
+    #[test]
+    fn what_keeps_it_from_moving_is_said_with_the_moment_at_which_it_goes_on() {
+        let breaker =
+            BreakerView { state: BreakerState::Open, cause: "5 calls failed".into(), next_probe: at(9).unwrap() };
+        let mut told = Headline {
+            role: Role::Active,
+            reason: None,
+            holder: None,
+            breaker: Some(&breaker),
+            meter: &Meter { paused_until: at(3), next_try: at(5), ..meter() },
+            per_minute: 200.0,
+            backlog: Some(40),
+            in_hand: 4,
+        };
+        let open = "No call is made: the breaker is not closed, since 5 calls failed".to_owned();
+        assert_eq!(headline(&told), (State::Waiting, open, at(9)));
+        told.breaker = None;
+        let (state, text, until) = headline(&told);
+        assert_eq!((state, until), (State::Waiting, at(3)));
+        assert!(text.starts_with("Paused"), "{text}");
+        let blocked = Meter { may_call: false, ..meter() };
+        told.meter = &blocked;
+        assert!(headline(&told).1.contains("does not confirm"));
+        let untokened = Meter { no_token_until: at(4), ..meter() };
+        told.meter = &untokened;
+        assert_eq!(headline(&told).2, at(4));
+        (told.role, told.reason) = (Role::Stopped, Some("invalid_client"));
+        let stopping = Meter { next_try: at(5), ..meter() };
+        told.meter = &stopping;
+        let stopped = "Stopped until this is mended: invalid_client".to_owned();
+        assert_eq!(headline(&told), (State::Stopped, stopped, at(5)));
+        (told.role, told.reason) = (Role::Starting, Some("connecting"));
+        assert_eq!(headline(&told), (State::Waiting, "Not consuming yet: connecting".into(), None));
+    }
+
+    #[test]
+    fn a_worker_that_stands_by_says_who_works() {
+        let meter = meter();
+        let mut told = Headline {
+            role: Role::Standby,
+            reason: None,
+            holder: Some("web-2, process 7".into()),
+            breaker: None,
+            meter: &meter,
+            per_minute: 290.2,
+            backlog: Some(40),
+            in_hand: 0,
+        };
+        let line = "Standing by: web-2, process 7 works this org, 290 jobs a minute".to_owned();
+        assert_eq!(headline(&told), (State::Standby, line, None));
+        (told.holder, told.per_minute) = (None, 0.0);
+        assert_eq!(headline(&told).1, "Standing by: another worker works this org");
+    }
+}

@@ -1,0 +1,106 @@
+//! Everything that the page is made of, as the worker hands it over, and how it is put together at one moment.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use super::headline::{Headline, headline};
+use super::view::{self, View};
+use crate::amqp::depths::{Depth, Depths};
+use crate::amqp::ledger::Ledger;
+use crate::amqp::names::Names;
+use crate::board::{self, OrgState, Role};
+use crate::domain::job::Lane;
+use crate::domain::ledger::{Holder, WorkerName};
+use crate::org::gate::Meter;
+use crate::org::hands::Hands;
+
+/// What is known older than this is said to be old.
+const OLD: SignedDuration = SignedDuration::from_secs(15);
+
+/// Where one org's numbers come from.
+pub struct Source {
+    /// What its things are called at the broker.
+    pub names: Names,
+    /// How its gate stands.
+    pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
+    /// What is in hand.
+    pub hands: Hands,
+}
+
+/// Where all of it comes from.
+pub struct Scene {
+    /// What this process is called in the ledger.
+    pub worker: WorkerName,
+    /// What it knows of itself.
+    pub board: watch::Receiver<board::State>,
+    /// What became of jobs.
+    pub ledger: Ledger,
+    /// What lies at the broker.
+    pub depths: Depths,
+    /// The orgs, by name.
+    pub orgs: BTreeMap<String, Source>,
+}
+
+impl Scene {
+    /// What there is to see now.
+    pub(super) fn view(&self) -> View {
+        let now = Timestamp::now();
+        let state = self.board.borrow().clone();
+        let rows = state.orgs.iter().filter_map(|(name, row)| Some((name, row, self.orgs.get(name)?)));
+        View {
+            at: now,
+            worker: self.worker.shown(),
+            ready: state.ready(),
+            orgs: rows.map(|(name, row, source)| (name.clone(), self.org(name, row, source, now))).collect(),
+        }
+    }
+
+    fn org(&self, name: &str, row: &OrgState, source: &Source, now: Timestamp) -> view::Org {
+        let meter = (source.meter)();
+        let lately = self.ledger.lately(name).unwrap_or_default();
+        let depth = self.depths.of(name).filter(|depth| now.duration_since(depth.at) <= OLD);
+        let (role, reason) = row.role();
+        let works = role == Role::Active || (role == Role::Stopped && meter.may_call);
+        let in_hand = Lane::ALL.map(|lane| source.hands.count(lane));
+        let backlog = depth.map(|depth| backlog(&depth, in_hand));
+        let holder = match self.ledger.holder(name) {
+            Holder::Was(holder) => Some(holder),
+            Holder::Nobody => None,
+        };
+        let told = Headline {
+            role,
+            reason: reason.as_deref(),
+            holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
+            breaker: row.breaker.as_ref(),
+            meter: &meter,
+            per_minute: lately.per_minute,
+            backlog,
+            in_hand: in_hand.iter().sum(),
+        };
+        let (state, text, until) = headline(&told);
+        let seconds_left = backlog.filter(|left| *left > 0 && lately.per_minute > 0.0);
+        view::Org {
+            role: role.as_str(),
+            reason,
+            headline: view::Headline { state: state.as_str(), text, until },
+            held_by: holder.as_ref().map(WorkerName::shown),
+            held_here: holder.as_ref() == Some(&self.worker),
+            quota: view::Quota::of(&meter, works),
+            breaker: row.breaker.as_ref().map(view::Breaker::of),
+            queues: view::Queues::of(&source.names, depth.as_ref(), works.then_some(in_hand)),
+            per_minute: lately.per_minute.round(),
+            seconds_left: seconds_left.map(|left| (f64::from(left) * 60.0 / lately.per_minute).round()),
+            minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
+            batches: lately.batches.iter().map(view::Batch::of).collect(),
+            failures: lately.failures.iter().map(|(reason, jobs)| view::Failures::of(reason, *jobs)).collect(),
+            latest: lately.latest.iter().map(view::Line::of).collect(),
+        }
+    }
+}
+
+/// Jobs that have not ended.
+fn backlog(depth: &Depth, in_hand: [u32; 2]) -> u32 {
+    depth.lanes.iter().chain(&in_hand).fold(depth.parked, |all, jobs| all.saturating_add(*jobs))
+}

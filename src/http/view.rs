@@ -1,0 +1,235 @@
+//! The page's data as it is written: ids, names and numbers, no address and no text of the org's.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::amqp::depths::Depth;
+use crate::amqp::names::Names;
+use crate::board::BreakerView;
+use crate::domain::chronicle;
+use crate::domain::job::Lane;
+use crate::domain::outcome::Reason;
+use crate::org::gate::Meter;
+
+/// What there is to see at one moment.
+pub(super) struct View {
+    pub(super) at: Timestamp,
+    pub(super) worker: String,
+    pub(super) ready: bool,
+    pub(super) orgs: BTreeMap<String, Org>,
+}
+
+/// The moment itself is no change.
+impl PartialEq for View {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.worker, self.ready, &self.orgs) == (&other.worker, other.ready, &other.orgs)
+    }
+}
+
+impl View {
+    pub(super) fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            at: String,
+            worker: &'a str,
+            ready: bool,
+            orgs: &'a BTreeMap<String, Org>,
+        }
+        let written = Written { at: moment(self.at), worker: &self.worker, ready: self.ready, orgs: &self.orgs };
+        // Nothing in it can fail to be written.
+        serde_json::to_string(&written).unwrap_or_default()
+    }
+}
+
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Org {
+    pub(super) role: &'static str,
+    pub(super) reason: Option<String>,
+    pub(super) headline: Headline,
+    /// The worker that held the lease last, as far as the ledger tells.
+    pub(super) held_by: Option<String>,
+    /// Whether that is this one.
+    pub(super) held_here: bool,
+    /// `null`: another worker spends it.
+    pub(super) quota: Option<Quota>,
+    pub(super) breaker: Option<Breaker>,
+    pub(super) queues: Queues,
+    /// Jobs that end in a minute, as it goes now.
+    pub(super) per_minute: f64,
+    /// `null`: nothing waits, or nothing ends.
+    pub(super) seconds_left: Option<f64>,
+    /// Succeeded, failed, neither: for each of the last 60 minutes, the oldest first.
+    pub(super) minutes: Vec<[u32; 3]>,
+    pub(super) batches: Vec<Batch>,
+    pub(super) failures: Vec<Failures>,
+    pub(super) latest: Vec<Line>,
+}
+
+/// Is it moving, and if not, why.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Headline {
+    pub(super) state: &'static str,
+    pub(super) text: String,
+    #[serde(serialize_with = "optional_moment")]
+    pub(super) until: Option<Timestamp>,
+}
+
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Quota {
+    configured: u32,
+    at_work: u32,
+    spent: u32,
+    waiting: usize,
+    #[serde(serialize_with = "optional_moment")]
+    paused_until: Option<Timestamp>,
+}
+
+impl Quota {
+    pub(super) fn of(meter: &Meter, works: bool) -> Option<Self> {
+        works.then(|| Self {
+            configured: meter.configured,
+            at_work: meter.rate,
+            spent: meter.spent,
+            waiting: meter.waiting,
+            paused_until: seconds(meter.paused_until),
+        })
+    }
+}
+
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Breaker {
+    state: &'static str,
+    cause: String,
+    #[serde(serialize_with = "optional_moment")]
+    next_probe: Option<Timestamp>,
+}
+
+impl Breaker {
+    pub(super) fn of(breaker: &BreakerView) -> Self {
+        Self {
+            state: breaker.state.as_str(),
+            cause: breaker.cause.clone(),
+            next_probe: seconds(Some(breaker.next_probe)),
+        }
+    }
+}
+
+/// What lies at the broker and what is in hand; `null` where it is not known.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Queues {
+    interactive: Queue,
+    bulk: Queue,
+    parked: Option<u32>,
+    dead: Option<u32>,
+}
+
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Queue {
+    name: String,
+    ready: Option<u32>,
+    in_flight: Option<u32>,
+}
+
+impl Queues {
+    pub(super) fn of(names: &Names, depth: Option<&Depth>, in_hand: Option<[u32; 2]>) -> Self {
+        let queue = |lane, at: usize| Queue {
+            name: names.lane(lane),
+            ready: depth.map(|depth| depth.lanes[at]),
+            in_flight: in_hand.map(|in_hand| in_hand[at]),
+        };
+        Self {
+            interactive: queue(Lane::Interactive, 0),
+            bulk: queue(Lane::Bulk, 1),
+            parked: depth.map(|depth| depth.parked),
+            dead: depth.map(|depth| depth.dead),
+        }
+    }
+}
+
+/// Jobs that failed for a reason within a day, and are not mended.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Failures {
+    reason: &'static str,
+    message: &'static str,
+    jobs: u32,
+}
+
+impl Failures {
+    pub(super) fn of(reason: &'static str, jobs: u32) -> Self {
+        Self { reason, message: Reason::named(reason).map_or("Its dead letter says why", Reason::message), jobs }
+    }
+}
+
+/// How far a batch is.
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Batch {
+    name: String,
+    jobs: Option<u64>,
+    done: u64,
+    failed: u64,
+    per_minute: Option<f64>,
+    seconds_left: Option<f64>,
+    heard_at: String,
+}
+
+impl Batch {
+    pub(super) fn of(stage: &chronicle::Stage) -> Self {
+        Self {
+            name: stage.name.to_string(),
+            jobs: stage.jobs,
+            done: stage.done,
+            failed: stage.failed,
+            per_minute: stage.per_minute.map(f64::round),
+            seconds_left: stage.seconds_left.map(f64::round),
+            heard_at: moment(stage.heard),
+        }
+    }
+}
+
+/// One of the last jobs.
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Line {
+    at: String,
+    job_id: String,
+    user_id: Option<String>,
+    lane: Option<&'static str>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    status: Option<u16>,
+}
+
+impl Line {
+    pub(super) fn of(line: &chronicle::Line) -> Self {
+        Self {
+            at: moment(line.at),
+            job_id: line.job.to_string(),
+            user_id: line.user.as_deref().map(str::to_owned),
+            lane: line.lane.map(Lane::as_str),
+            outcome: line.kind.as_str(),
+            reason: line.reason.map(Reason::as_str),
+            status: line.status,
+        }
+    }
+}
+
+/// In whole seconds: what is computed anew from a clock each time must not look like a change.
+pub(super) fn seconds(at: Option<Timestamp>) -> Option<Timestamp> {
+    at.and_then(|at| at.round(jiff::Unit::Second).ok())
+}
+
+fn moment(at: Timestamp) -> String {
+    at.round(jiff::Unit::Millisecond).unwrap_or(at).to_string()
+}
+
+#[expect(clippy::ref_option, reason = "what serde calls it with")]
+fn optional_moment<S: serde::Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(moment).serialize(serializer)
+}
