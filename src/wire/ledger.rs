@@ -22,6 +22,8 @@ const OUTCOME: &str = "outcome";
 const FENCE: &str = "fence";
 /// The `type` of a lease that was given back.
 const RELEASED: &str = "released";
+/// The `type` of a dead letter that an operator dropped: its job had ended before, so that the book has nothing to note.
+pub(super) const DROPPED: &str = "dropped";
 /// The longest name or id that is believed, in bytes: what an AMQP short string holds.
 const MAX_NAME: usize = 255;
 /// The header in which the broker says where in its stream a record stands.
@@ -71,6 +73,7 @@ pub fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'
             let Lease { org, worker, fence: _, at } = lease(body)?;
             Some(Entry::Released { org, worker, at: at.parse().ok()? })
         }
+        // `DROPPED`, for one.
         _ => None,
     }
 }
