@@ -3,6 +3,7 @@
 pub mod consumer;
 pub mod lease;
 pub mod ledger;
+pub mod letters;
 pub mod link;
 pub mod names;
 pub mod publisher;
