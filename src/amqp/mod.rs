@@ -1,6 +1,8 @@
 //! The broker: names, topology, two connections, the lease, consuming and publishing. Every await on it has a limit.
 
 pub mod consumer;
+pub mod greeting;
+pub mod inspect;
 pub mod lease;
 pub mod ledger;
 pub mod letters;
