@@ -57,6 +57,8 @@ enum Role {
         #[command(flatten)]
         common: Common,
     },
+    /// Find out before the first job whether all is well: configuration, broker, org; it changes nothing.
+    Check(With<roles::check::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
@@ -112,6 +114,7 @@ impl Cli {
             Role::Enqueue(with) => &with.common,
             Role::Sim(with) => &with.common,
             Role::Dead { verb, .. } => verb.common(),
+            Role::Check(with) => &with.common,
         }
     }
 
@@ -119,7 +122,7 @@ impl Cli {
     fn commons(&self) -> impl DoubleEndedIterator<Item = &Common> {
         let between = match &self.role {
             Role::Dead { common, .. } => Some(common),
-            Role::Worker(_) | Role::Enqueue(_) | Role::Sim(_) | Role::Demo(_) => None,
+            Role::Worker(_) | Role::Enqueue(_) | Role::Sim(_) | Role::Demo(_) | Role::Check(_) => None,
         };
         [Some(&self.common), between, Some(self.of_role())].into_iter().flatten()
     }
@@ -155,6 +158,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
+        Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
     }
@@ -169,7 +173,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
     let usual = match cli.role {
-        Role::Demo(_) | Role::Enqueue(_) => "error",
+        Role::Demo(_) | Role::Enqueue(_) | Role::Check(_) => "error",
         Role::Dead { .. } => "warn",
         Role::Worker(_) | Role::Sim(_) => "info",
     };

@@ -502,4 +502,5 @@ async fn the_help_says_what_there_is_with_examples() {
     insta::assert_snapshot!("dead_show", help(&["dead", "show", "--help"]).await);
     insta::assert_snapshot!("dead_replay", help(&["dead", "replay", "--help"]).await);
     insta::assert_snapshot!("dead_drop", help(&["dead", "drop", "--help"]).await);
+    insta::assert_snapshot!("check", help(&["check", "--help"]).await);
 }

@@ -10,6 +10,7 @@ mod world;
 mod answers;
 mod broker_faults;
 mod chaos;
+mod check;
 mod dead;
 mod job;
 mod ledger;
