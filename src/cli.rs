@@ -50,10 +50,61 @@ enum Role {
     Worker(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
+    /// Look through the dead letters, replay or drop them.
+    Dead {
+        #[command(subcommand)]
+        verb: DeadVerb,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Find out before the first job whether all is well: configuration, broker, org; it changes nothing.
+    Check(With<roles::check::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
     Demo(Common),
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadVerb {
+    /// Show which letters there are: by reason, and the newest one by one.
+    List(With<roles::dead::List>),
+    /// Show one letter in full.
+    Show(With<roles::dead::Show>),
+    /// Make jobs of letters again: each leaves the queue once its fresh job is confirmed.
+    #[command(
+        after_help = "A replayed job keeps its id and what its producer asked for, and begins with its tries uncounted. The worker checks again whether it expired or a newer reset of its user succeeded, and paces it as any other. Run again after an interruption, nobody is reset twice.
+
+Examples:
+  resetd dead replay 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
+  resetd dead replay --reason retries_exhausted --since 2h --dry-run
+  resetd dead replay --org main --all --yes"
+    )]
+    Replay(With<roles::dead::Act>),
+    /// Take letters away for good; a record of each goes to the outcomes first.
+    #[command(after_help = "Examples:
+  resetd dead drop 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
+  resetd dead drop --reason not_found --batch monday --yes")]
+    Drop(With<roles::dead::Act>),
+}
+
+impl DeadVerb {
+    fn common(&self) -> &Common {
+        match self {
+            Self::List(with) => &with.common,
+            Self::Show(with) => &with.common,
+            Self::Replay(with) | Self::Drop(with) => &with.common,
+        }
+    }
+
+    fn verb(self) -> roles::dead::Verb {
+        match self {
+            Self::List(with) => roles::dead::Verb::List(with.args),
+            Self::Show(with) => roles::dead::Verb::Show(with.args),
+            Self::Replay(with) => roles::dead::Verb::Replay(with.args),
+            Self::Drop(with) => roles::dead::Verb::Drop(with.args),
+        }
+    }
 }
 
 impl Cli {
@@ -62,16 +113,26 @@ impl Cli {
             Role::Worker(common) | Role::Demo(common) => common,
             Role::Enqueue(with) => &with.common,
             Role::Sim(with) => &with.common,
+            Role::Dead { verb, .. } => verb.common(),
+            Role::Check(with) => &with.common,
         }
     }
 
-    /// The files before the subcommand's name, then those after it.
+    /// The flags from the left to the right: before the subcommand's name, between two of them, and after.
+    fn commons(&self) -> impl DoubleEndedIterator<Item = &Common> {
+        let between = match &self.role {
+            Role::Dead { common, .. } => Some(common),
+            Role::Worker(_) | Role::Enqueue(_) | Role::Sim(_) | Role::Demo(_) | Role::Check(_) => None,
+        };
+        [Some(&self.common), between, Some(self.of_role())].into_iter().flatten()
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        self.common.config.iter().chain(&self.of_role().config).cloned().collect()
+        self.commons().flat_map(|common| &common.config).cloned().collect()
     }
 
     fn log(&self) -> Format {
-        self.of_role().log.or(self.common.log).unwrap_or(Format::Text)
+        self.commons().rev().find_map(|common| common.log).unwrap_or(Format::Text)
     }
 }
 
@@ -96,6 +157,8 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             roles::worker::run(config, listener, shutdown).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
+        Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
+        Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
     }
@@ -109,7 +172,11 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     use std::io::IsTerminal;
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
-    let usual = if matches!(cli.role, Role::Demo(_) | Role::Enqueue(_)) { "error" } else { "info" };
+    let usual = match cli.role {
+        Role::Demo(_) | Role::Enqueue(_) | Role::Check(_) => "error",
+        Role::Dead { .. } => "warn",
+        Role::Worker(_) | Role::Sim(_) => "info",
+    };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours)
 }

@@ -2,8 +2,11 @@
 
 pub mod consumer;
 pub mod depths;
+pub mod greeting;
+pub mod inspect;
 pub mod lease;
 pub mod ledger;
+pub mod letters;
 pub mod link;
 pub mod names;
 pub mod publisher;

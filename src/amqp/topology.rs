@@ -10,7 +10,7 @@ use crate::domain::job::Lane;
 use crate::domain::rung::Rung;
 
 /// Deliveries before the broker itself dead-letters a job, as the last resort.
-const DELIVERY_LIMIT: i32 = 20;
+pub const DELIVERY_LIMIT: i32 = 20;
 /// For queues that must never drop a message for its deliveries; 4.x would set 20.
 const NO_LIMIT: i32 = 1_000_000;
 
@@ -18,23 +18,42 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// Declares everything on a channel of its own, since a refusal closes the channel.
-///
-/// # Errors
-/// Where one exists with other arguments or kind, or a right is missing: the text names it and what to do.
-pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
-    let channel = within("opening a channel", connection.create_channel()).await?;
-    declare(&channel, names).await?;
-    closing(channel.close(200, "declared".into())).await;
-    Ok(())
+/// One thing at the broker, as a worker declares it.
+#[derive(Debug, Clone)]
+pub enum Thing {
+    /// A durable exchange.
+    Exchange {
+        /// Its name.
+        name: String,
+        /// How it routes.
+        kind: ExchangeKind,
+    },
+    /// A durable queue.
+    Queue {
+        /// Its name.
+        name: String,
+        /// Its arguments, the queue's type among them.
+        arguments: FieldTable,
+    },
+    /// What of an exchange's messages goes to a queue.
+    Binding {
+        /// The queue's name.
+        queue: String,
+        /// The exchange's name.
+        exchange: String,
+        /// The routing key.
+        key: String,
+    },
 }
 
-/// Declares everything, in an order in which nothing is bound before it exists.
-async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
-    exchange(channel, &names.resets(), ExchangeKind::Direct).await?;
-    exchange(channel, &names.notifications(), ExchangeKind::Direct).await?;
-    exchange(channel, &names.outcomes(), ExchangeKind::Topic).await?;
-    quorum(channel, &names.dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
+/// All of one org's things and those that all orgs share, in an order in which nothing is bound before it exists.
+pub fn things(names: &Names) -> Vec<Thing> {
+    let mut things = vec![
+        exchange(names.resets(), ExchangeKind::Direct),
+        exchange(names.notifications(), ExchangeKind::Direct),
+        exchange(names.outcomes(), ExchangeKind::Topic),
+        quorum(names.dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]),
+    ];
     for lane in Lane::ALL {
         let arguments = [
             ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
@@ -43,8 +62,8 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ];
-        quorum(channel, &names.lane(lane), &arguments).await?;
-        bind(channel, &names.lane(lane), &names.resets(), &names.lane_key(lane)).await?;
+        things.push(quorum(names.lane(lane), &arguments));
+        things.push(binding(names.lane(lane), names.resets(), names.lane_key(lane)));
     }
     for rung in Rung::ALL {
         let ttl = i32::try_from(rung.wait().as_millis()).unwrap_or(i32::MAX);
@@ -55,58 +74,87 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Trouble> {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ];
-        exchange(channel, &names.parked_exchange(rung), ExchangeKind::Direct).await?;
-        quorum(channel, &names.parked(rung), &arguments).await?;
-        for lane in Lane::ALL {
-            bind(channel, &names.parked(rung), &names.parked_exchange(rung), &names.lane_key(lane)).await?;
-        }
+        things.push(exchange(names.parked_exchange(rung), ExchangeKind::Direct));
+        things.push(quorum(names.parked(rung), &arguments));
+        let bound = |lane| binding(names.parked(rung), names.parked_exchange(rung), names.lane_key(lane));
+        things.extend(Lane::ALL.map(bound));
     }
-    quorum(channel, &names.emails(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
-    bind(channel, &names.emails(), &names.notifications(), "email").await?;
-    quorum(channel, &names.emails_dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]).await?;
-    stream(channel, &names.ledger()).await?;
-    bind(channel, &names.ledger(), &names.outcomes(), "#").await
-}
-
-async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), Trouble> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    within(
-        &format!("declaring exchange {name}"),
-        channel.exchange_declare(name.into(), kind, options, FieldTable::default()),
-    )
-    .await
-}
-
-async fn quorum(channel: &Channel, name: &str, more: &[(&str, AMQPValue)]) -> Result<(), Trouble> {
-    queue(channel, name, "quorum", more).await
-}
-
-async fn stream(channel: &Channel, name: &str) -> Result<(), Trouble> {
     let limits = [("x-max-age", text("7D")), ("x-stream-max-segment-size-bytes", AMQPValue::LongInt(20_000_000))];
-    queue(channel, name, "stream", &limits).await
+    things.extend([
+        quorum(names.emails(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]),
+        binding(names.emails(), names.notifications(), "email".to_owned()),
+        quorum(names.emails_dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]),
+        queue(names.ledger(), "stream", &limits),
+        binding(names.ledger(), names.outcomes(), "#".to_owned()),
+    ]);
+    things
 }
 
-async fn queue(channel: &Channel, name: &str, kind: &str, more: &[(&str, AMQPValue)]) -> Result<(), Trouble> {
+fn exchange(name: String, kind: ExchangeKind) -> Thing {
+    Thing::Exchange { name, kind }
+}
+
+fn quorum(name: String, more: &[(&str, AMQPValue)]) -> Thing {
+    queue(name, "quorum", more)
+}
+
+fn queue(name: String, kind: &str, more: &[(&str, AMQPValue)]) -> Thing {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text(kind));
     for (key, value) in more {
         arguments.insert((*key).into(), value.clone());
     }
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    within(&format!("declaring queue {name}"), channel.queue_declare(name.into(), options, arguments)).await.map(drop)
+    Thing::Queue { name, arguments }
 }
 
-async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<(), Trouble> {
-    let what = format!("binding queue {queue} to exchange {exchange} with key {key}");
-    within(
-        &what,
-        channel.queue_bind(
-            queue.into(),
-            exchange.into(),
-            key.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        ),
-    )
-    .await
+fn binding(queue: String, exchange: String, key: String) -> Thing {
+    Thing::Binding { queue, exchange, key }
+}
+
+/// Declares everything on a channel of its own, since a refusal closes the channel.
+///
+/// # Errors
+/// Where one exists with other arguments or kind, or a right is missing: the text names it and what to do.
+pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
+    let channel = within("opening a channel", connection.create_channel()).await?;
+    for thing in things(names) {
+        within(&thing.what(), thing.declare(&channel)).await?;
+    }
+    closing(channel.close(200, "declared".into())).await;
+    Ok(())
+}
+
+impl Thing {
+    /// What declaring it is called.
+    fn what(&self) -> String {
+        match self {
+            Self::Exchange { name, .. } => format!("declaring exchange {name}"),
+            Self::Queue { name, .. } => format!("declaring queue {name}"),
+            Self::Binding { queue, exchange, key } => {
+                format!("binding queue {queue} to exchange {exchange} with key {key}")
+            }
+        }
+    }
+
+    /// Declares it.
+    ///
+    /// # Errors
+    /// Where it exists with other arguments or kind, or a right is missing.
+    pub async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+        match self {
+            Self::Exchange { name, kind } => {
+                let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+                channel.exchange_declare(name.as_str().into(), kind.clone(), options, FieldTable::default()).await
+            }
+            Self::Queue { name, arguments } => {
+                let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                channel.queue_declare(name.as_str().into(), options, arguments.clone()).await.map(drop)
+            }
+            Self::Binding { queue, exchange, key } => {
+                let options = QueueBindOptions::default();
+                let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
+                channel.queue_bind(queue, exchange, key.as_str().into(), options, FieldTable::default()).await
+            }
+        }
+    }
 }

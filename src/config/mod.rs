@@ -123,6 +123,33 @@ impl Config {
         Self::check(source::read(files, &[text], &environment)?, environment)
     }
 
+    /// All that is wrong, as far as one thing does not hide another; empty where a worker could start with it.
+    pub fn problems(files: &[PathBuf], environment: &Environment) -> Vec<ConfigError> {
+        let raw = match source::read(files, &[], environment) {
+            Ok(raw) => raw,
+            Err(error) => return vec![error],
+        };
+        let mut problems: Vec<ConfigError> = [
+            amqp::Amqp::check(raw.amqp).err(),
+            wire::password(&raw.wire).err(),
+            wire::extensions(&raw.wire).err(),
+            password(&raw.password).err(),
+            retry(&raw.retry).err(),
+            notification(raw.notification).err(),
+            http::Http::check(raw.http).and_then(|http| http.check_served()).err(),
+            some_org(&raw.orgs).err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        for (name, org) in &raw.orgs {
+            let complete = org::check_name(name).and_then(|()| org::Org::check(name, org, environment));
+            let fits = complete.and_then(|org| outlasts(raw.shutdown.grace.0, name, &org));
+            problems.extend(fits.err());
+        }
+        problems
+    }
+
     fn check(raw: raw::Raw, environment: Environment) -> Result<Self, ConfigError> {
         for name in raw.orgs.keys() {
             org::check_name(name)?;
@@ -154,29 +181,57 @@ impl Config {
     /// Where there is no org, one is not complete, the wire form is not chosen, the grace is too short, or the page would be shown
     /// to anybody.
     pub fn worker(&self) -> Result<Worker, ConfigError> {
-        let form = wire::chosen(&self.wire)?;
-        if self.orgs.is_empty() {
-            return Err(ConfigError::missing(
-                "orgs",
-                "at least one section [orgs.NAME] with a region, a client_id and a client_secret (config/default.toml shows one)",
-            ));
-        }
+        let form = self.form()?;
+        some_org(&self.orgs)?;
         let mut orgs = BTreeMap::new();
-        for (name, raw) in &self.orgs {
-            let org = org::Org::check(name, raw, &self.environment)?;
-            let least = org.request_timeout + Duration::from_secs(5);
-            if self.grace < least {
-                return Err(ConfigError::wrong(
-                    "shutdown.grace",
-                    value::show(self.grace),
-                    &format!("at least orgs.{name}.request_timeout and 5 s more, {}", value::show(least)),
-                ));
-            }
+        for name in self.orgs.keys() {
+            let org = self.org(name)?;
+            outlasts(self.grace, name, &org)?;
             orgs.insert(name.clone(), org);
         }
         self.http.check_served()?;
         Ok(Worker { form, orgs })
     }
+
+    /// One org, complete.
+    ///
+    /// # Errors
+    /// Where it is not configured, or not complete.
+    pub fn org(&self, name: &str) -> Result<org::Org, ConfigError> {
+        let raw = self.orgs.get(name).ok_or_else(|| ConfigError::missing(&format!("orgs.{name}"), "a section"))?;
+        org::Org::check(name, raw, &self.environment)
+    }
+
+    /// How a reset is written on the wire.
+    ///
+    /// # Errors
+    /// Where that is not chosen.
+    pub fn form(&self) -> Result<Form, ConfigError> {
+        wire::chosen(&self.wire)
+    }
+}
+
+fn some_org(orgs: &BTreeMap<String, raw::Org>) -> Result<(), ConfigError> {
+    if !orgs.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigError::missing(
+        "orgs",
+        "at least one section [orgs.NAME] with a region, a client_id and a client_secret (config/default.toml shows one)",
+    ))
+}
+
+/// Whether the grace is longer than an org's calls.
+fn outlasts(grace: Duration, name: &str, org: &org::Org) -> Result<(), ConfigError> {
+    let least = org.request_timeout + Duration::from_secs(5);
+    if grace >= least {
+        return Ok(());
+    }
+    Err(ConfigError::wrong(
+        "shutdown.grace",
+        value::show(grace),
+        &format!("at least orgs.{name}.request_timeout and 5 s more, {}", value::show(least)),
+    ))
 }
 
 fn password(raw: &raw::Password) -> Result<PasswordKind, ConfigError> {

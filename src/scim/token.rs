@@ -24,6 +24,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Token {
     secret: Arc<SecretString>,
+    scope: Option<Arc<str>>,
     serial: u64,
 }
 
@@ -31,6 +32,11 @@ impl Token {
     /// The token itself, for the `Authorization` header and the scrubber.
     pub fn expose(&self) -> &str {
         self.secret.expose_secret()
+    }
+
+    /// Its scopes, where the provider speaks of them.
+    pub fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
     }
 }
 
@@ -80,7 +86,8 @@ impl Tokens {
         );
         let granted = result?;
         cache.serial += 1;
-        let token = Token { secret: Arc::new(granted.access_token.clone()), serial: cache.serial };
+        let scope = granted.scope.as_deref().map(Arc::from);
+        let token = Token { secret: Arc::new(granted.access_token.clone()), scope, serial: cache.serial };
         cache.token = Some((token.clone(), asked + usable_for(granted.lifetime())));
         tracing::debug!(org = self.name, lifetime_s = granted.lifetime().as_secs(), "a token was granted");
         Ok(token)

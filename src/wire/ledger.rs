@@ -21,12 +21,12 @@ use crate::domain::outcome::{OutcomeKind, Reason};
 
 /// The `type` of a job's end.
 const OUTCOME: &str = "outcome";
-/// The `type` of a dead letter that an operator gave up for good.
-const DROPPED: &str = "dropped";
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";
 /// The `type` of a lease that was given back.
 const RELEASED: &str = "released";
+/// The `type` of a dead letter that an operator gave up for good.
+pub(super) const DROPPED: &str = "dropped";
 /// The longest name or id that is believed, in bytes: what an AMQP short string holds.
 const MAX_NAME: usize = 255;
 /// The header in which the broker says where in its stream a record stands.

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod dead_letter;
 pub mod job;
 pub mod ledger;
+pub mod letter;
 pub mod notification;
 pub mod outcome;
 pub mod properties;

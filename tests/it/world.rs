@@ -477,10 +477,16 @@ impl Scribe {
         Self { base, asked }
     }
 
-    /// A world whose org `main` is this one.
-    pub async fn start(&self, plan: Plan) -> World {
+    /// A world whose org `main` is this one, not yet a worker.
+    pub async fn prepare(&self, plan: Plan) -> World {
         let mut world = plan.prepare().await;
         world.config = world.config.replace(&world.orgs["main"].base, &self.base);
+        world
+    }
+
+    /// A world whose org `main` is this one.
+    pub async fn start(&self, plan: Plan) -> World {
+        let mut world = self.prepare(plan).await;
         world.start_worker().await;
         world.ready().await;
         world

@@ -1,0 +1,84 @@
+//! What a broker says of itself before anybody logs in (AMQP 0-9-1, section 4.2.2). lapin does not hand it on, so that it is read
+//! on a connection of its own, which is closed then.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use lapin::tcp::AMQPUriTcpExt;
+use lapin::types::parsing::parse_field_table;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
+use secrecy::ExposeSecret;
+
+use super::trouble::{ANSWER, Trouble};
+use crate::config::amqp::Amqp;
+
+/// The protocol's header: its name and version.
+const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// Of the first frame: its kind, channel and length, before its content.
+const FRAME: usize = 7;
+/// In the content: class, method and two bytes of version, before the properties.
+const METHOD: usize = 6;
+/// The longest greeting that is read, in bytes.
+const LONGEST: usize = 16 * 1024;
+/// How long the network may take for any one step.
+const STEP: Duration = Duration::from_secs(5);
+
+/// Who the broker says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// Such as `RabbitMQ`.
+    pub product: String,
+    /// Such as `3.13.7`.
+    pub version: String,
+}
+
+/// Asks the broker of `amqp.url`.
+///
+/// # Errors
+/// Where nobody listens there, TLS fails, or what answers is no AMQP broker.
+pub async fn greeting(amqp: &Amqp) -> Result<Greeting, Trouble> {
+    let mut uri: AMQPUri =
+        amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
+    uri.query.connection_timeout = Some(STEP.as_millis().try_into().unwrap_or(u64::MAX));
+    let place = format!("{}:{}", uri.authority.host, uri.authority.port);
+    let failed = |why: String| Trouble::Again(format!("reaching the broker at {place}: {why}"));
+    let asking = tokio::task::spawn_blocking(move || ask(&uri));
+    match tokio::time::timeout(ANSWER, asking).await {
+        Ok(Ok(greeting)) => greeting.map_err(failed),
+        Ok(Err(_)) => Err(failed("it could not be asked".into())),
+        Err(_) => Err(failed(format!("it did not answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+fn ask(uri: &AMQPUri) -> Result<Greeting, String> {
+    let mut stream = uri.connect().map_err(|error| error.to_string())?;
+    let ready = [stream.set_nonblocking(false), stream.set_read_timeout(Some(STEP)), stream.write_all(HEADER)];
+    ready.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())?;
+    let no_broker = "what answers there is no AMQP 0-9-1 broker";
+    let mut read = |length: usize| {
+        let mut bytes = vec![0; length];
+        stream.read_exact(&mut bytes).map(|()| bytes).map_err(|error| format!("{no_broker}: {error}"))
+    };
+    let frame = read(FRAME)?;
+    // Its kind is 1, a method; its channel 0.
+    let [1, 0, 0, length @ ..] = frame.as_slice() else { return Err(no_broker.into()) };
+    let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    if length > LONGEST {
+        return Err(no_broker.into());
+    }
+    parse(&read(length)?).ok_or_else(|| no_broker.to_owned())
+}
+
+/// The properties in the first method's content.
+fn parse(content: &[u8]) -> Option<Greeting> {
+    let (_, properties) = parse_field_table(content.get(METHOD..)?).ok()?;
+    Some(Greeting { product: said(&properties, "product")?, version: said(&properties, "version")? })
+}
+
+fn said(properties: &FieldTable, name: &str) -> Option<String> {
+    match properties.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => Some(text.to_string()),
+        Some(_) | None => None,
+    }
+}

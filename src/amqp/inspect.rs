@@ -1,0 +1,175 @@
+//! Looking at the broker without changing anything: what exists and as what, which rights there are, who holds a lease.
+//!
+//! Each question has a channel of its own, since a refusal, which is an answer here, closes the channel.
+
+use std::time::Duration;
+
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
+use tokio::time::timeout;
+
+use super::topology::Thing;
+use super::trouble::{ANSWER, Trouble, closing, explain, within};
+
+/// How long an alarm's effect may take to show.
+const ALARM: Duration = Duration::from_secs(3);
+/// A routing key of the default exchange, where no queue has such a name.
+const NOWHERE: &str = "resetd.check.nowhere";
+
+/// How a thing stands at the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not there.
+    Missing,
+    /// It is there as a worker declares it.
+    AsDeclared,
+    /// It is there as something else; in the broker's words.
+    Differs(String),
+    /// It is there, and this user may not declare it.
+    Forbidden,
+}
+
+/// A refusal of the broker's, and what it said.
+struct Refused(AMQPSoftError, String);
+
+/// What came of a question: an answer, or a refusal.
+async fn ask<T>(
+    connection: &Connection,
+    what: &str,
+    question: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
+) -> Result<Result<T, Refused>, Trouble> {
+    let channel = within(what, connection.create_channel()).await?;
+    match timeout(ANSWER, question(channel.clone())).await {
+        Ok(Ok(answer)) => {
+            closing(channel.close(200, "bye".into())).await;
+            Ok(Ok(answer))
+        }
+        Ok(Err(error)) => match soft(&error) {
+            Some(refused) => Ok(Err(refused)),
+            None => Err(explain(what, &error)),
+        },
+        Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+fn soft(error: &lapin::Error) -> Option<Refused> {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else { return None };
+    match amqp.kind() {
+        AMQPErrorKind::Soft(kind) => Some(Refused(kind.clone(), amqp.get_message().to_string())),
+        AMQPErrorKind::Hard(_) => None,
+    }
+}
+
+/// How a thing stands. What exists is declared once more as it should be: that changes nothing, and is refused where it is
+/// another. Bindings cannot be seen.
+///
+/// # Errors
+/// Where the broker is lost or does not answer.
+pub async fn standing(connection: &Connection, thing: &Thing) -> Result<Standing, Trouble> {
+    let what = match thing {
+        Thing::Exchange { name, .. } => format!("looking at exchange {name}"),
+        Thing::Queue { name, .. } => format!("looking at queue {name}"),
+        Thing::Binding { queue, .. } => format!("looking at the bindings of queue {queue}"),
+    };
+    let there = ask(connection, &what, async |channel| passively(&channel, thing).await).await?;
+    match there {
+        Ok(()) => {}
+        Err(Refused(AMQPSoftError::NOTFOUND, _)) => return Ok(Standing::Missing),
+        Err(Refused(_, said)) => return Ok(Standing::Differs(said)),
+    }
+    Ok(match ask(connection, &what, async |channel| thing.declare(&channel).await).await? {
+        Ok(()) => Standing::AsDeclared,
+        Err(Refused(AMQPSoftError::ACCESSREFUSED, _)) => Standing::Forbidden,
+        Err(Refused(_, said)) => Standing::Differs(said),
+    })
+}
+
+async fn passively(channel: &Channel, thing: &Thing) -> lapin::Result<()> {
+    match thing {
+        Thing::Exchange { name, .. } => {
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let kind = ExchangeKind::Direct;
+            channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default()).await
+        }
+        Thing::Queue { name, .. } | Thing::Binding { queue: name, .. } => {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.map(drop)
+        }
+    }
+}
+
+/// Whether this user may publish to an exchange that exists. Asked by a message that can never be sent: it is refused, after the
+/// right was looked at, since its expiration is no number.
+///
+/// # Errors
+/// Where the broker is lost or does not answer.
+pub async fn may_write(connection: &Connection, exchange: &str) -> Result<bool, Trouble> {
+    let what = format!("asking for the right to write to exchange {exchange:?}");
+    let asked = ask(connection, &what, async |channel| {
+        let options = BasicPublishOptions::default();
+        let never = BasicProperties::default().with_expiration("never".into());
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        channel.basic_publish(exchange.into(), NOWHERE.into(), options, b"", never).await?.await
+    });
+    Ok(!matches!(asked.await?, Err(Refused(AMQPSoftError::ACCESSREFUSED, _))))
+}
+
+/// Whether this user may consume a queue that exists. Asked by a consumer that there can never be: it is refused, after the right
+/// was looked at, since its priority is no number.
+///
+/// # Errors
+/// Where the broker is lost or does not answer.
+pub async fn may_read(connection: &Connection, queue: &str) -> Result<bool, Trouble> {
+    let what = format!("asking for the right to read queue {queue}");
+    let asked = ask(connection, &what, async |channel| {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongString("none".into()));
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments).await.map(drop)
+    });
+    Ok(!matches!(asked.await?, Err(Refused(AMQPSoftError::ACCESSREFUSED, _))))
+}
+
+/// Whether a worker holds this lease. It is not taken, not even for a moment.
+///
+/// # Errors
+/// Where the broker is lost or does not answer.
+pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, Trouble> {
+    let what = format!("looking at the lease {lease}");
+    let asked = ask(connection, &what, async |channel| {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(lease.into(), options, FieldTable::default()).await.map(drop)
+    });
+    match asked.await? {
+        Err(Refused(AMQPSoftError::NOTFOUND, _)) => Ok(false),
+        Ok(()) | Err(Refused(AMQPSoftError::RESOURCELOCKED, _)) => Ok(true),
+        Err(Refused(_, said)) => Err(Trouble::Again(format!("{what}: {said}"))),
+    }
+}
+
+/// Whether a resource alarm keeps the broker from taking messages. The connection is blocked from then on: it should be one of
+/// its own.
+///
+/// # Errors
+/// Where the broker is lost.
+pub async fn is_blocked(connection: &Connection) -> Result<bool, Trouble> {
+    let what = "publishing what goes nowhere";
+    let channel = within(what, connection.create_channel()).await?;
+    within(what, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    // The first one is taken, and only then the connection blocked.
+    for _ in 0..2 {
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let sent = channel.basic_publish("".into(), NOWHERE.into(), options, b"", properties);
+        match timeout(ALARM, async { sent.await?.await }).await {
+            Ok(Ok(_)) => {}
+            // One who may not write there learns that elsewhere.
+            Ok(Err(_)) => return Ok(false),
+            Err(_) => return Ok(true),
+        }
+    }
+    closing(channel.close(200, "bye".into())).await;
+    Ok(false)
+}

@@ -1,0 +1,184 @@
+//! Looking through a queue of dead letters without losing one, and taking out those that are settled.
+//!
+//! Letters come in rounds, each by a consumer of its own that holds no more than one round: so no more than two are ever in memory.
+//! None is acked by looking; what was not taken out goes back, in its order, when the channel ends, also by the process's death.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::trouble::{ANSWER, Trouble, closing, within};
+
+/// Letters in one round, at least.
+const ROUND: usize = 500;
+/// Rounds at most. When a channel ends, a quorum queue takes back what its consumers held in the order of their tags, as long as
+/// there are no more than 32 (its map of them is sorted up to there), and of each in the order it came. What a `nack` of more than 32
+/// returns comes back in no order at all (tried on 3.10).
+const ROUNDS: usize = 30;
+/// With nothing coming for so long it looks whether anything is left.
+const QUIET: Duration = Duration::from_millis(300);
+/// How long what another process just gave back may take to lie in the queue again.
+const BACK: Duration = Duration::from_secs(2);
+
+/// A queue of dead letters, looked through from its head to what was its end when it was opened.
+#[derive(Debug)]
+pub struct Letters {
+    queue: String,
+    channel: Channel,
+    there: usize,
+    shared: bool,
+    seen: usize,
+    size: usize,
+    rounds: usize,
+    consumer: Option<Consumer>,
+}
+
+/// A letter in hand. Dropped, it stays a letter.
+#[derive(Debug)]
+pub struct Held {
+    /// The body as it lies there.
+    pub body: Vec<u8>,
+    /// The properties as they lie there.
+    pub properties: BasicProperties,
+    acker: lapin::Acker,
+}
+
+impl Letters {
+    /// Opens a queue on a channel of its own; nothing is taken yet.
+    ///
+    /// # Errors
+    /// Where it does not exist, or the broker refuses it or does not answer.
+    pub async fn open(connection: &Connection, queue: &str) -> Result<Self, Trouble> {
+        let what = format!("opening queue {queue}");
+        let channel = within(&what, connection.create_channel()).await?;
+        let (there, consumers) = count(&channel, queue).await?;
+        let (queue, shared) = (queue.to_owned(), consumers > 0);
+        let size = there.div_ceil(ROUNDS).max(ROUND);
+        let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
+        within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        Ok(Self { queue, channel, there, shared, seen: 0, size: prefetch.into(), rounds: 0, consumer: None })
+    }
+
+    /// How many lay there ready when it was opened.
+    pub fn there(&self) -> usize {
+        self.there
+    }
+
+    /// Whether letters were, or are, in another hand: another process looks through the same queue. Those it holds are not seen here.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// The next letters in the queue's order; none at the end.
+    ///
+    /// # Errors
+    /// Where the broker refuses it, is lost or does not answer.
+    pub async fn round(&mut self) -> Result<Vec<Held>, Trouble> {
+        let wanted = (self.there - self.seen).min(self.size);
+        let mut letters = Vec::with_capacity(wanted);
+        if wanted == 0 {
+            return Ok(letters);
+        }
+        let mut consumer = match self.consumer.take() {
+            Some(consumer) => consumer,
+            None => self.consume().await?,
+        };
+        while letters.len() < wanted {
+            let Some(delivery) = self.next(&mut consumer).await? else {
+                // Somebody else has the rest.
+                self.shared = true;
+                self.there = self.seen;
+                break;
+            };
+            letters.push(Held { body: delivery.data, properties: delivery.properties, acker: delivery.acker });
+            self.seen += 1;
+        }
+        if self.seen < self.there {
+            // It holds all that it may. Once some of it is acked it would be sent more, which nobody would read: the next one takes
+            // its place first, so that whoever else looks sees that somebody is here.
+            self.consumer = Some(self.consume().await?);
+            let tag = consumer.tag();
+            closing(self.channel.basic_cancel(tag, BasicCancelOptions::default())).await;
+        } else {
+            self.consumer = Some(consumer);
+        }
+        Ok(letters)
+    }
+
+    async fn consume(&mut self) -> Result<Consumer, Trouble> {
+        self.rounds += 1;
+        // Their order is that in which they give back what they hold.
+        let tag = format!("resetd-dead-{:08}", self.rounds);
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            self.channel.basic_consume(self.queue.as_str().into(), tag.into(), options, FieldTable::default());
+        within(&format!("looking through queue {}", self.queue), consumer).await
+    }
+
+    /// `None`: nothing is left there.
+    async fn next(&self, consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, Trouble> {
+        let gone = || Trouble::Again(format!("looking through queue {}: its consumer has ended", self.queue));
+        let begun = Instant::now();
+        while begun.elapsed() < ANSWER {
+            if let Ok(next) = timeout(QUIET, consumer.next()).await {
+                return next.ok_or_else(gone)?.map(Some).map_err(|_| gone());
+            }
+            let (ready, _) = count(&self.channel, &self.queue).await?;
+            if ready == 0 {
+                // What was on its way came before that answer.
+                return match consumer.next().now_or_never() {
+                    Some(next) => next.ok_or_else(gone)?.map(Some).map_err(|_| gone()),
+                    None => Ok(None),
+                };
+            }
+        }
+        Err(Trouble::Again(format!(
+            "looking through queue {}: nothing came for {} s, though letters lie there",
+            self.queue,
+            ANSWER.as_secs()
+        )))
+    }
+
+    /// Gives back, in its order, whatever was not taken out: it is there again a moment later, see [`until_back`].
+    pub async fn give_back(self) {
+        closing(self.channel.close(200, "bye".into())).await;
+    }
+}
+
+impl Held {
+    /// Takes it out of the queue, once all that it owes is confirmed.
+    ///
+    /// # Errors
+    /// Where its channel is gone: it is still a letter then.
+    pub async fn take_out(self) -> Result<(), Trouble> {
+        let gone = || Trouble::Again("taking a letter out: its channel is gone, so that it is still there".to_owned());
+        let acked = within("taking a letter out", self.acker.ack(BasicAckOptions::default())).await?;
+        if acked { Ok(()) } else { Err(gone()) }
+    }
+}
+
+/// Waits, for a moment, until so many lie in the queue again: what was given back is there a moment later.
+///
+/// # Errors
+/// Where the queue does not exist, or the broker is lost or does not answer.
+pub async fn until_back(connection: &Connection, queue: &str, letters: usize) -> Result<(), Trouble> {
+    let channel = within("opening a channel", connection.create_channel()).await?;
+    let begun = Instant::now();
+    while count(&channel, queue).await?.0 < letters && begun.elapsed() < BACK {
+        sleep(Duration::from_millis(10)).await;
+    }
+    closing(channel.close(200, "bye".into())).await;
+    Ok(())
+}
+
+/// How many letters lie ready in a queue, and how many consumers it has.
+async fn count(channel: &Channel, queue: &str) -> Result<(usize, u32), Trouble> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let queue = within(&format!("looking at queue {queue}"), declared).await?;
+    Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
+}

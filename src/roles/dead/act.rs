@@ -1,0 +1,296 @@
+//! Replaying and dropping: looked through first, asked, then done letter by letter: published, confirmed, and only then taken out.
+//! Killed in between, what was not taken out is still a letter.
+
+use std::collections::HashSet;
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Act, look, stdout, table};
+use crate::amqp::letters::{Held, until_back};
+use crate::amqp::link::Link;
+use crate::amqp::names::Names;
+use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::amqp::trouble::Trouble;
+use crate::config::{Config, ConfigError};
+use crate::failpoint::{self, Stage};
+use crate::wire::letter::{self, Letter};
+
+/// Letters that are published at once.
+const AT_ONCE: usize = 32;
+/// How long after an interrupt what is on its way may still be confirmed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often it looks whether a resource alarm holds it up.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What becomes of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// A fresh job in its lane.
+    Replay,
+    /// A record that it was dropped.
+    Drop,
+}
+
+impl Deed {
+    fn asks(self) -> &'static str {
+        match self {
+            Self::Replay => "Replay",
+            Self::Drop => "Drop",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Drop => "dropped",
+        }
+    }
+
+    /// Whether it can be done with this letter.
+    fn fits(self, letter: &Letter) -> bool {
+        match self {
+            Self::Replay => letter.kept,
+            Self::Drop => true,
+        }
+    }
+}
+
+/// The letters of one org that are meant.
+struct Plan {
+    org: String,
+    names: Names,
+    /// How many letters lay there in all.
+    there: usize,
+    /// With these it is done.
+    meant: Vec<Letter>,
+    /// With these it cannot be done.
+    left: Vec<Letter>,
+}
+
+pub(super) async fn run(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    let orgs = super::orgs(args.org.as_deref(), config)?;
+    if !args.dry_run && !args.yes && !std::io::stdin().is_terminal() {
+        bail!(ConfigError::missing(
+            "--yes",
+            "given where standard input is no terminal to ask on; --dry-run only says what would be done"
+        ));
+    }
+    let link = Link::open(&config.amqp, "dead").await?;
+    let mut plans = Vec::new();
+    for org in orgs {
+        plans.push(plan(deed, &link, org, &args, config, &shutdown).await?);
+    }
+    let missing: Vec<String> = args.ids.iter().filter(|id| !plans.iter().any(|plan| plan.has(id))).cloned().collect();
+    let meant = plans.iter().map(|plan| plan.meant.len()).sum();
+    let left = plans.iter().map(|plan| plan.left.len()).sum();
+    announce(deed, &plans, args.dry_run)?;
+    let ended = if args.dry_run || meant == 0 {
+        Ok(())
+    } else if !args.yes && !asked(deed, meant, &shutdown).await? {
+        aside("nothing was changed")
+    } else {
+        carry_out(deed, &link, &plans, &shutdown).await
+    };
+    link.close().await;
+    ended?;
+    verdict(deed, &missing, left)
+}
+
+impl Plan {
+    fn has(&self, id: &str) -> bool {
+        self.meant.iter().chain(&self.left).any(|letter| letter.job.as_str() == id)
+    }
+}
+
+async fn plan(
+    deed: Deed,
+    link: &Link,
+    org: String,
+    args: &Act,
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> Result<Plan> {
+    let names = Names::new(&config.amqp.prefix, &org);
+    let ids: HashSet<&str> = args.ids.iter().map(String::as_str).collect();
+    let (mut meant, mut left) = (Vec::new(), Vec::new());
+    let looked = look::through(&link.consuming, &names, shutdown, |letter, _| {
+        let named = ids.is_empty() || ids.contains(letter.job.as_str());
+        if named && args.filter.takes(&letter) {
+            if deed.fits(&letter) { meant.push(letter) } else { left.push(letter) }
+        }
+    });
+    let there = looked.await?;
+    Ok(Plan { org, names, there, meant, left })
+}
+
+/// What is going to be done, or would be: on stdout where that is all, else on stderr.
+fn announce(deed: Deed, plans: &[Plan], dry_run: bool) -> Result<()> {
+    let say = if dry_run { stdout::say } else { aside };
+    for Plan { org, there, meant, left, .. } in plans {
+        let would = if dry_run { "would be" } else { "to be" };
+        say(&format!("org {org}: {} of {there} {would} {}", table::many(meant.len()), deed.done()))?;
+        if !meant.is_empty() {
+            say(&table::by_reason(meant).to_string())?;
+        }
+        for letter in left {
+            say(&format!("{} cannot be {}: {}", table::plain(letter.job.as_str()), deed.done(), table::NOT_KEPT))?;
+        }
+    }
+    Ok(())
+}
+
+/// To the person, not to whoever reads the data.
+fn aside(text: &str) -> Result<()> {
+    writeln!(std::io::stderr(), "{text}").context("writing to standard error")
+}
+
+/// Asks on the terminal.
+async fn asked(deed: Deed, letters: usize, shutdown: &CancellationToken) -> Result<bool> {
+    write!(std::io::stderr(), "{} {}? [y/N] ", deed.asks(), table::many(letters)).context("asking on the terminal")?;
+    let answer = tokio::task::spawn_blocking(|| yes(std::io::stdin().lock()));
+    tokio::select! {
+        answer = answer => answer.context("asking on the terminal")?,
+        () = shutdown.cancelled() => bail!("interrupted; nothing was changed"),
+    }
+}
+
+fn yes(mut from: impl BufRead) -> Result<bool> {
+    let mut line = String::new();
+    from.read_line(&mut line).context("reading the answer")?;
+    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+async fn carry_out(deed: Deed, link: &Link, plans: &[Plan], shutdown: &CancellationToken) -> Result<()> {
+    let publisher = Publisher::open(Arc::clone(&link.publishing)).await?;
+    for plan in plans.iter().filter(|plan| !plan.meant.is_empty()) {
+        let done = AtomicUsize::new(0);
+        let ended = tokio::select! {
+            ended = letters(deed, link, plan, &publisher, &done, shutdown) => ended,
+            () = held_up(link) => Ok(()),
+        };
+        let (done, meant) = (done.into_inner(), plan.meant.len());
+        stdout::say(&format!("org {}: {} {}", plan.org, table::many(done), deed.done()))?;
+        ended.with_context(|| format!("{done} of {} were {}; the others stay", table::many(meant), deed.done()))?;
+        if shutdown.is_cancelled() {
+            bail!("interrupted: {done} of {} were {}; the others stay", table::many(meant), deed.done());
+        }
+        if done < meant {
+            let other = "were not there any more: they are in another hand, or somebody took them out";
+            aside(&format!("org {}: {} {other}", plan.org, table::many(meant - done)))?;
+        }
+    }
+    publisher.close().await;
+    Ok(())
+}
+
+/// Says once where a resource alarm holds everything up; never ends.
+async fn held_up(link: &Link) {
+    while !link.pulse.is_blocked() {
+        tokio::time::sleep(WATCH).await;
+    }
+    let text = "the broker is under a resource alarm and takes no message: it goes on when that ends";
+    let _ = aside(text);
+    std::future::pending().await
+}
+
+/// Does it with every letter that is meant, round by round.
+async fn letters(
+    deed: Deed,
+    link: &Link,
+    plan: &Plan,
+    publisher: &Publisher,
+    done: &AtomicUsize,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let queue = plan.names.dead();
+    until_back(&link.consuming, &queue, plan.there).await?;
+    let meant: HashSet<&Letter> = plan.meant.iter().collect();
+    let mut letters = look::open(&link.consuming, &queue).await?;
+    let mut ended = Ok(());
+    while ended.is_ok() && done.load(Ordering::Relaxed) < plan.meant.len() && !shutdown.is_cancelled() {
+        let round = letters.round().await?;
+        if round.is_empty() {
+            break;
+        }
+        let chosen = round.into_iter().filter_map(|held| {
+            let letter = Letter::read(&held.body, &held.properties);
+            meant.contains(&letter).then_some((letter, held))
+        });
+        // An interrupt lets those on their way end.
+        let chosen = stream::iter(chosen).take_while(|_| std::future::ready(!shutdown.is_cancelled()));
+        let settled = chosen.map(Ok).try_for_each_concurrent(AT_ONCE, async |(letter, held)| {
+            settle(deed, plan, publisher, &letter, held).await?;
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok::<(), anyhow::Error>(())
+        });
+        ended = tokio::select! {
+            settled = settled => settled,
+            () = given_up(shutdown) => Err(anyhow::anyhow!("the broker confirms nothing, and it was interrupted")),
+        };
+    }
+    letters.give_back().await;
+    ended
+}
+
+/// Some time after an interrupt: what is on its way then may hang for as long as a resource alarm lasts.
+async fn given_up(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// Publishes what becomes of a letter, waits for the confirm, and takes the letter out.
+async fn settle(deed: Deed, plan: &Plan, publisher: &Publisher, letter: &Letter, held: Held) -> Result<()> {
+    let published = match deed {
+        Deed::Replay => {
+            let properties = letter::replayed(&held.body, &held.properties);
+            let (exchange, key) = (plan.names.resets(), plan.names.lane_key(letter.lane));
+            publisher.publish(&Message { exchange: &exchange, key: &key, body: &held.body, properties }).await
+        }
+        Deed::Drop => {
+            let (body, properties) = letter::dropped(letter, &plan.org, Timestamp::now());
+            let (exchange, key) = (plan.names.outcomes(), format!("{}.dropped", plan.org));
+            publisher.publish(&Message { exchange: &exchange, key: &key, body: &body, properties }).await
+        }
+    };
+    published.map_err(|unpublished| match unpublished {
+        Unpublished::Returned { .. } => anyhow::anyhow!("{unpublished}; start `resetd worker`, which declares it"),
+        Unpublished::Refused { .. } => anyhow::anyhow!("{unpublished}; try again when it is mended"),
+        Unpublished::Lost(trouble) => anyhow::anyhow!("{trouble}; run it again: what was done already is done once"),
+    })?;
+    failpoint::reach(Stage::Again, letter.job.as_str());
+    held.take_out().await.map_err(|trouble: Trouble| trouble.into())
+}
+
+/// An error where not all that was asked for could be done.
+fn verdict(deed: Deed, missing: &[String], left: usize) -> Result<()> {
+    let mut said = Vec::new();
+    if !missing.is_empty() {
+        let ids: Vec<String> = missing.iter().map(|id| table::plain(id)).collect();
+        said.push(format!("no letter is meant by {}; `resetd dead list` has the ids", ids.join(", ")));
+    }
+    if left > 0 {
+        said.push(format!("{} cannot be {} and stay", table::many(left), deed.done()));
+    }
+    if said.is_empty() { Ok(()) } else { bail!(said.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (line, meant) in
+            [("y\n", true), ("YES\n", true), ("", false), ("\n", false), ("n\n", false), ("yo\n", false)]
+        {
+            assert_eq!(yes(line.as_bytes()).unwrap(), meant, "{line:?}");
+        }
+    }
+}

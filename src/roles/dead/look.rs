@@ -1,0 +1,58 @@
+//! Looking through the letters of one org: each is read once, none is taken away, and all go back in their order.
+
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use lapin::Connection;
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::letters::{Held, Letters};
+use crate::amqp::names::Names;
+use crate::amqp::trouble::Trouble;
+use crate::wire::letter::Letter;
+
+/// Hands every letter there is to `each`, and says how many there were.
+pub(super) async fn through(
+    connection: &Connection,
+    names: &Names,
+    shutdown: &CancellationToken,
+    mut each: impl FnMut(Letter, &Held),
+) -> Result<usize> {
+    let mut letters = open(connection, &names.dead()).await?;
+    let looking = async {
+        loop {
+            let round = letters.round().await?;
+            if round.is_empty() {
+                return Ok::<(), Trouble>(());
+            }
+            for held in &round {
+                each(Letter::read(&held.body, &held.properties), held);
+            }
+        }
+    };
+    let looked = tokio::select! {
+        looked = looking => looked,
+        () = shutdown.cancelled() => bail!("interrupted; nothing was changed"),
+    };
+    let there = letters.there();
+    if letters.is_shared() {
+        let _ = writeln!(std::io::stderr(), "{}: {IN_ANOTHER_HAND}", names.dead());
+    }
+    letters.give_back().await;
+    looked?;
+    Ok(there)
+}
+
+/// Said where another process looks through the same queue.
+const IN_ANOTHER_HAND: &str = "letters are in another hand (another `resetd dead`, or another consumer of this queue): those it holds are not seen here";
+
+/// Opens the queue, or says what to do where there is none.
+pub(super) async fn open(connection: &Connection, queue: &str) -> Result<Letters> {
+    match Letters::open(connection, queue).await {
+        Ok(letters) => Ok(letters),
+        Err(Trouble::Again(why)) if why.contains("NOT_FOUND") => bail!(
+            "{why}; has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once, or correct --org"
+        ),
+        Err(trouble) => Err(trouble.into()),
+    }
+}

@@ -1,0 +1,200 @@
+//! Letters as people read them. No table has a mail address; what comes from producers cannot move the cursor.
+
+use std::collections::BTreeMap;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::domain::user::UserId;
+use crate::wire::letter::{By, Letter};
+
+/// What stands where nothing is known.
+const NOTHING: &str = "-";
+
+/// The letters of one org: by reason, then the newest `limit` of them one by one (0: all). `there` is how many there are unfiltered.
+pub(super) fn list(org: &str, letters: &[Letter], there: usize, limit: usize) -> String {
+    if letters.is_empty() && there > 0 {
+        return format!("org {org}: none of {} is meant", many(there));
+    }
+    if letters.is_empty() {
+        return format!("org {org}: no dead letters");
+    }
+    let of = if letters.len() < there { format!(" of {there}") } else { String::new() };
+    let mut text = format!("org {org}: {}{of}\n{}", many(letters.len()), by_reason(letters));
+    let mut newest: Vec<&Letter> = letters.iter().collect();
+    newest.sort_by_key(|letter| std::cmp::Reverse(letter.dead_at));
+    let shown = if limit == 0 { newest.len() } else { limit.min(newest.len()) };
+    text += &format!("\n{}", one_by_one(&newest[..shown]));
+    if shown < newest.len() {
+        text += &format!("\nthe newest {shown} of {}; --limit 0 shows all", newest.len());
+    }
+    text
+}
+
+/// `1 letter`, `2 letters`.
+pub(super) fn many(letters: usize) -> String {
+    if letters == 1 { "1 letter".to_owned() } else { format!("{letters} letters") }
+}
+
+/// How many there are for each reason, and from when to when.
+pub(super) fn by_reason(letters: &[Letter]) -> Table {
+    let mut rows: BTreeMap<String, Vec<Option<Timestamp>>> = BTreeMap::new();
+    for letter in letters {
+        rows.entry(reason(letter)).or_default().push(letter.dead_at);
+    }
+    let mut table = new(&["reason", "letters", "oldest", "newest"]);
+    for (reason, times) in rows {
+        let known = || times.iter().flatten().copied();
+        table.add_row([reason, times.len().to_string(), when(known().min()), when(known().max())]);
+    }
+    table
+}
+
+fn one_by_one(letters: &[&Letter]) -> Table {
+    let mut table = new(&["job", "user", "reason", "status", "attempts", "password set", "lane", "batch", "given up"]);
+    for letter in letters {
+        table.add_row([
+            plain(letter.job.as_str()),
+            letter.user.as_ref().map(UserId::as_str).unwrap_or(NOTHING).to_owned(),
+            reason(letter),
+            letter.status.map_or_else(nothing, |status| status.to_string()),
+            letter.attempts.map_or_else(nothing, |attempts| attempts.to_string()),
+            letter.password_set.as_deref().map_or_else(nothing, plain),
+            letter.lane.as_str().to_owned(),
+            letter.batch.as_deref().map_or_else(nothing, plain),
+            when(letter.dead_at),
+        ]);
+    }
+    table
+}
+
+/// One letter in full.
+pub(super) fn one(letter: &Letter, org: &str, body: &Value) -> String {
+    let text = |text: &Option<String>| text.as_deref().map_or_else(nothing, plain);
+    let rows = [
+        ("job", plain(letter.job.as_str())),
+        ("org", org.to_owned()),
+        ("lane", letter.lane.as_str().to_owned()),
+        ("user", letter.user.as_ref().map(UserId::as_str).unwrap_or(NOTHING).to_owned()),
+        ("batch", text(&letter.batch)),
+        ("reason", reason(letter)),
+        ("detail", text(&letter.detail)),
+        ("status", letter.status.map_or_else(nothing, |status| status.to_string())),
+        ("attempts", letter.attempts.map_or_else(nothing, |attempts| attempts.to_string())),
+        ("password set", text(&letter.password_set)),
+        ("given up", when(letter.dead_at)),
+        ("replay", if letter.kept { "it can be replayed".to_owned() } else { format!("not possible: {NOT_KEPT}") }),
+        ("body", self::body(body)),
+    ];
+    rows.map(|(name, value)| format!("{name:<13}{value}")).join("\n")
+}
+
+/// Why a letter cannot be replayed.
+pub(super) const NOT_KEPT: &str =
+    "its body was not kept (over 64 KiB, or no JSON that speaks of a secret); send the job again from where it came";
+
+fn body(body: &Value) -> String {
+    match body.as_str() {
+        Some("") => "none was kept".to_owned(),
+        Some(text) => plain(text),
+        None => plain(&body.to_string()),
+    }
+}
+
+fn reason(letter: &Letter) -> String {
+    match letter.by {
+        By::Worker => plain(&letter.reason),
+        By::Broker => format!("{} (broker)", plain(&letter.reason)),
+    }
+}
+
+fn when(at: Option<Timestamp>) -> String {
+    at.map_or_else(nothing, |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+fn nothing() -> String {
+    NOTHING.to_owned()
+}
+
+/// Text from outside without its control characters.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn new(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::job::{JobId, Lane};
+
+    fn letter(n: i64) -> Letter {
+        Letter {
+            job: JobId::new(format!("job-{n}")),
+            user: UserId::parse(&format!("u-{n}")).ok(),
+            user_name: None,
+            batch: Some("monday".into()),
+            reason: "not_found".into(),
+            by: By::Worker,
+            detail: Some("Not Found (ININ-Correlation-Id 1)".into()),
+            status: Some(404),
+            attempts: Some(1),
+            password_set: Some("no".into()),
+            lane: Lane::Bulk,
+            dead_at: Timestamp::from_second(1_800_000_000 + n * 60).ok(),
+            kept: true,
+        }
+    }
+
+    fn of_the_broker() -> Letter {
+        Letter {
+            user: None,
+            user_name: Some("somebody@example.com".into()),
+            batch: None,
+            reason: "delivery_limit".into(),
+            by: By::Broker,
+            detail: None,
+            status: None,
+            attempts: None,
+            password_set: None,
+            lane: Lane::Interactive,
+            kept: false,
+            ..letter(3)
+        }
+    }
+
+    #[test]
+    fn a_list_is_a_table_by_reason_and_the_newest_letters() {
+        let letters = [letter(1), of_the_broker(), letter(2)];
+        insta::assert_snapshot!(list("main", &letters, 7, 2));
+        assert!(!list("main", &letters, 3, 0).contains('@'));
+    }
+
+    #[test]
+    fn nothing_there_and_nothing_meant_are_told_apart() {
+        assert_eq!(list("main", &[], 0, 50), "org main: no dead letters");
+        assert_eq!(list("main", &[], 7, 50), "org main: none of 7 letters is meant");
+    }
+
+    #[test]
+    fn one_letter_is_shown_in_full() {
+        let body = json!({"userId": "u-1", "password": true, "email": "a@example.com"});
+        insta::assert_snapshot!(one(&letter(1), "main", &body));
+        insta::assert_snapshot!(one(&of_the_broker(), "main", &json!("")));
+    }
+
+    #[test]
+    fn a_producers_text_cannot_move_the_cursor() {
+        let job = JobId::new("a\u{1b}[2Jb\nc");
+        let text = list("main", &[Letter { job, ..letter(1) }], 1, 0);
+        assert!(text.contains("a\u{fffd}[2Jb\u{fffd}c") && !text.contains('\u{1b}'), "{text}");
+    }
+}
