@@ -54,6 +54,11 @@ impl Lane {
             Lane::Bulk => "bulk",
         }
     }
+
+    /// The lane of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == name)
+    }
 }
 
 /// What its producer said of a job beside its body; all of it optional.

@@ -3,6 +3,7 @@
 //! Everything here is a value or a function of its arguments; time and chance are arguments too.
 
 pub mod attribute;
+pub mod batch;
 pub mod failure;
 pub mod form;
 pub mod job;

@@ -23,6 +23,15 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    /// All of them.
+    pub const ALL: [OutcomeKind; 6] =
+        [Self::Succeeded, Self::Failed, Self::PassedThrough, Self::Superseded, Self::Expired, Self::Duplicate];
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The name in messages, routing keys and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

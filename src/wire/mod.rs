@@ -3,6 +3,7 @@
 //! Nothing in `domain` is serialised; what crosses the wire is converted here, in both directions.
 
 pub mod again;
+pub mod batch;
 pub mod dead_letter;
 pub mod job;
 pub mod ledger;

@@ -1,0 +1,327 @@
+//! How far a batch is: a pure fold over the records of the stream of outcomes that are about it. RabbitMQ is the only thing that
+//! holds state, so whoever wants to know reads these.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::job::Lane;
+use super::outcome::OutcomeKind;
+
+/// Over how long the rate is taken.
+pub const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// Less than this is too short to tell a rate from.
+const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+/// Job ids of one batch at most; more than these are not counted. 48 bytes each.
+const MAX_JOBS: usize = 1_000_000;
+
+/// A record about a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// Its jobs are about to be sent.
+    Announced(Announced),
+    /// One of its jobs ended.
+    Ended(Ended<'a>),
+    /// The person of one of its jobs was told, or could not be.
+    Mailed {
+        /// The job's id.
+        job: Cow<'a, str>,
+        /// Whether the next hop took the mail.
+        told: bool,
+    },
+}
+
+/// What a producer says before it sends a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// The lane they go by.
+    pub lane: Lane,
+    /// How many they are.
+    pub jobs: u64,
+    /// When that was.
+    pub at: Timestamp,
+}
+
+/// How one job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended<'a> {
+    /// Its id.
+    pub job: Cow<'a, str>,
+    /// The lane it came by.
+    pub lane: Lane,
+    /// How it ended.
+    pub kind: OutcomeKind,
+    /// Why, where it was dead-lettered.
+    pub reason: Option<Cow<'a, str>>,
+    /// What exactly was wrong.
+    pub detail: Option<Cow<'a, str>>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A job, by 128 bits that nobody outside can aim at.
+type Hash = [u64; 2];
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Job {
+    kind: Option<OutcomeKind>,
+    told: Option<bool>,
+    /// The announcement since which it ended last.
+    round: u32,
+}
+
+/// How far one batch of one org is.
+///
+/// Records are noted in the order in which they stand in the stream. Whoever starts to read anew starts with a fresh one of these.
+#[derive(Debug)]
+pub struct Progress {
+    keys: [RandomState; 2],
+    jobs: HashMap<Hash, Job>,
+    /// Whether there were more job ids than are kept.
+    is_cut: bool,
+    lane: Option<Lane>,
+    announced: Option<Announced>,
+    /// The most that any announcement said: a batch that is mended and sent again has fewer jobs the second time.
+    most: u64,
+    round: u32,
+    /// Jobs that ended since the newest announcement.
+    ended: u64,
+    counts: Counts,
+    first: Option<Timestamp>,
+    last: Option<Timestamp>,
+    /// How many ended in each second of the last minute.
+    recent: VecDeque<(i64, u64)>,
+}
+
+/// Jobs by how they ended, each counted once, and by whether somebody was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The password is set.
+    pub succeeded: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Asked for nothing.
+    pub passed_through: u64,
+    /// A newer reset of the same user had succeeded.
+    pub superseded: u64,
+    /// Too late.
+    pub expired: u64,
+    /// Done before this batch's records begin.
+    pub duplicate: u64,
+    /// The next hop took the mail.
+    pub notified: u64,
+    /// The mail was given up.
+    pub notification_failed: u64,
+}
+
+impl Counts {
+    fn of(&mut self, kind: OutcomeKind) -> &mut u64 {
+        match kind {
+            OutcomeKind::Succeeded => &mut self.succeeded,
+            OutcomeKind::Failed => &mut self.failed,
+            OutcomeKind::PassedThrough => &mut self.passed_through,
+            OutcomeKind::Superseded => &mut self.superseded,
+            OutcomeKind::Expired => &mut self.expired,
+            OutcomeKind::Duplicate => &mut self.duplicate,
+        }
+    }
+
+    fn told(&mut self, told: bool) -> &mut u64 {
+        if told { &mut self.notified } else { &mut self.notification_failed }
+    }
+
+    /// Those with which a producer may not be content.
+    pub fn unsuccessful(&self) -> u64 {
+        self.failed + self.superseded + self.expired
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            keys: [RandomState::new(), RandomState::new()],
+            jobs: HashMap::new(),
+            is_cut: false,
+            lane: None,
+            announced: None,
+            most: 0,
+            round: 0,
+            ended: 0,
+            counts: Counts::default(),
+            first: None,
+            last: None,
+            recent: VecDeque::new(),
+        }
+    }
+}
+
+impl Progress {
+    /// Takes note of a record of this batch.
+    pub fn note(&mut self, record: &Record<'_>) {
+        match record {
+            Record::Announced(announced) => {
+                self.lane = Some(announced.lane);
+                self.announced = Some(*announced);
+                self.most = self.most.max(announced.jobs);
+                self.round = self.round.saturating_add(1);
+                self.ended = 0;
+            }
+            Record::Ended(ended) => self.ended(ended),
+            Record::Mailed { job, told } => {
+                let Some(mut known) = self.job(job) else { return };
+                // A mail that was told to have failed may have been sent in the end, never the other way round.
+                if known.told != Some(true) {
+                    if let Some(before) = known.told.replace(*told) {
+                        *self.counts.told(before) -= 1;
+                    }
+                    *self.counts.told(*told) += 1;
+                    self.keep(job, known);
+                }
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: &Ended<'_>) {
+        self.lane.get_or_insert(ended.lane);
+        let Some(mut job) = self.job(&ended.job) else { return };
+        let is_first = job.kind.is_none();
+        if is_first || job.round != self.round {
+            self.ended += 1;
+            self.finished(ended.at);
+        }
+        job.round = self.round;
+        // One that was done stays done: the same id again is a duplicate, or a replay that came too late.
+        let is_done = matches!(job.kind, Some(OutcomeKind::Succeeded | OutcomeKind::PassedThrough));
+        if !is_done {
+            if let Some(before) = job.kind.replace(ended.kind) {
+                *self.counts.of(before) -= 1;
+            }
+            *self.counts.of(ended.kind) += 1;
+        }
+        self.keep(&ended.job, job);
+    }
+
+    fn finished(&mut self, at: Timestamp) {
+        self.first = Some(self.first.map_or(at, |first| first.min(at)));
+        self.last = Some(self.last.map_or(at, |last| last.max(at)));
+        let second = at.as_second();
+        match self.recent.iter_mut().rev().find(|(known, _)| *known == second) {
+            Some((_, count)) => *count += 1,
+            None => self.recent.push_back((second, 1)),
+        }
+        // Records stand in the order of their confirms, so that these are almost in order, and the oldest goes.
+        let newest = self.last.map_or(second, Timestamp::as_second);
+        self.recent.retain(|(known, _)| *known > newest - WINDOW.as_secs());
+    }
+
+    fn hash(&self, job: &str) -> Hash {
+        self.keys.each_ref().map(|key| key.hash_one(job))
+    }
+
+    /// What is known of a job; `None` where there is no room for one more.
+    fn job(&mut self, job: &str) -> Option<Job> {
+        let known = self.jobs.get(&self.hash(job)).copied();
+        if known.is_none() && self.jobs.len() >= MAX_JOBS {
+            self.is_cut = true;
+            return None;
+        }
+        Some(known.unwrap_or_default())
+    }
+
+    fn keep(&mut self, job: &str, known: Job) {
+        self.jobs.insert(self.hash(job), known);
+    }
+
+    /// Whether anything is known of it.
+    pub fn is_known(&self) -> bool {
+        self.announced.is_some() || !self.jobs.is_empty()
+    }
+
+    /// Whether it has more jobs than are counted.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// The lane it goes by.
+    pub fn lane(&self) -> Option<Lane> {
+        self.lane
+    }
+
+    /// When it was announced last, and with how many jobs.
+    pub fn announced(&self) -> Option<Announced> {
+        self.announced
+    }
+
+    /// How its jobs ended.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many jobs it has, where somebody said so.
+    pub fn total(&self) -> Option<u64> {
+        self.announced.map(|_| self.most.max(self.seen()))
+    }
+
+    /// How many jobs have not ended since it was announced last, where somebody said how many it has.
+    pub fn waiting(&self) -> Option<u64> {
+        self.announced.map(|announced| announced.jobs.saturating_sub(self.ended))
+    }
+
+    /// How many jobs are done, well or not; those that were sent again and have not ended since are not.
+    pub fn done(&self) -> u64 {
+        self.total().zip(self.waiting()).map_or(self.seen(), |(total, waiting)| total.saturating_sub(waiting))
+    }
+
+    /// Whether all of it has ended, as far as anybody said how much that is.
+    pub fn is_done(&self) -> bool {
+        self.waiting() == Some(0)
+    }
+
+    /// Jobs of which an outcome was seen.
+    fn seen(&self) -> u64 {
+        let Counts { succeeded, failed, passed_through, superseded, expired, duplicate, .. } = self.counts;
+        succeeded + failed + passed_through + superseded + expired + duplicate
+    }
+
+    /// When its first job ended.
+    pub fn first_finish(&self) -> Option<Timestamp> {
+        self.first
+    }
+
+    /// When its last one did so far.
+    pub fn last_finish(&self) -> Option<Timestamp> {
+        self.last
+    }
+
+    /// Jobs that end in a second, by those that did within the last minute; `None` where these are too few to tell.
+    pub fn rate(&self, now: Timestamp) -> Option<f64> {
+        let since = now.as_second() - WINDOW.as_secs();
+        let recent = self.recent.iter().filter(|(second, _)| *second > since);
+        let ended: u64 = recent.map(|(_, count)| count).sum();
+        let first = self.first?;
+        let age = now.duration_since(first);
+        if ended < 2 || age < SHORTEST {
+            return None;
+        }
+        // While the first one is within the window, the time before it is not known: it counts for nothing itself.
+        let (ended, span) = if age < WINDOW { (ended - 1, age) } else { (ended, WINDOW) };
+        #[expect(clippy::cast_precision_loss, reason = "a rate of at most a million jobs")]
+        Some(ended as f64 / span.as_secs_f64())
+    }
+
+    /// How long it will take until all of it has ended, at the rate it goes.
+    pub fn time_left(&self, now: Timestamp) -> Option<Duration> {
+        let (waiting, rate) = (self.waiting()?, self.rate(now));
+        if waiting == 0 {
+            return Some(Duration::ZERO);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "an estimate in seconds")]
+        Duration::try_from_secs_f64(waiting as f64 / rate?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The records of the stream of outcomes that say how far a batch is: its announcement, written before its first job, and the ends of
+//! its jobs, read.
+//!
+//! How many jobs a batch has is known nowhere else, since RabbitMQ is the only state. Anyone may publish there: what cannot be read
+//! is passed over.
+
+use std::borrow::Cow;
+
+use lapin::BasicProperties;
+use serde::{Deserialize, Serialize};
+
+use super::{json, moment, persistent};
+use crate::domain::batch::{Announced, Ended, Record};
+use crate::domain::job::Lane;
+use crate::domain::outcome::OutcomeKind;
+
+/// The `type` of an announcement.
+const BATCH: &str = "batch";
+/// The `type` of a job's end.
+const OUTCOME: &str = "outcome";
+/// The `type` of what became of a notification.
+const MAIL: &str = "mail";
+
+/// A record and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About<'a> {
+    /// The org.
+    pub org: Cow<'a, str>,
+    /// The batch.
+    pub batch: Cow<'a, str>,
+    /// What it says.
+    pub record: Record<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Announcement<'a> {
+    #[serde(borrow)]
+    batch: Cow<'a, str>,
+    #[serde(borrow)]
+    org: Cow<'a, str>,
+    #[serde(borrow)]
+    lane: Cow<'a, str>,
+    jobs: u64,
+    #[serde(borrow)]
+    enqueued_at: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct End<'a> {
+    #[serde(borrow)]
+    job_id: Cow<'a, str>,
+    #[serde(borrow)]
+    org: Cow<'a, str>,
+    #[serde(borrow)]
+    lane: Cow<'a, str>,
+    #[serde(borrow, default)]
+    batch: Option<Text<'a>>,
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
+    #[serde(borrow, default)]
+    reason: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    detail: Option<Text<'a>>,
+    #[serde(borrow)]
+    finished_at: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mail<'a> {
+    #[serde(borrow)]
+    job_id: Cow<'a, str>,
+    #[serde(borrow)]
+    org: Cow<'a, str>,
+    #[serde(borrow, default)]
+    batch: Option<Text<'a>>,
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
+}
+
+/// Borrows within an `Option` too, which a bare `Cow` does not.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The id of a batch's job for one user.
+pub fn job_id(batch: &str, user: &str) -> String {
+    format!("{batch}/{user}")
+}
+
+/// What is published to `outcomes`, with the key `ORG.batch`, before the first of a batch's jobs.
+pub fn announcement(org: &str, batch: &str, announced: &Announced) -> (Vec<u8>, BasicProperties) {
+    let at = moment(announced.at);
+    let record = Announcement {
+        batch: batch.into(),
+        org: org.into(),
+        lane: announced.lane.as_str().into(),
+        jobs: announced.jobs,
+        enqueued_at: at.as_str().into(),
+    };
+    (json(&record), persistent().with_type(BATCH.into()))
+}
+
+/// What a record says of a batch; `None` where it is about none, or cannot be read.
+pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'a>> {
+    match properties.kind().as_ref()?.as_str() {
+        BATCH => {
+            let Announcement { batch, org, lane, jobs, enqueued_at } = serde_json::from_slice(body).ok()?;
+            let announced = Announced { lane: Lane::named(&lane)?, jobs, at: enqueued_at.parse().ok()? };
+            Some(About { org, batch, record: Record::Announced(announced) })
+        }
+        OUTCOME => {
+            let end: End<'_> = serde_json::from_slice(body).ok()?;
+            let ended = Ended {
+                job: end.job_id,
+                lane: Lane::named(&end.lane)?,
+                kind: OutcomeKind::named(&end.outcome)?,
+                reason: end.reason.map(|text| text.0),
+                detail: end.detail.map(|text| text.0),
+                at: end.finished_at.parse().ok()?,
+            };
+            Some(About { org: end.org, batch: end.batch?.0, record: Record::Ended(ended) })
+        }
+        MAIL => {
+            let Mail { job_id, org, batch, outcome } = serde_json::from_slice(body).ok()?;
+            let told = match &*outcome {
+                "notified" => true,
+                "notification_failed" => false,
+                _ => return None,
+            };
+            // A notification does not carry its batch: the id of its job begins with it.
+            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.rsplit_once('/')?.0.to_owned().into()))?;
+            Some(About { org, batch, record: Record::Mailed { job: job_id, told } })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    fn read(kind: &str, body: &str) -> Option<String> {
+        let properties = BasicProperties::default().with_type(kind.into());
+        about(body.as_bytes(), &properties).map(|about| format!("{about:?}"))
+    }
+
+    #[test]
+    fn an_announcement_is_read_as_it_was_written() {
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        let announced = Announced { lane: Lane::Bulk, jobs: 3000, at };
+        let (body, properties) = announcement("main", "agents", &announced);
+        assert_eq!(
+            String::from_utf8_lossy(&body),
+            r#"{"batch":"agents","org":"main","lane":"bulk","jobs":3000,"enqueuedAt":"2027-01-15T08:00:00Z"}"#
+        );
+        assert_eq!((properties.delivery_mode(), properties.kind().clone()), (&Some(2), Some("batch".into())));
+        let read = about(&body, &properties).unwrap();
+        assert_eq!((&*read.org, &*read.batch, read.record), ("main", "agents", Record::Announced(announced)));
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_read_where_it_is_of_a_batch() {
+        let end = |batch: &str, outcome: &str| {
+            format!(
+                r#"{{"jobId":"b/u","org":"main","lane":"bulk","userId":"u","batch":{batch},"outcome":"{outcome}","success":false,"reason":"not_found","detail":"User \"u\" not found","finishedAt":"2027-01-15T08:00:00Z"}}"#
+            )
+        };
+        let said = read("outcome", &end("\"b\"", "failed")).unwrap();
+        for part in ["\"main\"", "batch: \"b\"", "Failed", "not_found", "User \\\"u\\\" not found"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        for (kind, body) in [
+            ("outcome", end("null", "failed")),
+            ("outcome", end("\"b\"", "unheard_of")),
+            ("dropped", end("\"b\"", "failed")),
+            ("outcome", "{".into()),
+            (
+                "batch",
+                r#"{"batch":"b","org":"main","lane":"bulk","jobs":-1,"enqueuedAt":"2027-01-15T08:00:00Z"}"#.into(),
+            ),
+        ] {
+            assert_eq!(read(kind, &body), None, "{kind} {body}");
+        }
+    }
+
+    #[test]
+    fn a_mail_is_of_the_batch_that_its_jobs_id_names() {
+        let mail = |rest: &str| format!(r#"{{"jobId":"b/1/u","org":"main",{rest}}}"#);
+        let said = read("mail", &mail(r#""outcome":"notified""#)).unwrap();
+        assert!(said.contains("batch: \"b/1\"") && said.contains("told: true"), "{said}");
+        let said = read("mail", &mail(r#""batch":"c","outcome":"notification_failed""#)).unwrap();
+        assert!(said.contains("batch: \"c\"") && said.contains("told: false"), "{said}");
+        assert_eq!(read("mail", &mail(r#""outcome":"opened""#)), None);
+    }
+}
