@@ -84,7 +84,7 @@ struct Mail<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The id of a batch's job for one user.
+/// The id of a batch's job for one user; no name of a batch that is sent by `enqueue` has a slash.
 pub fn job_id(batch: &str, user: &str) -> String {
     format!("{batch}/{user}")
 }
@@ -130,7 +130,7 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
                 _ => return None,
             };
             // A notification does not carry its batch: the id of its job begins with it.
-            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.rsplit_once('/')?.0.to_owned().into()))?;
+            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.split_once('/')?.0.to_owned().into()))?;
             Some(About { org, batch, record: Record::Mailed { job: job_id, told } })
         }
         _ => None,
@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn a_mail_is_of_the_batch_that_its_jobs_id_names() {
-        let mail = |rest: &str| format!(r#"{{"jobId":"b/1/u","org":"main",{rest}}}"#);
+        let mail = |rest: &str| format!(r#"{{"jobId":"b-1/d/u","org":"main",{rest}}}"#);
         let said = read("mail", &mail(r#""outcome":"notified""#)).unwrap();
-        assert!(said.contains("batch: \"b/1\"") && said.contains("told: true"), "{said}");
+        assert!(said.contains("batch: \"b-1\"") && said.contains("told: true"), "{said}");
         let said = read("mail", &mail(r#""batch":"c","outcome":"notification_failed""#)).unwrap();
         assert!(said.contains("batch: \"c\"") && said.contains("told: false"), "{said}");
         assert_eq!(read("mail", &mail(r#""outcome":"opened""#)), None);
