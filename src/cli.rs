@@ -50,6 +50,8 @@ enum Role {
     Worker(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
+    /// Show how far a batch is: done, failed, rate, time left.
+    Batch(With<roles::enqueue::batch::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
@@ -61,6 +63,7 @@ impl Cli {
         match &self.role {
             Role::Worker(common) | Role::Demo(common) => common,
             Role::Enqueue(with) => &with.common,
+            Role::Batch(with) => &with.common,
             Role::Sim(with) => &with.common,
         }
     }
@@ -96,6 +99,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             roles::worker::run(config, listener, shutdown).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
+        Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
     }
@@ -109,7 +113,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     use std::io::IsTerminal;
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
-    let usual = if matches!(cli.role, Role::Demo(_) | Role::Enqueue(_)) { "error" } else { "info" };
+    let usual = if matches!(cli.role, Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_)) { "error" } else { "info" };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours)
 }

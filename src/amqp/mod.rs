@@ -7,5 +7,6 @@ pub mod link;
 pub mod names;
 pub mod publisher;
 pub mod pulse;
+pub mod tail;
 pub mod topology;
 pub mod trouble;

@@ -16,6 +16,10 @@ use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of an announcement.
 const BATCH: &str = "batch";
+/// What follows the org in the key of an announcement.
+pub const ANNOUNCEMENT_KEY: &str = "batch";
+/// The `type` of a mark, by which a reader knows that it has read all that was there before.
+const MARK: &str = "mark";
 /// The `type` of a job's end.
 const OUTCOME: &str = "outcome";
 /// The `type` of what became of a notification.
@@ -100,6 +104,16 @@ pub fn announcement(org: &str, batch: &str, announced: &Announced) -> (Vec<u8>, 
         enqueued_at: at.as_str().into(),
     };
     (json(&record), persistent().with_type(BATCH.into()))
+}
+
+/// What a reader writes straight to the stream, to know it again; it says nothing to anybody else.
+pub fn mark(id: &str) -> (Vec<u8>, BasicProperties) {
+    (json(&id), persistent().with_type(MARK.into()))
+}
+
+/// Whether a record is the mark of this id.
+pub fn is_mark(body: &[u8], properties: &BasicProperties, id: &str) -> bool {
+    properties.kind().as_ref().is_some_and(|kind| kind.as_str() == MARK) && body == json(&id)
 }
 
 /// What a record says of a batch; `None` where it is about none, or cannot be read.

@@ -10,6 +10,7 @@ mod world;
 mod answers;
 mod broker_faults;
 mod chaos;
+mod enqueue;
 mod job;
 mod ledger;
 mod letters;
