@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::process::{Process, Run, ends, says};
+use crate::process::{Run, ends, says};
 use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, locked_out, named};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,7 +271,9 @@ fn by_name(asked: &Asked) -> Response {
         let gone = asked.line.ends_with("/gone");
         return if gone { StatusCode::NOT_FOUND.into_response() } else { StatusCode::NO_CONTENT.into_response() };
     }
-    let name = asked.line.split("%22").nth(1).unwrap().replace("%40", "@");
+    let url = reqwest::Url::parse(&asked.line.replace("GET ", "http://org")).unwrap();
+    let filter = url.query_pairs().find(|(name, _)| name == "filter").unwrap().1.into_owned();
+    let name: String = serde_json::from_str(filter.strip_prefix("userName eq ").unwrap()).unwrap();
     let user = |id: &str, name: &str| json!({"id": id, "userName": name, "active": true});
     let users = match name.split('-').next().unwrap() {
         "one" => vec![user("u-1", &name.to_uppercase())],

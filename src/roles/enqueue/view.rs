@@ -178,18 +178,18 @@ mod tests {
     #[test]
     fn a_table_says_the_same_at_length() {
         insta::assert_snapshot!(table("main", "agents", &half_done(), at(300)), @r"
-        ┌───────────┬─────────────┐
-        │ batch     ┆ agents      │
-        ╞═══════════╪═════════════╡
-        │ org       ┆ main        │
-        │ lane      ┆ bulk        │
-        │ jobs      ┆ 3000        │
-        │ done      ┆ 1500        │
-        │ succeeded ┆ 1350        │
-        │ failed    ┆ 150         │
+        ┌───────────┬──────────────┐
+        │ batch     ┆ agents       │
+        ╞═══════════╪══════════════╡
+        │ org       ┆ main         │
+        │ lane      ┆ bulk         │
+        │ jobs      ┆ 3000         │
+        │ done      ┆ 1500         │
+        │ succeeded ┆ 1350         │
+        │ failed    ┆ 150          │
         │ rate      ┆ 296 a minute │
-        │ time left ┆ 6 min       │
-        └───────────┴─────────────┘
+        │ time left ┆ 6 min        │
+        └───────────┴──────────────┘
         ");
     }
 

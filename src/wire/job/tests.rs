@@ -80,7 +80,7 @@ fn each_rule_refuses_with_its_field() {
     refused(&format!("{{\"attributes\":{}1{}}}", "[".repeat(200), "]".repeat(200)), InvalidJob, "not JSON");
     refused(r#"{"attributes":{"title":"\ud800"}}"#, InvalidJob, "not JSON");
     refused(r#"{"userId":"u"} x"#, InvalidJob, "not JSON");
-    refused(r#"{"userName":"hunter2"}"#, InvalidJob, "move it under attributes");
+    refused(r#"{"username":"hunter2"}"#, InvalidJob, "move it under attributes");
     refused(r#"{"password":1,"password":2}"#, InvalidJob, "twice");
     refused(r#"{"password":1}"#, InvalidJob, "userId: it is missing");
     refused(r#"{"password":1,"userId":7}"#, InvalidJob, "userId: it is a number");
