@@ -50,6 +50,8 @@ enum Role {
     Worker(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
+    /// Show how far a batch is: done, failed, rate, time left.
+    Batch(With<roles::enqueue::batch::Args>),
     /// Look through the dead letters, replay or drop them.
     Dead {
         #[command(subcommand)]
@@ -112,6 +114,7 @@ impl Cli {
         match &self.role {
             Role::Worker(common) | Role::Demo(common) => common,
             Role::Enqueue(with) => &with.common,
+            Role::Batch(with) => &with.common,
             Role::Sim(with) => &with.common,
             Role::Dead { verb, .. } => verb.common(),
             Role::Check(with) => &with.common,
@@ -122,7 +125,7 @@ impl Cli {
     fn commons(&self) -> impl DoubleEndedIterator<Item = &Common> {
         let between = match &self.role {
             Role::Dead { common, .. } => Some(common),
-            Role::Worker(_) | Role::Enqueue(_) | Role::Sim(_) | Role::Demo(_) | Role::Check(_) => None,
+            Role::Worker(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Sim(_) | Role::Demo(_) | Role::Check(_) => None,
         };
         [Some(&self.common), between, Some(self.of_role())].into_iter().flatten()
     }
@@ -157,6 +160,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             roles::worker::run(config, listener, shutdown).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
+        Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
         Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
@@ -173,7 +177,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
     let usual = match cli.role {
-        Role::Demo(_) | Role::Enqueue(_) | Role::Check(_) => "error",
+        Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) => "error",
         Role::Dead { .. } => "warn",
         Role::Worker(_) | Role::Sim(_) => "info",
     };

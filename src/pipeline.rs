@@ -1,7 +1,7 @@
 //! The trip of one job, from top to bottom; each stage is one line here and one function below.
 //!
 //! ```text
-//! delivery → parse → ledger → turn → password → gate (lease, breaker, pause, token, limiter) → PATCH → classify
+//! delivery → parse → ledger → who (a search, where a userName is given) → turn → password → gate (lease, breaker, pause, token, limiter) → PATCH → classify
 //!          → again, wait at the broker, or give up
 //!          → notification or dead letter confirmed → outcome confirmed → reply → ack
 //! ```
@@ -11,6 +11,7 @@ mod debts;
 mod desk;
 mod memory;
 pub mod org;
+mod search;
 mod ticket;
 mod tries;
 
@@ -22,7 +23,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 
 use crate::amqp::consumer::Delivery;
-use crate::domain::job::Intent;
+use crate::domain::job::{Intent, Who};
 use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
@@ -74,7 +75,7 @@ pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
     let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
     let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
     let mut place = match &intent {
-        Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.user)),
+        Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.who.key())),
         Some(Ok(_) | Err(_)) | None => None,
     };
     if let Some(place) = &mut place {
@@ -134,13 +135,13 @@ async fn travel(
     place: Option<Place>,
     trip: &mut Trip,
 ) -> Result<(), Leave> {
-    let mut turn = None;
+    let mut held = Held::default();
     if let Some(mut place) = place {
         desk.unless_left(&mut place, ticket, trip).await?;
-        turn = Pin::new(&mut place).take_output();
+        held.first = Pin::new(&mut place).take_output();
     }
     if trip.ending.is_none() {
-        let ending = match reset(desk, ticket, delivery, intent, trip, &mut turn).await {
+        let ending = match reset(desk, ticket, delivery, intent, trip, &mut held).await {
             Ok(ending) => ending,
             Err(Halt::Dead { reason, detail }) => Ending::dead(reason, detail),
             Err(Halt::Leave(leave)) => return Err(leave),
@@ -150,6 +151,15 @@ async fn travel(
         trip.recorded = true;
     }
     debts::pay(desk, ticket, delivery, trip).await
+}
+
+/// The turns that a job has.
+#[derive(Default)]
+struct Held {
+    /// By what the job says: its user's id, or what stands in for it.
+    first: Option<Turn>,
+    /// By the id that was found, where the job says a name: another job may say the id itself.
+    found: Option<Turn>,
 }
 
 /// Why a job gets no further.
@@ -174,7 +184,7 @@ async fn reset(
     delivery: &Delivery,
     intent: Option<Result<Intent, Invalid>>,
     trip: &mut Trip,
-    turn: &mut Option<Turn>,
+    held: &mut Held,
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
@@ -190,24 +200,35 @@ async fn reset(
             return Err(Halt::Dead { reason: invalid.reason, detail: Some(invalid.detail) });
         }
     };
-    trip.user = Some(reset.user.clone());
+    trip.addressed(&reset);
     let wishes = ticket.wishes()?;
-    if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
+    if let Some(known) = desk.known_end(ticket, came_before, trip.user.as_ref()) {
         return Ok(Ending::of(known));
     }
     desk.wait_its_time(ticket, trip).await?;
-    if turn.is_none() {
-        *turn = Some(desk.unless_left(desk.org.turns.take(&reset.user), ticket, trip).await?);
+    if held.first.is_none() {
+        held.first = Some(desk.unless_left(desk.org.turns.take(&reset.who.key()), ticket, trip).await?);
     }
+    let user = match &reset.who {
+        Who::Id(user) => user.clone(),
+        Who::Name(name) => {
+            let user = search::find(desk, ticket, name, wishes.not_after, came_before, trip).await?;
+            held.found = Some(desk.unless_left(desk.org.turns.take(&user), ticket, trip).await?);
+            user
+        }
+    };
     // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
-    if let Some(known) = desk.known_end(ticket, came_before, Some(&reset.user)) {
+    if let Some(known) = desk.known_end(ticket, came_before, Some(&user)) {
         return Ok(Ending::of(known));
     }
     let password = trip
         .password(desk.org.password)
         .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
-    trip.email = Some(reset.email.clone());
-    tries::set_password(desk, ticket, &reset, wishes.not_after, &password, trip).await?;
+    let set = tries::set_password(desk, ticket, &user, &reset, wishes.not_after, &password, trip).await;
+    if let (Err(Halt::Dead { reason: Reason::NotFound, .. }), Who::Name(name)) = (&set, &reset.who) {
+        desk.org.directory.forget(name);
+    }
+    set?;
     Ok(Ending::of(OutcomeKind::Succeeded))
 }
 

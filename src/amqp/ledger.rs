@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -107,6 +107,14 @@ impl Ledger {
     /// See [`Chronicle::lately`].
     pub fn lately(&self, org: &str) -> Option<Lately> {
         self.kept().chronicle.lately(org, Timestamp::now())
+    }
+
+    /// When passwords were set within the last hour, the oldest first: each at the end of its minute.
+    pub fn reset_lately(&self, org: &str) -> Vec<Timestamp> {
+        let now = Timestamp::now();
+        let minutes = self.lately(org).map(|lately| lately.minutes).unwrap_or_default();
+        let ends = (0..minutes.len() as i64).rev().map(|ago| now - SignedDuration::from_mins(ago));
+        minutes.iter().zip(ends).flat_map(|(count, end)| (0..count.succeeded).map(move |_| end)).collect()
     }
 
     /// See [`Book::is_done`].

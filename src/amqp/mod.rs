@@ -11,5 +11,6 @@ pub mod link;
 pub mod names;
 pub mod publisher;
 pub mod pulse;
+pub mod tail;
 pub mod topology;
 pub mod trouble;

@@ -133,9 +133,9 @@ impl Counts {
         if told { &mut self.notified } else { &mut self.notification_failed }
     }
 
-    /// Those with which a producer may not be content.
-    pub fn unsuccessful(&self) -> u64 {
-        self.failed + self.superseded + self.expired
+    /// Those that were given up. (Where a newer reset had succeeded, the person has that one's password.)
+    pub fn given_up(&self) -> u64 {
+        self.failed + self.expired
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::attribute::Attribute;
-use super::user::{EmailAddress, UserId};
+use super::user::{EmailAddress, UserId, UserName};
 
 /// Why a piece of a job was refused: what the rule is and the shape of what came, never its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,11 +96,46 @@ pub enum Intent {
     Reset(Reset),
 }
 
+/// Whose password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// The org's own id of the user.
+    Id(UserId),
+    /// The name the user logs in with: the org is asked for the id.
+    Name(UserName),
+}
+
+impl Who {
+    /// The id, where the job tells it.
+    pub fn id(&self) -> Option<&UserId> {
+        match self {
+            Who::Id(user) => Some(user),
+            Who::Name(_) => None,
+        }
+    }
+
+    /// What the user's line goes by: the id, or what stands in for it.
+    pub fn key(&self) -> UserId {
+        match self {
+            Who::Id(user) => user.clone(),
+            Who::Name(name) => name.key(),
+        }
+    }
+
+    /// As the job says it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Who::Id(user) => user.as_str(),
+            Who::Name(name) => name.as_str(),
+        }
+    }
+}
+
 /// A reset that may be carried out: every field checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reset {
     /// Whose password.
-    pub user: UserId,
+    pub who: Who,
     /// Who is told.
     pub email: EmailAddress,
     /// What is set beside it, in the order it came.

@@ -64,8 +64,10 @@ pub enum Reason {
     AttributeNotAllowed,
     /// 403: this user is not ours to change.
     Forbidden,
-    /// 404.
+    /// 404, or nobody has that name.
     NotFound,
+    /// Several users have that name.
+    AmbiguousUser,
     /// Another 4xx.
     Rejected,
     /// Every try failed, or it was throttled again and again while others passed.
@@ -80,12 +82,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidJob,
         Self::NoAddress,
         Self::AttributeNotAllowed,
         Self::Forbidden,
         Self::NotFound,
+        Self::AmbiguousUser,
         Self::Rejected,
         Self::RetriesExhausted,
         Self::Expired,
@@ -106,6 +109,7 @@ impl Reason {
             Self::AttributeNotAllowed => "attribute_not_allowed",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::AmbiguousUser => "ambiguous_user",
             Self::Rejected => "rejected",
             Self::RetriesExhausted => "retries_exhausted",
             Self::Expired => "expired",
@@ -122,6 +126,7 @@ impl Reason {
             Self::AttributeNotAllowed => "The job sets an attribute that wire.allowed_attributes does not list",
             Self::Forbidden => "The org does not let this client change this user",
             Self::NotFound => "The org knows no such user",
+            Self::AmbiguousUser => "The org knows more than one user of this name; send the job with a userId",
             Self::Rejected => "The org rejected the change",
             Self::RetriesExhausted => "The org did not carry the change out in any of the tries",
             Self::Expired => "The job's not-after had passed before its password could be set",

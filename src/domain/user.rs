@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
+
 use super::job::Refusal;
 
 /// Genesys Cloud's own id of a user: 1 to 128 unreserved URI characters (RFC 3986, section 2.3), so that it is one path segment as it stands.
@@ -38,6 +40,58 @@ impl UserId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The name a user logs in with (RFC 7643, section 4.1.1), by which the org is asked for the id. It often is an address, so its `Debug`
+/// hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserName(String);
+
+impl UserName {
+    /// The longest name, in characters.
+    pub const MAX: usize = 256;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// Where it is empty, too long, or holds a control character.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        let count = text.chars().count();
+        let wrong = |what: String| {
+            Refusal(format!("userName: {what}; it must be 1 to {} characters without control characters", Self::MAX))
+        };
+        if text.is_empty() {
+            return Err(wrong("it is empty".into()));
+        }
+        if count > Self::MAX {
+            return Err(wrong(format!("it has {count} characters")));
+        }
+        if let Some(at) = text.chars().position(char::is_control) {
+            return Err(wrong(format!("character {} of {count} is a control character", at + 1)));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether another name is this one: in any case, as the attribute is defined (RFC 7643, section 4.1.1, `caseExact` false).
+    pub fn is(&self, other: &str) -> bool {
+        self.0.to_lowercase() == other.to_lowercase()
+    }
+
+    /// What stands in for the user's id while that is not known: in their line, in the breaker and in the run of the forbidden.
+    pub fn key(&self) -> UserId {
+        UserId(hex::encode(Sha256::digest(self.0.to_lowercase())))
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserName(…)")
     }
 }
 
@@ -110,6 +164,22 @@ mod tests {
             user(bad, false);
         }
         user(&"x".repeat(129), false);
+    }
+
+    #[test]
+    fn a_user_name_is_any_text_of_one_line_and_the_same_in_any_case() {
+        let parse = |text: &str| UserName::parse(text);
+        for good in ["a", "agent@example.com", "Zoë \"Q\" O'Neil\\x", &"ü".repeat(256)] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "a\nb", "\u{7f}", &"x".repeat(257)] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        let name = parse("Agent@Example.com").unwrap();
+        assert!(name.is("agent@example.COM") && !name.is("agent@example.co"));
+        assert_eq!(name.key(), parse("agent@example.com").unwrap().key());
+        assert!(UserId::parse(name.key().as_str()).is_ok());
+        assert!(!format!("{name:?}").contains("xample"));
     }
 
     fn email(text: &str, fits: bool) {

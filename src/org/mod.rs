@@ -1,7 +1,8 @@
-//! What all calls of one org share: the limiter and its pace, the breaker, the lanes' queue, the pause, the stopped line, and
-//! whose turn it is.
+//! What all calls of one org share: the limiter and its pace, the breaker, the lanes' queue, the pause, the stopped line,
+//! whose turn it is, and who is who.
 
 pub mod breaker;
+pub mod directory;
 pub mod forbidden;
 pub mod gate;
 pub mod guard;

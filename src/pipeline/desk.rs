@@ -20,7 +20,7 @@ use crate::amqp::trouble::{ANSWER, Trouble};
 use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::rung::Rung;
-use crate::domain::user::{EmailAddress, UserId};
+use crate::domain::user::UserId;
 use crate::telemetry::metrics;
 
 /// As long as one declaration counts for everybody whose message found no queue.
@@ -212,10 +212,7 @@ impl Desk {
         }
         metrics::job_ended(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));
-        let detail = match (&outcome.detail, &trip.email) {
-            (Some(detail), Some(email)) => Some(loggable(detail, email)),
-            (detail, _) => detail.clone(),
-        };
+        let detail = outcome.detail.as_ref().map(|detail| trip.loggable(detail));
         if outcome.reason.is_some() {
             tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, reason, status = outcome.status, attempt = outcome.attempts, detail, "job dead-lettered");
         } else {
@@ -232,9 +229,4 @@ fn returned(ticket: &Ticket, trip: &Trip) -> Leave {
 /// Where a job goes that cannot be held any longer: parked, unless its password may be set and is known to this process alone.
 fn berth(trip: &Trip) -> Berth {
     if trip.may_be_set() { Berth::Lane } else { Berth::Rung(Rung::Short) }
-}
-
-/// What the org said, fit for the log, which holds no address.
-pub(super) fn loggable(detail: &str, email: &EmailAddress) -> String {
-    detail.replace(email.as_str(), "[address]")
 }

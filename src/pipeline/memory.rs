@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::domain::job::JobId;
+use crate::domain::job::{JobId, Reset, Who};
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
-use crate::domain::user::{EmailAddress, UserId};
+use crate::domain::user::{EmailAddress, UserId, UserName};
 use crate::wire::again::Luggage;
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
@@ -53,8 +53,10 @@ pub(super) struct Trip {
     password: Option<Password>,
     /// The tries and what they left.
     pub(super) progress: Progress,
-    /// Whose password, once the body was read.
+    /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
+    /// The name that the job gives in its place.
+    pub(super) name: Option<UserName>,
     /// Who is told, once the password is set.
     pub(super) email: Option<EmailAddress>,
     /// That it was set.
@@ -83,6 +85,22 @@ impl Trip {
         }
         let password = Password::generate(kind)?;
         Ok(self.password.insert(password).clone())
+    }
+
+    /// What the body says of whose password it is, and of who is told.
+    pub(super) fn addressed(&mut self, reset: &Reset) {
+        self.email = Some(reset.email.clone());
+        match &reset.who {
+            Who::Id(user) => self.user = Some(user.clone()),
+            Who::Name(name) => self.name = Some(name.clone()),
+        }
+    }
+
+    /// What the org said, fit for the log, which holds no address; a name often is one.
+    pub(super) fn loggable(&self, detail: &str) -> String {
+        let email = self.email.as_ref().map(|email| (email.as_str(), "[address]"));
+        let name = self.name.as_ref().map(|name| (name.as_str(), "[name]"));
+        [email, name].into_iter().flatten().fold(detail.to_owned(), |said, (text, mark)| said.replace(text, mark))
     }
 
     /// The password that was set, for its notification.

@@ -14,7 +14,10 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
-use crate::org::{forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter, turns::Turns};
+use crate::org::{
+    directory::Directory, forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter,
+    turns::Turns,
+};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
@@ -42,6 +45,7 @@ pub struct Org {
     pub(super) tokens: Arc<Tokens>,
     pub(super) scim: Scim,
     pub(super) turns: Turns,
+    pub(super) directory: Directory,
     pub(super) forbidden: ForbiddenRun,
     pub(super) memory: Memory,
     pub(super) ledger: Ledger,
@@ -95,6 +99,7 @@ impl Org {
             tokens,
             scim: Scim::new(http.clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
             turns: Turns::default(),
+            directory: Directory::default(),
             forbidden: ForbiddenRun::default(),
             memory: Memory::default(),
             ledger: ledger.clone(),

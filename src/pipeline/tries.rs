@@ -1,15 +1,14 @@
-//! Setting the password: through the gate, one PATCH, and what follows it, until it is set or given up.
+//! Setting the password, and finding out whose: through the gate, one call, and what follows it, until it is done or given up.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use super::Halt;
-use super::desk::{Desk, loggable};
+use super::desk::Desk;
 use super::memory::Trip;
 use super::ticket::Ticket;
 use crate::domain::failure::Failure;
@@ -19,24 +18,72 @@ use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
 use crate::domain::retry::{Next, StopCause, decide};
+use crate::domain::user::{UserId, UserName};
 use crate::failpoint::{self, Stage};
 use crate::org::gate::Verdict;
-use crate::scim::client::Body;
+use crate::scim::client::{Answered, Body};
 use crate::scim::token::Token;
 use crate::wire::redact::Scrubber;
 use crate::wire::scim;
 
-/// Tries until the password is set; the trip then knows that it is. Every try passes the gate and sends the same bytes.
+/// A call that is made until it is answered well, or given up.
+pub(super) enum Call<'a> {
+    /// Finds out whose id a name stands for; it sets nothing.
+    Search(&'a UserName),
+    /// Sets the password.
+    Patch(&'a UserId, Body),
+}
+
+impl Call<'_> {
+    /// Whom it is about, for the breaker and for the run of the forbidden.
+    fn user(&self) -> UserId {
+        match self {
+            Call::Search(name) => name.key(),
+            Call::Patch(user, _) => (*user).clone(),
+        }
+    }
+
+    async fn make(&self, desk: &Desk, token: &Token) -> Answered {
+        match self {
+            Call::Search(name) => desk.org.scim.search(token, name).await,
+            Call::Patch(user, body) => desk.org.scim.patch(token, user, body).await,
+        }
+    }
+}
+
+/// Tries until the password is set; the trip then knows that it is.
 pub(super) async fn set_password(
     desk: &Desk,
     ticket: &Ticket,
+    user: &UserId,
     reset: &Reset,
     not_after: Option<Timestamp>,
     password: &Password,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
-    let secrets = Secrets { password, hashed: password.sha256_hex(), client: &desk.org.config.client_secret };
-    let body = body(desk, reset, &secrets)?;
+    let hashed = password.sha256_hex();
+    let value = match desk.org.form.password {
+        PasswordForm::Sha256 => hashed.as_str(),
+        PasswordForm::Plaintext => password.expose(),
+    };
+    let call = Call::Patch(user, body(desk, reset, value)?);
+    until_done(desk, ticket, &call, not_after, &[password.expose(), &hashed], trip).await?;
+    succeeded(desk, trip);
+    failpoint::reach(Stage::Patched, ticket.id.as_str());
+    Ok(())
+}
+
+/// Tries until the call is answered well, and returns the answer's body. Every try passes the gate and sends the same bytes.
+/// `secrets`: what must not be in anything that the org's answer brings, beside the client's own.
+pub(super) async fn until_done(
+    desk: &Desk,
+    ticket: &Ticket,
+    call: &Call<'_>,
+    not_after: Option<Timestamp>,
+    secrets: &[&str],
+    trip: &mut Trip,
+) -> Result<Vec<u8>, Halt> {
+    let user = call.user();
     let mut admitted_at_throttle = None;
     loop {
         let permit =
@@ -50,23 +97,21 @@ pub(super) async fn set_password(
             // The process was held up between the permit and here, and another worker may have the lease.
             continue;
         }
-        let answered = desk.org.scim.patch(permit.token(), &reset.user, &body).await;
+        let answered = call.make(desk, permit.token()).await;
         trip.called = Some(Instant::now());
         let probe = permit.is_probe();
-        if answered.failure.is_none() {
+        if answered.failure.is_none() && matches!(call, Call::Patch(..)) {
             // Before the permit is given back, so that no other call slips in between.
             desk.org.gate.reset();
         }
-        let token = permit.answered(&reset.user, Verdict::of(answered.failure.as_ref()));
+        let token = permit.answered(&user, Verdict::of(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
         if ticket.reply_to.is_some() {
             let response = serde_json::from_slice(&answered.body).ok();
-            trip.response = response.map(|response| secrets.scrubber(&token).json(response));
+            trip.response = response.map(|response| scrubber(desk, secrets, &token).json(response));
         }
         let Some(failure) = answered.failure else {
-            succeeded(desk, trip);
-            failpoint::reach(Stage::Patched, ticket.id.as_str());
-            return Ok(());
+            return Ok(answered.body);
         };
         if matches!(failure, Failure::Throttled { .. }) {
             count_throttle(desk, &mut admitted_at_throttle, trip);
@@ -77,33 +122,20 @@ pub(super) async fn set_password(
             trip.progress.token_refused = false;
             desk.org.gate.mended(StopCause::TokenRefused);
         }
-        let detail = secrets.scrubber(&token).text(&answered.detail.unwrap_or_default());
-        follow(desk, ticket, reset, &token, (failure, probe), detail, trip).await?;
+        let detail = scrubber(desk, secrets, &token).text(&answered.detail.unwrap_or_default());
+        follow(desk, ticket, call, &token, (failure, probe), detail, trip).await?;
     }
 }
 
-/// What must not be in anything that the org's answer brings.
-struct Secrets<'a> {
-    password: &'a Password,
-    hashed: Zeroizing<String>,
-    client: &'a SecretString,
-}
-
-impl Secrets<'_> {
-    fn scrubber(&self, token: &Token) -> Scrubber {
-        let mut scrubber = Scrubber::default();
-        for secret in [self.password.expose(), &self.hashed, token.expose(), self.client.expose_secret()] {
-            scrubber.add(secret);
-        }
-        scrubber
+fn scrubber(desk: &Desk, secrets: &[&str], token: &Token) -> Scrubber {
+    let mut scrubber = Scrubber::default();
+    for secret in secrets.iter().chain(&[token.expose(), desk.org.config.client_secret.expose_secret()]) {
+        scrubber.add(secret);
     }
+    scrubber
 }
 
-fn body(desk: &Desk, reset: &Reset, secrets: &Secrets<'_>) -> Result<Body, Halt> {
-    let value = match desk.org.form.password {
-        PasswordForm::Sha256 => secrets.hashed.as_str(),
-        PasswordForm::Plaintext => secrets.password.expose(),
-    };
+fn body(desk: &Desk, reset: &Reset, value: &str) -> Result<Body, Halt> {
     let bytes = scim::patch(value, &reset.attributes, desk.org.form.extensions);
     bytes
         .map(Body::new)
@@ -130,15 +162,21 @@ fn count_throttle(desk: &Desk, at_last: &mut Option<u64>, trip: &mut Trip) {
 async fn follow(
     desk: &Desk,
     ticket: &Ticket,
-    reset: &Reset,
+    call: &Call<'_>,
     token: &Token,
     (failure, probe): (Failure, bool),
     detail: String,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
     let org = &desk.org;
-    let forbidden = if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&reset.user) } else { 0 };
+    let forbidden =
+        if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&call.user()) } else { 0 };
+    let set_before = trip.progress.password_set;
     trip.progress.note(&failure, forbidden, probe);
+    match call {
+        Call::Search(_) => trip.progress.password_set = set_before,
+        Call::Patch(..) => {}
+    }
     let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
     if matches!(failure, Failure::TokenRefused) {
         trip.progress.token_refused = true;
@@ -154,7 +192,7 @@ async fn follow(
     } else {
         decision.pause.map(|wait| wait.as_millis())
     };
-    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = loggable(&detail, &reset.email), "a try failed");
+    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = trip.loggable(&detail), "a try failed");
     match decision.next {
         Next::Again | Next::FreshToken => {}
         Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),

@@ -1,22 +1,24 @@
-//! One PATCH of one user: sent once, its answer read and put into the terms of `domain`.
+//! One call, a PATCH of one user or the search for one: sent once, its answer read and put into the terms of `domain`.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Client, Url};
+use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
 use super::classify::{Waits, classify};
 use super::token::Token;
 use crate::domain::failure::Failure;
-use crate::domain::user::UserId;
+use crate::domain::user::{UserId, UserName};
 use crate::telemetry::metrics;
-use crate::wire::scim::ErrorBody;
+use crate::wire::scim::{self, ErrorBody};
 
 const SCIM_JSON: &str = "application/scim+json";
 /// As much of an answer as is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// And of the answer to a search: it may hold some users with all their attributes.
+const MAX_FOUND: usize = 1024 * 1024;
 
 /// The org's SCIM endpoint.
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ pub struct Scim {
 /// What came of one call. `detail` and `body` are text from outside, not scrubbed yet.
 #[derive(Debug)]
 pub struct Answered {
-    /// What it means; `None` where the password is set.
+    /// What it means; `None` where it did what it was for.
     pub failure: Option<Failure>,
     /// The status; `None` where there was no answer.
     pub status: Option<u16>,
@@ -61,25 +63,45 @@ impl Scim {
     /// Sets what the body says, once.
     pub async fn patch(&self, token: &Token, user: &UserId, body: &Body) -> Answered {
         let started = Instant::now();
-        let (answered, status) = match self.send(token, user, body).await {
-            Ok((status, answered)) => (answered, status.to_string()),
-            Err(error) => unanswered(&error),
-        };
+        // A user id is one path segment as it stands; see `UserId`.
+        let request = self.http.patch(format!("{}/{}", self.users(), user.as_str()));
+        let request = request.header(CONTENT_TYPE, SCIM_JSON).body(body.0.clone());
+        let (answered, status) = self.send(request, token, MAX_ANSWER).await;
         metrics::patched(&self.org, status, started.elapsed());
         answered
     }
 
-    async fn send(&self, token: &Token, user: &UserId, body: &Body) -> Result<(u16, Answered), reqwest::Error> {
-        // A user id is one path segment as it stands; see `UserId`.
-        let url = format!("{}/Users/{}", self.url.as_str().trim_end_matches('/'), user.as_str());
-        let request = self
-            .http
-            .patch(url)
-            .timeout(self.timeout)
-            .header(CONTENT_TYPE, SCIM_JSON)
-            .header(ACCEPT, SCIM_JSON)
-            .bearer_auth(token.expose())
-            .body(body.0.clone());
+    /// Searches for a user by name, once. What cannot be read is a fault.
+    pub async fn search(&self, token: &Token, name: &UserName) -> Answered {
+        let request = self.http.get(format!("{}?{}", self.users(), scim::search(name)));
+        let (mut answered, status) = self.send(request, token, MAX_FOUND).await;
+        metrics::searched(&self.org, status);
+        if answered.failure.is_none() && scim::found(&answered.body, name).is_none() {
+            answered.failure = Some(Failure::Fault { may_have_set: false, wait: None });
+            answered.detail = Some("the org's answer to the search for the userName cannot be read".into());
+        }
+        answered
+    }
+
+    fn users(&self) -> String {
+        format!("{}/Users", self.url.as_str().trim_end_matches('/'))
+    }
+
+    /// What came of a request, and what it is called in the metrics.
+    async fn send(&self, request: RequestBuilder, token: &Token, limit: usize) -> (Answered, String) {
+        match self.answer(request, token, limit).await {
+            Ok((status, answered)) => (answered, status.to_string()),
+            Err(error) => unanswered(&error),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: RequestBuilder,
+        token: &Token,
+        limit: usize,
+    ) -> Result<(u16, Answered), reqwest::Error> {
+        let request = request.timeout(self.timeout).header(ACCEPT, SCIM_JSON).bearer_auth(token.expose());
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         let waits = Waits::of(answer.headers(), SystemTime::now(), self.after_max);
@@ -92,7 +114,7 @@ impl Scim {
         }
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        let bytes = super::body(answer, MAX_ANSWER).await;
+        let bytes = super::body(answer, limit).await;
         let said = if (200..=299).contains(&status) { ErrorBody::default() } else { ErrorBody::parse(&bytes) };
         let failure = classify(status, &said, waits);
         let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));

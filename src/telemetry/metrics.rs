@@ -10,6 +10,7 @@ use crate::domain::{job::Lane, outcome::Outcome};
 const JOBS: &str = "resetd_jobs_total";
 const IN_FLIGHT: &str = "resetd_jobs_in_flight";
 const PATCHES: &str = "resetd_patches_total";
+const SEARCHES: &str = "resetd_searches_total";
 const PATCH_SECONDS: &str = "resetd_patch_duration_seconds";
 const PERMIT_SECONDS: &str = "resetd_permit_wait_seconds";
 const PAUSES: &str = "resetd_pauses_total";
@@ -49,6 +50,7 @@ fn describe() {
     describe_counter!(JOBS, "Jobs that ended, by org, lane, outcome and reason");
     describe_gauge!(IN_FLIGHT, "Jobs taken from the broker and not settled, by org and lane");
     describe_counter!(PATCHES, "PATCH calls, by org and status (or timeout, cut, unreachable)");
+    describe_counter!(SEARCHES, "Searches for a user by name, by org and status (or timeout, cut, unreachable)");
     describe_histogram!(PATCH_SECONDS, "How long a PATCH took until its answer was read");
     describe_histogram!(
         PERMIT_SECONDS,
@@ -86,6 +88,11 @@ pub fn job_ended(outcome: &Outcome) {
 pub fn patched(org: &str, status: String, took: Duration) {
     metrics::counter!(PATCHES, "org" => org.to_owned(), "status" => status).increment(1);
     metrics::histogram!(PATCH_SECONDS, "org" => org.to_owned()).record(took);
+}
+
+/// A search for a user was answered, or not.
+pub fn searched(org: &str, status: String) {
+    metrics::counter!(SEARCHES, "org" => org.to_owned(), "status" => status).increment(1);
 }
 
 /// A try got its permit.

@@ -16,6 +16,10 @@ use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of an announcement.
 pub const BATCH: &str = "batch";
+/// What follows the org in the key of an announcement.
+pub const ANNOUNCEMENT_KEY: &str = "batch";
+/// The `type` of a mark, by which a reader knows that it has read all that was there before.
+const MARK: &str = "mark";
 /// The `type` of a job's end.
 const OUTCOME: &str = "outcome";
 /// The `type` of what became of a notification.
@@ -84,7 +88,7 @@ struct Mail<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The id of a batch's job for one user.
+/// The id of a batch's job for one user; no name of a batch that is sent by `enqueue` has a slash.
 pub fn job_id(batch: &str, user: &str) -> String {
     format!("{batch}/{user}")
 }
@@ -100,6 +104,16 @@ pub fn announcement(org: &str, batch: &str, announced: &Announced) -> (Vec<u8>, 
         enqueued_at: at.as_str().into(),
     };
     (json(&record), persistent().with_type(BATCH.into()))
+}
+
+/// What a reader writes straight to the stream, to know it again; it says nothing to anybody else.
+pub fn mark(id: &str) -> (Vec<u8>, BasicProperties) {
+    (json(&id), persistent().with_type(MARK.into()))
+}
+
+/// Whether a record is the mark of this id.
+pub fn is_mark(body: &[u8], properties: &BasicProperties, id: &str) -> bool {
+    properties.kind().as_ref().is_some_and(|kind| kind.as_str() == MARK) && body == json(&id)
 }
 
 /// What a record says of a batch; `None` where it is about none, or cannot be read.
@@ -130,7 +144,7 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
                 _ => return None,
             };
             // A notification does not carry its batch: the id of its job begins with it.
-            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.rsplit_once('/')?.0.to_owned().into()))?;
+            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.split_once('/')?.0.to_owned().into()))?;
             Some(About { org, batch, record: Record::Mailed { job: job_id, told } })
         }
         _ => None,
@@ -188,9 +202,9 @@ mod tests {
 
     #[test]
     fn a_mail_is_of_the_batch_that_its_jobs_id_names() {
-        let mail = |rest: &str| format!(r#"{{"jobId":"b/1/u","org":"main",{rest}}}"#);
+        let mail = |rest: &str| format!(r#"{{"jobId":"b-1/d/u","org":"main",{rest}}}"#);
         let said = read("mail", &mail(r#""outcome":"notified""#)).unwrap();
-        assert!(said.contains("batch: \"b/1\"") && said.contains("told: true"), "{said}");
+        assert!(said.contains("batch: \"b-1\"") && said.contains("told: true"), "{said}");
         let said = read("mail", &mail(r#""batch":"c","outcome":"notification_failed""#)).unwrap();
         assert!(said.contains("batch: \"c\"") && said.contains("told: false"), "{said}");
         assert_eq!(read("mail", &mail(r#""outcome":"opened""#)), None);

@@ -9,9 +9,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
-use crate::domain::job::{Intent, Refusal, Reset};
+use crate::domain::job::{Intent, Refusal, Reset, Who};
 use crate::domain::outcome::Reason;
-use crate::domain::user::{EmailAddress, UserId};
+use crate::domain::user::{EmailAddress, UserId, UserName};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -42,8 +42,8 @@ impl Invalid {
         Self { reason: Reason::InvalidJob, detail: detail.into(), user: None }
     }
 
-    fn about(self, user: &UserId) -> Self {
-        Self { user: Some(user.clone()), ..self }
+    fn about(self, who: &Who) -> Self {
+        Self { user: who.id().cloned(), ..self }
     }
 }
 
@@ -70,20 +70,21 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     if !asks_for_reset(fields.password) {
         return Ok(Intent::PassThrough);
     }
-    let user = user_id(fields.user_id)?;
+    let who = who(fields.user_id, fields.user_name)?;
     let rest = || {
         let email = address(fields.email, fields.emails, rules)?;
         let attributes = attributes(fields.attributes, &rules.allowed)?;
         Ok((email, attributes))
     };
-    let (email, attributes) = rest().map_err(|invalid: Invalid| invalid.about(&user))?;
-    Ok(Intent::Reset(Reset { user, email, attributes }))
+    let (email, attributes) = rest().map_err(|invalid: Invalid| invalid.about(&who))?;
+    Ok(Intent::Reset(Reset { who, email, attributes }))
 }
 
 /// The top level, its values unread.
 #[derive(Default)]
 struct Fields<'a> {
     user_id: Option<&'a RawValue>,
+    user_name: Option<&'a RawValue>,
     password: Option<&'a RawValue>,
     email: Option<&'a RawValue>,
     emails: Option<&'a RawValue>,
@@ -118,12 +119,13 @@ impl<'a> Fields<'a> {
     fn take(&mut self, name: &str, value: &'a RawValue) {
         let place = match name {
             "userId" => &mut self.user_id,
+            "userName" => &mut self.user_name,
             "password" => &mut self.password,
             "email" => &mut self.email,
             "emails" => &mut self.emails,
             "attributes" => &mut self.attributes,
             other => {
-                let known = "userId, password, email, emails and attributes";
+                let known = "userId or userName, password, email, emails and attributes";
                 self.problem.get_or_insert_with(|| {
                     format!("{}: unknown field; a job has {known}; move it under attributes", short(other))
                 });
@@ -159,11 +161,19 @@ fn asks_for_reset(password: Option<&RawValue>) -> bool {
     password.is_some_and(|value| !matches!(value.get(), "false" | "null" | "\"\""))
 }
 
-fn user_id(value: Option<&RawValue>) -> Result<UserId, Invalid> {
-    match text(value) {
-        Text::Absent => Err(Invalid::job("userId: it is missing; it must be the user's id at Genesys Cloud, as text")),
-        Text::Other(shape) => Err(Invalid::job(format!("userId: it is {shape}; it must be text"))),
-        Text::Given(text) => Ok(UserId::parse(&text)?),
+/// One of both, and not both.
+fn who(user_id: Option<&RawValue>, user_name: Option<&RawValue>) -> Result<Who, Invalid> {
+    match (text(user_id), text(user_name)) {
+        (Text::Absent, Text::Absent) => Err(Invalid::job(
+            "userId: it is missing; it must be the user's id at Genesys Cloud, as text (or give userName in its place)",
+        )),
+        (Text::Other(shape), _) => Err(Invalid::job(format!("userId: it is {shape}; it must be text"))),
+        (_, Text::Other(shape)) => Err(Invalid::job(format!("userName: it is {shape}; it must be text"))),
+        (Text::Given(id), Text::Absent) => Ok(Who::Id(UserId::parse(&id)?)),
+        (Text::Absent, Text::Given(name)) => Ok(Who::Name(UserName::parse(&name)?)),
+        (Text::Given(_), Text::Given(_)) => {
+            Err(Invalid::job("userName: it stands beside a userId; a job must have one of both"))
+        }
     }
 }
 

@@ -36,6 +36,20 @@ pub fn job_properties(id: &str, asked_at: Timestamp) -> BasicProperties {
     super::persistent().with_message_id(super::short(id)).with_timestamp(seconds)
 }
 
+/// The same, with all that its producer wishes.
+pub fn wished(id: &str, wishes: &Wishes) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let mut say = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            headers.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+    };
+    say("batch", wishes.batch.clone());
+    say("not-before", wishes.not_before.map(super::moment));
+    say("not-after", wishes.not_after.map(super::moment));
+    job_properties(id, wishes.asked_at.unwrap_or_else(Timestamp::now)).with_headers(headers)
+}
+
 /// What its producer wished, and a warning where a wish was not taken as it came.
 ///
 /// # Errors
@@ -190,6 +204,20 @@ mod tests {
             let refusal = read(bad).unwrap_err().to_string();
             assert!(refusal.contains("not-after") && !refusal.contains("tomorrow"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn what_we_wish_ourselves_is_read_as_it_was_written() {
+        let later = now() + SignedDuration::from_millis(1500);
+        let wished_for = Wishes {
+            asked_at: Some(now()),
+            not_before: Some(now()),
+            not_after: Some(later),
+            batch: Some("agents".into()),
+        };
+        assert_eq!(wishes(&wished("j", &wished_for), now()), Ok((wished_for, None)));
+        let nothing = Wishes { asked_at: Some(now()), ..Wishes::default() };
+        assert_eq!(wishes(&wished("j", &nothing), now()), Ok((nothing, None)));
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! SCIM as this org takes it: the PATCH in both wire forms, and what its answers say.
+//! SCIM as this org takes it: the PATCH in both wire forms, the search for a user by name, and what its answers say.
 //!
-//! Sources: RFC 7644, sections 3.5.2 (PATCH) and 3.12 (errors); the extension's urn and the platform's own error body: `docs/ARCHITECTURE.md`, "Facts".
+//! Sources: RFC 7644, sections 3.4.2 (search), 3.5.2 (PATCH) and 3.12 (errors); the extension's urn and the platform's own error body: `docs/ARCHITECTURE.md`, "Facts".
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::secret_json;
-use crate::domain::{attribute::Attribute, form::ExtensionForm};
+use crate::domain::{
+    attribute::Attribute,
+    form::ExtensionForm,
+    user::{UserId, UserName},
+};
 
 const PATCH_OP: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
 const ENVELOPE: &str = "urn:ietf:params:scim:schemas:extension:genesys:2.0:User";
@@ -68,6 +72,60 @@ pub fn patch(
     let extensions =
         if envelope.is_empty() { Vec::new() } else { vec![Extension { schema: ENVELOPE, operations: envelope }] };
     Ok(secret_json(&Patch { schemas: [PATCH_OP], operations, extensions }))
+}
+
+/// The query that searches for a user by name: the filter's value is a JSON string (RFC 7644, section 3.4.2.2), and everything but
+/// unreserved characters is percent-encoded (RFC 3986, section 2.1).
+pub fn search(name: &UserName) -> String {
+    let value = serde_json::Value::from(name.as_str());
+    let mut query = String::from("filter=");
+    for byte in format!("userName eq {value}").bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            query.push(char::from(byte));
+        } else {
+            query += &format!("%{byte:02X}");
+        }
+    }
+    query
+}
+
+/// Whom a search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// One user of this name.
+    One(UserId),
+    /// Nobody.
+    Nobody,
+    /// More than one, or more than the answer shows.
+    Several,
+}
+
+/// Reads the answer to a search; `None` where it is none (RFC 7644, section 3.4.2). Only a user of exactly that name is taken,
+/// whatever the org made of the filter.
+pub fn found(body: &[u8], name: &UserName) -> Option<Found> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct List {
+        total_results: u64,
+        #[serde(rename = "Resources", default)]
+        resources: Vec<Resource>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Resource {
+        #[serde(deserialize_with = "text", default)]
+        id: Option<String>,
+        #[serde(deserialize_with = "text", default)]
+        user_name: Option<String>,
+    }
+    let list: List = serde_json::from_slice(body).ok()?;
+    let is_whole = list.total_results <= list.resources.len() as u64;
+    let mut same = list.resources.iter().filter(|user| user.user_name.as_deref().is_some_and(|other| name.is(other)));
+    match (same.next(), same.next()) {
+        (Some(user), None) if is_whole => Some(Found::One(UserId::parse(user.id.as_deref()?).ok()?)),
+        (None, _) if is_whole => Some(Found::Nobody),
+        (Some(_) | None, _) => Some(Found::Several),
+    }
 }
 
 /// What an error's body says, of both kinds: SCIM's (`scimType`, `detail`) and the platform's (`code`, `message`).
@@ -135,6 +193,42 @@ mod tests {
         ];
         insta::assert_snapshot!(body(&both, ExtensionForm::Envelope), @r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[{"op":"replace","path":"password","value":"p-w"},{"op":"replace","path":"title","value":"Agent"}],"Extensions":[{"schema":"urn:ietf:params:scim:schemas:extension:genesys:2.0:User","operations":[{"op":"replace","path":"genesys:routingLanguages","value":[{"value":"en","proficiency":4.0}]}]}]}"#);
         insta::assert_snapshot!(body(&both, ExtensionForm::Urn), @r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[{"op":"replace","path":"password","value":"p-w"},{"op":"replace","path":"title","value":"Agent"},{"op":"replace","path":"urn:ietf:params:scim:schemas:extension:genesys:purecloud:2.0:User:routingLanguages","value":[{"value":"en","proficiency":4.0}]}]}"#);
+    }
+
+    #[test]
+    fn a_name_is_escaped_for_the_filter_and_for_the_query() {
+        let query = |name: &str| search(&UserName::parse(name).unwrap());
+        assert_eq!(query("a@b.c"), "filter=userName%20eq%20%22a%40b.c%22");
+        assert_eq!(query(r#"x" or "1"#), "filter=userName%20eq%20%22x%5C%22%20or%20%5C%221%22");
+        assert_eq!(query(r"a\b&c=d+ü%41#"), "filter=userName%20eq%20%22a%5C%5Cb%26c%3Dd%2B%C3%BC%2541%23%22");
+    }
+
+    #[test]
+    fn only_the_one_user_of_exactly_that_name_is_found() {
+        let name = UserName::parse("Ann@x").unwrap();
+        let check = |total: u64, users: &[(&str, &str)], expected: Option<Found>| {
+            let users: Vec<_> =
+                users.iter().map(|(id, name)| serde_json::json!({"id": id, "userName": name})).collect();
+            let list = serde_json::json!({"totalResults": total, "Resources": users}).to_string();
+            assert_eq!(found(list.as_bytes(), &name), expected, "{list}");
+        };
+        let one = || Some(Found::One(UserId::parse("u-1").unwrap()));
+        check(1, &[("u-1", "ann@X")], one());
+        check(0, &[], Some(Found::Nobody));
+        check(1, &[("u-1", "ann@xy")], Some(Found::Nobody));
+        check(2, &[("u-1", "ann@x"), ("u-2", "joann@x")], one());
+        check(2, &[("u-1", "ann@x"), ("u-2", "Ann@x")], Some(Found::Several));
+        check(9, &[("u-1", "ann@x")], Some(Found::Several));
+        check(9, &[("u-1", "bob@x")], Some(Found::Several));
+        check(1, &[("../u", "ann@x")], None);
+        assert_eq!(found(br#"{"totalResults":0}"#, &name), Some(Found::Nobody));
+        assert_eq!(
+            found(br#"{"totalResults":1,"Resources":[{"id":7,"userName":["ann@x"]}]}"#, &name),
+            Some(Found::Nobody)
+        );
+        for none in ["", "[]", "{}", "<html>", r#"{"totalResults":"1"}"#] {
+            assert_eq!(found(none.as_bytes(), &name), None, "{none}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod chaos;
 mod check;
 mod crash;
 mod dead;
+mod enqueue;
 mod guards;
 mod job;
 mod ledger;

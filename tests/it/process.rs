@@ -318,7 +318,7 @@ async fn sigterm_ends_an_idle_worker_within_a_second() {
 }
 
 /// Ends by itself, with this code and these words on stderr, and nothing on stdout.
-async fn ends(run: Run, code: i32, parts: &[&str]) -> String {
+pub async fn ends(run: Run, code: i32, parts: &[&str]) -> String {
     let (ended, out, said) = run.end().await;
     assert_eq!((ended, out.as_str()), (code, ""), "{said}");
     says(&said, parts);
@@ -370,73 +370,6 @@ async fn a_port_that_is_taken_ends_with_1_and_says_which() {
     let address = taken.local_addr().unwrap().to_string();
     let run = Run::of(&world, &["worker"]).config(&format!("[http]\nlisten = {address:?}"));
     ends(run, 1, &["http.listen", &address, "another port"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enqueue_names_every_bad_line_and_sends_nothing() {
-    let mut world = Plan::new().start().await;
-    world.stop_worker().await.unwrap();
-    let run = Run::of(&world, &["enqueue", "--lane", "interactive", "users.csv"]);
-    run.file("users.csv", "userId,email\nu-1,a@b\nu/2,a@b\nu-3,c@d\nu-4,nobody\n");
-    ends(run, 1, &["2 of 4 lines", "line 3: userId", "line 5: email", "nothing was sent"]).await;
-    let run = Run::of(&world, &["enqueue", "-"])
-        .stdin("{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n{\"userId\":1}\nx\n");
-    ends(run, 1, &["line 3", "nothing was sent"]).await;
-    for queue in ["resets.main", "resets.main.bulk"] {
-        assert_eq!(world.depth(queue).await, 0);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enqueue_without_its_org_file_or_topology_says_what_to_do() {
-    let world = Plan::new().prepare().await;
-    let csv = "userId,email\nu-1,a@b\n";
-    let run = Run::of(&world, &["enqueue", "--org", "elsewhere", "-"]).stdin(csv);
-    ends(run, 2, &["--org", "\"elsewhere\"", "main"]).await;
-    ends(Run::of(&world, &["enqueue", "nowhere.csv"]), 1, &["nowhere.csv"]).await;
-    ends(Run::of(&world, &["enqueue", "-"]).stdin(csv), 1, &["0 of 1 jobs", "resetd worker"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
-    let mut world = Plan::new().start().await;
-    world.stop_worker().await.unwrap();
-    let csv = "userId,email,title\nu-1,a@b,Agent\nu-2,c@d,\n";
-    let ndjson = "{\"userId\":\"u-3\",\"password\":true,\"email\":\"e@f\"}\n{\"userId\":\"u-4\"}\n";
-    let from_file = Run::of(&world, &["enqueue", "--org", "main", "jobs.txt"]);
-    from_file.file("jobs.txt", csv);
-    let (code, out, said) = from_file.end().await;
-    assert_eq!((code, said.as_str()), (0, ""), "{out}");
-    says(&out, &["2 jobs queued for org main, lane bulk"]);
-    let from_stdin = Run::of(&world, &["enqueue", "--lane", "interactive", "-"]).stdin(ndjson);
-    let (code, out, said) = from_stdin.end().await;
-    assert_eq!((code, said.as_str()), (0, ""), "{out}");
-    says(&out, &["2 jobs queued for org main, lane interactive", "1 of them ask for no reset"]);
-
-    let now = jiff::Timestamp::now().as_second();
-    let mut ids = std::collections::BTreeSet::new();
-    let expected = [
-        (
-            "resets.main.bulk",
-            [
-                json!({"password": true, "userId": "u-1", "email": "a@b", "attributes": {"title": "Agent"}}),
-                json!({"password": true, "userId": "u-2", "email": "c@d"}),
-            ],
-        ),
-        ("resets.main", [json!({"userId": "u-3", "password": true, "email": "e@f"}), json!({"userId": "u-4"})]),
-    ];
-    for (queue, bodies) in expected {
-        let jobs = world.drained(queue).await;
-        assert_eq!(jobs.iter().map(|job| job.json()).collect::<Vec<_>>(), bodies);
-        for job in &jobs {
-            assert_eq!(job.properties.delivery_mode(), &Some(2));
-            let asked = i64::try_from(job.properties.timestamp().unwrap()).unwrap();
-            assert!((now - 30..=now).contains(&asked), "{asked}");
-            assert_eq!(job.id().len(), 36);
-            ids.insert(job.id().to_owned());
-        }
-    }
-    assert_eq!(ids.len(), 4);
 }
 
 /// A worker whose only org and broker are in its environment, and one job of it that was done.

@@ -62,7 +62,7 @@ impl Batches {
         let ended = |batch: &Batch| {
             let counts = batch.progress.counts();
             let done = counts.succeeded + counts.passed_through + counts.duplicate;
-            done + counts.unsuccessful()
+            done + counts.given_up()
         };
         self.0.iter().map(ended).sum()
     }
@@ -81,7 +81,7 @@ impl Batch {
             name: self.name.clone(),
             jobs: progress.total(),
             done: progress.done(),
-            failed: progress.counts().unsuccessful(),
+            failed: progress.counts().given_up(),
             per_minute: progress.rate(now).map(|rate| rate * 60.0),
             seconds_left: progress.time_left(now).map(|left| left.as_secs_f64()),
             heard: self.heard,

@@ -86,6 +86,8 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
             fence(crew, office, publisher).await?;
         }
     }
+    // What others have reset within the hour counts at the guard of the bulk lane.
+    org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
     office.tenure().settles();
     tracing::info!(org = org.name, took_ms = began.elapsed().as_millis(), "the lease is ours, and the ledger is read");
     Ok(())

@@ -26,7 +26,8 @@ fn a_whole_job_is_read() {
     let job = reset(
         r#"{"userId":"u-1","password":true,"email":"a@example.com","attributes":{"title":"Agent","genesys:routingLanguages":[{"value":"en"}]}}"#,
     );
-    assert_eq!((job.user.as_str(), job.email.as_str()), ("u-1", "a@example.com"));
+    assert_eq!(job.who, Who::Id(UserId::parse("u-1").unwrap()));
+    assert_eq!(job.email.as_str(), "a@example.com");
     let names: Vec<_> = job.attributes.iter().map(|a| (a.name.as_str(), a.json.as_str())).collect();
     assert_eq!(names, [("title", "\"Agent\""), ("genesys:routingLanguages", r#"[{"value":"en"}]"#)]);
 }
@@ -79,7 +80,7 @@ fn each_rule_refuses_with_its_field() {
     refused(&format!("{{\"attributes\":{}1{}}}", "[".repeat(200), "]".repeat(200)), InvalidJob, "not JSON");
     refused(r#"{"attributes":{"title":"\ud800"}}"#, InvalidJob, "not JSON");
     refused(r#"{"userId":"u"} x"#, InvalidJob, "not JSON");
-    refused(r#"{"userName":"hunter2"}"#, InvalidJob, "move it under attributes");
+    refused(r#"{"username":"hunter2"}"#, InvalidJob, "move it under attributes");
     refused(r#"{"password":1,"password":2}"#, InvalidJob, "twice");
     refused(r#"{"password":1}"#, InvalidJob, "userId: it is missing");
     refused(r#"{"password":1,"userId":7}"#, InvalidJob, "userId: it is a number");
@@ -106,6 +107,26 @@ fn each_rule_refuses_with_its_field() {
         r#"{"password":1,"userId":"u","email":"a@b","attributes":{"password":"hunter2"}}"#,
         AttributeNotAllowed,
         "never an attribute",
+    );
+}
+
+#[test]
+fn a_user_name_stands_in_for_the_id_and_never_beside_it() {
+    use Reason::InvalidJob;
+    let job = reset(r#"{"userName":"Ann@example.com","userId":null,"password":1,"email":"a@b"}"#);
+    assert_eq!(job.who, Who::Name(UserName::parse("Ann@example.com").unwrap()));
+    refused(
+        r#"{"password":1,"userId":"u","userName":"hunter2","email":"a@b"}"#,
+        InvalidJob,
+        "userName: it stands beside",
+    );
+    refused(r#"{"password":1,"userName":["hunter2"],"email":"a@b"}"#, InvalidJob, "userName: it is a list");
+    refused(r#"{"password":1,"userName":"hunter2\n","email":"a@b"}"#, InvalidJob, "userName: character 8");
+    refused(r#"{"password":1,"userName":"","email":"a@b"}"#, InvalidJob, "userName in its place");
+    refused(
+        r#"{"password":1,"userName":"u","userName":"u","email":"a@b"}"#,
+        InvalidJob,
+        "userName: the field stands twice",
     );
 }
 

@@ -1,0 +1,340 @@
+//! The file: every line a checked job, or all bad lines with their numbers.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::domain::job::Intent;
+use crate::wire::batch::job_id;
+use crate::wire::job::{Rules, parse};
+
+/// What a file of those that failed has beside the columns of its own: not a part of the job.
+pub(super) const REMARKS: [&str; 2] = ["reason", "detail"];
+/// The longest job id, in bytes: what AMQP's `message_id` holds.
+const MAX_ID: usize = 255;
+
+/// A file whose lines are all well.
+#[derive(Debug)]
+pub(super) struct Sheet {
+    /// The columns that its jobs have, in the order they came.
+    pub(super) columns: Vec<String>,
+    /// Its jobs, in their order.
+    pub(super) jobs: Vec<Job>,
+}
+
+/// A checked job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) body: String,
+    pub(super) resets: bool,
+    /// Its id, where it is of a batch.
+    pub(super) id: Option<String>,
+    /// What stood in its columns.
+    pub(super) cells: Vec<(String, String)>,
+}
+
+/// A job as it was written.
+struct Written {
+    body: String,
+    cells: Vec<(String, String)>,
+}
+
+type Line = (u64, Result<Written, String>);
+
+/// Reads a file, or standard input where it is `-`.
+pub(super) fn text(file: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
+    } else {
+        bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| {
+        anyhow::anyhow!("{} is not UTF-8; save it as UTF-8 (a spreadsheet: \"CSV UTF-8\")", file.display())
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// Every line as a job, or every bad line with its number.
+pub(super) fn sheet(text: &str, rules: &Rules, batch: Option<&str>) -> Result<Sheet> {
+    let lines = if text.trim_start().starts_with('{') { ndjson(text) } else { csv(text)? };
+    let mut sheet = Sheet { columns: Vec::new(), jobs: Vec::with_capacity(lines.len()) };
+    let mut users = HashMap::new();
+    let mut bad = Vec::new();
+    for (line, written) in lines {
+        match written.and_then(|written| job(written, line, rules, batch, &mut users)) {
+            Ok(job) => {
+                for (column, _) in &job.cells {
+                    if !sheet.columns.contains(column) {
+                        sheet.columns.push(column.clone());
+                    }
+                }
+                sheet.jobs.push(job);
+            }
+            Err(why) => bad.push(format!("\n  line {line}: {why}")),
+        }
+    }
+    if !bad.is_empty() {
+        bail!(
+            "{} of {} lines are not valid, and nothing was sent; mend them and run it again:{}",
+            bad.len(),
+            bad.len() + sheet.jobs.len(),
+            bad.concat()
+        );
+    }
+    if sheet.jobs.is_empty() {
+        bail!(
+            "the file has no jobs; it must be CSV with a header row and a row for each user, or NDJSON with a job on each line"
+        );
+    }
+    Ok(sheet)
+}
+
+fn job(
+    written: Written,
+    line: u64,
+    rules: &Rules,
+    batch: Option<&str>,
+    users: &mut HashMap<String, u64>,
+) -> Result<Job, String> {
+    let Written { body, cells } = written;
+    let intent = parse(body.as_bytes(), rules).map_err(|invalid| invalid.detail)?;
+    let Some(batch) = batch else {
+        return Ok(Job { resets: matches!(intent, Intent::Reset(_)), body, id: None, cells });
+    };
+    let (resets, id) = match &intent {
+        Intent::PassThrough => (false, job_id(batch, &format!("#{line}"))),
+        Intent::Reset(reset) => {
+            let (column, user) = match reset.who.id() {
+                Some(id) => ("userId", id.as_str().to_owned()),
+                None => ("userName", reset.who.as_str().to_lowercase()),
+            };
+            if let Some(first) = users.insert(user, line) {
+                return Err(format!(
+                    "{column}: the same user stands in line {first}; within one batch each user may stand once"
+                ));
+            }
+            let id = job_id(batch, reset.who.as_str());
+            if id.len() > MAX_ID {
+                return Err(format!(
+                    "{column}: with the batch's name before it, it has {} bytes and must have at most {MAX_ID}; take a shorter --batch",
+                    id.len()
+                ));
+            }
+            (true, id)
+        }
+    };
+    Ok(Job { body, resets, id: Some(id), cells })
+}
+
+fn ndjson(text: &str) -> Vec<Line> {
+    let numbered = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    numbered.map(|(line, number)| (number, object(line))).collect()
+}
+
+/// A line of NDJSON, as it is but for the remarks.
+fn object(line: &str) -> Result<Written, String> {
+    let value: Value = serde_json::from_str(line)
+        .map_err(|error| format!("column {}: it is not JSON; it must be one JSON object", error.column()))?;
+    let Value::Object(mut fields) = value else {
+        return Ok(Written { body: line.to_owned(), cells: Vec::new() });
+    };
+    let cells = cells(&fields);
+    let body = if REMARKS.iter().any(|remark| fields.contains_key(*remark)) {
+        fields.retain(|name, _| !REMARKS.contains(&name.as_str()));
+        Value::Object(fields).to_string()
+    } else {
+        line.to_owned()
+    };
+    Ok(Written { body, cells })
+}
+
+/// What would stand in the columns of a CSV file.
+fn cells(fields: &Map<String, Value>) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let first = fields.get("emails").and_then(|emails| emails.pointer("/0/value"));
+    let email = fields.get("email").filter(|email| email.as_str().is_some_and(|text| !text.is_empty())).or(first);
+    let own = [("userId", fields.get("userId")), ("userName", fields.get("userName")), ("email", email)];
+    let attributes = fields.get("attributes").and_then(Value::as_object).into_iter().flatten();
+    let own = own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
+    own.chain(attributes.map(|(name, value)| (name.clone(), text(value)))).collect()
+}
+
+fn csv(text: &str) -> Result<Vec<Line>> {
+    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let header = reader.headers().context("the header row cannot be read")?.clone();
+    if text.trim_start().starts_with('[') {
+        bail!("the file is one JSON list; it must have a job on each line: jq -c '.[]' FILE | resetd enqueue -");
+    }
+    if !header.iter().any(|name| name == "userId" || name == "userName") {
+        // What stands there is not repeated: without a header row it is somebody's data.
+        let columns = header.len();
+        bail!(
+            "line 1: the header row ({columns} columns) has no column userId, nor userName; it must be such as userId,email,title"
+        );
+    }
+    if let Some(twice) = header.iter().enumerate().find(|(at, name)| header.iter().take(*at).any(|seen| seen == *name))
+    {
+        bail!("line 1: the column {:?} stands twice", twice.1);
+    }
+    let rows = reader.into_records().map(|record| match record {
+        Ok(record) => (record.position().map_or(0, csv::Position::line), row(&header, &record)),
+        Err(error) => (error.position().map_or(0, csv::Position::line), Err(format!("it is not CSV: {error}"))),
+    });
+    Ok(rows.collect())
+}
+
+/// A row as the body of a job.
+fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<Written, String> {
+    if record.len() != header.len() {
+        return Err(format!(
+            "it has {} cells and the header row {}; is a comma missing, or one too many that wants quotes?",
+            record.len(),
+            header.len()
+        ));
+    }
+    let mut body = Map::from_iter([("password".to_owned(), Value::Bool(true))]);
+    let mut attributes = Map::new();
+    let own: Vec<(&str, &str)> = header.iter().zip(record).filter(|(name, _)| !REMARKS.contains(name)).collect();
+    for (name, cell) in own.iter().filter(|(_, cell)| !cell.is_empty()) {
+        match *name {
+            "userId" | "userName" | "email" => drop(body.insert((*name).to_owned(), (*cell).into())),
+            attribute => drop(attributes.insert(attribute.to_owned(), value(attribute, cell)?)),
+        }
+    }
+    if !attributes.is_empty() {
+        body.insert("attributes".into(), attributes.into());
+    }
+    let cells = own.into_iter().map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect();
+    Ok(Written { body: Value::Object(body).to_string(), cells })
+}
+
+fn value(name: &str, cell: &str) -> Result<Value, String> {
+    if cell.starts_with(['[', '{']) {
+        serde_json::from_str(cell).map_err(|_| format!("column {name}: the cell begins like JSON but is none"))
+    } else {
+        Ok(cell.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::attribute::AllowedAttributes;
+
+    fn read(text: &str, batch: Option<&str>) -> Result<Sheet> {
+        let rules = Rules { allowed: AllowedAttributes::new(vec!["title".into(), "genesys:*".into()]), fallback: None };
+        sheet(text.strip_prefix('\u{feff}').unwrap_or(text), &rules, batch)
+    }
+
+    fn bodies(text: &str) -> Result<Vec<String>> {
+        Ok(read(text, None)?.jobs.into_iter().map(|job| job.body).collect())
+    }
+
+    #[test]
+    fn a_csv_row_is_a_reset_with_its_attributes() {
+        let rows = bodies("\u{20}userId , email,title,genesys:routingSkills\nu-1,a@b.c,Agent,\"[{\"\"value\"\":\"\"x\"\"}]\"\nu-2,d@e.f,,\n").unwrap();
+        assert_eq!(
+            rows,
+            [
+                r#"{"password":true,"userId":"u-1","email":"a@b.c","attributes":{"title":"Agent","genesys:routingSkills":[{"value":"x"}]}}"#,
+                r#"{"password":true,"userId":"u-2","email":"d@e.f"}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_may_name_its_user_and_remarks_are_no_part_of_the_job() {
+        let csv = "userName,userId,email,reason,detail\nann@x,,a@b,not_found,\"no, nobody\"\n,u-2,a@b,,\n";
+        let expected = [
+            r#"{"password":true,"userName":"ann@x","email":"a@b"}"#,
+            r#"{"password":true,"userId":"u-2","email":"a@b"}"#,
+        ];
+        assert_eq!(bodies(csv).unwrap(), expected);
+        assert_eq!(read(csv, None).unwrap().columns, ["userName", "userId", "email"]);
+        let line = r#"{"userName":"ann@x","password":true,"email":"a@b","reason":"not_found","detail":null}"#;
+        assert_eq!(bodies(line).unwrap(), [r#"{"userName":"ann@x","password":true,"email":"a@b"}"#]);
+    }
+
+    #[test]
+    fn ndjson_lines_are_sent_as_they_are() {
+        let text = "{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n\n{\"password\":false}\n";
+        assert_eq!(bodies(text).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn ndjson_has_columns_too_and_never_the_password() {
+        let line = r#"{"userId":"u","password":"hunter2","emails":[{"value":"a@b"}],"attributes":{"title":"T","genesys:x":[1]}}"#;
+        let cells = &read(line, None).unwrap().jobs[0].cells;
+        let cells: Vec<(&str, &str)> = cells.iter().map(|(name, cell)| (name.as_str(), cell.as_str())).collect();
+        assert_eq!(cells, [("userId", "u"), ("email", "a@b"), ("title", "T"), ("genesys:x", "[1]")]);
+    }
+
+    fn bad_in(text: &str, batch: Option<&str>, parts: &[&str]) {
+        let error = read(text, batch).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    fn bad(text: &str, parts: &[&str]) {
+        bad_in(text, None, parts);
+    }
+
+    #[test]
+    fn every_bad_line_is_named_by_its_number_and_its_column() {
+        bad(
+            "userId,email\nu-1,a@b\nu/2,a@b\nu-3\nu-4,nobody\n",
+            &["3 of 4 lines", "line 3: userId", "line 4: it has 1 cells", "line 5: email", "nothing was sent"],
+        );
+        bad(
+            "{\"userId\":\"u\",\"password\":true,\"email\":\"a@b\"}\n\n{\"userId\":\n{\"x\": hunter2}\n",
+            &["2 of 3 lines", "line 3: column 10: it is not JSON", "line 4: column 7: it is not JSON"],
+        );
+        bad("userId,email,manager\nu,a@b,x\n", &["line 2: attributes: \"manager\" is not allowed"]);
+        bad("userId,email,genesys:x\nu,a@b,[1\n", &["line 2: column genesys:x"]);
+        bad(
+            "userId,userName,email\nu,ann,a@b\n,,a@b\n",
+            &["line 2: userName: it stands beside", "line 3: userId: it is missing"],
+        );
+        bad("email\na@b\n", &["no column userId"]);
+        bad("userId,email,email\nu,a,b\n", &["stands twice"]);
+        bad("userId,email\n", &["no jobs"]);
+        bad("", &["no column userId"]);
+    }
+
+    #[test]
+    fn all_bad_lines_are_listed_however_many() {
+        let text = format!("userId,email\n{}", "u,nobody\n".repeat(300));
+        bad(&text, &["300 of 300 lines", "line 2: email", "line 301: email"]);
+    }
+
+    #[test]
+    fn quotes_and_line_breaks_in_cells_keep_the_line_numbers() {
+        bad("userId,email,title\nu-1,a@b,\"two\nlines\"\nu/2,a@b,x\n", &["line 4: userId"]);
+    }
+
+    #[test]
+    fn a_batch_names_its_jobs_by_their_users_of_whom_each_stands_once() {
+        let text = "{\"userId\":\"u\",\"password\":1,\"email\":\"a@b\"}\n{\"userName\":\"A@b\",\"password\":1,\"email\":\"a@b\"}\n{}\n";
+        let ids: Vec<_> = read(text, Some("agents")).unwrap().jobs.into_iter().filter_map(|job| job.id).collect();
+        assert_eq!(ids, ["agents/u", "agents/A@b", "agents/#3"]);
+        let twice = "userId,userName,email\nu,,a@b\n,Ann,a@b\nu,,c@d\n,aNN,a@b\n";
+        assert_eq!(read(twice, None).unwrap().jobs.len(), 4, "jobs without a batch have ids of their own");
+        bad_in(
+            twice,
+            Some("b"),
+            &[
+                "2 of 4 lines",
+                "line 4: userId: the same user stands in line 2",
+                "line 5: userName: the same user stands in line 3",
+            ],
+        );
+        let long = format!("userName,email\n{},a@b\n", "n".repeat(250));
+        bad_in(&long, Some("agents"), &["line 2: userName: with the batch's name before it, it has 257 bytes"]);
+    }
+}

@@ -1,0 +1,237 @@
+//! `resetd enqueue FILE`: all of a file is checked before any of it is sent, each job is confirmed by the broker, and a batch can be
+//! followed to its end.
+
+pub mod batch;
+mod file;
+mod follow;
+mod send;
+mod view;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use jiff::{Timestamp, Unit};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::config::{Config, ConfigError};
+use crate::domain::attribute::AllowedAttributes;
+use crate::domain::batch::Counts;
+use crate::domain::job::{Lane, Wishes};
+use crate::wire::job::Rules;
+use file::{Job, REMARKS, Sheet};
+use follow::{Batch, Seen, Since, follow};
+use send::Sending;
+use view::Bar;
+
+/// The longest name of a batch, in characters: its jobs' ids begin with it.
+const MAX_NAME: usize = 100;
+
+/// The flags of `resetd enqueue`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text. The columns reason and detail are left out. An NDJSON file has one job on each line:
+  {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
+
+A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
+
+Examples:
+  resetd enqueue --dry-run agents.csv
+  resetd enqueue --batch agents-november --wait --failed failed.csv agents.csv
+  resetd enqueue --batch agents-november --wait failed.csv    # after mending it
+  resetd enqueue --org main --lane interactive --not-after 2026-11-24T18:00:00Z one.csv
+  jq -c '.[]' agents.json | resetd enqueue -"
+)]
+pub struct Args {
+    /// CSV (with a header row) or NDJSON; - is standard input.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The org the users are of; may be left out where the configuration has one.
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+    /// Interactive jobs get the next permit before bulk ones.
+    #[arg(long, value_enum, default_value = "bulk")]
+    lane: LaneArg,
+    /// The batch's name: by it the jobs are followed (resetd batch NAME), and not done twice.
+    #[arg(long, value_name = "NAME", value_parser = batch_name)]
+    batch: Option<String>,
+    /// No password is set before this moment (RFC 3339).
+    #[arg(long, value_name = "MOMENT")]
+    not_before: Option<Timestamp>,
+    /// No password is set after this moment: what is late is dead-lettered as expired.
+    #[arg(long, value_name = "MOMENT")]
+    not_after: Option<Timestamp>,
+    /// Check the file and send nothing.
+    #[arg(long, conflicts_with_all = ["wait", "failed"])]
+    dry_run: bool,
+    /// Follow the jobs to their ends; Ctrl-C leaves them running. Exit code 1 if any was given up.
+    #[arg(long)]
+    wait: bool,
+    /// Write the rows that failed to this CSV file, with reason and detail, ready to be mended and sent again.
+    #[arg(long, value_name = "FILE", requires = "wait")]
+    failed: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LaneArg {
+    Interactive,
+    Bulk,
+}
+
+fn batch_name(text: &str) -> Result<String, String> {
+    let count = text.chars().count();
+    if count == 0 || count > MAX_NAME || text.chars().any(|c| c.is_control() || c == '/') {
+        return Err(format!("it must be 1 to {MAX_NAME} characters, without \"/\" and control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Checks the file, sends its jobs, and follows them where it was asked to.
+///
+/// # Errors
+/// Where a line is no job (then none is sent), the broker does not take one (the text says how many it took), or any of those that
+/// are followed was given up.
+pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    let org = org(args.org.as_deref(), config)?;
+    if let (Some(begin), Some(end)) = (args.not_before, args.not_after)
+        && end <= begin
+    {
+        bail!(ConfigError::wrong("--not-after", end, &format!("later than --not-before, {begin}")));
+    }
+    // The stream has moments to the millisecond, by which an announcement is known again.
+    let now = Timestamp::now();
+    let asked_at = now.round(Unit::Millisecond).unwrap_or(now);
+    let batch = args.batch.clone().or_else(|| args.wait.then(|| made_up(asked_at)));
+    let rules = Rules {
+        allowed: AllowedAttributes::new(config.allowed_attributes.clone()),
+        fallback: config.notification.fallback.clone(),
+    };
+    let sheet = file::sheet(&file::text(&args.file)?, &rules, batch.as_deref())?;
+    let lane = match args.lane {
+        LaneArg::Interactive => Lane::Interactive,
+        LaneArg::Bulk => Lane::Bulk,
+    };
+    let of_batch = batch.as_ref().map(|name| format!(", batch {name}")).unwrap_or_default();
+    let jobs = format!("{} jobs", sheet.jobs.len());
+    let place = format!("for org {org}, lane {}{of_batch}", lane.as_str());
+    if args.dry_run {
+        return say(&sheet, &format!("{jobs} are valid {place}; nothing was sent"));
+    }
+    if let Some(path) = &args.failed {
+        // Before anything is sent: at the end it would be too late to learn of it.
+        std::fs::OpenOptions::new().append(true).create(true).open(path).with_context(|| cannot_write(path))?;
+    }
+    let wishes = Wishes {
+        asked_at: Some(asked_at),
+        not_before: args.not_before,
+        not_after: args.not_after,
+        batch: batch.clone(),
+    };
+    let sending = Sending { config, org: &org, lane, wishes: &wishes };
+    sending.send(&sheet.jobs, &shutdown).await?;
+    say(&sheet, &format!("{jobs} queued {place}"))?;
+    match (args.wait, batch) {
+        (true, Some(name)) => {
+            let batch = Batch { config, org: &org, name: &name, since: Since::Announced(asked_at) };
+            wait(&batch, &sheet, args.failed.as_deref(), shutdown).await
+        }
+        (_, Some(name)) => Ok(writeln!(std::io::stdout(), "resetd batch {name} shows how far they are")?),
+        (_, None) => Ok(()),
+    }
+}
+
+/// A name for a batch whose sender gave none.
+fn made_up(now: Timestamp) -> String {
+    format!("enqueue-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), &Uuid::new_v4().simple().to_string()[..4])
+}
+
+fn say(sheet: &Sheet, line: &str) -> Result<()> {
+    let passed = sheet.jobs.iter().filter(|job| !job.resets).count();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    if passed > 0 {
+        writeln!(out, "{passed} of them ask for no reset (no \"password\": true) and will be passed through")?;
+    }
+    Ok(())
+}
+
+/// Follows what was sent to its end.
+async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown: CancellationToken) -> Result<()> {
+    let mut bar = Bar::new(sheet.jobs.len() as u64);
+    let mut counts = Counts::default();
+    let following = follow(batch, |seen| {
+        let now = Timestamp::now();
+        if !seen.progress.is_done() {
+            bar.show(&seen.progress, now);
+            return Ok(ControlFlow::Continue(()));
+        }
+        bar.end();
+        writeln!(std::io::stdout().lock(), "{}", view::table(batch.org, batch.name, &seen.progress, now))?;
+        if let Some(path) = failed {
+            write_failed(path, sheet, seen)?;
+        }
+        counts = seen.progress.counts();
+        Ok(ControlFlow::Break(()))
+    });
+    let followed = shutdown.run_until_cancelled(following).await;
+    bar.end();
+    match followed {
+        Some(followed) => {
+            followed?;
+            verdict(counts)
+        }
+        None => {
+            let name = batch.name;
+            writeln!(std::io::stdout().lock(), "the jobs go on without this; resetd batch {name} shows them again")?;
+            Ok(())
+        }
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("--failed {} cannot be written", path.display())
+}
+
+/// The rows that were given up, with their reasons, so that the file can be mended and sent again.
+fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
+    let mut writer = csv::Writer::from_path(path).with_context(|| cannot_write(path))?;
+    writer.write_record(sheet.columns.iter().map(String::as_str).chain(REMARKS)).with_context(|| cannot_write(path))?;
+    for Job { id, cells, .. } in &sheet.jobs {
+        let Some((reason, detail)) = id.as_ref().and_then(|id| seen.given_up.get(id)) else { continue };
+        let cell =
+            |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
+        let row = sheet.columns.iter().map(cell).chain([reason.as_str(), detail.as_str()]);
+        writer.write_record(row).with_context(|| cannot_write(path))?;
+    }
+    writer.flush().with_context(|| cannot_write(path))
+}
+
+/// An error where any job was given up.
+fn verdict(counts: Counts) -> Result<()> {
+    match counts.given_up() {
+        0 => Ok(()),
+        some => bail!(
+            "{some} jobs were given up; each is a dead letter with its reason: mend it and send it again (enqueue --wait --failed FILE writes a file of them)"
+        ),
+    }
+}
+
+fn org(asked: Option<&str>, config: &Config) -> Result<String> {
+    let names: Vec<&str> = config.org_names().collect();
+    match (asked, names.as_slice()) {
+        (Some(org), []) => {
+            crate::config::org::check_name(org)?;
+            Ok(org.to_owned())
+        }
+        (Some(org), names) if names.contains(&org) => Ok(org.to_owned()),
+        (Some(org), names) => {
+            bail!(ConfigError::wrong("--org", format_args!("{org:?}"), &format!("one of {}", names.join(", "))))
+        }
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, []) => bail!(ConfigError::missing("--org", "the name of the org, as the worker's configuration has it")),
+        (None, names) => bail!(ConfigError::missing("--org", &format!("one of {}", names.join(", ")))),
+    }
+}
