@@ -25,6 +25,8 @@ const TRY: Duration = Duration::from_millis(250);
 /// What is added to `request_timeout` until the worker before can do nothing more: 1.5 s in which a call may begin after its last
 /// renewal, 1 s for publishing what that call brought, and half a second to spare.
 const LAST_DEEDS: Duration = Duration::from_secs(3);
+/// How long the record of a release may take: under an alarm it is confirmed only when that ends, and nobody waits for it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The org is ours.
 pub(super) struct Held {
@@ -110,7 +112,9 @@ impl Held {
     /// Gives the org up, with everything done: the next worker need not wait.
     pub(super) async fn release(self, crew: &Crew<'_>, org: &Org) {
         let record = wire::ledger::released(&org.name, &crew.name, Timestamp::now());
-        if let Err(trouble) = write(org, &self.publisher, record).await {
+        let no_confirm = || Err(Trouble::Again(format!("no confirm within {} s", FAREWELL.as_secs())));
+        let written = timeout(FAREWELL, write(org, &self.publisher, record)).await;
+        if let Err(trouble) = written.unwrap_or_else(|_| no_confirm()) {
             tracing::warn!(org = org.name, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
         self.lease.release().await;
