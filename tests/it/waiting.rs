@@ -565,3 +565,16 @@ async fn an_alarm_in_which_the_broker_is_killed_loses_nobody_and_resets_nobody_t
     node.start().await;
     all_are_reset_once(&node, world, 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_does_not_keep_a_worker_with_nothing_in_hand_from_ending() {
+    let node = Node::lent().await;
+    let mut world = node.world(Plan::at(node.url())).await;
+    node.tell(ALARM).await;
+    let asked = Instant::now();
+    world.stop_worker().await.unwrap();
+    let took = asked.elapsed();
+    node.tell(NO_ALARM).await;
+    eprintln!("an idle worker ended {took:?} after it was asked to, under an alarm");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
