@@ -332,8 +332,12 @@ async fn an_hour_of_history(world: &World) {
     let channel = world.channel().await;
     let exchange = world.named("outcomes");
     let now = Timestamp::now();
-    let mut confirms = Vec::new();
-    for minute in 2..55_i64 {
+    let options = BasicPublishOptions::default();
+    let announced = Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56) };
+    let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
+    let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
+    let mut confirms = vec![sent.await.unwrap()];
+    for minute in (2..55_i64).rev() {
         let jobs = if (20..24).contains(&minute) { 60 } else { 230 + (minute * 37) % 60 };
         for n in 0..jobs {
             let failed = n % 97 == 13;
@@ -343,7 +347,7 @@ async fn an_hour_of_history(world: &World) {
                 org: "main".into(),
                 lane: Lane::Bulk,
                 user: UserId::parse(&user).ok(),
-                batch: None,
+                batch: Some("onboarding-november".into()),
                 asked_at: None,
                 kind: if failed { OutcomeKind::Failed } else { OutcomeKind::Succeeded },
                 reason: failed.then_some(if minute % 5 == 0 { Reason::Rejected } else { Reason::NotFound }),
