@@ -75,6 +75,7 @@ impl Browser {
         let url = made["webSocketDebuggerUrl"].as_str().unwrap();
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         let mut tab = Tab { socket, calls: 0, events: Vec::new() };
+        tab.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
         for domain in ["Page", "Runtime", "Log", "Network"] {
             tab.call(&format!("{domain}.enable"), json!({})).await;
         }
@@ -84,7 +85,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", &format!("-{}", self.process.id())]).status();
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.process.id())]).status();
         let _ = self.process.wait();
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::options::BasicPublishOptions;
+use resetd::domain::batch::Announced;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::domain::user::UserId;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{Browser, Tab};
 use crate::process::{Process, Run, role_is};
-use crate::world::{Plan, World, eventually, fault, named, unlimited};
+use crate::world::{Plan, World, eventually, fault, named, reset_body, text, unlimited, with_header};
 
 const TOKEN: &str = "PAGETOKENVALUE-7c31";
 
@@ -244,31 +245,27 @@ async fn events_come_at_once_and_with_each_change_and_end_with_the_process_witho
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_broker_is_asked_only_while_somebody_looks() {
+async fn while_a_page_is_open_the_active_worker_shows_what_others_write_to_the_stream_too() {
     let world = Plan::new().start().await;
-    let http = world.worker().http.clone();
-    let watched = async || {
-        let mut stream = reqwest::get(format!("{http}/events")).await.unwrap();
-        let mut seen = String::new();
-        loop {
-            let event = next_event(&mut stream, &mut seen).await.unwrap();
-            if event["orgs"]["main"]["queues"]["dead"] == 0 {
-                return stream;
-            }
+    let http = &world.worker().http;
+    let announced = Announced { lane: Lane::Bulk, jobs: 3, at: Timestamp::now() };
+    let (body, properties) = wire::batch::announcement("main", "night-shift", &announced);
+    let (channel, exchange) = (world.channel().await, world.named("outcomes"));
+    let options = BasicPublishOptions::default();
+    let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
+    assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+    let in_batch = with_header(named("night-shift/u-1"), "batch", text("night-shift"));
+    world.publish("main.bulk", reset_body("u-1").to_string().as_bytes(), in_batch).await;
+    let mut stream = reqwest::get(format!("{http}/events")).await.unwrap();
+    let mut seen = String::new();
+    let batch = loop {
+        let event = next_event(&mut stream, &mut seen).await.expect("it goes on");
+        let batch = event["orgs"]["main"]["batches"][0].clone();
+        if batch["jobs"] == 3 && batch["done"] == 1 && event["orgs"]["main"]["queues"]["dead"] == 0 {
+            break batch;
         }
     };
-    // The stream of outcomes is read for as long as a page is open, too: its consumer shows whether anybody looks.
-    let stream = world.named("resets.outcomes");
-    let readers = async || {
-        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
-        let channel = world.channel().await;
-        channel.queue_declare(stream.as_str().into(), options, Default::default()).await.unwrap().consumer_count()
-    };
-    eventually("nobody looks", async || (readers().await == 0).then_some(())).await;
-    let open = watched().await;
-    eventually("somebody looks", async || (readers().await == 1).then_some(())).await;
-    drop(open);
-    eventually("nobody looks any more", async || (readers().await == 0).then_some(())).await;
+    assert_eq!((&batch["name"], &batch["failed"]), (&json!("night-shift"), &json!(0)));
 }
 
 /// A phone and a desk, light and dark: everything can be read without scrolling sideways.
@@ -335,8 +332,12 @@ async fn an_hour_of_history(world: &World) {
     let channel = world.channel().await;
     let exchange = world.named("outcomes");
     let now = Timestamp::now();
-    let mut confirms = Vec::new();
-    for minute in 2..55_i64 {
+    let options = BasicPublishOptions::default();
+    let announced = Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56) };
+    let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
+    let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
+    let mut confirms = vec![sent.await.unwrap()];
+    for minute in (2..55_i64).rev() {
         let jobs = if (20..24).contains(&minute) { 60 } else { 230 + (minute * 37) % 60 };
         for n in 0..jobs {
             let failed = n % 97 == 13;
@@ -346,7 +347,7 @@ async fn an_hour_of_history(world: &World) {
                 org: "main".into(),
                 lane: Lane::Bulk,
                 user: UserId::parse(&user).ok(),
-                batch: None,
+                batch: Some("onboarding-november".into()),
                 asked_at: None,
                 kind: if failed { OutcomeKind::Failed } else { OutcomeKind::Succeeded },
                 reason: failed.then_some(if minute % 5 == 0 { Reason::Rejected } else { Reason::NotFound }),
