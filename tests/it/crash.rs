@@ -136,15 +136,15 @@ async fn a_job_whose_worker_dies_after_its_outcome_is_a_duplicate_and_nothing_el
     }
 }
 
-/// Not before some seconds from now: longer than it would be waited in memory.
-fn parked() -> (BasicProperties, &'static str) {
-    let moment = (Timestamp::now() + Duration::from_secs(3)).to_string();
+/// Not before so many seconds from now: longer than it would be waited in memory, and not over before the job is looked at.
+fn parked(seconds: u64) -> (BasicProperties, &'static str) {
+    let moment = (Timestamp::now() + Duration::from_secs(seconds)).to_string();
     (with_header(named("job"), "not-before", text(&moment)), "[retry]\ninline_max = \"100ms\"")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
-    let (properties, config) = parked();
+    let (properties, config) = parked(20);
     // Both copies come back: the one that was not acked, and the one that was parked.
     let left = dies_at("again", &reset_body("u").to_string(), properties, config, 2).await;
     assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
@@ -302,15 +302,18 @@ async fn a_panic_in_a_job_that_pays_what_it_owes_makes_it_go_on_from_there_witho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_a_job_that_was_published_again_brings_its_delivery_back() {
-    let (properties, config) = parked();
-    let world = prepared(config).await;
+    let world = prepared("[retry]\ninline_max = \"100ms\"").await;
     let worker = failing(&world, "again", "job", "panic").start();
     role_is(&worker.http().await, "active").await;
     keep_all(&world).await;
-    publish(&world, &reset_body("u").to_string(), properties).await;
+    publish(&world, &reset_body("u").to_string(), parked(8).0).await;
     // The delivery comes back while its copy is still parked.
     eventually("it is done", async || (world.depth("seen").await > 0).then_some(())).await;
     assert!(worker.stderr().contains("panic in the worker's own code"));
+    eventually("all its copies are back", async || {
+        (world.depth("resets.main.parked.15s").await == 0 && world.depth("seen").await > 1).then_some(())
+    })
+    .await;
     let left = left(world, worker, 2).await;
     assert_eq!((&left.outcomes[0][..], of_job(&left.outcomes, "succeeded")), ("succeeded", 1));
     assert_eq!(of_job(&left.outcomes, "duplicate") + 1, left.outcomes.len());
