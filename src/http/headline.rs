@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::view::seconds;
-use crate::board::{BreakerState, BreakerView, Role};
+use crate::board::{BreakerState, BreakerView, BulkView, Role};
 use crate::org::gate::Meter;
 
 /// What the line is coloured by.
@@ -40,6 +40,8 @@ pub(super) struct Headline<'a> {
     /// Another worker that holds the lease.
     pub(super) holder: Option<String>,
     pub(super) breaker: Option<&'a BreakerView>,
+    /// A bulk lane that is closed.
+    pub(super) bulk: Option<&'a BulkView>,
     pub(super) meter: &'a Meter,
     pub(super) per_minute: f64,
     /// Jobs that have not ended, where that is known.
@@ -98,6 +100,9 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
             Some(until),
         );
     }
+    if let Some(bulk) = told.bulk.filter(|_| told.in_hand == 0) {
+        return (State::Waiting, format!("The bulk lane is closed: {}", bulk.cause), Some(bulk.until));
+    }
     if waits && (told.per_minute >= 1.0 || told.meter.spent > 0) {
         let ended = match told.per_minute.round() {
             pace if pace >= 1.0 => format!("{pace} jobs a minute"),
@@ -143,6 +148,7 @@ mod tests {
             reason: None,
             holder: None,
             breaker: None,
+            bulk: None,
             meter,
             per_minute,
             backlog,
@@ -172,6 +178,7 @@ mod tests {
             reason: None,
             holder: None,
             breaker: Some(&breaker),
+            bulk: None,
             meter: &Meter { paused_until: at(3), next_try: at(5), ..meter() },
             per_minute: 200.0,
             backlog: Some(40),
@@ -189,6 +196,11 @@ mod tests {
         let untokened = Meter { no_token_until: at(4), ..meter() };
         told.meter = &untokened;
         assert_eq!(headline(&told).2, at(4));
+        let (open, bulk) = (meter(), BulkView { cause: "its hours".into(), until: at(8).unwrap() });
+        (told.meter, told.bulk, told.in_hand) = (&open, Some(&bulk), 0);
+        assert_eq!(headline(&told), (State::Waiting, "The bulk lane is closed: its hours".into(), at(8)));
+        told.in_hand = 1;
+        assert_eq!(headline(&told).0, State::Moving, "the interactive lane goes on");
         (told.role, told.reason) = (Role::Stopped, Some("invalid_client"));
         let stopping = Meter { next_try: at(5), ..meter() };
         told.meter = &stopping;
@@ -206,6 +218,7 @@ mod tests {
             reason: None,
             holder: Some("web-2, process 7".into()),
             breaker: None,
+            bulk: None,
             meter: &meter,
             per_minute: 290.2,
             backlog: Some(40),

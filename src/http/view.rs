@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
-use crate::board::BreakerView;
+use crate::board::{BreakerView, BulkView};
 use crate::domain::chronicle;
 use crate::domain::job::Lane;
 use crate::domain::outcome::Reason;
@@ -56,6 +56,8 @@ pub(super) struct Org {
     /// `null`: another worker spends it.
     pub(super) quota: Option<Quota>,
     pub(super) breaker: Option<Breaker>,
+    /// `null`: the bulk lane is open.
+    pub(super) bulk_closed: Option<Closed>,
     pub(super) queues: Queues,
     /// Jobs that end in a minute, as it goes now.
     pub(super) per_minute: f64,
@@ -116,6 +118,20 @@ impl Breaker {
             cause: breaker.cause.clone(),
             next_probe: seconds(Some(breaker.next_probe)),
         }
+    }
+}
+
+/// A bulk lane that is closed.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Closed {
+    cause: String,
+    #[serde(serialize_with = "optional_moment")]
+    until: Option<Timestamp>,
+}
+
+impl Closed {
+    pub(super) fn of(bulk: &BulkView) -> Self {
+        Self { cause: bulk.cause.clone(), until: seconds(Some(bulk.until)) }
     }
 }
 

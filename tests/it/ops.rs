@@ -294,8 +294,9 @@ async fn metrics_count_what_happened() {
     assert_eq!(value(&metrics, "resetd_breaker_state", &main), Some(0.0));
     assert_eq!(value(&metrics, "resetd_breaker_next_probe_timestamp_seconds", &main), Some(0.0));
     assert!(value(&metrics, "resetd_rate_per_minute", &main).unwrap() > 0.0);
-    // All but `resetd_breaker_opened_total`, which is not there before it counts.
-    assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 13, "{metrics}");
+    assert_eq!(value(&metrics, "resetd_active", &main), Some(1.0));
+    // All but those that are not there before they count: `resetd_breaker_opened_total`, `resetd_searches_total`, `resetd_bulk_closed`.
+    assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 14, "{metrics}");
     assert_eq!(worker.terminated().await.0, 0);
 }
 
