@@ -61,6 +61,11 @@ enum Role {
     },
     /// Find out before the first job whether all is well: configuration, broker, org; it changes nothing.
     Check(With<roles::check::Args>),
+    /// Print the JSON Schemas of the messages, in an AsyncAPI 3 document or one by one.
+    #[command(after_help = "Examples:
+  resetd schema > asyncapi.json
+  resetd schema job > job.json")]
+    Schema(With<roles::schema::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
@@ -118,6 +123,7 @@ impl Cli {
             Role::Sim(with) => &with.common,
             Role::Dead { verb, .. } => verb.common(),
             Role::Check(with) => &with.common,
+            Role::Schema(with) => &with.common,
         }
     }
 
@@ -125,7 +131,13 @@ impl Cli {
     fn commons(&self) -> impl DoubleEndedIterator<Item = &Common> {
         let between = match &self.role {
             Role::Dead { common, .. } => Some(common),
-            Role::Worker(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Sim(_) | Role::Demo(_) | Role::Check(_) => None,
+            Role::Worker(_)
+            | Role::Enqueue(_)
+            | Role::Batch(_)
+            | Role::Sim(_)
+            | Role::Demo(_)
+            | Role::Check(_)
+            | Role::Schema(_) => None,
         };
         [Some(&self.common), between, Some(self.of_role())].into_iter().flatten()
     }
@@ -163,6 +175,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
         Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
+        Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
     }
@@ -177,7 +190,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
     let usual = match cli.role {
-        Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) => "error",
+        Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) | Role::Schema(_) => "error",
         Role::Dead { .. } => "warn",
         Role::Worker(_) | Role::Sim(_) => "info",
     };

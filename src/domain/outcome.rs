@@ -149,6 +149,9 @@ pub enum PasswordSet {
 }
 
 impl PasswordSet {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Yes, Self::No, Self::Unknown];
+
     /// The name in messages and headers.
     pub const fn as_str(self) -> &'static str {
         match self {

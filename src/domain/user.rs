@@ -13,6 +13,8 @@ pub struct UserId(String);
 impl UserId {
     /// The longest id, in characters.
     pub const MAX: usize = 128;
+    /// What it may hold beside ASCII letters and digits.
+    pub const MARKS: &str = "._~-";
 
     /// Checks an id.
     ///
@@ -28,7 +30,7 @@ impl UserId {
         if text.chars().count() > Self::MAX {
             return Err(wrong(format!("it has {} characters", text.chars().count())));
         }
-        if let Some(at) = text.chars().position(|c| !(c.is_ascii_alphanumeric() || "._~-".contains(c))) {
+        if let Some(at) = text.chars().position(|c| !(c.is_ascii_alphanumeric() || Self::MARKS.contains(c))) {
             return Err(wrong(format!("character {} of {} is not allowed", at + 1, text.chars().count())));
         }
         if text == "." || text == ".." {

@@ -5,6 +5,7 @@ pub mod check;
 pub mod dead;
 pub mod demo;
 pub mod enqueue;
+pub mod schema;
 pub mod sim;
 pub mod worker;
 

@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 
 use lapin::BasicProperties;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::{json, moment, persistent};
+use super::{json, moment, outcome, persistent, schema};
 use crate::domain::batch::{Announced, Ended, Record};
 use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
@@ -20,8 +21,6 @@ pub const BATCH: &str = "batch";
 pub const ANNOUNCEMENT_KEY: &str = "batch";
 /// The `type` of a mark, by which a reader knows that it has read all that was there before.
 const MARK: &str = "mark";
-/// The `type` of a job's end.
-const OUTCOME: &str = "outcome";
 /// The `type` of what became of a notification.
 pub const MAIL: &str = "mail";
 
@@ -36,18 +35,32 @@ pub struct About<'a> {
     pub record: Record<'a>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Says how many jobs a batch has, before the first of them is sent.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(title = "Batch")]
 struct Announcement<'a> {
+    /// The name that its jobs have in their header `batch`.
     #[serde(borrow)]
     batch: Cow<'a, str>,
+    /// The org's name in the worker's configuration.
     #[serde(borrow)]
     org: Cow<'a, str>,
+    /// Which of the two queues its jobs go to.
     #[serde(borrow)]
+    #[schemars(schema_with = "schema::lane")]
     lane: Cow<'a, str>,
+    /// How many there are.
     jobs: u64,
+    /// When it was sent.
     #[serde(borrow)]
+    #[schemars(schema_with = "schema::moment")]
     enqueued_at: Cow<'a, str>,
+}
+
+/// What the exchange of outcomes gets before a batch's first job.
+pub fn schema() -> Schema {
+    schema::of::<Announcement<'_>>()
 }
 
 #[derive(Deserialize)]
@@ -124,7 +137,7 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
             let announced = Announced { lane: Lane::named(&lane)?, jobs, at: enqueued_at.parse().ok()? };
             Some(About { org, batch, record: Record::Announced(announced) })
         }
-        OUTCOME => {
+        outcome::TYPE => {
             let end: End<'_> = serde_json::from_slice(body).ok()?;
             let ended = Ended {
                 job: end.job_id,

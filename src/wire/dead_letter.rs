@@ -2,9 +2,25 @@
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use schemars::{Schema, json_schema};
 
-use super::{again, moment, redact};
+use super::{again, moment, redact, schema};
 use crate::domain::outcome::Outcome;
+
+/// Why it was given up.
+pub(super) const REASON: &str = "resetd-reason";
+/// What exactly was wrong.
+pub(super) const DETAIL: &str = "resetd-detail";
+/// The status of the org's last answer.
+pub(super) const STATUS: &str = "resetd-status";
+/// Calls that counted.
+pub(super) const ATTEMPTS: &str = "resetd-attempts";
+/// What is known of the password.
+pub(super) const PASSWORD_SET: &str = "resetd-password-set";
+/// The lane it came by.
+pub(super) const LANE: &str = "resetd-lane";
+/// When it was given up.
+pub(super) const DEAD_AT: &str = "resetd-dead-at";
 
 /// The longest `resetd-detail`, in characters.
 const MAX_DETAIL: usize = 512;
@@ -43,14 +59,32 @@ pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> 
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
     let detail: String = detail.chars().take(MAX_DETAIL).collect();
-    say("resetd-reason", text(outcome.reason.map_or("", |reason| reason.as_str())));
-    say("resetd-detail", text(&detail));
-    say("resetd-status", outcome.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
-    say("resetd-attempts", AMQPValue::LongLongInt(outcome.attempts.into()));
-    say("resetd-password-set", text(outcome.password_set.as_str()));
-    say("resetd-lane", text(outcome.lane.as_str()));
-    say("resetd-dead-at", text(&moment(outcome.finished_at)));
+    say(REASON, text(outcome.reason.map_or("", |reason| reason.as_str())));
+    say(DETAIL, text(&detail));
+    say(STATUS, outcome.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
+    say(ATTEMPTS, AMQPValue::LongLongInt(outcome.attempts.into()));
+    say(PASSWORD_SET, text(outcome.password_set.as_str()));
+    say(LANE, text(outcome.lane.as_str()));
+    say(DEAD_AT, text(&moment(outcome.finished_at)));
     (redact::body(body), again::kept(properties).with_headers(headers).with_delivery_mode(2))
+}
+
+/// The headers that a worker adds. What the broker itself dead-letters comes without them.
+pub fn headers_schema() -> Schema {
+    let generator = &mut schema::generator();
+    json_schema!({
+        "title": "Dead letter's headers",
+        "type": "object",
+        "properties": {
+            REASON: schema::about("Why it was given up.", schema::reason(generator)),
+            DETAIL: {"type": "string", "maxLength": MAX_DETAIL, "description": "What exactly was wrong."},
+            STATUS: {"type": ["integer", "null"], "description": "The status of the org's last answer; void where there was none."},
+            ATTEMPTS: {"type": "integer", "minimum": 0, "description": "Calls that counted."},
+            PASSWORD_SET: schema::about("Whether the password is set; `unknown` where a call that failed may have been carried out.", schema::password_set(generator)),
+            LANE: schema::about("Which of the two queues it came by.", schema::lane(generator)),
+            DEAD_AT: schema::about("When it was given up.", schema::moment(generator)),
+        },
+    })
 }
 
 #[cfg(test)]

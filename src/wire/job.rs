@@ -1,4 +1,5 @@
 //! The body of a job: bytes in, an intent or a refusal out. A refusal names the field, the rule and the value's shape, never the value.
+//! `schema` says the same to its producers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,6 +16,16 @@ use crate::domain::user::{EmailAddress, UserId, UserName};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
+
+/// The fields of a job: there is no other.
+mod field {
+    pub(super) const USER_ID: &str = "userId";
+    pub(super) const USER_NAME: &str = "userName";
+    pub(super) const PASSWORD: &str = "password";
+    pub(super) const EMAIL: &str = "email";
+    pub(super) const EMAILS: &str = "emails";
+    pub(super) const ATTRIBUTES: &str = "attributes";
+}
 
 /// What the configuration says of a valid job.
 #[derive(Debug, Clone, Default)]
@@ -118,12 +129,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 impl<'a> Fields<'a> {
     fn take(&mut self, name: &str, value: &'a RawValue) {
         let place = match name {
-            "userId" => &mut self.user_id,
-            "userName" => &mut self.user_name,
-            "password" => &mut self.password,
-            "email" => &mut self.email,
-            "emails" => &mut self.emails,
-            "attributes" => &mut self.attributes,
+            field::USER_ID => &mut self.user_id,
+            field::USER_NAME => &mut self.user_name,
+            field::PASSWORD => &mut self.password,
+            field::EMAIL => &mut self.email,
+            field::EMAILS => &mut self.emails,
+            field::ATTRIBUTES => &mut self.attributes,
             other => {
                 let known = "userId or userName, password, email, emails and attributes";
                 self.problem.get_or_insert_with(|| {
@@ -298,6 +309,8 @@ fn short(name: &str) -> String {
     let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
     if name.chars().count() > 64 { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
 }
+
+pub mod schema;
 
 #[cfg(test)]
 mod tests;

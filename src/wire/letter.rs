@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::properties::{integer, job_id, text};
-use super::{again, ledger, moment, persistent, redact, short};
+use super::{again, dead_letter, ledger, moment, persistent, redact, schema, short};
 use crate::domain::job::{JobId, Lane};
 use crate::domain::user::UserId;
 
@@ -65,7 +66,7 @@ impl Letter {
         let death = headers.death();
         let who: Who = serde_json::from_slice(body).unwrap_or_default();
         let number = |name: &str| headers.get(name).and_then(integer);
-        let (reason, by) = match (headers.text("resetd-reason"), death) {
+        let (reason, by) = match (headers.text(dead_letter::REASON), death) {
             (Some(reason), _) => (reason, By::Worker),
             (None, Some(death)) => (Headers(Some(death)).text("reason").unwrap_or_default(), By::Broker),
             (None, None) => ("unknown".to_owned(), By::Broker),
@@ -81,12 +82,12 @@ impl Letter {
             batch: headers.text("batch"),
             reason,
             by,
-            detail: headers.text("resetd-detail").filter(|detail| !detail.is_empty()),
-            status: number("resetd-status").and_then(|status| u16::try_from(status).ok()),
-            attempts: number("resetd-attempts").and_then(|attempts| u32::try_from(attempts).ok()),
-            password_set: headers.text("resetd-password-set"),
+            detail: headers.text(dead_letter::DETAIL).filter(|detail| !detail.is_empty()),
+            status: number(dead_letter::STATUS).and_then(|status| u16::try_from(status).ok()),
+            attempts: number(dead_letter::ATTEMPTS).and_then(|attempts| u32::try_from(attempts).ok()),
+            password_set: headers.text(dead_letter::PASSWORD_SET),
             lane: headers.lane(),
-            dead_at: headers.text("resetd-dead-at").and_then(|text| text.parse().ok()).or_else(died_at),
+            dead_at: headers.text(dead_letter::DEAD_AT).and_then(|text| text.parse().ok()).or_else(died_at),
             kept: !body.is_empty(),
         }
     }
@@ -122,7 +123,7 @@ impl<'a> Headers<'a> {
 
     /// The worker says it; what the broker dead-lettered lay in the queue of its lane.
     fn lane(&self) -> Lane {
-        let bulk = match self.text("resetd-lane") {
+        let bulk = match self.text(dead_letter::LANE) {
             Some(lane) => lane == Lane::Bulk.as_str(),
             None => Headers(self.death()).text("queue").is_some_and(|queue| queue.ends_with(".bulk")),
         };
@@ -147,17 +148,35 @@ pub fn replayed(body: &[u8], properties: &BasicProperties) -> BasicProperties {
     fresh.with_message_id(short(&format!("{REPLAYED}{}", job_id(body, properties))))
 }
 
-#[derive(Serialize)]
+/// That an operator took a dead letter away for good.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(title = "Dropped")]
 struct Dropped<'a> {
+    /// The job's id.
     job_id: &'a str,
+    /// The org's name in the worker's configuration.
     org: &'a str,
+    /// Which of the two queues it came by.
+    #[schemars(schema_with = "schema::lane")]
     lane: &'a str,
+    /// Whose password, where the letter told.
     user_id: Option<&'a str>,
+    /// The batch it belongs to.
     batch: Option<&'a str>,
+    /// Why it had been dead-lettered: a reason of the worker's, or the broker's own (`delivery_limit`, `expired`, …).
     reason: &'a str,
+    /// When it had been dead-lettered; null where nothing says so.
+    #[schemars(schema_with = "schema::moment_or_null")]
     dead_at: Option<String>,
+    /// When it was taken away.
+    #[schemars(schema_with = "schema::moment")]
     dropped_at: String,
+}
+
+/// What the exchange of outcomes gets for a letter that an operator dropped.
+pub fn schema() -> Schema {
+    schema::of::<Dropped<'_>>()
 }
 
 /// The record of a letter that an operator dropped.

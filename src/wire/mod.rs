@@ -15,6 +15,8 @@ pub mod redact;
 pub mod scim;
 pub mod token;
 
+mod schema;
+
 use jiff::{Timestamp, Unit};
 use lapin::BasicProperties;
 use lapin::types::ShortString;

@@ -3,15 +3,22 @@
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use schemars::{Schema, json_schema};
 use sha2::{Digest, Sha256};
 
-use super::redact;
+use super::{redact, schema};
 use crate::domain::job::{JobId, Refusal, Wishes};
 
 /// How far ahead of our clock a producer's may be.
 const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// The longest batch name, in characters.
 const MAX_BATCH: usize = 255;
+/// The batch it belongs to.
+const BATCH: &str = "batch";
+/// No call before this moment.
+const NOT_BEFORE: &str = "not-before";
+/// No call after this moment.
+const NOT_AFTER: &str = "not-after";
 
 /// The job's id: its `message_id`, or a name made from what it says.
 pub fn job_id(body: &[u8], properties: &BasicProperties) -> JobId {
@@ -44,9 +51,9 @@ pub fn wished(id: &str, wishes: &Wishes) -> BasicProperties {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         }
     };
-    say("batch", wishes.batch.clone());
-    say("not-before", wishes.not_before.map(super::moment));
-    say("not-after", wishes.not_after.map(super::moment));
+    say(BATCH, wishes.batch.clone());
+    say(NOT_BEFORE, wishes.not_before.map(super::moment));
+    say(NOT_AFTER, wishes.not_after.map(super::moment));
     job_properties(id, wishes.asked_at.unwrap_or_else(Timestamp::now)).with_headers(headers)
 }
 
@@ -59,8 +66,8 @@ pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, O
     let headers = properties.headers().as_ref();
     let wishes = Wishes {
         asked_at,
-        not_before: moment(headers, "not-before")?,
-        not_after: moment(headers, "not-after")?,
+        not_before: moment(headers, NOT_BEFORE)?,
+        not_after: moment(headers, NOT_AFTER)?,
         batch: batch(headers)?,
     };
     Ok((wishes, warning))
@@ -103,7 +110,7 @@ fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
     let wrong = |what: String| {
         Refusal(format!("header batch: it is {what}; it must be text of at most {MAX_BATCH} characters"))
     };
-    match headers.and_then(|headers| headers.inner().get("batch")) {
+    match headers.and_then(|headers| headers.inner().get(BATCH)) {
         None | Some(AMQPValue::Void) => Ok(None),
         Some(value) => {
             let text = text(value).ok_or_else(|| wrong("not text".into()))?;
@@ -111,6 +118,20 @@ fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
             if count > MAX_BATCH { Err(wrong(format!("{count} characters long"))) } else { Ok(Some(text.to_owned())) }
         }
     }
+}
+
+/// The headers by which a producer wishes something; it may send others too.
+pub fn headers_schema() -> Schema {
+    let generator = &mut schema::generator();
+    json_schema!({
+        "title": "Job's headers",
+        "type": "object",
+        "properties": {
+            BATCH: {"type": "string", "maxLength": MAX_BATCH, "description": "The batch it belongs to."},
+            NOT_BEFORE: schema::about("No call is made before it.", schema::moment(generator)),
+            NOT_AFTER: schema::about("No call is made after it: the job ends as `expired`.", schema::moment(generator)),
+        },
+    })
 }
 
 /// How often the broker says it delivered this message before: 0 at the first time.

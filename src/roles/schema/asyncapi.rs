@@ -1,0 +1,132 @@
+//! The AsyncAPI 3 document: which exchange or queue each message goes through, from the worker's side, and what it holds.
+
+use serde_json::{Value, json};
+
+use crate::amqp::names::Names;
+use crate::domain::job::Lane;
+use crate::wire::{batch, dead_letter, job, ledger, letter, notification, outcome, properties};
+
+/// Of AsyncAPI's AMQP bindings.
+const BINDINGS: &str = "0.3.0";
+/// What stands for an org's name in an address.
+const ORG: &str = "{org}";
+
+/// The document. Names are without `amqp.prefix`.
+pub(super) fn document() -> Value {
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "resetd",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Resets passwords at Genesys Cloud: jobs in, notifications and outcomes out, over RabbitMQ (AMQP 0-9-1). All messages are persistent JSON in UTF-8. Names are without the configuration's amqp.prefix, which stands before every exchange's and queue's name and before no routing key.",
+            "license": {"name": "MIT OR Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels(),
+        "operations": operations(),
+        "components": {"messages": messages()},
+    })
+}
+
+fn channels() -> Value {
+    let names = Names::new("", ORG);
+    let org = json!({"org": {"description": "The org's name in the worker's configuration."}});
+    let lane = |lane, title: &str| {
+        json!({
+            "address": names.lane_key(lane), "title": title, "parameters": org, "messages": carries(&["job"]),
+            "bindings": exchange(&names.resets(), "direct"),
+        })
+    };
+    json!({
+        "jobs": lane(Lane::Interactive, "Jobs that somebody waits for"),
+        "bulkJobs": lane(Lane::Bulk, "Jobs by the thousand"),
+        "replies": {
+            "address": null, "title": "The queue that a job's reply_to names", "messages": carries(&["reply"]),
+        },
+        "emails": {
+            "address": names.emails(), "title": "Messages for people", "messages": carries(&["notification"]),
+            "bindings": queue(&names.emails()),
+        },
+        "outcomes": {
+            "address": format!("{ORG}.{{record}}"), "title": "What became of each job", "messages": carries(&["outcome", "batch", "dropped"]),
+            "description": format!("A topic exchange: bind a queue of your own. The stream {} keeps 7 days of it.", names.ledger()),
+            "parameters": {
+                "org": org["org"],
+                "record": {"description": "An outcome's name, batch or dropped; the AMQP property type says which message it is. Pass over types that are not known to you."},
+            },
+            "bindings": exchange(&names.outcomes(), "topic"),
+        },
+        "deadLetters": {
+            "address": names.dead(), "title": "Jobs that were given up", "parameters": org, "messages": carries(&["deadLetter"]),
+            "bindings": queue(&names.dead()),
+        },
+    })
+}
+
+fn operations() -> Value {
+    let take = |channel: &str, title: &str| {
+        json!({
+            "action": "receive", "channel": {"$ref": format!("#/channels/{channel}")}, "title": title,
+            "bindings": {"amqp": {"ack": true, "bindingVersion": BINDINGS}},
+            "reply": {
+                "address": {"location": "$message.header#/reply_to", "description": "The job's AMQP property reply_to; the reply has the job's correlation_id."},
+                "channel": {"$ref": "#/channels/replies"},
+            },
+        })
+    };
+    let send = |channel: &str, title: &str| {
+        json!({
+            "action": "send", "channel": {"$ref": format!("#/channels/{channel}")}, "title": title,
+            "bindings": {"amqp": {"deliveryMode": 2, "mandatory": true, "bindingVersion": BINDINGS}},
+        })
+    };
+    json!({
+        "takeJob": take("jobs", "Take a job that somebody waits for"),
+        "takeBulkJob": take("bulkJobs", "Take a job out of thousands"),
+        "tellThePerson": send("emails", "Tell the person, once the password is set"),
+        "sayTheOutcome": send("outcomes", "Say what became of a job"),
+        "giveUp": send("deadLetters", "Give a job up"),
+    })
+}
+
+fn messages() -> Value {
+    json!({
+        "job": {
+            "title": "Job", "contentType": "application/json", "payload": job::schema::schema(), "headers": properties::headers_schema(),
+            "description": "AMQP properties, all optional: message_id (the job's id; give it one, so that it is done once), timestamp (when the reset was asked for), reply_to and correlation_id (the outcome is sent there). Publish it persistent, mandatory and confirmed.",
+        },
+        "notification": {
+            "title": "Notification", "payload": notification::schema(), "bindings": kind(notification::TYPE),
+            "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl.",
+        },
+        "outcome": {"title": "Outcome", "payload": outcome::schema(), "bindings": kind(outcome::TYPE)},
+        "reply": {"title": "Reply", "payload": outcome::reply_schema(), "bindings": kind(outcome::TYPE)},
+        "batch": {"title": "Batch", "payload": batch::schema(), "bindings": kind(batch::BATCH)},
+        "dropped": {"title": "Dropped", "payload": letter::schema(), "bindings": kind(ledger::DROPPED)},
+        "deadLetter": {
+            "title": "Dead letter", "headers": dead_letter::headers_schema(),
+            "description": "The job's body, in which what stands under the name of a secret is true, and its properties. The body is empty where it was too large or could not be kept.",
+        },
+    })
+}
+
+/// The messages of a channel.
+fn carries(messages: &[&str]) -> Value {
+    let each =
+        messages.iter().map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/messages/{name}")})));
+    Value::Object(each.collect())
+}
+
+fn exchange(name: &str, kind: &str) -> Value {
+    let exchange = json!({"name": name, "type": kind, "durable": true, "autoDelete": false});
+    json!({"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": BINDINGS}})
+}
+
+fn queue(name: &str) -> Value {
+    let queue = json!({"name": name, "durable": true, "exclusive": false, "autoDelete": false});
+    json!({"amqp": {"is": "queue", "queue": queue, "bindingVersion": BINDINGS}})
+}
+
+fn kind(name: &str) -> Value {
+    json!({"amqp": {"messageType": name, "bindingVersion": BINDINGS}})
+}
