@@ -26,7 +26,7 @@ const FENCE: &str = "fence";
 /// The `type` of a lease that was given back.
 const RELEASED: &str = "released";
 /// The `type` of a dead letter that an operator gave up for good.
-pub(super) const DROPPED: &str = "dropped";
+pub const DROPPED: &str = "dropped";
 /// The longest name or id that is believed, in bytes: what an AMQP short string holds.
 const MAX_NAME: usize = 255;
 /// The header in which the broker says where in its stream a record stands.
