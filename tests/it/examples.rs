@@ -27,15 +27,15 @@ async fn asks_and_is_told(language: &str) {
     assert_eq!((&mail["jobId"], &mail["to"]), (&outcome["jobId"], &json!("u-1@example.com")));
     assert!(world.main().logs_in("u-1", mail["temporaryPassword"].as_str().unwrap()));
 
-    // The default exchange takes no key of ours.
     let channel = world.channel().await;
-    let bare = world.named("bare.");
-    let (durable, none) =
-        (lapin::options::ExchangeDeclareOptions { auto_delete: true, ..Default::default() }, Default::default());
-    channel.exchange_declare(format!("{bare}resets").into(), lapin::ExchangeKind::Direct, durable, none).await.unwrap();
-    let run = sample(language, &world, &bare).await;
+    let (leads_nowhere, exchange) = (world.named("nowhere."), world.named("nowhere.resets"));
+    let kind = lapin::ExchangeKind::Direct;
+    channel.exchange_declare(exchange.as_str().into(), kind, Default::default(), Default::default()).await.unwrap();
+    let run = sample(language, &world, &leads_nowhere).await;
+    channel.exchange_delete(exchange.as_str().into(), Default::default()).await.unwrap();
+    let complaints = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success() && run.stdout.is_empty(), "{language}: {run:?}");
-    channel.exchange_delete(format!("{bare}resets").into(), Default::default()).await.unwrap();
+    assert!(complaints.contains("UnroutableError") || complaints.contains("no queue takes jobs"), "{complaints}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
