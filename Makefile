@@ -18,6 +18,7 @@ test: ## all tests, against a RabbitMQ of their own
 	@scripts/need
 	scripts/broker install --private
 	scripts/browser
+	scripts/samples install
 	cargo test --locked $(ARGS)
 
 .PHONY: test-brokers

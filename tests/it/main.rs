@@ -16,6 +16,7 @@ mod check;
 mod crash;
 mod dead;
 mod enqueue;
+mod examples;
 mod guards;
 mod job;
 mod ledger;
