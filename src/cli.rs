@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,20 @@ use crate::telemetry::logs::{self, Format};
 
 /// The worker behind a queue that resets passwords at Genesys Cloud, at scale and safely.
 #[derive(Debug, Parser)]
-#[command(name = "resetd", version, max_term_width = 100)]
+#[command(
+    name = "resetd",
+    version = env!("RESETD_VERSION"),
+    max_term_width = 100,
+    after_help = "Data goes to standard output, the log and what went wrong to standard error. Exit codes: 0 done, 1 failed at run time, 2 usage or configuration.
+
+Examples:
+  resetd demo                                              # the whole trip on this machine
+  resetd --config resetd.toml check                        # is all well?
+  resetd --config resetd.toml worker                       # reset passwords
+  resetd enqueue --batch november --wait agents.csv        # send jobs, and follow them
+  resetd dead list                                         # what was given up, and why
+  resetd help enqueue                                      # more of a subcommand"
+)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -45,7 +58,14 @@ struct With<T: clap::Args> {
 enum Role {
     /// Take reset jobs from RabbitMQ, set the passwords, and queue the messages for the people.
     #[command(
-        after_help = "Example:\n  resetd --config config/genesys-cloud.toml --config /etc/resetd/resetd.toml worker"
+        after_help = "It runs until SIGTERM or SIGINT: jobs in hand are finished first, within shutdown.grace; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run for one org: one works, the others stand by.
+
+Any key of the configuration may be an environment variable: orgs.main.rate_per_minute is RESETD__ORGS__MAIN__RATE_PER_MINUTE.
+
+Examples:
+  resetd --config config/genesys-cloud.toml --config /etc/resetd/resetd.toml worker
+  RESETD__AMQP__URL=amqps://user:password@broker resetd --config resetd.toml --log json worker
+  RUST_LOG=resetd=debug resetd --config resetd.toml worker"
     )]
     Worker(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
@@ -53,6 +73,15 @@ enum Role {
     /// Show how far a batch is: done, failed, rate, time left.
     Batch(With<roles::enqueue::batch::Args>),
     /// Look through the dead letters, replay or drop them.
+    #[command(
+        after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped.
+
+Examples:
+  resetd dead list
+  resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
+  resetd dead replay --reason retries_exhausted --dry-run
+  resetd dead drop --reason not_found --batch monday"
+    )]
     Dead {
         #[command(subcommand)]
         verb: DeadVerb,
@@ -69,7 +98,18 @@ enum Role {
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
+    #[command(
+        after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one.
+
+Examples:
+  resetd demo
+  RESETD__AMQP__URL=amqp://user:password@broker resetd demo"
+    )]
     Demo(Common),
+    /// Write the script that makes a shell complete this command line.
+    Completions(With<roles::completions::Args>),
+    /// Write the manual pages.
+    Man(With<roles::man::Args>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,6 +164,8 @@ impl Cli {
             Role::Dead { verb, .. } => verb.common(),
             Role::Check(with) => &with.common,
             Role::Schema(with) => &with.common,
+            Role::Completions(with) => &with.common,
+            Role::Man(with) => &with.common,
         }
     }
 
@@ -137,7 +179,9 @@ impl Cli {
             | Role::Sim(_)
             | Role::Demo(_)
             | Role::Check(_)
-            | Role::Schema(_) => None,
+            | Role::Schema(_)
+            | Role::Completions(_)
+            | Role::Man(_) => None,
         };
         [Some(&self.common), between, Some(self.of_role())].into_iter().flatten()
     }
@@ -178,6 +222,8 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
+        Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
+        Role::Man(with) => roles::man::run(&with.args, Cli::command()),
     }
 }
 
@@ -191,7 +237,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     // A demo's own table is what there is to see.
     let usual = match cli.role {
         Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) | Role::Schema(_) => "error",
-        Role::Dead { .. } => "warn",
+        Role::Dead { .. } | Role::Completions(_) | Role::Man(_) => "warn",
         Role::Worker(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -108,6 +108,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
         delivery.ack(&desk.over).await;
         return;
     };
+    trip.trace.clone_from(&ticket.trace);
     let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, intent, place, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,

@@ -83,5 +83,9 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
         uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
     );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await
+    let connected = within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await;
+    connected.map_err(|trouble| match trouble {
+        Trouble::Again(why) => Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")),
+        Trouble::Mend(why) => Trouble::Mend(why),
+    })
 }

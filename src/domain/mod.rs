@@ -15,5 +15,6 @@ pub mod password;
 pub mod retry;
 pub mod rung;
 pub mod token;
+pub mod trace;
 pub mod user;
 pub mod window;

@@ -43,6 +43,7 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
     }
     if !trip.recorded {
         let (body, properties) = wire::outcome::record(&outcome);
+        let properties = wire::trace::continued(properties, ticket.trace.as_ref());
         let key = format!("{}.{}", desk.org.name, outcome.kind.as_str());
         let message = Message { exchange: &desk.org.names.outcomes(), key: &key, body: &body, properties };
         owe(desk, "an outcome", &message, ticket, trip).await?;
@@ -94,7 +95,8 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
         template: &desk.org.notification.template,
         password,
     };
-    Some(wire::notification::message(&notification, desk.org.notification.ttl))
+    let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
+    Some((body, wire::trace::continued(properties, trip.trace.as_ref())))
 }
 
 /// With no job in hand: tells those whose password is set by a job that was given back before they were told. Else a job of the
@@ -181,6 +183,7 @@ async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outc
     let Some(queue) = &ticket.reply_to else { return Ok(()) };
     let correlation = delivery.properties.correlation_id().as_ref().map(|id| id.as_str());
     let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
+    let properties = wire::trace::continued(properties, ticket.trace.as_ref());
     let message = Message { exchange: "", key: queue.as_str(), body: &body, properties };
     for tried in 1..=REPLY_TRIES {
         desk.may_publish(ticket, trip).await?;

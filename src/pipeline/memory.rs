@@ -13,6 +13,7 @@ use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
+use crate::domain::trace::TraceParent;
 use crate::domain::user::{EmailAddress, UserId, UserName};
 use crate::wire::again::Luggage;
 
@@ -53,6 +54,8 @@ pub(super) struct Trip {
     password: Option<Password>,
     /// The tries and what they left.
     pub(super) progress: Progress,
+    /// Its place in its producer's trace: a notification goes on in it, though it may be told with no job in hand.
+    pub(super) trace: Option<TraceParent>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
     /// The name that the job gives in its place.

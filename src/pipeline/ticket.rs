@@ -12,8 +12,9 @@ use super::memory::Key;
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
 use crate::domain::outcome::Reason;
+use crate::domain::trace::TraceParent;
 use crate::wire::again::{self, Luggage};
-use crate::wire::properties;
+use crate::wire::{properties, trace};
 
 /// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
 const SUSPECT: u64 = 3;
@@ -36,6 +37,8 @@ pub(super) struct Ticket {
     pub(super) lane: Lane,
     /// Where its producer wants the outcome, if anywhere.
     pub(super) reply_to: Option<ShortString>,
+    /// Its place in its producer's trace, where it has one.
+    pub(super) trace: Option<TraceParent>,
     /// What it carries, if it was published again.
     pub(super) luggage: Luggage,
     /// Until when it may be in hand: the broker takes back what is held too long.
@@ -58,6 +61,7 @@ impl Ticket {
         Self {
             id,
             reply_to,
+            trace: trace::parent(&delivery.properties),
             lane: delivery.lane,
             held_until: Instant::now() + hold,
             deliveries_before: deliveries_before(delivery),

@@ -2,9 +2,11 @@
 //! sockets and signals, so that a test binds port 0 and says when to stop.
 
 pub mod check;
+pub mod completions;
 pub mod dead;
 pub mod demo;
 pub mod enqueue;
+pub mod man;
 pub mod schema;
 pub mod sim;
 pub mod worker;

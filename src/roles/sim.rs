@@ -15,9 +15,17 @@ use crate::sim::{self, ExtensionForm, Fault, Org, PasswordForm, Settings};
 
 /// The flags of `resetd sim`. Each of them wins over the settings file.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "It takes no configuration: a worker is pointed at it by orgs.NAME.token_url and scim_url; it logs how. What it does is set in a TOML file (--settings) or by flags, which win.
+
+Examples:
+  resetd sim
+  resetd sim --listen 127.0.0.1:8081 --password plaintext --quota 300 --latency 250ms
+  resetd sim --fault status=429,retry_after=2,next=3 --fault status=500,next=1"
+)]
 pub struct Args {
     /// Listen on this address and port.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", value_parser = address)]
     pub listen: SocketAddr,
     /// Know the OAuth client by this id (demo where nothing else is said).
     #[arg(long, value_name = "TEXT")]
@@ -52,6 +60,10 @@ pub struct Args {
     /// Add a fault such as status=429,retry_after=2,next=3 (may be repeated).
     #[arg(long = "fault", value_name = "FAULT")]
     pub fault: Vec<Fault>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
 /// Serves a simulated org until `shutdown`.

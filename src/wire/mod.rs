@@ -14,6 +14,7 @@ pub mod properties;
 pub mod redact;
 pub mod scim;
 pub mod token;
+pub mod trace;
 
 mod schema;
 

@@ -2,7 +2,24 @@
 
 use serde_json::json;
 
-use crate::world::{Plan, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, locked_out, named, reset_body, text, unlimited, with_header};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producers_trace_goes_on_with_the_notification_the_outcome_and_the_reply() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let world = Plan::new().start().await;
+    let (mut outcomes, mut emails) = (world.outcomes().await, world.tap("emails").await);
+    let channel = world.channel().await;
+    let queue = channel.queue_declare("".into(), crate::world::exclusive(), Default::default()).await.unwrap();
+    let mut replies = crate::world::Tap::of(&channel, queue.name().as_str()).await;
+    for (user, trace, goes_on) in [("u-1", TRACE, Some(TRACE)), ("u-2", "hunter2", None)] {
+        let properties = with_header(named(user).with_reply_to(queue.name().clone()), "traceparent", text(trace));
+        world.publish("main", reset_body(user).to_string().as_bytes(), properties).await;
+        for told in [emails.next().await, outcomes.next().await, replies.next().await] {
+            assert_eq!(told.header("traceparent").as_deref(), goes_on, "{told:?}");
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_becomes_a_password_a_mail_an_outcome_and_a_reply() {

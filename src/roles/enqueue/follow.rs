@@ -113,6 +113,7 @@ pub(super) async fn follow(batch: &Batch<'_>, mut show: impl FnMut(&Seen) -> Res
             Err(Trouble::Again(why)) if !is_first => {
                 tracing::warn!(reason = why, "the broker is lost; it is tried again")
             }
+            Err(Trouble::Again(why)) if !why.contains("NOT_FOUND") => bail!(why),
             Err(trouble) => {
                 bail!("{trouble}; has a worker with this amqp.prefix declared it? Start `resetd worker` once")
             }

@@ -59,10 +59,10 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = batch_name)]
     batch: Option<String>,
     /// No password is set before this moment (RFC 3339).
-    #[arg(long, value_name = "MOMENT")]
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
     not_before: Option<Timestamp>,
     /// No password is set after this moment: what is late is dead-lettered as expired.
-    #[arg(long, value_name = "MOMENT")]
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
     not_after: Option<Timestamp>,
     /// Check the file and send nothing.
     #[arg(long, conflicts_with_all = ["wait", "failed"])]
@@ -79,6 +79,10 @@ pub struct Args {
 enum LaneArg {
     Interactive,
     Bulk,
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "it must be a moment such as 2026-11-24T18:00:00Z (RFC 3339)".to_owned())
 }
 
 fn batch_name(text: &str) -> Result<String, String> {
