@@ -28,6 +28,7 @@ use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::config::{Config, Environment};
 use crate::domain::job::Lane;
+use crate::domain::rung::Rung;
 use crate::roles::worker;
 use crate::scim::http_client;
 use crate::sim;
@@ -158,13 +159,14 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 
 /// Removes what the worker declared under the demo's prefix.
 async fn clean_up(connection: &Connection, names: &Names) {
-    let queues = Lane::ALL.map(|lane| names.lane(lane));
-    for queue in queues.into_iter().chain([names.dead(), names.emails(), names.emails_dead(), names.ledger()]) {
+    let waiting = Lane::ALL.map(|lane| names.lane(lane)).into_iter().chain(Rung::ALL.map(|rung| names.parked(rung)));
+    for queue in waiting.chain([names.dead(), names.emails(), names.emails_dead(), names.ledger()]) {
         if let Ok(channel) = connection.create_channel().await {
             let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
         }
     }
-    for exchange in [names.resets(), names.notifications(), names.outcomes()] {
+    let parked = Rung::ALL.map(|rung| names.parked_exchange(rung));
+    for exchange in parked.into_iter().chain([names.resets(), names.notifications(), names.outcomes()]) {
         if let Ok(channel) = connection.create_channel().await {
             let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
         }
