@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
+use lapin::types::AMQPValue;
 use resetd::amqp::publisher::{Message, Publisher};
 use resetd::domain::ledger::WorkerName;
 use resetd::wire;
@@ -247,6 +248,30 @@ async fn a_poison_job_reaches_the_dead_letters_by_its_delivery_limit_and_the_oth
         assert!((1..=most).contains(&sets), "{user}: {sets}");
     }
     assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_must_run_alone_cost_those_among_them_no_deliveries() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    for n in 0..60 {
+        // As one that was published again after so many deliveries: two more, and it is a dead letter.
+        let properties = named(&format!("job-{n}"));
+        let properties = if n % 2 == 0 {
+            properties
+        } else {
+            with_header(properties, "resetd-deliveries", AMQPValue::LongLongInt(17))
+        };
+        let body = reset_body(&format!("u-{n}")).to_string();
+        world.publish(if n % 3 == 0 { "main.bulk" } else { "main" }, body.as_bytes(), properties).await;
+    }
+    world.start_worker().await;
+    let records = world.recorded(60).await;
+    world.stop_worker().await.unwrap();
+    assert_eq!(kinds(&records), vec!["succeeded"; 60]);
+    let mails = world.drained("emails").await;
+    assert_eq!((mails.len(), world.main().stats().calls), (60, 60));
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
 }
 
 /// A worker in which `job` panics at this stage. Its one job, and 20 others around it.
