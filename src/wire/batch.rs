@@ -10,7 +10,7 @@ use lapin::BasicProperties;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::{json, moment, outcome, persistent, schema};
+use super::{Text, json, moment, outcome, persistent, schema};
 use crate::domain::batch::{Announced, Ended, Record};
 use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
@@ -96,10 +96,6 @@ struct Mail<'a> {
     #[serde(borrow)]
     outcome: Cow<'a, str>,
 }
-
-/// Borrows within an `Option` too, which a bare `Cow` does not.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The id of a batch's job for one user; no name of a batch that is sent by `enqueue` has a slash.
 pub fn job_id(batch: &str, user: &str) -> String {

@@ -11,16 +11,14 @@ use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{self, About};
-use super::outcome::ASKED_AT;
+use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
-use super::{json, moment, persistent};
+use super::{Text, json, moment, persistent};
 use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
 use crate::domain::outcome::{OutcomeKind, Reason};
 
-/// The `type` of a job's end.
-const OUTCOME: &str = "outcome";
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";
 /// The `type` of a lease that was given back.
@@ -64,10 +62,6 @@ struct Dropped<'a> {
     org: Cow<'a, str>,
 }
 
-/// Borrows within an `Option` too, which a bare `Cow` does not.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
 #[derive(Serialize, Deserialize)]
 struct Lease<'a> {
     #[serde(borrow)]
@@ -101,7 +95,7 @@ pub enum Told<'a> {
 /// What a record says; `None` where it is none of these, or cannot be read.
 pub fn told<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Told<'a>> {
     match properties.kind().as_ref()?.as_str() {
-        OUTCOME => ended(body, properties).map(Told::Ended),
+        outcome::TYPE => ended(body, properties).map(Told::Ended),
         DROPPED => {
             let Dropped { job_id, org } = serde_json::from_slice(body).ok()?;
             Some(Told::Dropped { org, job: job_id })

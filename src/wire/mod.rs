@@ -39,6 +39,10 @@ fn json(message: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(message).unwrap_or_default()
 }
 
+/// A text that is borrowed from what is read, within an `Option` too, which a bare `Cow` is not.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
+
 /// Counts what is written.
 struct Count(usize);
 

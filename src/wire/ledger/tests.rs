@@ -168,7 +168,7 @@ fn the_announcement_of_a_batch_is_read() {
 proptest! {
     #[test]
     fn no_record_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..4_usize) {
-        let _ = told(&body, &kind([OUTCOME, FENCE, RELEASED, DROPPED][at]));
+        let _ = told(&body, &kind([crate::wire::outcome::TYPE, FENCE, RELEASED, DROPPED][at]));
     }
 
     #[test]
