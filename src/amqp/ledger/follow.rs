@@ -6,21 +6,17 @@ use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
 use jiff::Timestamp;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::watch;
 
 use super::place::From;
 use super::{Ledger, Place};
+use crate::amqp::tail::{ACK_EVERY, attach};
 use crate::amqp::trouble::{ANSWER, Trouble, closing, within};
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-ledger";
-/// Records on their way; a stream's consumer must have a limit.
-const PREFETCH: u16 = 10_000;
-/// So many are acked at once; of the pairs tried this one read fastest, and acks for thousands at once half as fast.
-const ACK_EVERY: usize = 200;
 /// At the stream's end what is left is acked after so long: the broker closes a channel that holds deliveries too long.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often it looks whether the connection still lives while nobody wants the stream read.
@@ -66,13 +62,8 @@ impl Ledger {
     /// Attaches where it was, and makes sure that it is the same stream still.
     async fn consume(&self, channel: &Channel) -> Result<Records, Trouble> {
         let what = format!("reading stream {}", self.0.stream);
-        within(&what, channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
         let from = self.kept().place.from(Timestamp::now());
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), from.argument());
-        let consume =
-            channel.basic_consume(self.0.stream.as_str().into(), TAG.into(), BasicConsumeOptions::default(), arguments);
-        let mut consumer = within(&what, consume).await?;
+        let mut consumer = attach(channel, &self.0.stream, TAG, from.argument()).await?;
         match from {
             From::DayBack => {}
             From::Last(offset) => {
