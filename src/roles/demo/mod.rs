@@ -26,9 +26,8 @@ use uuid::Uuid;
 use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
+use crate::amqp::topology::{self, Thing};
 use crate::config::{Config, Environment};
-use crate::domain::job::Lane;
-use crate::domain::rung::Rung;
 use crate::roles::worker;
 use crate::scim::http_client;
 use crate::sim;
@@ -159,16 +158,17 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 
 /// Removes what the worker declared under the demo's prefix.
 async fn clean_up(connection: &Connection, names: &Names) {
-    let waiting = Lane::ALL.map(|lane| names.lane(lane)).into_iter().chain(Rung::ALL.map(|rung| names.parked(rung)));
-    for queue in waiting.chain([names.dead(), names.emails(), names.emails_dead(), names.ledger()]) {
-        if let Ok(channel) = connection.create_channel().await {
-            let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
-        }
-    }
-    let parked = Rung::ALL.map(|rung| names.parked_exchange(rung));
-    for exchange in parked.into_iter().chain([names.resets(), names.notifications(), names.outcomes()]) {
-        if let Ok(channel) = connection.create_channel().await {
-            let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+    for thing in topology::things(names) {
+        let Ok(channel) = connection.create_channel().await else { continue };
+        match thing {
+            Thing::Queue { name, .. } => {
+                let _ = channel.queue_delete(name.into(), QueueDeleteOptions::default()).await;
+            }
+            Thing::Exchange { name, .. } => {
+                let _ = channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await;
+            }
+            // It goes with its queue.
+            Thing::Binding { .. } => {}
         }
     }
     let _ = connection.close(200, "done".into()).await;
