@@ -175,6 +175,26 @@ impl Config {
         self.orgs.keys().map(String::as_str)
     }
 
+    /// The orgs that somebody at the command line means: the one that was named, which need not be configured where none is, or all
+    /// that are. None needs to be complete.
+    ///
+    /// # Errors
+    /// Where the one that was named is not among those that are configured, or none is named and none configured.
+    pub fn orgs_meant(&self, named: Option<&str>) -> Result<Vec<String>, ConfigError> {
+        let names: Vec<&str> = self.org_names().collect();
+        match (named, names.as_slice()) {
+            (Some(name), []) => org::check_name(name).map(|()| vec![name.to_owned()]),
+            (Some(name), names) if names.contains(&name) => Ok(vec![name.to_owned()]),
+            (Some(name), names) => {
+                Err(ConfigError::wrong("--org", format_args!("{name:?}"), &format!("one of {}", names.join(", "))))
+            }
+            (None, []) => {
+                Err(ConfigError::missing("--org", "the name of the org, as the worker's configuration has it"))
+            }
+            (None, names) => Ok(names.iter().map(|name| (*name).to_owned()).collect()),
+        }
+    }
+
     /// What a worker needs.
     ///
     /// # Errors

@@ -75,7 +75,7 @@ struct Plan {
 }
 
 pub(super) async fn run(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = super::orgs(args.org.as_deref(), config)?;
+    let orgs = config.orgs_meant(args.org.as_deref())?;
     if !args.dry_run && !args.yes && !std::io::stdin().is_terminal() {
         bail!(ConfigError::missing(
             "--yes",

@@ -16,7 +16,7 @@ use super::stdout;
 use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::trouble::closing;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::wire::letter;
 use act::Deed;
 use filter::Filter;
@@ -111,25 +111,8 @@ pub async fn run(verb: Verb, config: &Config, shutdown: CancellationToken) -> Re
     }
 }
 
-/// The orgs that are meant: the one that was named, or all that are configured. None needs to be complete.
-fn orgs(asked: Option<&str>, config: &Config) -> Result<Vec<String>> {
-    let names: Vec<&str> = config.org_names().collect();
-    match (asked, names.as_slice()) {
-        (Some(org), []) => {
-            crate::config::org::check_name(org)?;
-            Ok(vec![org.to_owned()])
-        }
-        (Some(org), names) if names.contains(&org) => Ok(vec![org.to_owned()]),
-        (Some(org), names) => {
-            bail!(ConfigError::wrong("--org", format_args!("{org:?}"), &format!("one of {}", names.join(", "))))
-        }
-        (None, []) => bail!(ConfigError::missing("--org", "the name of the org, as the worker's configuration has it")),
-        (None, names) => Ok(names.iter().map(|name| (*name).to_owned()).collect()),
-    }
-}
-
 async fn list(args: List, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = orgs(args.org.as_deref(), config)?;
+    let orgs = config.orgs_meant(args.org.as_deref())?;
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     for org in orgs {
         let names = Names::new(&config.amqp.prefix, &org);
@@ -154,7 +137,7 @@ async fn list(args: List, config: &Config, shutdown: CancellationToken) -> Resul
 }
 
 async fn show(args: Show, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = orgs(args.org.as_deref(), config)?;
+    let orgs = config.orgs_meant(args.org.as_deref())?;
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     let mut shown = Vec::new();
     for org in &orgs {

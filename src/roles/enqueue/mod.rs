@@ -223,19 +223,11 @@ fn verdict(counts: Counts) -> Result<()> {
     }
 }
 
+/// The one org that is meant.
 fn org(asked: Option<&str>, config: &Config) -> Result<String> {
-    let names: Vec<&str> = config.org_names().collect();
-    match (asked, names.as_slice()) {
-        (Some(org), []) => {
-            crate::config::org::check_name(org)?;
-            Ok(org.to_owned())
-        }
-        (Some(org), names) if names.contains(&org) => Ok(org.to_owned()),
-        (Some(org), names) => {
-            bail!(ConfigError::wrong("--org", format_args!("{org:?}"), &format!("one of {}", names.join(", "))))
-        }
-        (None, [only]) => Ok((*only).to_owned()),
-        (None, []) => bail!(ConfigError::missing("--org", "the name of the org, as the worker's configuration has it")),
-        (None, names) => bail!(ConfigError::missing("--org", &format!("one of {}", names.join(", ")))),
+    let mut orgs = config.orgs_meant(asked)?;
+    match orgs.len() {
+        1 => Ok(orgs.remove(0)),
+        _ => bail!(ConfigError::missing("--org", &format!("one of {}", orgs.join(", ")))),
     }
 }
