@@ -96,9 +96,10 @@ impl Guard {
         self.in_air += 1;
     }
 
-    /// The call of a permit ended, or was never made.
-    pub fn ended(&mut self) {
+    /// The call of a permit ended, or was never made. `true`: that may have made room in the hour.
+    pub fn ended(&mut self) -> bool {
         self.in_air = self.in_air.saturating_sub(1);
+        self.per_hour.is_some()
     }
 
     /// Somebody was reset at that moment; moments come in their order.
@@ -158,10 +159,10 @@ mod tests {
         assert!(guard.has_room(at(1)));
         guard.permitted();
         assert_eq!((guard.has_room(at(1)), guard.closed(at(1))), (false, None));
-        guard.ended();
+        assert!(guard.ended());
         assert!(guard.has_room(at(1)));
         guard.permitted();
-        guard.ended();
+        assert!(guard.ended());
         guard.reset(at(2));
         assert!(!guard.has_room(at(2)) && guard.closed(at(2)).is_some());
     }

@@ -76,11 +76,9 @@ impl<T> Shared<T> {
     /// The call of a permit ended, or was never made.
     pub(super) fn ended(&self) {
         let mut state = self.lock();
-        state.guard.ended();
-        let is_waited_for = !state.lanes.is_empty();
+        let may_go_on = state.guard.ended() && !state.lanes.is_empty();
         drop(state);
-        if is_waited_for {
-            // A bulk job may wait for room in the hour.
+        if may_go_on {
             self.changed.notify_one();
         }
     }
