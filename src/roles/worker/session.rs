@@ -1,7 +1,8 @@
 //! One org's session, under its lease: take jobs from both lanes, hand each to the pipeline, and in the end let those in hand finish.
 //!
 //! It works in shifts: first one by one while the head of a lane looks like a job that ends its worker; then by the prefetch; and
-//! where no call can be made for long, everything is given back, once, and probes go one by one until one passes.
+//! where no call can be made for long, everything is given back, once, and probes go one by one until one passes. While the bulk lane
+//! is closed, the interactive one goes on alone.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -159,6 +160,7 @@ impl Session {
 
     /// Hands over one job after the other.
     async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
+        // The same desk as those have that were taken one by one and are still in hand: they leave with all others.
         if self.desk.has_ended() {
             self.desk = Arc::new(self.desk.shift(false));
         }
