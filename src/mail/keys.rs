@@ -20,6 +20,9 @@ const PRIVATE: &str = "a PEM file with an RSA private key (-----BEGIN PRIVATE KE
 /// Characters of a line of PEM (RFC 7468, section 2).
 const LINE: usize = 64;
 
+/// A section of a PEM file, which may be a secret.
+type Part = (SectionKind, Zeroizing<Vec<u8>>);
+
 /// A file that a key of the configuration names.
 pub(super) struct KeyFile<'a> {
     /// The configuration's key.
@@ -35,7 +38,7 @@ impl KeyFile<'_> {
     }
 
     /// Every part of it, each with its kind.
-    fn parts(&self, wants: &str) -> Result<Vec<(SectionKind, Zeroizing<Vec<u8>>)>, ConfigError> {
+    fn parts(&self, wants: &str) -> Result<Vec<Part>, ConfigError> {
         let text = std::fs::read(self.path).map(Zeroizing::new);
         let text = text.map_err(|error| self.refused(format_args!("cannot be read ({error})"), wants))?;
         let parts = <(SectionKind, Vec<u8>) as pem::PemObject>::pem_slice_iter(&text);
@@ -92,7 +95,7 @@ fn is_private(kind: SectionKind) -> bool {
 }
 
 /// What a file has in place of what it should.
-fn other_than(wanted: &str, parts: &[(SectionKind, Zeroizing<Vec<u8>>)]) -> String {
+fn other_than(wanted: &str, parts: &[Part]) -> String {
     match parts {
         [] => format!("has not {wanted} in it"),
         [(SectionKind::Certificate, _)] => format!("holds a certificate, not {wanted}"),

@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::amqp::{depths::Depths, ledger::Ledger, link::Link, names::Names, trouble::Trouble};
 use crate::board::{Board, Session};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::domain::{
     form::PasswordForm,
     ledger::{Holder, WorkerName},
     password::PasswordKind,
 };
 use crate::http::{self, Scene, Source};
+use crate::mail::seal::Seal;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
@@ -32,12 +33,25 @@ use tenure::Tenure;
 /// How much later than the worker before all others try, after the broker was lost.
 const AFTER_YOU: Duration = Duration::from_secs(3);
 
+/// What a worker needs of the configuration and of the files that it names.
+///
+/// # Errors
+/// Where any of it does not do.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    config.worker()?;
+    Seal::load(&config.notification.seal_to).map(drop)
+}
+
 /// Works until `shutdown`, then drains.
 ///
 /// # Errors
 /// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
     let worker = config.worker()?;
+    let seal = Seal::load(&config.notification.seal_to)?.map(Arc::new);
+    if let Some(seal) = &seal {
+        tracing::info!(kid = seal.kid(), "notifications are sealed");
+    }
     if worker.form.password == PasswordForm::Plaintext && config.password == PasswordKind::Hex {
         tracing::warn!(
             "wire.password is plaintext and password.kind is hex: Genesys Cloud's default policy rejects such a password; set password.kind = \"policy\""
@@ -52,7 +66,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let name = WorkerName::of(&host(), std::process::id(), &uuid::Uuid::new_v4().to_string());
     let offices = worker.orgs.into_iter().map(|(name, org)| {
         warn_if_readable(&name, &org);
-        let org = Org::open(&name, &config, org, worker.form, &client, &board, &ledger);
+        let org = Org::open(&name, &config, org, worker.form, &client, &board, &ledger).sealing(seal.clone());
         Office { org: Arc::new(org), worked: AtomicBool::new(false), tenure: Mutex::default() }
     });
     let orgs: Vec<Office> = offices.collect();
