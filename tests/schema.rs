@@ -176,6 +176,8 @@ fn what_the_worker_writes_is_as_its_schema_says() {
         to: &EmailAddress::parse("email", "agent@example.com").unwrap(),
         template: &Template::new("Your password".into(), "It is {password}".into()).unwrap(),
         password: &Password::generate(PasswordKind::Hex).unwrap(),
+        language: None,
+        batch: None,
     };
     let ttl = Duration::from_secs(1);
     fits("notification", &read(&notification::message(&notification, None, ttl).0));

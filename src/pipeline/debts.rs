@@ -95,6 +95,8 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
         to,
         template: &desk.org.notification.template,
         password,
+        language: trip.language.as_ref(),
+        batch: trip.batch.as_deref(),
     };
     let close = |seal: &Seal| seal.close(&wire::notification::secret(&notification));
     let sealed = match desk.org.seal.as_deref().map(close).transpose() {
