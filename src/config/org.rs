@@ -9,6 +9,9 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::window::{NoWindow, Window};
 
+/// What a call may take at most: with [`super::Config::hold`] before it, its delivery is held for less than 10 minutes.
+const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// An org, complete.
 #[derive(Debug, Clone)]
 pub struct Org {
@@ -79,11 +82,17 @@ impl Org {
             required_scopes: raw.required_scopes.0.clone(),
             rate_per_minute,
             burst,
-            request_timeout: raw.request_timeout.map_or(Duration::from_secs(10), |span| span.0),
+            request_timeout: request_timeout(&key("request_timeout"), raw.request_timeout.as_ref().map(|span| span.0))?,
             guard_per_hour: raw.guard_per_hour.map(|most| guard_per_hour(&key("guard_per_hour"), most)).transpose()?,
             bulk_window: bulk_window(&key("bulk_window"), raw.bulk_window.as_deref())?,
         })
     }
+}
+
+fn request_timeout(key: &str, given: Option<Duration>) -> Result<Duration, ConfigError> {
+    let timeout = given.unwrap_or(Duration::from_secs(10));
+    let fits = timeout <= MAX_REQUEST_TIMEOUT;
+    fits.then_some(timeout).ok_or_else(|| ConfigError::wrong(key, value::show(timeout), "at most 60s"))
 }
 
 fn guard_per_hour(key: &str, most: u32) -> Result<NonZeroU32, ConfigError> {

@@ -150,6 +150,7 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
     refused("[orgs.main]\nscim_url = \"ftp://x\"", [], &["orgs.main.scim_url", "https://"]);
     refused("[orgs.main]\nrate_per_minute = 0", [], &["orgs.main.rate_per_minute is 0"]);
     refused("[orgs.main]\nrate_per_minute = -1", [], &["rate_per_minute"]);
+    refused("[orgs.main]\nrequest_timeout = \"61s\"", [], &["orgs.main.request_timeout is 1m 1s", "at most 60s"]);
     refused("[orgs.main]\nburst = 300", [], &["orgs.main.burst is 300", "less than rate_per_minute, 300"]);
     refused("[orgs.main]\nrequest_timeout = \"10\"", [], &["orgs.main.request_timeout", "\"10\"", "10s"]);
     refused("[orgs.main]\nrequest_timeout = \"16s\"", [], &["shutdown.grace", "orgs.main.request_timeout"]);

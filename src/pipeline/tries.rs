@@ -23,6 +23,7 @@ use crate::failpoint::{self, Stage};
 use crate::org::gate::Verdict;
 use crate::scim::client::{Answered, Body};
 use crate::scim::token::Token;
+use crate::telemetry::logs::millis;
 use crate::wire::redact::Scrubber;
 use crate::wire::scim;
 
@@ -187,11 +188,8 @@ async fn follow(
         Some(wait) => org.gate.pause(wait),
         None => {}
     }
-    let delay_ms = if let Next::After(delay) = decision.next {
-        Some(delay.as_millis())
-    } else {
-        decision.pause.map(|wait| wait.as_millis())
-    };
+    let delay_ms =
+        if let Next::After(delay) = decision.next { Some(millis(delay)) } else { decision.pause.map(millis) };
     tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = trip.loggable(&detail), "a try failed");
     match decision.next {
         Next::Again | Next::FreshToken => {}

@@ -11,6 +11,7 @@ use super::classify::{Waits, classify};
 use super::token::Token;
 use crate::domain::failure::Failure;
 use crate::domain::user::{UserId, UserName};
+use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::wire::scim::{self, ErrorBody};
 
@@ -108,7 +109,7 @@ impl Scim {
         if waits.cut {
             tracing::warn!(
                 org = self.org,
-                after_max_ms = self.after_max.as_millis(),
+                after_max_ms = millis(self.after_max),
                 "the org asked for a longer wait than retry.after_max; it is cut to that"
             );
         }

@@ -1,6 +1,7 @@
 //! Logs by tracing, on stderr, as text or JSON. `docs/LOGGING.md` lists the fields.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterFn, filter_fn};
@@ -54,6 +55,11 @@ pub enum StartError {
     /// It was started before.
     #[error("logging: {0}")]
     Twice(String),
+}
+
+/// For a field `*_ms`: the 128 bits of [`Duration::as_millis`] would be text in a line of JSON.
+pub fn millis(of: Duration) -> u64 {
+    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn guard() -> FilterFn {

@@ -346,7 +346,7 @@ fn day() -> impl Iterator<Item = Record> {
 fn took(log: &str) -> Duration {
     let mut lines = log.lines().filter(|line| line.contains("the ledger is read\""));
     let line: serde_json::Value = serde_json::from_str(lines.next_back().expect("it took over")).unwrap();
-    Duration::from_millis(line["took_ms"].as_str().unwrap().parse().unwrap())
+    Duration::from_millis(line["took_ms"].as_u64().unwrap())
 }
 
 /// What a process has taken of the processors so far, in ticks.

@@ -9,6 +9,7 @@ use super::state::{Move, State};
 use super::{Permit, Shared, TokenSource};
 use crate::domain::retry::{StopCause, backoff};
 use crate::domain::token::TokenTrouble;
+use crate::telemetry::logs::millis;
 
 pub(super) async fn dispatch<T: Send + 'static>(shared: Arc<Shared<T>>, tokens: TokenSource<T>) {
     let mut failures = 0;
@@ -96,7 +97,7 @@ impl<T> Shared<T> {
                     org = self.org,
                     reason = why,
                     attempt = *failures,
-                    delay_ms = delay.as_millis(),
+                    delay_ms = millis(delay),
                     "no token; jobs wait"
                 );
             }

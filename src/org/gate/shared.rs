@@ -11,6 +11,7 @@ use crate::board::{BreakerState, BreakerView, BulkView};
 use crate::domain::retry::StopCause;
 use crate::domain::user::UserId;
 use crate::org::breaker::{Change, Opening, Pass, Stand};
+use crate::telemetry::logs::millis;
 use crate::telemetry::metrics::{self, BreakerStand};
 
 impl<T> Shared<T> {
@@ -18,7 +19,7 @@ impl<T> Shared<T> {
         if state.paused_until.is_none_or(|paused| paused < until) {
             state.paused_until = Some(until);
             metrics::paused(&self.org);
-            tracing::info!(org = self.org, delay_ms = wait.as_millis(), "all calls of the org pause");
+            tracing::info!(org = self.org, delay_ms = millis(wait), "all calls of the org pause");
             self.changed.notify_one();
         }
     }
@@ -91,7 +92,7 @@ impl<T> Shared<T> {
 
     fn log(&self, change: Change, stand: Stand, now: Instant) {
         let delay_ms = match stand {
-            Stand::Open(opening) => opening.probe_at.saturating_duration_since(now).as_millis(),
+            Stand::Open(opening) => millis(opening.probe_at.saturating_duration_since(now)),
             Stand::HalfOpen { .. } | Stand::Closed => 0,
         };
         match change {

@@ -17,6 +17,7 @@ use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session;
 use crate::pipeline::org::Org;
+use crate::telemetry::logs::millis;
 use crate::wire;
 
 /// How often one who stands by tries.
@@ -77,7 +78,7 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
         Before::Another => {
             let wait = FRESH + org.config.request_timeout + LAST_WORDS + TO_SPARE;
             let why = format!("taking over: for {} s the worker before may still be at work", wait.as_secs_f32());
-            tracing::info!(org = org.name, delay_ms = wait.as_millis(), "{why}");
+            tracing::info!(org = org.name, delay_ms = millis(wait), "{why}");
             crew.board.session(&org.name, Session::Starting(why));
             sleep(FRESH).await;
             // Only now, with the last call of the worker before begun: our limiter and its own never count the same second.
@@ -89,7 +90,7 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
     // What others have reset within the hour counts at the guard of the bulk lane.
     org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
     office.tenure().settles();
-    tracing::info!(org = org.name, took_ms = began.elapsed().as_millis(), "the lease is ours, and the ledger is read");
+    tracing::info!(org = org.name, took_ms = millis(began.elapsed()), "the lease is ours, and the ledger is read");
     Ok(())
 }
 
