@@ -2,6 +2,7 @@
 
 pub mod consumer;
 pub mod depths;
+mod dial;
 pub mod greeting;
 pub mod inspect;
 pub mod lease;

@@ -3,29 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use lapin::tcp::{AsyncTcpStream, HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
+use lapin::tcp::{HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties};
 use rustls::{AlertDescription, CertificateError, Error};
 
 use crate::config::amqp::Tls;
 
-/// Opens a connection, by TLS where its URL says so.
-pub(super) async fn connect(uri: AMQPUri, tls: &Tls, properties: ConnectionProperties) -> lapin::Result<Connection> {
-    if uri.scheme == AMQPScheme::AMQP {
-        return Connection::connect_uri(uri, properties).await;
-    }
-    let connector = connector(tls)?;
-    let open = async move |uri: AMQPUri, runtime| {
-        let place = (uri.authority.host.as_str(), uri.authority.port);
-        let addresses: Vec<_> = tokio::net::lookup_host(place).await?.collect();
-        let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-        Ok(stream.into_rustls(&connector, &uri.authority.host).await?)
-    };
-    Connection::connector(uri, lapin::runtime::default_runtime()?, open, properties).await
-}
-
-/// The same for a thread that waits, without AMQP.
+/// A connection for a thread that waits, without AMQP.
 pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<TcpStream> {
     let place = (uri.authority.host.as_str(), uri.authority.port);
     let mut last = io::Error::other("its name has no address");
@@ -49,7 +33,7 @@ pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<Tc
 }
 
 /// A CA file that is given is believed alone: nobody else's certificate passes for the broker's, whoever the system trusts.
-fn connector(tls: &Tls) -> io::Result<RustlsConnector> {
+pub(super) fn connector(tls: &Tls) -> io::Result<RustlsConnector> {
     let roots = match &tls.ca {
         Some(certificates) => RustlsConnectorConfig::default().with_parsable_certificates(certificates.clone()),
         None => RustlsConnectorConfig::new_with_native_certs()?,

@@ -15,7 +15,9 @@ use crate::broker::Broker;
 use crate::process::{Process, Run, says, slow};
 use crate::relay::Relay;
 use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
+use resetd::amqp::link;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
+use resetd::config::amqp::{Amqp, Tls};
 
 /// The one node that these tests kill and block, one after the other.
 pub struct Node {
@@ -630,4 +632,35 @@ async fn a_publish_that_an_alarm_holds_up_is_lost_with_its_connection() {
     let published = tokio::time::timeout(Duration::from_secs(5), publishing).await.expect("it ends").unwrap();
     node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
     assert!(matches!(published, Err(Unpublished::Lost(_))), "{published:?}");
+}
+
+/// Tasks of this test that have not ended.
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_refuses_or_says_nothing_leaves_nothing_behind_however_often_it_is_tried() {
+    let place = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = place.local_addr().unwrap();
+    let amqp = Amqp {
+        url: format!("amqp://guest:guest@{address}/%2f").into(),
+        tls: Tls::default(),
+        prefix: String::new(),
+        prefetch: 1,
+    };
+    let before = tasks();
+    // It takes the connection, and never says a word.
+    let silent: Vec<_> = futures_util::future::join_all((0..5).map(|_| link::connect(&amqp, "test"))).await;
+    for tried in &silent {
+        let why = tried.as_ref().expect_err("nobody is there").to_string();
+        says(&why, &["did not answer within 10 s"]);
+    }
+    drop(place);
+    for _ in 0..20 {
+        let why = link::connect(&amqp, "test").await.expect_err("nobody is there").to_string();
+        says(&why, &["refused"]);
+    }
+    // A connection that is never made ends its thread, and with it its task.
+    eventually("they are gone", async || (tasks() <= before).then_some(())).await;
 }
