@@ -365,6 +365,8 @@ impl Taken {
 pub struct Tap {
     name: String,
     consumer: lapin::Consumer,
+    /// A stream's records are acked, so many at once: it sends no more than its prefetch ahead of them.
+    ack_every: Option<u64>,
     _channel: Channel,
 }
 
@@ -379,7 +381,7 @@ impl Tap {
             )
             .await
             .unwrap();
-        Self { name: queue.to_owned(), consumer, _channel: channel.clone() }
+        Self { name: queue.to_owned(), consumer, ack_every: None, _channel: channel.clone() }
     }
 
     pub async fn next(&mut self) -> Taken {
@@ -388,6 +390,9 @@ impl Tap {
             .unwrap_or_else(|_| panic!("nothing came from {} within {LIMIT:?}", self.name))
             .expect("the consumer lives")
             .unwrap();
+        if self.ack_every.is_some_and(|every| delivery.delivery_tag.is_multiple_of(every)) {
+            delivery.acker.ack(BasicAckOptions { multiple: true }).await.unwrap();
+        }
         Taken { body: delivery.data, properties: delivery.properties, routing_key: delivery.routing_key.to_string() }
     }
 
@@ -506,7 +511,12 @@ impl Tap {
         from.insert("x-stream-offset".into(), text("first"));
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(stream.into(), "".into(), options, from).await;
-        Some(Self { name: stream.to_owned(), consumer: consumer.ok()?, _channel: channel.clone() })
+        Some(Self {
+            name: stream.to_owned(),
+            consumer: consumer.ok()?,
+            ack_every: Some(1_000),
+            _channel: channel.clone(),
+        })
     }
 }
 
