@@ -86,6 +86,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     let connected = within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await;
     connected.map_err(|trouble| match trouble {
         Trouble::Again(why) => Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")),
+        Trouble::Missing(why) => Trouble::Missing(why),
         Trouble::Mend(why) => Trouble::Mend(why),
     })
 }
