@@ -28,5 +28,6 @@ mod page;
 mod process;
 mod soak;
 mod standby;
+mod terminal;
 mod trip;
 mod waiting;
