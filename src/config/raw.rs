@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) notification: Notification,
     pub(super) http: Http,
     pub(super) shutdown: Shutdown,
+    pub(super) telemetry: Telemetry,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -88,6 +89,12 @@ pub(super) struct Http {
     pub(super) listen: String,
     pub(super) token: Option<SecretString>,
     pub(super) token_file: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Telemetry {
+    pub(super) otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -29,5 +29,6 @@ mod process;
 mod soak;
 mod standby;
 mod terminal;
+mod traces;
 mod trip;
 mod waiting;
