@@ -37,6 +37,7 @@ lint: ## formatting, clippy, documentation, the alerts, and the dependencies whe
 	@scripts/need
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -- -D warnings # what is built for use: without the features that tests turn on
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	scripts/promtool check rules deploy/prometheus/alerts.yml
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \

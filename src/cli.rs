@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError, Environment};
 use crate::roles;
 use crate::telemetry::logs::{self, Format};
+use crate::telemetry::traces::{self, Exporting};
 
 /// The worker behind a queue that resets passwords at Genesys Cloud, at scale and safely.
 #[derive(Debug, Parser)]
@@ -199,16 +200,17 @@ impl Cli {
     }
 }
 
-/// Runs what the command line asks for. `shutdown` is cancelled by the first signal.
+/// Runs what the command line asks for. `worker` is a worker's configuration, where it was read already; `shutdown` is cancelled by
+/// the first signal.
 ///
 /// # Errors
 /// Whatever the role fails with; [`exit_code`] tells what the process ends with.
-pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
+pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) -> Result<()> {
     let environment = Environment::of_process()?;
     let files = cli.files();
     match cli.role {
         Role::Worker(_) => {
-            let config = Config::load(&files, environment)?;
+            let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             roles::worker::check(&config)?;
             let listener = TcpListener::bind(config.http.listen).await.with_context(|| {
@@ -232,11 +234,11 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
     }
 }
 
-/// Starts logging as the command line asks for it.
+/// Starts logging as the command line asks for it, and a worker's traces as its configuration does; within a runtime.
 ///
 /// # Errors
-/// Where `RUST_LOG` cannot be read.
-pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
+/// Where `RUST_LOG` or the configuration cannot be read.
+pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     use std::io::IsTerminal;
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     // A demo's own table is what there is to see.
@@ -246,7 +248,36 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
         Role::Worker(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours)
+    let worker = worker(cli)?;
+    let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
+    let (traces, exporting) = traces::start(collector)?.unzip();
+    logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
+    Ok(Started { worker, exporting })
+}
+
+/// What was started before anything is run.
+pub struct Started {
+    /// A worker's configuration: it is read once, since a file may be a pipe.
+    pub worker: Option<Config>,
+    /// Its traces on their way, where they go anywhere.
+    pub exporting: Option<Exporting>,
+}
+
+/// Only a worker has traces; what it lacks is said when it is run.
+fn worker(cli: &Cli) -> Result<Option<Config>> {
+    match cli.role {
+        Role::Worker(_) => Ok(Some(Config::load(&cli.files(), Environment::of_process()?)?)),
+        Role::Enqueue(_)
+        | Role::Batch(_)
+        | Role::Dead { .. }
+        | Role::Check(_)
+        | Role::Schema(_)
+        | Role::Sim(_)
+        | Role::Demo(_)
+        | Role::Keygen(_)
+        | Role::Completions(_)
+        | Role::Man(_) => Ok(None),
+    }
 }
 
 /// 0 done, 1 failed at run time, 2 a usage or configuration error.

@@ -4,23 +4,32 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use resetd::cli::{self, Cli};
+use resetd::cli::{self, Cli, Started};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = cli::start_logs(&cli).map_err(anyhow::Error::from).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let result = runtime.block_on(async { cli::run(cli, shutdown()?).await });
-        // What is left, a lookup of a name for one, must not hold the process.
-        runtime.shutdown_background();
-        result
-    });
+    let result = run(cli);
     if let Err(error) = &result {
         let _ = writeln!(std::io::stderr(), "resetd: {error:#}");
     }
     cli::exit_code(&result)
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let Started { worker, exporting } = {
+        let _within = runtime.enter();
+        cli::start_telemetry(&cli)?
+    };
+    let result = runtime.block_on(async { cli::run(cli, worker, shutdown()?).await });
+    if let Some(exporting) = exporting {
+        exporting.end();
+    }
+    // What is left, a lookup of a name for one, must not hold the process.
+    runtime.shutdown_background();
+    result
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.

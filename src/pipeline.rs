@@ -70,7 +70,7 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 /// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
 /// order they came. One that may not run yet takes its place when it may.
 pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
-    let ticket = Ticket::of(&delivery, desk.org.hold);
+    let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold);
     // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
     let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
     let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
@@ -105,6 +105,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     let key = ticket.key(&delivery);
     let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.
+        ticket.span.left("acked again");
         delivery.ack(&desk.over).await;
         return;
     };
@@ -123,7 +124,10 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
                 desk.org.memory.keep(key, trip);
             }
         }
-        Err(Leave::Unsettled) => desk.org.memory.keep(key, trip),
+        Err(Leave::Unsettled) => {
+            ticket.span.left("given back");
+            desk.org.memory.keep(key, trip);
+        }
         Err(Leave::Again(berth)) => again::publish(&desk, &ticket, delivery, trip, key, berth).await,
     }
 }
@@ -139,6 +143,7 @@ async fn travel(
 ) -> Result<(), Leave> {
     let mut held = Held::default();
     if let Some(mut place) = place {
+        let _turn = ticket.span.wait("wait for the user's turn");
         desk.unless_left(&mut place, ticket, trip).await?;
         held.first = Pin::new(&mut place).take_output();
     }
@@ -209,6 +214,7 @@ async fn reset(
     }
     desk.wait_its_time(ticket, trip).await?;
     if held.first.is_none() {
+        let _turn = ticket.span.wait("wait for the user's turn");
         held.first = Some(desk.unless_left(desk.org.turns.take(&reset.who.key()), ticket, trip).await?);
     }
     let user = match &reset.who {

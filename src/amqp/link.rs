@@ -87,6 +87,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     let connected = within(&format!("connecting to {place}"), dial::connect(uri, &amqp.tls, properties)).await;
     connected.map_err(|trouble| match trouble {
         Trouble::Again(why) => Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")),
+        Trouble::Missing(why) => Trouble::Missing(why),
         Trouble::Mend(why) => Trouble::Mend(why),
     })
 }

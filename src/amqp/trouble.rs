@@ -13,6 +13,9 @@ pub enum Trouble {
     /// It goes away by itself: try again.
     #[error("{0}")]
     Again(String),
+    /// What was asked for is not there (404 NOT_FOUND). A worker declares all it uses, and tries again; who only looks may say so.
+    #[error("{0}")]
+    Missing(String),
     /// Somebody must mend it; trying again only shows when they did.
     #[error("{0}")]
     Mend(String),
@@ -53,6 +56,7 @@ pub fn explain(what: &str, error: &Error) -> Trouble {
     };
     let said = amqp.get_message();
     let cure = match amqp.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return Trouble::Missing(format!("{what}: {said}")),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
             "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
         ),
@@ -66,7 +70,6 @@ pub fn explain(what: &str, error: &Error) -> Trouble {
             AMQPSoftError::CONTENTTOOLARGE
             | AMQPSoftError::NOCONSUMERS
             | AMQPSoftError::NOROUTE
-            | AMQPSoftError::NOTFOUND
             | AMQPSoftError::RESOURCELOCKED,
         )
         | AMQPErrorKind::Hard(

@@ -9,6 +9,7 @@ pub mod mailer;
 pub mod org;
 mod raw;
 mod source;
+pub mod telemetry;
 mod value;
 mod wire;
 
@@ -27,6 +28,9 @@ pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
 const HOLD: Duration = Duration::from_mins(8);
+
+/// Whether this build can send traces.
+const HAS_OTEL: bool = cfg!(feature = "otel");
 
 /// A configuration that cannot be used: which key, what it has, what it wants. The process ends with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +97,8 @@ pub struct Config {
     pub http: http::Http,
     /// How long jobs in flight may finish.
     pub grace: Duration,
+    /// Where traces go.
+    pub telemetry: telemetry::Telemetry,
     /// How long a delivery is held at most. Not a key: the broker's own limit is 30 minutes, and no setting of ours changes it.
     pub hold: Duration,
     /// From which wait on, of all the org's calls, the deliveries are given back and not held meanwhile. Not a key either.
@@ -144,6 +150,7 @@ impl Config {
             notification(raw.notification).err(),
             mailer::Settings::check(&raw.mailer).err(),
             http::Http::check(raw.http).and_then(|http| http.check_served()).err(),
+            telemetry::Telemetry::check(&raw.telemetry).and_then(|telemetry| telemetry.check_built(HAS_OTEL)).err(),
             some_org(&raw.orgs).err(),
         ]
         .into_iter()
@@ -170,6 +177,7 @@ impl Config {
             mailer: mailer::Settings::check(&raw.mailer)?,
             http: http::Http::check(raw.http)?,
             grace: raw.shutdown.grace.0,
+            telemetry: telemetry::Telemetry::check(&raw.telemetry)?,
             hold: HOLD,
             long: HOLD / 2,
             orgs: raw.orgs,
@@ -207,8 +215,8 @@ impl Config {
     /// What a worker needs.
     ///
     /// # Errors
-    /// Where there is no org, one is not complete, the wire form is not chosen, the grace is too short, or the page would be shown
-    /// to anybody.
+    /// Where there is no org, one is not complete, the wire form is not chosen, the grace is too short, the page would be shown
+    /// to anybody, or traces are asked of a build that has none.
     pub fn worker(&self) -> Result<Worker, ConfigError> {
         let form = self.form()?;
         some_org(&self.orgs)?;
@@ -219,6 +227,7 @@ impl Config {
             orgs.insert(name.clone(), org);
         }
         self.http.check_served()?;
+        self.telemetry.check_built(HAS_OTEL)?;
         Ok(Worker { form, orgs })
     }
 

@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub(super) mailer: Mailer,
     pub(super) http: Http,
     pub(super) shutdown: Shutdown,
+    pub(super) telemetry: Telemetry,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -133,6 +134,12 @@ pub(super) struct Http {
     pub(super) listen: String,
     pub(super) token: Option<SecretString>,
     pub(super) token_file: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Telemetry {
+    pub(super) otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

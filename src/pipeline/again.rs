@@ -24,6 +24,7 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, tr
     if let Some(name) = &name {
         desk.org.memory.keep(Key::Again(ticket.id.clone(), name.clone()), trip.clone());
     }
+    ticket.span.left("published again");
     let luggage = Luggage {
         tried: trip.progress.attempts,
         probes: trip.progress.probes,

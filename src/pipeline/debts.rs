@@ -160,6 +160,7 @@ pub(super) async fn owe(
     ticket: &Ticket,
     trip: &Trip,
 ) -> Result<(), Leave> {
+    let _publishing = ticket.span.publish(if message.exchange.is_empty() { message.key } else { message.exchange });
     let mut stopped = false;
     loop {
         desk.may_publish(ticket, trip).await?;
@@ -198,6 +199,8 @@ async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outc
     let (body, properties) = wire::outcome::reply(outcome, correlation, trip.response.as_ref());
     let properties = wire::trace::continued(properties, ticket.trace.as_ref());
     let message = Message { exchange: "", key: queue.as_str(), body: &body, properties };
+    // Not by its name, of which each producer may have many.
+    let _publishing = ticket.span.publish("a reply");
     for tried in 1..=REPLY_TRIES {
         desk.may_publish(ticket, trip).await?;
         let reason = match desk.unless_given_up(desk.publisher.publish(&message), ticket, trip).await? {

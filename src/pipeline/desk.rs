@@ -170,6 +170,7 @@ impl Desk {
         if wait > self.org.retry.inline_max && !trip.may_be_set() {
             return Err(Leave::Again(Berth::Rung(Rung::fitting(wait))));
         }
+        let _wait = ticket.span.wait("wait until it may be tried");
         self.unless_left(sleep(wait), ticket, trip).await
     }
 
@@ -211,6 +212,7 @@ impl Desk {
             self.org.memory.succeeded(key);
         }
         metrics::job_ended(&outcome);
+        ticket.span.settled(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));
         let detail = outcome.detail.as_ref().map(|detail| trip.loggable(detail));
         if outcome.reason.is_some() {

@@ -13,6 +13,7 @@ use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
 use crate::domain::outcome::Reason;
 use crate::domain::trace::TraceParent;
+use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
 use crate::wire::{properties, trace};
 
@@ -37,7 +38,9 @@ pub(super) struct Ticket {
     pub(super) lane: Lane,
     /// Where its producer wants the outcome, if anywhere.
     pub(super) reply_to: Option<ShortString>,
-    /// Its place in its producer's trace, where it has one.
+    /// What is told of its way to a collector of traces.
+    pub(super) span: JobSpan,
+    /// Where all that tells of its end goes on in a trace: from its span, else from its producer's, where it has one.
     pub(super) trace: Option<TraceParent>,
     /// What it carries, if it was published again.
     pub(super) luggage: Luggage,
@@ -48,7 +51,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn of(delivery: &Delivery, hold: Duration) -> Self {
+    pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
             if let Some(warning) = warning {
@@ -58,10 +61,13 @@ impl Ticket {
         });
         let reply_to = delivery.properties.reply_to().clone().filter(|queue| !queue.as_str().is_empty());
         let luggage = again::luggage(&delivery.properties);
+        let producer = trace::parent(&delivery.properties);
+        let span = JobSpan::begin(&id, org, delivery.lane, producer.as_ref());
         Self {
             id,
             reply_to,
-            trace: trace::parent(&delivery.properties),
+            trace: span.place().or(producer),
+            span,
             lane: delivery.lane,
             held_until: Instant::now() + hold,
             deliveries_before: deliveries_before(delivery),

@@ -44,6 +44,14 @@ impl Call<'_> {
         }
     }
 
+    /// What it is called in traces: method and path, without whom it is about.
+    fn as_traced(&self) -> (&'static str, &'static str) {
+        match self {
+            Call::Search(_) => ("GET", "/Users?filter"),
+            Call::Patch(..) => ("PATCH", "/Users/{userId}"),
+        }
+    }
+
     async fn make(&self, desk: &Desk, token: &Token) -> Answered {
         match self {
             Call::Search(name) => desk.org.scim.search(token, name).await,
@@ -87,8 +95,10 @@ pub(super) async fn until_done(
     let user = call.user();
     let mut admitted_at_throttle = None;
     loop {
+        let at_gate = ticket.span.gate();
         let permit =
             desk.unless_left(desk.org.gate.pass(ticket.lane, not_after, trip.may_be_set()), ticket, trip).await?;
+        drop(at_gate);
         let permit = permit.map_err(|_expired| Halt::Dead {
             reason: Reason::Expired,
             detail: Some("not-after had passed before the PATCH".into()),
@@ -98,7 +108,10 @@ pub(super) async fn until_done(
             // The process was held up between the permit and here, and another worker may have the lease.
             continue;
         }
+        let (method, path) = call.as_traced();
+        let span = ticket.span.call(method, path, trip.progress.attempts + 1);
         let answered = call.make(desk, permit.token()).await;
+        span.answered(answered.status, answered.failure.is_some());
         trip.called = Some(Instant::now());
         let probe = permit.is_probe();
         if answered.failure.is_none() && matches!(call, Call::Patch(..)) {

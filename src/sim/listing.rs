@@ -49,7 +49,7 @@ pub(super) async fn users(
 }
 
 async fn faulty(org: &Org, wire: &Wire, id: Option<&str>) -> Option<Response> {
-    let what = org.state().script.take(Target::Scim, id, org.now())?;
+    let what = org.read().script.take(Target::Scim, id, org.now())?;
     play::other(org, wire, what).await
 }
 

@@ -118,6 +118,13 @@ impl Org {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A GET call has come.
+    pub(super) fn read(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.tally.read(self.now());
+        state
+    }
+
     /// Lets a call in that has a good token and a place in the quota.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {
         let token = bearer(headers);

@@ -17,6 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub struct Stats {
     /// PATCH calls received.
     pub calls: u64,
+    /// GET calls of SCIM received: searches, and users that were read.
+    pub reads: u64,
     /// PATCH calls by the status of the answer, beside them `hang` and `cut`.
     pub by_status: BTreeMap<String, u64>,
     /// SCIM calls that the quota refused.
@@ -27,16 +29,16 @@ pub struct Stats {
     pub tokens_issued: u64,
     /// Most PATCH calls in flight at once.
     pub peak_in_flight: u64,
-    /// Most PATCH calls received in any 60 s.
+    /// Most SCIM calls received in any 60 s, PATCH and GET together, as the quota counts them.
     pub peak_per_minute: u64,
     /// PATCH calls that came by another token than the one before them, though theirs had been used within the second before: two
     /// clients call at once.
     pub interleaved: u64,
     /// How often a password was set, over all users.
     pub password_sets: u64,
-    /// When the first PATCH call came, in milliseconds since the start of the org.
+    /// When the first SCIM call came, in milliseconds since the start of the org.
     pub first_call_ms: Option<u64>,
-    /// When the last PATCH call came, in milliseconds since the start of the org.
+    /// When the last SCIM call came, in milliseconds since the start of the org.
     pub last_call_ms: Option<u64>,
     /// Users whose password was set.
     pub users: u64,
@@ -68,20 +70,31 @@ pub(super) struct Tally {
 impl Tally {
     /// A PATCH call has come by this token; `now` is since the start of the org.
     pub(super) fn arrived(&mut self, token: &str, now: Duration) {
+        self.stats.calls += 1;
+        self.in_flight += 1;
+        self.stats.peak_in_flight = self.stats.peak_in_flight.max(self.in_flight);
+        self.counted(now);
+        self.used(token, now);
+    }
+
+    /// A GET call has come.
+    pub(super) fn read(&mut self, now: Duration) {
+        self.stats.reads += 1;
+        self.counted(now);
+    }
+
+    /// A call has come that counts against the quota.
+    fn counted(&mut self, now: Duration) {
         let stats = &mut self.stats;
-        stats.calls += 1;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         stats.first_call_ms.get_or_insert(millis);
         stats.last_call_ms = Some(millis);
-        self.in_flight += 1;
-        stats.peak_in_flight = stats.peak_in_flight.max(self.in_flight);
         while self.last_minute.front().is_some_and(|first| now.saturating_sub(*first) >= MINUTE) {
             self.last_minute.pop_front();
         }
         self.last_minute.push_back(now);
         let minute = u64::try_from(self.last_minute.len()).unwrap_or(u64::MAX);
         stats.peak_per_minute = stats.peak_per_minute.max(minute);
-        self.used(token, now);
     }
 
     fn used(&mut self, token: &str, now: Duration) {
@@ -141,6 +154,17 @@ mod tests {
         }
         assert_eq!(tally.stats().peak_per_minute, 4, "50, 55, 60 and 65; 0 and 60 are a minute apart");
         assert_eq!((tally.stats().first_call_ms, tally.stats().last_call_ms), (Some(0), Some(200_000)));
+    }
+
+    #[test]
+    fn the_peak_is_of_patches_and_reads_together() {
+        let mut tally = Tally::default();
+        for second in 0..3 {
+            tally.read(Duration::from_secs(second));
+            tally.arrived("a", Duration::from_secs(second));
+        }
+        let stats = tally.stats();
+        assert_eq!((stats.calls, stats.reads, stats.peak_per_minute), (3, 3, 6));
     }
 
     #[test]

@@ -21,20 +21,24 @@ pub enum Format {
 /// The library that prints whole messages, password and all, when one is returned. All it logs comes back to us as an error.
 const NEVER: &str = "lapin";
 
-/// Starts logging. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
+/// What hears our spans, and sends them to a collector.
+pub type Traces = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Starts logging, and with it the traces where there are any. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
 /// below that they print frames, headers and bodies. No setting changes that.
 ///
 /// # Errors
 /// Where the filter cannot be read or logging was started before.
-pub fn start(format: Format, filter: Option<&str>, colours: bool) -> Result<(), StartError> {
+pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option<Traces>) -> Result<(), StartError> {
     let filter =
         EnvFilter::from_str(filter.unwrap_or("info")).map_err(|error| StartError::Filter(error.to_string()))?;
     let layer = fmt::layer().with_writer(std::io::stderr);
-    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
+    let layer: Box<dyn Layer<_> + Send + Sync> = match format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         Format::Text => layer.with_ansi(colours).boxed(),
     };
     tracing_subscriber::registry()
+        .with(traces)
         .with(layer.with_filter(filter).with_filter(guard()))
         .try_init()
         .map_err(|error: TryInitError| StartError::Twice(error.to_string()))?;
@@ -66,9 +70,9 @@ fn guard() -> FilterFn {
     filter_fn(may_be_logged)
 }
 
-/// Ours at any level; a library's from WARN up, and never of the one that prints messages.
+/// Ours at any level; a library's from WARN up, and never of the one that prints messages. Spans are for the traces alone.
 fn may_be_logged(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let ours = target == "resetd" || target.starts_with("resetd::");
-    ours || (*event.level() <= Level::WARN && !target.starts_with(NEVER))
+    event.is_event() && (ours || (*event.level() <= Level::WARN && !target.starts_with(NEVER)))
 }

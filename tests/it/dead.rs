@@ -18,17 +18,17 @@ use serde_json::{Value, json};
 use crate::process::{Process, Run, says};
 use crate::world::{Plan, Taken, World, eventually, fault, named, reset_body, text, with_header};
 
-const DEAD: &str = "resets.main.dead";
+pub const DEAD: &str = "resets.main.dead";
 
 /// A world with its queues, and no worker.
-async fn declared() -> World {
+pub async fn declared() -> World {
     let world = Plan::new().prepare().await;
     topology::declare_on(&world.connection, &Names::new(&world.prefix, "main")).await.unwrap();
     world
 }
 
 /// The command with the broker's section alone: no secret of any org is needed.
-fn dead(world: &World, arguments: &[&str]) -> Run {
+pub fn dead(world: &World, arguments: &[&str]) -> Run {
     let amqp = format!("[amqp]\nurl = {:?}\nprefix = {:?}\n", world.amqp_url, world.prefix);
     let all: Vec<&str> = ["dead"].iter().chain(arguments).chain(&["--org", "main"]).copied().collect();
     Run::new(&all).config(&amqp)
@@ -71,7 +71,7 @@ fn outcome(job: &str, reason: Reason, lane: Lane) -> Outcome {
 }
 
 /// Puts letters there, as a worker does.
-async fn bury(world: &World, letters: Vec<(Vec<u8>, BasicProperties)>) {
+pub async fn bury(world: &World, letters: Vec<(Vec<u8>, BasicProperties)>) {
     let channel = world.channel().await;
     let queue = world.named(DEAD);
     for some in letters.chunks(1_000) {
@@ -94,7 +94,7 @@ fn letter(user: &str, came: BasicProperties, reason: Reason, lane: Lane) -> (Vec
 }
 
 /// So many letters of as many users, every other one of the bulk lane.
-fn many(letters: usize) -> Vec<(Vec<u8>, BasicProperties)> {
+pub fn many(letters: usize) -> Vec<(Vec<u8>, BasicProperties)> {
     let one = |n: usize| {
         let lane = if n.is_multiple_of(2) { Lane::Interactive } else { Lane::Bulk };
         letter(&format!("u-{n}"), named(&format!("job-{n}")), Reason::NotFound, lane)

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::process::{Run, ends, says};
-use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, locked_out, named};
+use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, locked_out, named, unlimited};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enqueue_names_every_bad_line_and_sends_nothing() {
@@ -375,6 +375,25 @@ async fn jobs_of_one_user_by_name_and_by_id_never_run_at_once() {
     assert!(ends.values().all(|end| end["outcome"] == "succeeded"), "{ends:?}");
     assert_eq!(world.main().stats().peak_in_flight, 1);
     assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
+}
+
+/// Calls a minute, and how many of them may come at once (`src/org/limiter.rs`: a burst of 1 has room for one that is late).
+const RATE: u64 = 600;
+const AT_ONCE: u64 = 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_and_patches_together_keep_to_the_quota() {
+    let world = Plan::new().org("main", unlimited(), &format!("rate_per_minute = {RATE}")).start().await;
+    for n in 0..20 {
+        world.send(&format!("job-{n}"), &of_name(&format!("u-{n}@example.com"))).await;
+    }
+    world.recorded(20).await;
+    let stats = world.main().stats();
+    assert_eq!((stats.calls, stats.reads, stats.peak_per_minute), (20, 20, 40), "each job is a search and a PATCH");
+    let took = stats.last_call_ms.unwrap() - stats.first_call_ms.unwrap();
+    // A fifth less: the first call may be long on its way. Half of them by the limiter alone would take half as long.
+    let least = (stats.peak_per_minute - AT_ONCE) * 60_000 / RATE * 4 / 5;
+    assert!(took >= least, "{} calls in {took} ms, where {least} is the least", stats.peak_per_minute);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,5 +28,7 @@ mod page;
 mod process;
 mod soak;
 mod standby;
+mod terminal;
+mod traces;
 mod trip;
 mod waiting;

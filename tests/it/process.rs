@@ -76,6 +76,27 @@ impl Run {
         self
     }
 
+    /// On a terminal of 80 columns, by `script`: what it writes to it, stderr too, is the stdout of the process.
+    pub fn on_terminal(mut self) -> Self {
+        let program = self.command.get_program().to_owned();
+        let words =
+            std::iter::once(program.as_os_str()).chain(self.command.get_args()).map(|word| word.to_str().unwrap());
+        let words = words.chain(self.arguments.iter().map(String::as_str));
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+        let command = format!("stty cols 80 rows 24; exec {}", words.join(" "));
+        let mut script = Command::new("script");
+        script.env_clear().current_dir(self.folder.path());
+        let kept = self.command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        script.envs(kept).env("PATH", "/usr/bin:/bin").env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
+        self.arguments = if cfg!(target_os = "macos") {
+            ["-q", "/dev/null", "sh", "-c", &command].map(str::to_owned).into()
+        } else {
+            ["-qefc", &command, "/dev/null"].map(str::to_owned).into()
+        };
+        self.command = script;
+        self
+    }
+
     pub fn start(mut self) -> Process {
         let command = self.command.args(self.arguments).stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

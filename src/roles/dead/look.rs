@@ -50,9 +50,9 @@ const IN_ANOTHER_HAND: &str = "letters are in another hand (another `resetd dead
 pub(super) async fn open(connection: &Connection, queue: &str) -> Result<Letters> {
     match Letters::open(connection, queue).await {
         Ok(letters) => Ok(letters),
-        Err(Trouble::Again(why)) if why.contains("NOT_FOUND") => bail!(
+        Err(Trouble::Missing(why)) => bail!(
             "{why}; has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once, or correct --org"
         ),
-        Err(trouble) => Err(trouble.into()),
+        Err(trouble @ (Trouble::Again(_) | Trouble::Mend(_))) => Err(trouble.into()),
     }
 }

@@ -110,13 +110,13 @@ pub(super) async fn follow(batch: &Batch<'_>, mut show: impl FnMut(&Seen) -> Res
     loop {
         match read(batch, &mut is_first, &mut show).await {
             Ok(shown) => return shown,
-            Err(Trouble::Again(why)) if !is_first => {
-                tracing::warn!(reason = why, "the broker is lost; it is tried again")
+            Err(Trouble::Again(why) | Trouble::Missing(why)) if !is_first => {
+                tracing::warn!(reason = why, "the broker is lost; it is tried again");
             }
-            Err(Trouble::Again(why)) if !why.contains("NOT_FOUND") => bail!(why),
-            Err(trouble) => {
-                bail!("{trouble}; has a worker with this amqp.prefix declared it? Start `resetd worker` once")
+            Err(Trouble::Missing(why)) => {
+                bail!("{why}; has a worker with this amqp.prefix declared it? Start `resetd worker` once")
             }
+            Err(Trouble::Again(why) | Trouble::Mend(why)) => bail!(why),
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -19,7 +19,6 @@ pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
     let Counts { succeeded, failed, passed_through, superseded, expired, duplicate, notified, notification_failed } =
         progress.counts();
     let total = progress.total().map_or_else(|| "an unknown number".to_owned(), |total| total.to_string());
-    let mut parts = vec![format!("{} of {total} done", progress.done())];
     let counts = [
         (succeeded, "succeeded"),
         (failed, "failed"),
@@ -30,14 +29,26 @@ pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
         (notified, "told"),
         (notification_failed, "not told"),
     ];
-    parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    format!("{} of {total} done{}", progress.done(), details(&counts, progress, now))
+}
+
+/// Beside the bar, which says how many are done: what must be seen on a narrow terminal too.
+fn beside(progress: &Progress, now: Timestamp) -> String {
+    let Counts { failed, expired, notification_failed, .. } = progress.counts();
+    details(&[(failed, "failed"), (expired, "expired"), (notification_failed, "not told")], progress, now)
+}
+
+/// What there is of these, the rate, and when it will end.
+fn details(counts: &[(u64, &str)], progress: &Progress, now: Timestamp) -> String {
+    let some = counts.iter().filter(|(count, _)| *count > 0);
+    let mut parts: Vec<String> = some.map(|(count, what)| format!("{count} {what}")).collect();
     if !progress.is_done() {
         parts.push(per_minute(progress, now).map_or_else(|| "no rate yet".into(), |rate| format!("{rate} a minute")));
         if let Some(left) = progress.time_left(now) {
             parts.push(format!("{} left", span(left)));
         }
     }
-    parts.join(", ")
+    parts.iter().fold(String::new(), |line, part| line + ", " + part)
 }
 
 fn per_minute(progress: &Progress, now: Timestamp) -> Option<u64> {
@@ -118,7 +129,7 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(jobs: u64) -> Self {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}");
+        let style = ProgressStyle::with_template("{wide_bar:.green} {pos}/{len}{msg}");
         let bar = ProgressBar::new(jobs).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, on_terminal: std::io::stderr().is_terminal(), last_line: None }
     }
@@ -129,14 +140,13 @@ impl Bar {
     }
 
     pub(super) fn show(&mut self, progress: &Progress, now: Timestamp) {
-        let line = line(progress, now);
         if self.on_terminal {
             self.bar.set_length(progress.total().unwrap_or(progress.done()));
             self.bar.set_position(progress.done());
-            self.bar.set_message(line);
+            self.bar.set_message(beside(progress, now));
         } else if self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", line(progress, now));
         }
     }
 
@@ -173,6 +183,11 @@ mod tests {
     fn a_line_says_how_far_it_is_and_when_it_will_end() {
         insta::assert_snapshot!(line(&half_done(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 a minute, 6 min left");
         insta::assert_snapshot!(line(&Progress::default(), at(0)), @"0 of an unknown number done, no rate yet");
+    }
+
+    #[test]
+    fn beside_the_bar_stands_what_must_not_be_missed() {
+        insta::assert_snapshot!(beside(&half_done(), at(300)), @", 150 failed, 296 a minute, 6 min left");
     }
 
     #[test]

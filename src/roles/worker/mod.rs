@@ -254,14 +254,16 @@ impl Crew<'_> {
     fn out_of_work(&self, office: &Office, trouble: &Trouble) {
         let name = &office.org.name;
         let session = match trouble {
-            Trouble::Again(why) => Session::Starting(why.clone()),
+            Trouble::Again(why) | Trouble::Missing(why) => Session::Starting(why.clone()),
             Trouble::Mend(why) => Session::Stopped(why.clone()),
         };
         if !self.board.session(name, session) {
             return;
         }
         match trouble {
-            Trouble::Again(why) => tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself"),
+            Trouble::Again(why) | Trouble::Missing(why) => {
+                tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself");
+            }
             Trouble::Mend(why) => {
                 tracing::error!(org = name, reason = why, "not consuming until this is mended; nothing is lost");
             }
