@@ -29,7 +29,7 @@ pub enum Standing {
     AsDeclared,
     /// It is there as something else; in the broker's words.
     Differs(String),
-    /// It is there, and this user may not declare it.
+    /// This user may not declare it; on RabbitMQ before 4.3 it is there all the same.
     Forbidden,
 }
 
@@ -79,6 +79,8 @@ pub async fn standing(connection: &Connection, thing: &Thing) -> Result<Standing
     match there {
         Ok(()) => {}
         Err(Refused(AMQPSoftError::NOTFOUND, _)) => return Ok(Standing::Missing),
+        // From 4.3 on it takes the right to configure even to look.
+        Err(Refused(AMQPSoftError::ACCESSREFUSED, _)) => return Ok(Standing::Forbidden),
         Err(Refused(_, said)) => return Ok(Standing::Differs(said)),
     }
     Ok(match ask(connection, &what, async |channel| thing.declare(&channel).await).await? {

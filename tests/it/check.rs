@@ -164,7 +164,6 @@ async fn missing_rights_are_named_one_by_one_and_an_alarm_is_seen() {
     let (code, findings) = checked(restricted()).await;
     assert_eq!(code, 1);
     let found = of(&findings, "rights")["says"].as_str().unwrap().replace(&world.prefix, "");
-    eprintln!("{findings:#?}");
     // A lane is declared only with the right to read it too: it dead-letters.
     says(
         &found,

@@ -21,7 +21,9 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
         Ok(greeting) => vec![version(&greeting)],
         Err(trouble) => {
             let cure = match trouble {
-                Trouble::Again(_) | Trouble::Missing(_) => "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS",
+                Trouble::Again(_) | Trouble::Missing(_) => {
+                    "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS"
+                }
                 Trouble::Mend(_) => {
                     "mend that; certificates and keys are in amqp.ca_file, client_cert_file and client_key_file"
                 }
