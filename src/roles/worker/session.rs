@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TrackedFuture;
 
-use super::takeover::{self, Held};
+use super::takeover::Held;
 use super::{Crew, Office};
+use crate::amqp::claim::REPEAT;
 use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::link::Link;
 use crate::amqp::trouble::Trouble;
@@ -30,8 +31,6 @@ const LAST_PUBLISHES: Duration = Duration::from_secs(2);
 const GOODBYES: Duration = Duration::from_secs(2);
 /// How often it is looked whether no call can be made for long.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
-const CLAIM: Duration = Duration::from_secs(3600);
 /// How often it is looked whether calls can be made again, and an empty lane looked at by a probe.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -100,8 +99,8 @@ impl Session {
         };
         let prefetch = crew.config.amqp.prefetch;
         let lanes = [
-            Intake::open(&link.consuming, &org.names, Lane::Interactive, prefetch).await?,
-            Intake::open(&link.consuming, &org.names, Lane::Bulk, prefetch).await?,
+            Intake::open(&link.consuming, org.names.lane(Lane::Interactive), Lane::Interactive, prefetch).await?,
+            Intake::open(&link.consuming, org.names.lane(Lane::Bulk), Lane::Bulk, prefetch).await?,
         ];
         Ok(Self {
             desk: Arc::new(desk),
@@ -117,8 +116,8 @@ impl Session {
         let (over, shutdown) = (self.desk.over.clone(), crew.shutdown.clone());
         let claiming = async {
             loop {
-                sleep(CLAIM).await;
-                takeover::claim_again(crew, office, &held.publisher).await;
+                sleep(REPEAT).await;
+                office.claim.repeat(&held.publisher).await;
             }
         };
         tokio::select! {
