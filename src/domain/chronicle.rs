@@ -8,6 +8,7 @@ use jiff::{Timestamp, Unit};
 
 use super::batch::{self, Record};
 use super::job::Lane;
+use super::mailing::Mailed;
 use super::outcome::{Outcome, OutcomeKind, Reason};
 
 mod batches;
@@ -157,6 +158,14 @@ impl Chronicle {
         };
         if let Some(tale) = self.orgs.get_mut(org) {
             tale.batches.note(batch, record, at.min(now), now);
+        }
+    }
+
+    /// A mail ended.
+    pub fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
+        if let Some(batch) = &mailed.batch {
+            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told };
+            self.batch(&mailed.org, batch, &record, now);
         }
     }
 

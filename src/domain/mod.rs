@@ -9,6 +9,7 @@ pub mod failure;
 pub mod form;
 pub mod job;
 pub mod ledger;
+pub mod mailing;
 pub mod notification;
 pub mod outcome;
 pub mod password;

@@ -5,9 +5,11 @@
 pub mod again;
 pub mod batch;
 pub mod dead_letter;
+pub mod dead_mail;
 pub mod job;
 pub mod ledger;
 pub mod letter;
+pub mod mail;
 pub mod notification;
 pub mod outcome;
 pub mod properties;

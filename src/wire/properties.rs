@@ -14,7 +14,7 @@ const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// The longest batch name, in characters.
 const MAX_BATCH: usize = 255;
 /// The batch it belongs to.
-const BATCH: &str = "batch";
+pub(super) const BATCH: &str = "batch";
 /// No call before this moment.
 const NOT_BEFORE: &str = "not-before";
 /// No call after this moment.
