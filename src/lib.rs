@@ -8,7 +8,7 @@
 //! | 6 | `cli` |
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
 //! | 4 | `pipeline`: the trip of one job; `http`: health, metrics and the page |
-//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns |
+//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns; `mail`: from a notification to the next hop |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
 //! | 0 | `sim`: a simulated org that imports nothing of ours |
@@ -20,6 +20,7 @@ pub mod config;
 pub mod domain;
 pub mod failpoint;
 pub mod http;
+pub mod mail;
 pub mod org;
 pub mod pipeline;
 pub mod roles;

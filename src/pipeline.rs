@@ -109,6 +109,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
         return;
     };
     trip.trace.clone_from(&ticket.trace);
+    trip.batch = ticket.batch();
     let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, intent, place, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["cli"],
     &["roles"],
     &["pipeline", "http"],
-    &["scim", "amqp", "org"],
+    &["scim", "amqp", "org", "mail"],
     &["config", "wire", "telemetry", "board", "failpoint"],
     &["domain"],
     &["sim"],

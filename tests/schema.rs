@@ -175,6 +175,8 @@ fn what_the_worker_writes_is_as_its_schema_says() {
         to: &EmailAddress::parse("email", "agent@example.com").unwrap(),
         template: &Template::new("Your password".into(), "It is {password}".into()).unwrap(),
         password: &Password::generate(PasswordKind::Hex).unwrap(),
+        language: None,
+        batch: None,
     };
     fits("notification", &read(&notification::message(&notification, Duration::from_secs(1)).0));
 }

@@ -5,6 +5,7 @@
 
 pub mod amqp;
 pub mod http;
+pub mod mailer;
 pub mod org;
 mod raw;
 mod source;
@@ -84,6 +85,8 @@ pub struct Config {
     pub retry: Retry,
     /// What the person gets.
     pub notification: Notification,
+    /// What the mailer does, as far as every role may want to know it; what it needs is demanded by [`Config::mailer`].
+    pub mailer: mailer::Settings,
     /// Where health, metrics and the page are served, and to whom.
     pub http: http::Http,
     /// How long jobs in flight may finish.
@@ -94,6 +97,7 @@ pub struct Config {
     pub long: Duration,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
+    mailing: raw::Mailer,
     environment: Environment,
 }
 
@@ -136,6 +140,7 @@ impl Config {
             password(&raw.password).err(),
             retry(&raw.retry).err(),
             notification(raw.notification).err(),
+            mailer::Settings::check(&raw.mailer).err(),
             http::Http::check(raw.http).and_then(|http| http.check_served()).err(),
             some_org(&raw.orgs).err(),
         ]
@@ -160,12 +165,14 @@ impl Config {
             password: password(&raw.password)?,
             retry: retry(&raw.retry)?,
             notification: notification(raw.notification)?,
+            mailer: mailer::Settings::check(&raw.mailer)?,
             http: http::Http::check(raw.http)?,
             grace: raw.shutdown.grace.0,
             hold: HOLD,
             long: HOLD / 2,
             orgs: raw.orgs,
             wire: raw.wire,
+            mailing: raw.mailer,
             environment,
         })
     }
@@ -211,6 +218,16 @@ impl Config {
         }
         self.http.check_served()?;
         Ok(Worker { form, orgs })
+    }
+
+    /// What a mailer needs.
+    ///
+    /// # Errors
+    /// Where neither way to deliver is set, or both are, the one that is is not complete, or the page would be shown to anybody.
+    pub fn mailer(&self) -> Result<mailer::Mailer, ConfigError> {
+        let mailer = mailer::Mailer::check(&self.mailer, &self.mailing, &self.environment)?;
+        self.http.check_served()?;
+        Ok(mailer)
     }
 
     /// One org, complete.

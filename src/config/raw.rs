@@ -1,6 +1,7 @@
 //! The configuration as it is written: every key, nothing else.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -17,6 +18,7 @@ pub(super) struct Raw {
     pub(super) password: Password,
     pub(super) retry: Retry,
     pub(super) notification: Notification,
+    pub(super) mailer: Mailer,
     pub(super) http: Http,
     pub(super) shutdown: Shutdown,
 }
@@ -80,6 +82,45 @@ pub(super) struct Notification {
     pub(super) subject: String,
     pub(super) body: String,
     pub(super) ttl: Span,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mailer {
+    pub(super) enabled: bool,
+    pub(super) rate_per_minute: u32,
+    pub(super) timeout: Span,
+    pub(super) max_attempts: u32,
+    pub(super) from: Option<String>,
+    pub(super) templates: Option<PathBuf>,
+    pub(super) language: String,
+    pub(super) open_with: List,
+    pub(super) smtp: MailerSmtp,
+    #[serde(default)]
+    pub(super) http: MailerHttp,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MailerSmtp {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) tls: String,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<SecretString>,
+    pub(super) password_file: Option<String>,
+    pub(super) pool: u16,
+    pub(super) hello_name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MailerHttp {
+    pub(super) url: Option<SecretString>,
+    pub(super) token: Option<SecretString>,
+    pub(super) token_file: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::attribute::Attribute;
+use super::language::Language;
 use super::user::{EmailAddress, UserId, UserName};
 
 /// Why a piece of a job was refused: what the rule is and the shape of what came, never its value.
@@ -140,4 +141,13 @@ pub struct Reset {
     pub email: EmailAddress,
     /// What is set beside it, in the order it came.
     pub attributes: Vec<Attribute>,
+}
+
+impl Reset {
+    /// The language the person prefers, where the attributes name one (RFC 7643, section 4.1.1; names ignore case).
+    pub fn language(&self) -> Option<Language> {
+        let is_it = |attribute: &&Attribute| attribute.name.as_str().eq_ignore_ascii_case("preferredLanguage");
+        let json = self.attributes.iter().find(is_it)?.json.trim();
+        Language::parse(json.strip_prefix('"')?.strip_suffix('"')?)
+    }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::job::JobId;
+use super::language::Language;
 use super::password::Password;
 use super::user::{EmailAddress, UserId};
 
@@ -75,4 +76,8 @@ pub struct Notification<'a> {
     pub template: &'a Template,
     /// What they will log in with.
     pub password: &'a Password,
+    /// The language they prefer, where the job says so.
+    pub language: Option<&'a Language>,
+    /// The batch that the job belongs to.
+    pub batch: Option<&'a str>,
 }

@@ -49,6 +49,11 @@ impl Password {
         Ok(Self::from_source(kind, &mut UnwrapErr(SysRng)))
     }
 
+    /// One that was made elsewhere, as a notification says it.
+    pub fn told(text: Zeroizing<String>) -> Self {
+        Self(text)
+    }
+
     fn from_source(kind: PasswordKind, random: &mut (impl Rng + TryCryptoRng)) -> Self {
         match kind {
             PasswordKind::Hex => {

@@ -94,6 +94,8 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
         to,
         template: &desk.org.notification.template,
         password,
+        language: trip.language.as_ref(),
+        batch: trip.batch.as_deref(),
     };
     let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
     Some((body, wire::trace::continued(properties, trip.trace.as_ref())))

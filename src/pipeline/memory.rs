@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::job::{JobId, Reset, Who};
+use crate::domain::language::Language;
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
@@ -56,12 +57,16 @@ pub(super) struct Trip {
     pub(super) progress: Progress,
     /// Its place in its producer's trace: a notification goes on in it, though it may be told with no job in hand.
     pub(super) trace: Option<TraceParent>,
+    /// The batch it belongs to, for the same reason.
+    pub(super) batch: Option<String>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
     /// The name that the job gives in its place.
     pub(super) name: Option<UserName>,
     /// Who is told, once the password is set.
     pub(super) email: Option<EmailAddress>,
+    /// The language they prefer.
+    pub(super) language: Option<Language>,
     /// That it was set.
     pub(super) issued: Option<Issued>,
     /// When its last call ended.
@@ -93,6 +98,7 @@ impl Trip {
     /// What the body says of whose password it is, and of who is told.
     pub(super) fn addressed(&mut self, reset: &Reset) {
         self.email = Some(reset.email.clone());
+        self.language = reset.language();
         match &reset.who {
             Who::Id(user) => self.user = Some(user.clone()),
             Who::Name(name) => self.name = Some(name.clone()),

@@ -106,7 +106,7 @@ fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Tim
     }
 }
 
-fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
+pub(super) fn batch(headers: Option<&FieldTable>) -> Result<Option<String>, Refusal> {
     let wrong = |what: String| {
         Refusal(format!("header batch: it is {what}; it must be text of at most {MAX_BATCH} characters"))
     };
