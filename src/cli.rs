@@ -24,6 +24,7 @@ Examples:
   resetd demo                                              # the whole trip on this machine
   resetd --config resetd.toml check                        # is all well?
   resetd --config resetd.toml worker                       # reset passwords
+  resetd --config resetd.toml mailer                       # tell the people
   resetd enqueue --batch november --wait agents.csv        # send jobs, and follow them
   resetd dead list                                         # what was given up, and why
   resetd help enqueue                                      # more of a subcommand"
@@ -68,6 +69,18 @@ Examples:
   RUST_LOG=resetd=debug resetd --config resetd.toml worker"
     )]
     Worker(Common),
+    /// Take the email queue and tell the people: by SMTP, or by a POST to a service of your own.
+    #[command(
+        after_help = "It runs until SIGTERM or SIGINT: a mail in the air is waited for, within shutdown.grace, and the others go back; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
+
+Of several notifications for one person the newest alone is sent; what cannot be sent is kept, without its password, in emails.dead (resetd dead --queue emails list). Set mailer.enabled = true for the worker too.
+
+Examples:
+  resetd --config /etc/resetd/resetd.toml mailer
+  RESETD__MAILER__SMTP__HOST=smtp.example.com RESETD__MAILER__FROM=noreply@example.com resetd mailer
+  EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer"
+    )]
+    Mailer(Common),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
     /// Show how far a batch is: done, failed, rate, time left.
@@ -157,7 +170,7 @@ impl DeadVerb {
 impl Cli {
     fn of_role(&self) -> &Common {
         match &self.role {
-            Role::Worker(common) | Role::Demo(common) => common,
+            Role::Worker(common) | Role::Mailer(common) | Role::Demo(common) => common,
             Role::Enqueue(with) => &with.common,
             Role::Batch(with) => &with.common,
             Role::Sim(with) => &with.common,
@@ -174,6 +187,7 @@ impl Cli {
         let between = match &self.role {
             Role::Dead { common, .. } => Some(common),
             Role::Worker(_)
+            | Role::Mailer(_)
             | Role::Enqueue(_)
             | Role::Batch(_)
             | Role::Sim(_)
@@ -207,13 +221,14 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             let config = Config::load(&files, environment)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             config.worker()?;
-            let listener = TcpListener::bind(config.http.listen).await.with_context(|| {
-                format!(
-                    "http.listen {} cannot be bound; is another worker running? Set http.listen to another port",
-                    config.http.listen
-                )
-            })?;
+            let listener = listener(&config).await?;
             roles::worker::run(config, listener, shutdown).await
+        }
+        Role::Mailer(_) => {
+            let config = Config::load(&files, environment)?;
+            config.mailer()?;
+            let listener = listener(&config).await?;
+            roles::mailer::run(config, listener, shutdown).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
@@ -227,6 +242,16 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
     }
 }
 
+/// Where health, metrics and the page are served.
+async fn listener(config: &Config) -> Result<TcpListener> {
+    let listen = config.http.listen;
+    TcpListener::bind(listen).await.with_context(|| {
+        format!(
+            "http.listen {listen} cannot be bound; is another worker or mailer running? Set http.listen to another port"
+        )
+    })
+}
+
 /// Starts logging as the command line asks for it.
 ///
 /// # Errors
@@ -238,7 +263,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     let usual = match cli.role {
         Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) | Role::Schema(_) => "error",
         Role::Dead { .. } | Role::Completions(_) | Role::Man(_) => "warn",
-        Role::Worker(_) | Role::Sim(_) => "info",
+        Role::Worker(_) | Role::Mailer(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours)

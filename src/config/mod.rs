@@ -72,6 +72,11 @@ pub struct Notification {
     pub ttl: Duration,
 }
 
+impl Notification {
+    /// How much longer the broker keeps a message where a mailer takes part, which says of each that came too late that it did.
+    pub const GRACE: Duration = Duration::from_secs(3600);
+}
+
 /// Everything, as far as every role needs it; what only a worker needs is demanded by [`Config::worker`].
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -29,6 +29,14 @@ pub struct Source {
     pub hands: Hands,
 }
 
+/// Where a mailer's numbers come from.
+pub struct MailSource {
+    /// How its gate stands.
+    pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
+    /// How many mails are in hand.
+    pub in_hand: Box<dyn Fn() -> usize + Send + Sync>,
+}
+
 /// Where all of it comes from.
 pub struct Scene {
     /// What this process is called in the ledger.
@@ -41,9 +49,22 @@ pub struct Scene {
     pub depths: Depths,
     /// The orgs, by name.
     pub orgs: BTreeMap<String, Source>,
+    /// The mails, in a mailer.
+    pub mails: Option<MailSource>,
 }
 
 impl Scene {
+    /// That of a mailer: it has no orgs.
+    pub fn of_mailer(
+        worker: WorkerName,
+        board: watch::Receiver<board::State>,
+        ledger: Ledger,
+        depths: Depths,
+        mails: MailSource,
+    ) -> Self {
+        Self { worker, board, ledger, depths, orgs: BTreeMap::new(), mails: Some(mails) }
+    }
+
     /// What there is to see now.
     pub(super) fn view(&self) -> View {
         let now = Timestamp::now();

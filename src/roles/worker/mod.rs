@@ -63,6 +63,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         ledger: ledger.clone(),
         depths: depths.clone(),
         orgs: orgs.iter().map(|office| (office.org.name.clone(), source(&office.org))).collect::<BTreeMap<_, _>>(),
+        mails: None,
     };
     let (health, token) = (CancellationToken::new(), config.http.token.clone());
     let ended = health.clone();
