@@ -119,6 +119,8 @@ Examples:
   RESETD__AMQP__URL=amqp://user:password@broker resetd demo"
     )]
     Demo(Common),
+    /// Make a key pair for sealed notifications: who has the private half alone reads passwords out of the email queue.
+    Keygen(With<roles::keygen::Args>),
     /// Write the script that makes a shell complete this command line.
     Completions(With<roles::completions::Args>),
     /// Write the manual pages.
@@ -177,6 +179,7 @@ impl Cli {
             Role::Dead { verb, .. } => verb.common(),
             Role::Check(with) => &with.common,
             Role::Schema(with) => &with.common,
+            Role::Keygen(with) => &with.common,
             Role::Completions(with) => &with.common,
             Role::Man(with) => &with.common,
         }
@@ -194,6 +197,7 @@ impl Cli {
             | Role::Demo(_)
             | Role::Check(_)
             | Role::Schema(_)
+            | Role::Keygen(_)
             | Role::Completions(_)
             | Role::Man(_) => None,
         };
@@ -220,7 +224,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         Role::Worker(_) => {
             let config = Config::load(&files, environment)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
-            config.worker()?;
+            roles::worker::check(&config)?;
             let listener = listener(&config).await?;
             roles::worker::run(config, listener, shutdown).await
         }
@@ -237,6 +241,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
         Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
+        Role::Keygen(with) => roles::keygen::run(&with.args),
         Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
         Role::Man(with) => roles::man::run(&with.args, Cli::command()),
     }
@@ -262,7 +267,7 @@ pub fn start_logs(cli: &Cli) -> Result<(), logs::StartError> {
     // A demo's own table is what there is to see.
     let usual = match cli.role {
         Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) | Role::Schema(_) => "error",
-        Role::Dead { .. } | Role::Completions(_) | Role::Man(_) => "warn",
+        Role::Dead { .. } | Role::Keygen(_) | Role::Completions(_) | Role::Man(_) => "warn",
         Role::Worker(_) | Role::Mailer(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

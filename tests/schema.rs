@@ -50,6 +50,7 @@ fn the_schemas_in_docs_are_what_the_command_prints() {
     for (file, message) in [
         ("job", Some("job")),
         ("notification", Some("notification")),
+        ("sealed-notification", Some("sealed-notification")),
         ("outcome", Some("outcome")),
         ("reply", Some("reply")),
         ("asyncapi", None),
@@ -68,7 +69,7 @@ fn the_schemas_in_docs_are_what_the_command_prints() {
 fn every_schema_in_the_asyncapi_document_is_one_and_every_reference_leads_somewhere() {
     let document: Value = serde_json::from_str(&printed(None)).unwrap();
     let messages = document["components"]["messages"].as_object().unwrap();
-    assert_eq!(messages.len(), 7);
+    assert_eq!(messages.len(), 8);
     for (name, message) in messages {
         for part in ["payload", "headers"] {
             if let Some(schema) = message.get(part) {
@@ -178,5 +179,10 @@ fn what_the_worker_writes_is_as_its_schema_says() {
         language: None,
         batch: None,
     };
-    fits("notification", &read(&notification::message(&notification, Duration::from_secs(1)).0));
+    let ttl = Duration::from_secs(1);
+    fits("notification", &read(&notification::message(&notification, None, ttl).0));
+    fits("sealed-notification", &read(&notification::message(&notification, Some("e30.a.b.c.d"), ttl).0));
+    let secret = read(&notification::secret(&notification));
+    let password = notification.password.expose();
+    assert_eq!(secret, json!({"temporaryPassword": password, "body": format!("It is {password}")}));
 }

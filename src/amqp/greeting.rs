@@ -1,17 +1,17 @@
 //! What a broker says of itself before anybody logs in (AMQP 0-9-1, section 4.2.2). lapin does not hand it on, so that it is read
 //! on a connection of its own, which is closed then.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
 
+use super::tls;
 use super::trouble::{ANSWER, Trouble};
-use crate::config::amqp::Amqp;
+use crate::config::amqp::{Amqp, Tls};
 
 /// The protocol's header: its name and version.
 const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
@@ -38,36 +38,46 @@ pub struct Greeting {
 /// # Errors
 /// Where nobody listens there, TLS fails, or what answers is no AMQP broker.
 pub async fn greeting(amqp: &Amqp) -> Result<Greeting, Trouble> {
-    let mut uri: AMQPUri =
-        amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
-    uri.query.connection_timeout = Some(STEP.as_millis().try_into().unwrap_or(u64::MAX));
+    let uri: AMQPUri = amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
     let place = format!("{}:{}", uri.authority.host, uri.authority.port);
     let failed = |why: String| Trouble::Again(format!("reaching the broker at {place}: {why}"));
-    let asking = tokio::task::spawn_blocking(move || ask(&uri));
+    let tls = amqp.tls.clone();
+    let asking = tokio::task::spawn_blocking(move || ask(&uri, &tls));
     match tokio::time::timeout(ANSWER, asking).await {
-        Ok(Ok(greeting)) => greeting.map_err(failed),
+        Ok(Ok(Ok(greeting))) => Ok(greeting),
+        Ok(Ok(Err(error))) => Err(match tls::disagreement(&error) {
+            Some(disagreement) => Trouble::Mend(format!("reaching the broker at {place}: {disagreement}")),
+            None => failed(error.to_string()),
+        }),
         Ok(Err(_)) => Err(failed("it could not be asked".into())),
         Err(_) => Err(failed(format!("it did not answer within {} s", ANSWER.as_secs()))),
     }
 }
 
-fn ask(uri: &AMQPUri) -> Result<Greeting, String> {
-    let mut stream = uri.connect().map_err(|error| error.to_string())?;
-    let ready = [stream.set_nonblocking(false), stream.set_read_timeout(Some(STEP)), stream.write_all(HEADER)];
-    ready.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())?;
-    let no_broker = "what answers there is no AMQP 0-9-1 broker";
+fn ask(uri: &AMQPUri, tls: &Tls) -> io::Result<Greeting> {
+    let mut stream = tls::stream(uri, tls, STEP)?;
+    stream.write_all(HEADER)?;
+    let no_broker = || io::Error::other("what answers there is no AMQP 0-9-1 broker");
     let mut read = |length: usize| {
         let mut bytes = vec![0; length];
-        stream.read_exact(&mut bytes).map(|()| bytes).map_err(|error| format!("{no_broker}: {error}"))
+        // What TLS has to say of it comes with the first answer.
+        let read = stream.read_exact(&mut bytes).map(|()| bytes);
+        read.map_err(|error| {
+            if tls::disagreement(&error).is_some() {
+                error
+            } else {
+                io::Error::other(format!("{}: {error}", no_broker()))
+            }
+        })
     };
     let frame = read(FRAME)?;
     // Its kind is 1, a method; its channel 0.
-    let [1, 0, 0, length @ ..] = frame.as_slice() else { return Err(no_broker.into()) };
+    let [1, 0, 0, length @ ..] = frame.as_slice() else { return Err(no_broker()) };
     let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     if length > LONGEST {
-        return Err(no_broker.into());
+        return Err(no_broker());
     }
-    parse(&read(length)?).ok_or_else(|| no_broker.to_owned())
+    parse(&read(length)?).ok_or_else(no_broker)
 }
 
 /// The properties in the first method's content.

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::pulse::Pulse;
+use super::tls;
 use super::trouble::{Trouble, closing, within};
 use crate::config::amqp::Amqp;
 
@@ -83,7 +84,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
         uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
     );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connected = within(&format!("connecting to {place}"), Connection::connect_uri(uri, properties)).await;
+    let connected = within(&format!("connecting to {place}"), tls::connect(uri, &amqp.tls, properties)).await;
     connected.map_err(|trouble| match trouble {
         Trouble::Again(why) => Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")),
         Trouble::Mend(why) => Trouble::Mend(why),

@@ -13,5 +13,6 @@ pub mod names;
 pub mod publisher;
 pub mod pulse;
 pub mod tail;
+mod tls;
 pub mod topology;
 pub mod trouble;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Error, ErrorKind};
 
+use super::tls;
+
 /// Something between us and the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -41,6 +43,11 @@ pub async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
 
 /// Puts an error into words: what was tried, what the broker said, and what to do where somebody must mend it.
 pub fn explain(what: &str, error: &Error) -> Trouble {
+    if let ErrorKind::IOError(error) = error.kind()
+        && let Some(disagreement) = tls::disagreement(error)
+    {
+        return Trouble::Mend(format!("{what}: {disagreement}"));
+    }
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
         return Trouble::Again(format!("{what}: {error}"));
     };

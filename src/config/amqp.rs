@@ -1,5 +1,10 @@
 //! The broker's section.
 
+use std::fmt;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, raw, value};
@@ -13,10 +18,41 @@ const MAX_PREFIX: usize = 100;
 pub struct Amqp {
     /// With the user and the password.
     pub url: SecretString,
+    /// Who is believed to be the broker, and who we are: for `amqps://`.
+    pub tls: Tls,
     /// Before every exchange's and queue's name.
     pub prefix: String,
     /// Deliveries in flight for each lane.
     pub prefetch: u16,
+}
+
+/// The certificates of a connection by TLS.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// The CAs that are believed; `None`: those of the system.
+    pub ca: Option<Vec<CertificateDer<'static>>>,
+    /// What we show.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate of ours with what comes between it and its CA, and its private key.
+pub struct ClientCertificate {
+    /// Ours first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Its own.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Clone for ClientCertificate {
+    fn clone(&self) -> Self {
+        Self { certificates: self.certificates.clone(), key: self.key.clone_key() }
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientCertificate(…)")
+    }
 }
 
 impl Amqp {
@@ -28,12 +64,12 @@ impl Amqp {
             Some(path) => value::secret_file("amqp.url_file", path)?,
             None => raw.url,
         };
-        let parsed: Result<lapin::uri::AMQPUri, _> = url.expose_secret().parse();
-        if parsed.is_err() {
+        let Ok(parsed) = url.expose_secret().parse::<AMQPUri>() else {
             return Err(ConfigError::new(
                 "amqp.url is not a URL that can be read (it is not repeated here, since it may hold a password); it must be amqp://user:password@host:port/vhost, with / in a vhost's name written %2f",
             ));
-        }
+        };
+        let tls = tls(raw.ca_file, raw.client_cert_file, raw.client_key_file, parsed.scheme)?;
         let named = raw.prefix.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if !named || raw.prefix.len() > MAX_PREFIX {
             return Err(ConfigError::wrong(
@@ -45,6 +81,53 @@ impl Amqp {
         if raw.prefetch == 0 {
             return Err(ConfigError::wrong("amqp.prefetch", 0, "1 to 65535 (0 would mean without a limit)"));
         }
-        Ok(Self { url, prefix: raw.prefix, prefetch: raw.prefetch })
+        Ok(Self { url, tls, prefix: raw.prefix, prefetch: raw.prefetch })
     }
+}
+
+fn tls(
+    ca: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+    scheme: AMQPScheme,
+) -> Result<Tls, ConfigError> {
+    let given = |path: Option<String>| path.filter(|path| !path.is_empty());
+    let (ca, certificate, key) = (given(ca), given(certificate), given(key));
+    let names = [("amqp.ca_file", &ca), ("amqp.client_cert_file", &certificate), ("amqp.client_key_file", &key)];
+    if let (AMQPScheme::AMQP, Some((name, _))) = (scheme, names.iter().find(|(_, path)| path.is_some())) {
+        return Err(ConfigError::new(format!(
+            "{name} is set, and amqp.url begins with amqp://, which is not encrypted; begin it with amqps://, or leave {name} out"
+        )));
+    }
+    let client = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(ClientCertificate {
+            certificates: certificates("amqp.client_cert_file", &certificate)?,
+            key: private_key("amqp.client_key_file", &key)?,
+        }),
+        (Some(_), None) => {
+            return Err(ConfigError::missing("amqp.client_key_file", "the private key of amqp.client_cert_file"));
+        }
+        (None, Some(_)) => {
+            return Err(ConfigError::missing("amqp.client_cert_file", "the certificate of amqp.client_key_file"));
+        }
+    };
+    Ok(Tls { ca: ca.map(|path| certificates("amqp.ca_file", &path)).transpose()?, client })
+}
+
+fn certificates(key: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let wants = "the path of a PEM file with one certificate (-----BEGIN CERTIFICATE-----) or more";
+    let pem = value::secret_file(key, path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.expose_secret().as_bytes()).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        Ok(_) | Err(_) => Err(ConfigError::wrong(key, format_args!("{path:?}, which holds no certificate"), wants)),
+    }
+}
+
+fn private_key(key: &str, path: &str) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    let wants = "the path of a PEM file with a private key (-----BEGIN PRIVATE KEY-----) without a passphrase";
+    let pem = value::secret_file(key, path)?;
+    PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes())
+        .map_err(|_| ConfigError::wrong(key, format_args!("{path:?}, which holds no private key"), wants))
 }

@@ -70,6 +70,8 @@ pub struct Notification {
     pub template: Template,
     /// How long the message may wait in its queue.
     pub ttl: Duration,
+    /// Files of public keys; where there are any, passwords are sealed to the first.
+    pub seal_to: Vec<PathBuf>,
 }
 
 impl Notification {
@@ -317,7 +319,8 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
     if raw.ttl.0 < Duration::from_secs(1) {
         return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1193h"));
     }
-    Ok(Notification { fallback, template, ttl: raw.ttl.0 })
+    let seal_to = raw.seal_to.0.into_iter().map(PathBuf::from).collect();
+    Ok(Notification { fallback, template, ttl: raw.ttl.0, seal_to })
 }
 
 #[cfg(test)]

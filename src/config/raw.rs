@@ -28,6 +28,9 @@ pub(super) struct Raw {
 pub(super) struct Amqp {
     pub(super) url: SecretString,
     pub(super) url_file: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) client_cert_file: Option<String>,
+    pub(super) client_key_file: Option<String>,
     pub(super) prefix: String,
     pub(super) prefetch: u16,
 }
@@ -82,6 +85,7 @@ pub(super) struct Notification {
     pub(super) subject: String,
     pub(super) body: String,
     pub(super) ttl: Span,
+    pub(super) seal_to: List,
 }
 
 #[derive(Debug, Clone, Deserialize)]

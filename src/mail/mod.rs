@@ -1,8 +1,11 @@
-//! From a notification to the person: the mail it becomes, and its way to the next hop, by SMTP or by HTTP.
+//! From a notification to the person: the mail it becomes, and its way to the next hop, by SMTP or by HTTP; and what seals
+//! it for those who may read it, and opens it again.
 //!
 //! What goes wrong is named by what is done next. Nothing here waits, tries again or knows of a queue: that is the role's.
 
 pub mod courier;
+pub mod keys;
+pub mod seal;
 pub mod templates;
 
 use std::fmt;

@@ -19,6 +19,7 @@ use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use crate::domain::retry::StopCause;
 use crate::failpoint::{self, Stage};
+use crate::mail::seal::Seal;
 use crate::wire;
 
 /// How long a message that no queue takes waits until it is published again.
@@ -97,7 +98,17 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
         language: trip.language.as_ref(),
         batch: trip.batch.as_deref(),
     };
-    let (body, properties) = wire::notification::message(&notification, desk.org.notification.ttl);
+    let close = |seal: &Seal| seal.close(&wire::notification::secret(&notification));
+    let sealed = match desk.org.seal.as_deref().map(close).transpose() {
+        Ok(sealed) => sealed,
+        Err(unsealed) => {
+            // As where the broker is lost: what was set is kept in memory, and the session starts anew.
+            tracing::error!(job.id = %job, org = desk.org.name, reason = %unsealed, "the session starts anew");
+            desk.over.cancel();
+            return None;
+        }
+    };
+    let (body, properties) = wire::notification::message(&notification, sealed.as_deref(), desk.org.notification.ttl);
     Some((body, wire::trace::continued(properties, trip.trace.as_ref())))
 }
 

@@ -14,6 +14,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
+use crate::mail::seal::Seal;
 use crate::org::{
     directory::Directory, forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter,
     turns::Turns,
@@ -38,6 +39,8 @@ pub struct Org {
     pub(super) password: PasswordKind,
     pub(super) retry: config::Retry,
     pub(super) notification: config::Notification,
+    /// What seals notifications, where they are sealed.
+    pub(super) seal: Option<Arc<Seal>>,
     /// What every call of the org passes.
     pub gate: Gate<Token>,
     /// How many jobs are in hand.
@@ -94,6 +97,7 @@ impl Org {
             password: config.password,
             retry: config.retry.clone(),
             notification: config.notification.clone(),
+            seal: None,
             gate,
             hands: Hands::new(name),
             tokens,
@@ -108,6 +112,11 @@ impl Org {
             admitted: AtomicU64::new(0),
             config: org,
         }
+    }
+
+    /// The same, with its notifications sealed where there is something to seal them with.
+    pub fn sealing(self, seal: Option<Arc<Seal>>) -> Self {
+        Self { seal, ..self }
     }
 
     /// Asks for a token, without a job, until one is granted; each time later, as the gate says.

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod dead;
 pub mod demo;
 pub mod enqueue;
+pub mod keygen;
 pub mod mailer;
 pub mod man;
 pub mod schema;

@@ -24,6 +24,8 @@ enum Message {
     Job,
     /// What the email queue gets.
     Notification,
+    /// The same where notification.seal_to is set.
+    SealedNotification,
     /// What the exchange of outcomes gets.
     Outcome,
     /// What a job's reply_to gets.
@@ -39,6 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
         None => asyncapi::document(),
         Some(Message::Job) => alone(job::schema::schema()),
         Some(Message::Notification) => alone(notification::schema()),
+        Some(Message::SealedNotification) => alone(notification::sealed_schema()),
         Some(Message::Outcome) => alone(outcome::schema()),
         Some(Message::Reply) => alone(outcome::reply_schema()),
     };

@@ -20,11 +20,13 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = match greeting(&config.amqp).await {
         Ok(greeting) => vec![version(&greeting)],
         Err(trouble) => {
-            return vec![failed(
-                "broker",
-                &trouble,
-                "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS",
-            )];
+            let cure = match trouble {
+                Trouble::Again(_) => "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS",
+                Trouble::Mend(_) => {
+                    "mend that; certificates and keys are in amqp.ca_file, client_cert_file and client_key_file"
+                }
+            };
+            return vec![failed("broker", &trouble, cure)];
         }
     };
     let connected = tokio::try_join!(

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stdout;
 use crate::config::{Config, ConfigError, Environment};
+use crate::mail::seal::Seal;
 use finding::{Finding, Level};
 
 /// The flags of `resetd check`.
@@ -37,9 +38,11 @@ pub struct Args {
 /// # Errors
 /// Where anything fails: a [`ConfigError`] where the configuration does.
 pub async fn run(args: Args, files: &[PathBuf], environment: Environment, shutdown: CancellationToken) -> Result<()> {
-    let problems = Config::problems(files, &environment);
+    let mut problems = Config::problems(files, &environment);
+    let config = Config::load(files, environment);
+    problems.extend(config.as_ref().ok().and_then(|config| Seal::load(&config.notification.seal_to).err()));
     let looking = async {
-        match Config::load(files, environment) {
+        match config {
             Ok(config) => everything(&config, &problems).await,
             Err(_) => settings::problems(&problems),
         }

@@ -6,6 +6,7 @@ use super::finding::Finding;
 use crate::config::{Config, ConfigError};
 use crate::domain::form::{ExtensionForm, Form, PasswordForm};
 use crate::domain::password::PasswordKind;
+use crate::mail::seal::Seal;
 
 /// Below these domains is Genesys Cloud itself.
 const GENESYS: [&str; 7] = [
@@ -40,6 +41,7 @@ pub(super) fn findings(config: &Config, wrong: &[ConfigError]) -> Vec<Finding> {
         findings.push(wire(form, config.password, &urls));
         findings.extend(clear(&urls));
     }
+    findings.extend(Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref())));
     findings
 }
 
@@ -72,6 +74,19 @@ fn wire(form: Form, kind: PasswordKind, urls: &[Url]) -> Finding {
             Finding::ok("wire form", says)
         }
     }
+}
+
+/// Whether the passwords of the email queue can be read at the broker.
+fn sealing(seal: Option<&Seal>) -> Finding {
+    let says = match seal {
+        None => "off: who reads the email queue or the broker's disk reads passwords (notification.seal_to)".to_owned(),
+        Some(seal) if seal.others().is_empty() => format!("notifications are sealed to kid {}", seal.kid()),
+        Some(seal) => {
+            let others = seal.others().join(", ");
+            format!("notifications are sealed to kid {}; known too: {others}", seal.kid())
+        }
+    };
+    Finding::ok("sealing", says)
 }
 
 fn is_genesys(url: &Url) -> bool {

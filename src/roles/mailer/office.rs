@@ -20,6 +20,7 @@ use crate::domain::note::Note;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::user::UserId;
 use crate::http::MailSource;
+use crate::mail::seal::Keys;
 use crate::mail::{Courier, Delivered, Templates};
 use crate::org::gate::Gate;
 use crate::org::guard::Guard;
@@ -40,6 +41,7 @@ pub(super) struct Office {
     pub(super) gate: Gate<()>,
     pub(super) courier: Courier,
     pub(super) templates: Templates,
+    pub(super) keys: Keys,
     pub(super) ledger: Ledger,
     pub(super) depths: Depths,
     pub(super) claim: Claim,
@@ -66,6 +68,7 @@ impl Office {
         let mailer = config.mailer()?;
         let courier = Courier::new(&mailer, config.retry.after_max)?;
         let templates = Templates::load(&mailer.settings)?;
+        let keys = Keys::load(&mailer.settings.open_with)?;
         let names = Names::new(&config.amqp.prefix, "");
         let ledger = Ledger::of_mails(names.ledger());
         let policy = RetryPolicy { max_attempts: mailer.settings.max_attempts.get(), ..config.retry.policy };
@@ -84,6 +87,7 @@ impl Office {
             gate,
             courier,
             templates,
+            keys,
             ledger,
             turns: Turns::default(),
             in_hand: InHand::default(),

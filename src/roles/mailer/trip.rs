@@ -29,6 +29,7 @@ use crate::domain::retry::{StopCause, backoff};
 use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
+use crate::mail::seal::CannotOpen;
 use crate::mail::{Delivered, Undelivered};
 use crate::org::gate::{Permit, Verdict};
 use crate::org::turns::Turn;
@@ -292,11 +293,18 @@ enum Shut {
     Damaged(String),
 }
 
-fn open(_desk: &Desk, note: &Note) -> Result<Words, Shut> {
-    match &note.content {
-        Content::Open(words) => Ok(words.clone()),
-        Content::Sealed(_) => Err(Shut::NoKey("it is sealed".into())),
-    }
+fn open(desk: &Desk, note: &Note) -> Result<Words, Shut> {
+    let sealed = match &note.content {
+        Content::Open(words) => return Ok(words.clone()),
+        Content::Sealed(sealed) => sealed,
+    };
+    let opened = desk.office.keys.open(sealed).map_err(|error| match error {
+        CannotOpen::UnknownKey { .. } => Shut::NoKey(error.to_string()),
+        CannotOpen::NotSealed | CannotOpen::Foreign { .. } | CannotOpen::Damaged { .. } => {
+            Shut::Damaged(error.to_string())
+        }
+    })?;
+    notification::words(&opened).map_err(|refusal| Shut::Damaged(refusal.0))
 }
 
 fn no_key(detail: &str) -> String {

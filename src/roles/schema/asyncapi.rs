@@ -44,7 +44,7 @@ fn channels() -> Value {
             "address": null, "title": "The queue that a job's reply_to names", "messages": carries(&["reply"]),
         },
         "emails": {
-            "address": names.emails(), "title": "Messages for people", "messages": carries(&["notification"]),
+            "address": names.emails(), "title": "Messages for people", "messages": carries(&["notification", "sealedNotification"]),
             "bindings": queue(&names.emails()),
         },
         "outcomes": {
@@ -98,6 +98,10 @@ fn messages() -> Value {
         "notification": {
             "title": "Notification", "payload": notification::schema(), "bindings": kind(notification::TYPE),
             "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl.",
+        },
+        "sealedNotification": {
+            "title": "Sealed notification", "payload": notification::sealed_schema(), "bindings": kind(notification::TYPE),
+            "description": "What a notification is where the worker's notification.seal_to is set; its properties are the same.",
         },
         "outcome": {"title": "Outcome", "payload": outcome::schema(), "bindings": kind(outcome::TYPE)},
         "reply": {"title": "Reply", "payload": outcome::reply_schema(), "bindings": kind(outcome::TYPE)},

@@ -22,13 +22,23 @@ use crate::amqp::{
     trouble::Trouble,
 };
 use crate::board::{Board, Session};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::domain::{form::PasswordForm, password::PasswordKind};
 use crate::http::{self, Scene, Source};
+use crate::mail::seal::Seal;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
 use session::End;
+
+/// What a worker needs of the configuration and of the files that it names.
+///
+/// # Errors
+/// Where any of it does not do.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    config.worker()?;
+    Seal::load(&config.notification.seal_to).map(drop)
+}
 
 /// Works until `shutdown`, then drains.
 ///
@@ -36,6 +46,10 @@ use session::End;
 /// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
     let worker = config.worker()?;
+    let seal = Seal::load(&config.notification.seal_to)?.map(Arc::new);
+    if let Some(seal) = &seal {
+        tracing::info!(kid = seal.kid(), "notifications are sealed");
+    }
     if worker.form.password == PasswordForm::Plaintext && config.password == PasswordKind::Hex {
         tracing::warn!(
             "wire.password is plaintext and password.kind is hex: Genesys Cloud's default policy rejects such a password; set password.kind = \"policy\""
@@ -50,7 +64,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let name = claim::process_name();
     let offices = worker.orgs.into_iter().map(|(org_name, org)| {
         warn_if_readable(&org_name, &org);
-        let org = Arc::new(Org::open(&org_name, &config, org, worker.form, &client, &board, &ledger));
+        let org = Org::open(&org_name, &config, org, worker.form, &client, &board, &ledger);
+        let org = Arc::new(org.sealing(seal.clone()));
         let claim = Claim::new(&org_name, org.names.lease(), stream.clone(), name.clone(), ledger.clone());
         Office { org, worked: AtomicBool::new(false), claim }
     });

@@ -1,0 +1,113 @@
+//! TLS to the broker: whose certificate is believed, which one we show, and what to do where the two sides do not agree.
+
+use std::io;
+use std::time::Duration;
+
+use lapin::tcp::{AsyncTcpStream, HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties};
+use rustls::{AlertDescription, CertificateError, Error};
+
+use crate::config::amqp::Tls;
+
+/// Opens a connection, by TLS where its URL says so.
+pub(super) async fn connect(uri: AMQPUri, tls: &Tls, properties: ConnectionProperties) -> lapin::Result<Connection> {
+    if uri.scheme == AMQPScheme::AMQP {
+        return Connection::connect_uri(uri, properties).await;
+    }
+    let connector = connector(tls)?;
+    let open = async move |uri: AMQPUri, runtime| {
+        let place = (uri.authority.host.as_str(), uri.authority.port);
+        let addresses: Vec<_> = tokio::net::lookup_host(place).await?.collect();
+        let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+        Ok(stream.into_rustls(&connector, &uri.authority.host).await?)
+    };
+    Connection::connector(uri, lapin::runtime::default_runtime()?, open, properties).await
+}
+
+/// The same for a thread that waits, without AMQP.
+pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<TcpStream> {
+    let place = (uri.authority.host.as_str(), uri.authority.port);
+    let mut last = io::Error::other("its name has no address");
+    for address in std::net::ToSocketAddrs::to_socket_addrs(&place)? {
+        match std::net::TcpStream::connect_timeout(&address, limit) {
+            Err(error) => last = error,
+            Ok(stream) => {
+                stream.set_read_timeout(Some(limit))?;
+                let stream = TcpStream::from_std(stream)?;
+                if uri.scheme == AMQPScheme::AMQP {
+                    return Ok(stream);
+                }
+                return stream.into_rustls(&connector(tls)?, &uri.authority.host).map_err(|error| match error {
+                    HandshakeError::Failure(error) => error,
+                    HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
+                });
+            }
+        }
+    }
+    Err(last)
+}
+
+/// A CA file that is given is believed alone: nobody else's certificate passes for the broker's, whoever the system trusts.
+fn connector(tls: &Tls) -> io::Result<RustlsConnector> {
+    let roots = match &tls.ca {
+        Some(certificates) => RustlsConnectorConfig::default().with_parsable_certificates(certificates.clone()),
+        None => RustlsConnectorConfig::new_with_native_certs()?,
+    };
+    match &tls.client {
+        Some(client) => roots.connector_with_single_cert(client.certificates.clone(), client.key.clone_key()),
+        None => roots.connector_with_no_client_auth(),
+    }
+}
+
+/// What TLS did not agree on, and what to do; `None` where it is nothing that somebody must mend.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's own errors: all but these are the network's")]
+pub(super) fn disagreement(error: &io::Error) -> Option<String> {
+    let first = error.get_ref().map(|error| error as &(dyn std::error::Error + 'static));
+    let mut causes = std::iter::successors(first, |&error| error.source());
+    let error = causes.find_map(|cause| cause.downcast_ref::<Error>())?;
+    let cure = match error {
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::InvalidPurpose,
+        ) => {
+            "the broker's certificate comes from no CA that is believed: set amqp.ca_file to the file of the CA that issued it"
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
+            "write in amqp.url the host that the broker's certificate names, or give the broker a certificate for this one"
+        }
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "renew the broker's certificate; or this machine's clock is wrong"
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            "this machine's clock is wrong, or the broker's certificate is for later"
+        }
+        Error::InvalidCertificate(_) => "give the broker a certificate that can be believed",
+        Error::AlertReceived(AlertDescription::CertificateRequired) => NO_CERTIFICATE,
+        Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::AccessDenied,
+        ) => {
+            "the broker does not take the certificate of amqp.client_cert_file: renew it, from a CA that the broker's ssl_options.cacertfile has"
+        }
+        // TLS 1.2 has no word of its own for a certificate that is missing.
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => NO_CERTIFICATE,
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => "let the broker speak TLS 1.2 or 1.3",
+        Error::InconsistentKeys(_) => {
+            "amqp.client_key_file must hold the private key of the certificate in amqp.client_cert_file"
+        }
+        Error::InvalidMessage(_) => {
+            "what answers there speaks no TLS: write in amqp.url the port of the broker's TLS listener (5671 as a rule), or amqp:// where it has none"
+        }
+        _ => return None,
+    };
+    Some(format!("TLS: {error}; {cure}"))
+}
+
+const NO_CERTIFICATE: &str = "the broker wants a certificate of its clients: set amqp.client_cert_file and amqp.client_key_file to one from a CA that its ssl_options.cacertfile has";
