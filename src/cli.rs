@@ -87,10 +87,11 @@ Examples:
     Batch(With<roles::enqueue::batch::Args>),
     /// Look through the dead letters, replay or drop them.
     #[command(
-        after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped.
+        after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped. With --queue emails it is a mail that was given up: its password is gone, and a replay makes a new one.
 
 Examples:
   resetd dead list
+  resetd dead --queue emails list
   resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
   resetd dead replay --reason retries_exhausted --dry-run
   resetd dead drop --reason not_found --batch monday"
@@ -98,6 +99,9 @@ Examples:
     Dead {
         #[command(subcommand)]
         verb: DeadVerb,
+        /// Whose letters: jobs that were given up, or mails.
+        #[arg(long, value_enum, value_name = "QUEUE", default_value_t, global = true)]
+        queue: roles::dead::Queue,
         #[command(flatten)]
         common: Common,
     },
@@ -137,10 +141,13 @@ enum DeadVerb {
     #[command(
         after_help = "A replayed job keeps its id and what its producer asked for, and begins with its tries uncounted. The worker checks again whether it expired or a newer reset of its user succeeded, and paces it as any other. Run again after an interruption, nobody is reset twice.
 
+With --queue emails it makes a new password for the person of each mail: a new job with an id of its own goes to the interactive lane, for the same user and address.
+
 Examples:
   resetd dead replay 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
   resetd dead replay --reason retries_exhausted --since 2h --dry-run
-  resetd dead replay --org main --all --yes"
+  resetd dead replay --org main --all --yes
+  resetd dead --queue emails replay --reason undeliverable --dry-run"
     )]
     Replay(With<roles::dead::Act>),
     /// Take letters away for good; a record of each goes to the outcomes first.
@@ -236,7 +243,9 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
-        Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
+        Role::Dead { verb, queue, .. } => {
+            roles::dead::run(verb.verb(), queue, &Config::load(&files, environment)?, shutdown).await
+        }
         Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,

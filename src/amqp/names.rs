@@ -19,6 +19,11 @@ impl Names {
         Self { prefix: prefix.to_owned(), org: org.to_owned() }
     }
 
+    /// Those of another org, with the same prefix.
+    pub fn of(&self, org: &str) -> Self {
+        Self { org: org.to_owned(), ..self.clone() }
+    }
+
     fn named(&self, rest: &str) -> String {
         format!("{}{rest}", self.prefix)
     }

@@ -227,6 +227,13 @@ impl Config {
         Ok(Worker { form, orgs })
     }
 
+    /// How long the broker keeps a notification: as long as it may wait, and longer where a mailer takes part, which says of each that
+    /// came too late that it did. (No broker takes more than 32 bits of milliseconds.)
+    pub fn notification_expires(&self) -> Duration {
+        let grace = if self.mailer.enabled { Notification::GRACE } else { Duration::ZERO };
+        (self.notification.ttl + grace).min(Duration::from_millis(u32::MAX.into()))
+    }
+
     /// What a mailer needs.
     ///
     /// # Errors

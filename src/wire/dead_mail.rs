@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
 use super::properties::{self, integer, text};
 use super::redact::Scrubber;
-use super::{again, json, moment, schema};
+use super::{again, json, ledger, moment, persistent, schema};
 use crate::domain::mailing::Unsent;
 use crate::domain::user::UserId;
 
@@ -173,6 +173,94 @@ impl DeadMail {
         let Remains { org, user_id, to, .. } = &self.remains;
         Some((org.as_deref()?, UserId::parse(user_id.as_deref()?).ok()?, to.as_deref()?))
     }
+}
+
+/// Before the id of a dead mail, in the id of the job that it becomes: replayed twice it is done once.
+const AGAIN: &str = "mail:";
+
+/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded.
+pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Job<'a> {
+        user_id: &'a str,
+        password: bool,
+        email: &'a str,
+    }
+    let job = Job { user_id: user.as_str(), password: true, email: to };
+    (json(&job), properties::job_properties(&format!("{AGAIN}{id}"), at))
+}
+
+/// That an operator took a dead mail away for good.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Dropped<'a> {
+    job_id: &'a str,
+    org: Option<&'a str>,
+    user_id: Option<&'a str>,
+    notification_id: Option<&'a str>,
+    batch: Option<&'a str>,
+    reason: &'a str,
+    dead_at: Option<String>,
+    dropped_at: String,
+}
+
+/// The record of a dead mail that an operator dropped.
+pub fn dropped(letter: &DeadMail, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+    let record = Dropped {
+        job_id: letter.remains.job_id.as_deref().unwrap_or_default(),
+        org: letter.remains.org.as_deref(),
+        user_id: letter.remains.user_id.as_deref(),
+        notification_id: letter.remains.notification_id.as_deref(),
+        batch: letter.batch.as_deref(),
+        reason: &letter.reason,
+        dead_at: letter.dead_at.map(moment),
+        dropped_at: moment(at),
+    };
+    (json(&record), persistent().with_type(ledger::DROPPED.into()))
+}
+
+/// A dead mail as one line of JSON, for other programs; with its address only where that is asked for.
+pub fn line(letter: &DeadMail, with_address: bool) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Line<'a> {
+        notification_id: Option<&'a str>,
+        job_id: Option<&'a str>,
+        org: Option<&'a str>,
+        user_id: Option<&'a str>,
+        batch: Option<&'a str>,
+        reason: &'a str,
+        status: Option<u16>,
+        attempts: Option<u32>,
+        issued_at: Option<&'a str>,
+        dead_at: Option<String>,
+        detail: Option<&'a str>,
+        can_be_replayed: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subject: Option<&'a str>,
+    }
+    let remains = &letter.remains;
+    let line = Line {
+        notification_id: remains.notification_id.as_deref(),
+        job_id: remains.job_id.as_deref(),
+        org: remains.org.as_deref(),
+        user_id: remains.user_id.as_deref(),
+        batch: letter.batch.as_deref(),
+        reason: &letter.reason,
+        status: letter.status,
+        attempts: letter.attempts,
+        issued_at: remains.issued_at.as_deref(),
+        dead_at: letter.dead_at.map(moment),
+        // The next hop's words often repeat the address.
+        detail: letter.detail.as_deref().filter(|_| with_address),
+        can_be_replayed: letter.whom().is_some(),
+        to: remains.to.as_deref().filter(|_| with_address),
+        subject: remains.subject.as_deref().filter(|_| with_address),
+    };
+    serde_json::to_string(&line).unwrap_or_default()
 }
 
 #[cfg(test)]

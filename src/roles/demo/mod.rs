@@ -1,6 +1,7 @@
 //! `resetd demo`: the whole trip on one machine, from the queue to a password that logs in, against a simulated org that
 //! throttles and fails. It needs a broker, works there under a prefix of its own, and removes what it made.
 
+pub mod postbox;
 mod report;
 mod script;
 

@@ -168,7 +168,9 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     let mut counts = Counts::default();
     let following = follow(batch, |seen| {
         let now = Timestamp::now();
-        if !seen.progress.is_done() {
+        // Where a mailer takes part, a person is helped only by the mail.
+        let told = !batch.config.mailer.enabled || seen.progress.untold() == 0;
+        if !seen.progress.is_done() || !told {
             bar.show(&seen.progress, now);
             return Ok(ControlFlow::Continue(()));
         }
@@ -213,14 +215,22 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
     writer.flush().with_context(|| cannot_write(path))
 }
 
-/// An error where any job was given up.
+/// An error where any job, or the mail of one, was given up.
 fn verdict(counts: Counts) -> Result<()> {
-    match counts.given_up() {
-        0 => Ok(()),
-        some => bail!(
-            "{some} jobs were given up; each is a dead letter with its reason: mend it and send it again (enqueue --wait --failed FILE writes a file of them)"
-        ),
+    let mut said = Vec::new();
+    if counts.given_up() > 0 {
+        said.push(format!(
+            "{} jobs were given up; each is a dead letter with its reason: mend it and send it again (enqueue --wait --failed FILE writes a file of them)",
+            counts.given_up()
+        ));
     }
+    if counts.notification_failed > 0 {
+        said.push(format!(
+            "{} people were not told: resetd dead --queue emails list says why, but of those whose newer reset came in between",
+            counts.notification_failed
+        ));
+    }
+    if said.is_empty() { Ok(()) } else { bail!(said.join("; ")) }
 }
 
 /// The one org that is meant.
