@@ -114,9 +114,9 @@ Examples:
     Schema(With<roles::schema::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
-    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
+    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails, and their mails.
     #[command(
-        after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one.
+        after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one, and no mail server used but its own.
 
 Examples:
   resetd demo

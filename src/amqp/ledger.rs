@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::trouble::{ANSWER, Trouble};
-use crate::domain::chronicle::{Chronicle, Ended, Lately};
+use crate::domain::chronicle::{Chronicle, Ended, Lately, Mails, MailsLately};
 use crate::domain::job::JobId;
 use crate::domain::ledger::{Book, Entry, Holder, Room};
 use crate::domain::mailing::{About, MailBook, Mailed, Standing};
@@ -47,6 +47,7 @@ struct Kept {
     book: Book,
     /// What a mailer wants to know; nobody else keeps it, and a mailer keeps no jobs in `book`.
     mails: Option<MailBook>,
+    mails_told: Mails,
     chronicle: Chronicle,
     place: Place,
     /// The ids of fences and who held the lease before each, the newest last.
@@ -87,6 +88,7 @@ impl Ledger {
         let kept = Kept {
             book: Book::default(),
             mails,
+            mails_told: Mails::default(),
             chronicle: Chronicle::new(orgs),
             place: Place::default(),
             fences: VecDeque::new(),
@@ -138,6 +140,11 @@ impl Ledger {
     /// See [`Chronicle::lately`].
     pub fn lately(&self, org: &str) -> Option<Lately> {
         self.kept().chronicle.lately(org, Timestamp::now())
+    }
+
+    /// What became of mails lately.
+    pub fn mails_lately(&self) -> MailsLately {
+        self.kept().mails_told.lately(Timestamp::now())
     }
 
     /// When passwords were set within the last hour, the oldest first: each at the end of its minute.
@@ -273,6 +280,9 @@ impl Kept {
     fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
         let room = self.mails.as_mut().map(|mails| mails.ended(mailed, now));
         self.warn_if_full(room);
+        if self.mails.is_some() {
+            self.mails_told.ended(mailed, now);
+        }
         self.chronicle.mailed(mailed, now);
     }
 

@@ -14,12 +14,14 @@ use super::outcome::{Outcome, OutcomeKind, Reason};
 mod batches;
 mod failures;
 mod hour;
+mod mails;
 
 use batches::Batches;
 pub use batches::Stage;
 use failures::Failures;
 use hour::Hour;
 pub use hour::{Count, MINUTES};
+pub use mails::{MailLine, Mails, MailsLately};
 
 /// So many of the last jobs are told.
 const LATEST: usize = 30;

@@ -21,6 +21,7 @@ mod guards;
 mod job;
 mod ledger;
 mod letters;
+mod mailer;
 mod manners;
 mod once;
 mod ops;

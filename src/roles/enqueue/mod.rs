@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
-use crate::domain::batch::Counts;
+use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
 use crate::wire::job::Rules;
 use file::{Job, REMARKS, Sheet};
@@ -168,9 +168,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     let mut counts = Counts::default();
     let following = follow(batch, |seen| {
         let now = Timestamp::now();
-        // Where a mailer takes part, a person is helped only by the mail.
-        let told = !batch.config.mailer.enabled || seen.progress.untold() == 0;
-        if !seen.progress.is_done() || !told {
+        if !is_over(batch.config, &seen.progress) {
             bar.show(&seen.progress, now);
             return Ok(ControlFlow::Continue(()));
         }
@@ -195,6 +193,11 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
             Ok(())
         }
     }
+}
+
+/// Whether all of it has ended; where a mailer takes part, the mails too: a person is helped only by theirs.
+fn is_over(config: &Config, progress: &Progress) -> bool {
+    progress.is_done() && (!config.mailer.enabled || progress.untold() == 0)
 }
 
 fn cannot_write(path: &Path) -> String {

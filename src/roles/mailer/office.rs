@@ -106,7 +106,11 @@ impl Office {
     /// What the page shows.
     pub(super) fn source(self: &Arc<Self>) -> MailSource {
         let (meter, hands) = (Arc::clone(self), Arc::clone(self));
-        MailSource { meter: Box::new(move || meter.gate.meter()), in_hand: Box::new(move || hands.in_hand.count()) }
+        MailSource {
+            subject: SUBJECT.to_owned(),
+            meter: Box::new(move || meter.gate.meter()),
+            in_hand: Box::new(move || hands.in_hand.count()),
+        }
     }
 
     fn sent(&self) -> MutexGuard<'_, HashMap<String, Delivered>> {
