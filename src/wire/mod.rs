@@ -5,6 +5,7 @@
 pub mod again;
 pub mod batch;
 pub mod dead_letter;
+pub mod email;
 pub mod job;
 pub mod ledger;
 pub mod letter;
@@ -15,6 +16,7 @@ pub mod redact;
 pub mod scim;
 pub mod token;
 pub mod trace;
+pub mod waits;
 
 mod schema;
 
