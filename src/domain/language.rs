@@ -58,8 +58,7 @@ mod tests {
         for (text, tag) in [("de", "de"), ("pt-BR", "pt-BR"), ("pt_BR", "pt-BR"), ("zh-Hant-TW", "zh-Hant-TW")] {
             assert_eq!(Language::parse(text).map(|language| language.0), Some(tag.to_owned()), "{text:?}");
         }
-        for bad in ["", "d", "de-", "-de", "d1", "de--AT", "abcdefghi", "de, en;q=0.5", "../x", "de\n", "dé"]
-        {
+        for bad in ["", "d", "de-", "-de", "d1", "de--AT", "abcdefghi", "de, en;q=0.5", "../x", "de\n", "dé"] {
             assert_eq!(Language::parse(bad), None, "{bad:?}");
         }
     }
