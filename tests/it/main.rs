@@ -5,6 +5,8 @@
 
 mod broker;
 mod browser;
+mod certificates;
+mod mail_server;
 mod relay;
 mod world;
 
@@ -21,6 +23,7 @@ mod guards;
 mod job;
 mod ledger;
 mod letters;
+mod mail;
 mod manners;
 mod once;
 mod ops;
