@@ -221,7 +221,7 @@ fn mails_go_by_smtp_with_tls_unless_it_is_switched_off_by_name() {
     assert_eq!((server.port, server.tls, server.pool), (587, mailer::Tls::Required, 8));
     assert_eq!(
         (server.hello_name.as_str(), server.from.to_string().as_str()),
-        ("example.com", "\"Service desk\" <noreply@example.com>")
+        ("example.com", "Service desk <noreply@example.com>")
     );
     assert!(server.login.is_none());
     assert_eq!((smtp("tls = \"wrapper\"").port, smtp("tls = \"off\"").port), (465, 25));
