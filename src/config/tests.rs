@@ -202,3 +202,74 @@ fn one_call_a_minute_may_be_the_whole_limit() {
     assert!(worker("[orgs.main]\nrate_per_minute = 1", []).is_ok());
     refused("[orgs.main]\nrate_per_minute = 2\nburst = 2", [], &["orgs.main.burst"]);
 }
+
+const BY_SMTP: &str =
+    "[mailer]\nfrom = \"Service desk <noreply@example.com>\"\n[mailer.smtp]\nhost = \"smtp.example.com\"\n";
+
+fn mailer<const N: usize>(text: &str, variables: [(&str, &str); N]) -> Result<mailer::Mailer, ConfigError> {
+    load(&[text], variables)?.mailer()
+}
+
+fn smtp(more: &str) -> mailer::Smtp {
+    let mailer::Via::Smtp(server) = mailer(&format!("{BY_SMTP}{more}"), []).unwrap().via else { panic!("by SMTP") };
+    server
+}
+
+#[test]
+fn mails_go_by_smtp_with_tls_unless_it_is_switched_off_by_name() {
+    let server = smtp("");
+    assert_eq!((server.port, server.tls, server.pool), (587, mailer::Tls::Required, 8));
+    assert_eq!(
+        (server.hello_name.as_str(), server.from.to_string().as_str()),
+        ("example.com", "Service desk <noreply@example.com>")
+    );
+    assert!(server.login.is_none());
+    assert_eq!((smtp("tls = \"wrapper\"").port, smtp("tls = \"off\"").port), (465, 25));
+    let login = smtp("user = \"u\"\npassword = \"007\"").login.unwrap();
+    assert_eq!((login.user.as_str(), login.password.expose_secret()), ("u", "007"));
+}
+
+#[test]
+fn mails_go_one_way_and_the_environment_may_name_it() {
+    let service = [("EMAIL_SERVICE_URL", "https://mail.example.com/send?key=s3cr3t")];
+    let mailer::Via::Http(http) = mailer("", service).unwrap().via else { panic!("over HTTP") };
+    assert_eq!((http.url.path(), http.token.is_none()), ("/send", true));
+    let own = "[mailer.http]\nurl = \"http://127.0.0.1:9/\"\ntoken = \"t\"";
+    let mailer::Via::Http(http) = mailer(own, service).unwrap().via else { panic!("over HTTP") };
+    assert_eq!((http.url.port(), http.token.is_some()), (Some(9), true));
+    let both = mailer(BY_SMTP, service).unwrap_err().to_string();
+    assert!(
+        both.contains("mailer.smtp.host") && both.contains("EMAIL_SERVICE_URL") && !both.contains("s3cr3t"),
+        "{both}"
+    );
+    let neither = mailer("", []).unwrap_err().to_string();
+    assert!(neither.contains("mailer.smtp.host") && neither.contains("mailer.http.url"), "{neither}");
+    assert!(load(&[], []).is_ok(), "only a mailer needs a way");
+}
+
+#[test]
+fn a_mailer_that_could_not_deliver_is_refused_in_words_without_secrets() {
+    for (text, part) in [
+        ("[mailer.smtp]\nhost = \"smtp.example.com\"".to_owned(), "mailer.from is not set"),
+        (BY_SMTP.replace("noreply@", ""), "mailer.from"),
+        (BY_SMTP.replace("noreply@", "nö@"), "mailer.from"),
+        (BY_SMTP.replace("smtp.example.com", "smtp.example.com:25"), "mailer.smtp.host"),
+        (format!("{BY_SMTP}tls = \"on\""), "\"off\""),
+        (format!("{BY_SMTP}pool = 0"), "mailer.smtp.pool"),
+        (format!("{BY_SMTP}port = 0"), "mailer.smtp.port"),
+        (format!("{BY_SMTP}user = \"u\""), "mailer.smtp.password"),
+        (format!("{BY_SMTP}password = \"s3cr3t\""), "mailer.smtp.user"),
+        (format!("{BY_SMTP}user = \"u\"\npassword = \"s3cr3t\"\npassword_file = \"x\""), "password_file"),
+        (format!("{BY_SMTP}hello_name = \"a b\""), "mailer.smtp.hello_name"),
+        (format!("{BY_SMTP}color = 1"), "color"),
+        ("[mailer]\nrate_per_minute = 0".to_owned(), "mailer.rate_per_minute"),
+        ("[mailer]\nmax_attempts = 0".to_owned(), "mailer.max_attempts"),
+        ("[mailer]\nlanguage = \"english!\"".to_owned(), "mailer.language"),
+        ("[mailer.http]\nurl = \"ftp://s3cr3t/\"".to_owned(), "mailer.http.url"),
+        ("[mailer.http]\nurl = \"https://u:s3cr3t@mail/\"".to_owned(), "mailer.http.url"),
+        ("[mailer.http]\nurl = \"https://mail/\"\ntoken = \"s3cr3t x\"".to_owned(), "mailer.http.token"),
+    ] {
+        let error = mailer(&text, []).expect_err(&text).to_string();
+        assert!(error.contains(part) && !error.contains("s3cr3t"), "{part:?} is not in: {error}");
+    }
+}

@@ -6,6 +6,7 @@ pub mod again;
 pub mod batch;
 pub mod dead_letter;
 pub mod dead_mail;
+pub mod email;
 pub mod job;
 pub mod ledger;
 pub mod letter;
@@ -17,6 +18,7 @@ pub mod redact;
 pub mod scim;
 pub mod token;
 pub mod trace;
+pub mod waits;
 
 mod schema;
 

@@ -5,6 +5,8 @@
 
 mod broker;
 mod browser;
+mod certificates;
+mod mail_server;
 mod relay;
 mod world;
 
@@ -22,6 +24,7 @@ mod job;
 mod ledger;
 mod letters;
 mod mailer;
+mod mail;
 mod manners;
 mod once;
 mod ops;

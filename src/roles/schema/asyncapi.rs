@@ -96,7 +96,7 @@ fn messages() -> Value {
             "description": "AMQP properties, all optional: message_id (the job's id; give it one, so that it is done once), timestamp (when the reset was asked for), reply_to and correlation_id (the outcome is sent there). Publish it persistent, mandatory and confirmed.",
         },
         "notification": {
-            "title": "Notification", "payload": notification::schema(), "bindings": kind(notification::TYPE),
+            "title": "Notification", "payload": notification::schema(), "headers": notification::headers_schema(), "bindings": kind(notification::TYPE),
             "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl.",
         },
         "sealedNotification": {
