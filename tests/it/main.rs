@@ -5,6 +5,7 @@
 
 mod broker;
 mod browser;
+mod certificates;
 mod relay;
 mod world;
 
@@ -26,7 +27,10 @@ mod once;
 mod ops;
 mod page;
 mod process;
+mod rotation;
+mod sealed;
 mod soak;
 mod standby;
+mod tls;
 mod trip;
 mod waiting;
