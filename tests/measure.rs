@@ -167,6 +167,38 @@ fn least_loop() -> PathBuf {
 
 const JOBS: usize = 8_000;
 
+/// What sealing adds to a message, and opening, on one core.
+#[test]
+#[ignore = "a measurement; make measure"]
+fn the_cost_of_sealing() {
+    use resetd::mail::keys::{Bits, Pair};
+    use resetd::mail::seal::{Keys, Seal};
+    let folder = tempfile::tempdir().unwrap();
+    let secret = br#"{"temporaryPassword":"0123456789abcdef0123","body":"Your temporary password is: 0123456789abcdef0123. Please log in and change it immediately."}"#;
+    for (bits, name) in [(Bits::Rsa3072, "RSA 3072"), (Bits::Rsa4096, "RSA 4096")] {
+        let begun = Instant::now();
+        let pair = Pair::generate(bits).unwrap();
+        let made = begun.elapsed();
+        let (public, private) = (folder.path().join("public"), folder.path().join("private"));
+        fs::write(&public, &pair.public).unwrap();
+        fs::write(&private, pair.private.as_bytes()).unwrap();
+        let (seal, keys) = (Seal::load(&[public]).unwrap().unwrap(), Keys::load(&[private]).unwrap());
+        let begun = Instant::now();
+        let sealed: Vec<String> = (0..2_000).map(|_| seal.close(secret).unwrap()).collect();
+        let closing = begun.elapsed() / 2_000;
+        let begun = Instant::now();
+        for sealed in &sealed[..500] {
+            assert_eq!(keys.open(sealed).unwrap().as_slice(), secret);
+        }
+        let opening = begun.elapsed() / 500;
+        println!(
+            "sealing, {name}: {closing:?} a message to close, {opening:?} to open, {} bytes in place of {}; {made:?} to make a pair",
+            sealed[0].len(),
+            secret.len()
+        );
+    }
+}
+
 #[tokio::test]
 #[ignore = "a measurement; make measure"]
 async fn figures() {

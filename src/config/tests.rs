@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
 use crate::domain::form::{ExtensionForm, PasswordForm};
@@ -131,6 +131,83 @@ fn a_secret_may_stand_in_a_file() {
     let config = load(&[&format!("[amqp]\nurl_file={:?}", url.path())], []).unwrap();
     assert!(config.amqp.url.expose_secret().contains("broker"));
     assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+/// A secret in a file, with the line break that an editor leaves at its end.
+#[test]
+fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
+    let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
+    let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
+    let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
+    let login: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+        mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
+        mailer::Via::Http(_) => None,
+    };
+    let bearer: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+        mailer::Via::Http(http) => http.token,
+        mailer::Via::Smtp(_) => None,
+    };
+    let org = "[orgs.main]\nregion = \"mypurecloud.de\"\nclient_id = \"id\"\n";
+    let smtp = "[mailer]\nfrom = \"a@example.com\"\n[mailer.smtp]\nhost = \"mail\"\nuser = \"u\"\n";
+    let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
+    let secrets = [
+        ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
+        ("http", "token", "", "s3cr3t-in-a-file", page),
+        ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
+        ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
+        ("mailer.http", "token", http, "s3cr3t-in-a-file", bearer),
+    ];
+    for (section, key, beside, secret, read) in secrets {
+        for end in ["", "\n", "\r\n"] {
+            let file = file(&format!("{secret}{end}"));
+            // A secret of its own comes after the section's other keys.
+            let own = format!("{key}_file = {:?}", file.path());
+            let config = load(&[beside, &format!("[{section}]\n{own}")], []).unwrap();
+            assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {end:?}");
+            assert!(!format!("{config:?}").contains("s3cr3t"), "{section}.{key}");
+        }
+        let nowhere = format!("[{section}]\n{key}_file = \"/nonexistent\"");
+        let config = load(&[beside, &nowhere], []);
+        let refused = config.and_then(|config| match section {
+            "orgs.main" => config.org("main").map(drop),
+            _ => config.mailer().map(drop),
+        });
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(&format!("{section}.{key}_file")) && said.contains("/nonexistent"), "{said}");
+    }
+    // Those are all: of each secret that can be written there is a file. A mailer's URL alone is hidden for what somebody may
+    // have put into it.
+    let raw = include_str!("raw.rs");
+    let names: Vec<&str> = raw
+        .lines()
+        .filter(|line| line.contains("SecretString"))
+        .filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split(':').next())
+        .collect();
+    let with_file = names.iter().filter(|name| raw.contains(&format!("{name}_file: Option<String>"))).count();
+    assert_eq!((names.len(), with_file), (secrets.len() + 1, names.len()), "{names:?}");
+}
+
+#[test]
+fn certificates_go_with_amqps_and_each_is_what_it_should_be() {
+    let (certificate, key) = (
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+    );
+    let (certificate, key) = (file(certificate), file(key));
+    let (cert, key) = (certificate.path(), key.path());
+    let tls = |keys: String| format!("[amqp]\nurl = \"amqps://u:s3cr3t@broker\"\n{keys}");
+    let all = format!("ca_file = {cert:?}\nclient_cert_file = {cert:?}\nclient_key_file = {key:?}");
+    let config = load(&[&tls(all.clone())], []).unwrap();
+    assert!(config.amqp.tls.ca.is_some() && config.amqp.tls.client.is_some());
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+    refused(&format!("[amqp]\n{all}"), [], &["amqp.ca_file is set", "amqps://"]);
+    refused(&tls(format!("ca_file = {key:?}")), [], &["amqp.ca_file", "holds no certificate"]);
+    refused(&tls(format!("client_cert_file = {cert:?}")), [], &["amqp.client_key_file is not set"]);
+    refused(&tls(format!("client_key_file = {key:?}")), [], &["amqp.client_cert_file is not set"]);
+    let swapped = format!("client_cert_file = {cert:?}\nclient_key_file = {cert:?}");
+    refused(&tls(swapped), [], &["amqp.client_key_file", "holds no private key"]);
+    refused(&tls("ca_file = \"/nonexistent\"".into()), [], &["amqp.ca_file", "/nonexistent"]);
+    assert!(load(&[&tls("ca_file = \"\"".into())], []).unwrap().amqp.tls.ca.is_none());
 }
 
 #[test]

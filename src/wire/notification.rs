@@ -47,7 +47,7 @@ struct Body<'a> {
     issued_at: String,
 }
 
-/// The same, sealed: nobody on the way can read the password.
+/// What tells the person, sealed: who has the private key alone reads the password.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "SealedNotification")]
@@ -301,7 +301,7 @@ mod tests {
             language,
             batch,
         };
-        let (body, properties) = message(&notification, Duration::from_secs(1));
+        let (body, properties) = message(&notification, None, Duration::from_secs(1));
         (body, properties, password.expose().to_owned())
     }
 

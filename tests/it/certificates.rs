@@ -10,7 +10,8 @@ impl Authority {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        let files = ["-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=a CA for a test"];
+        let subject = format!("/CN=CA {}", uuid::Uuid::new_v4().simple());
+        let files = ["-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", &subject];
         openssl(folder.path(), &[&["req", "-x509"][..], &key, &files].concat());
         Self(folder)
     }

@@ -15,7 +15,7 @@ async fn written(arguments: &[&str]) -> String {
 async fn each_help_says_what_to_do_with_examples() {
     insta::assert_snapshot!("help", written(&["--help"]).await);
     // Those of the other subcommands are beside what they do.
-    for role in ["worker", "sim", "demo", "completions", "man"] {
+    for role in ["worker", "sim", "demo", "keygen", "completions", "man"] {
         let help = written(&[role, "--help"]).await;
         says(&help, &["Example", &format!(" {role}")]);
         insta::assert_snapshot!(format!("help of {role}"), help);
