@@ -78,9 +78,10 @@ Of several notifications for one person the newest alone is sent; what cannot be
 Examples:
   resetd --config /etc/resetd/resetd.toml mailer
   RESETD__MAILER__SMTP__HOST=smtp.example.com RESETD__MAILER__FROM=noreply@example.com resetd mailer
-  EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer"
+  EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer
+  resetd --config /etc/resetd/resetd.toml mailer --preview samples"
     )]
-    Mailer(Common),
+    Mailer(With<roles::mailer::Args>),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
     /// Show how far a batch is: done, failed, rate, time left.
@@ -179,7 +180,8 @@ impl DeadVerb {
 impl Cli {
     fn of_role(&self) -> &Common {
         match &self.role {
-            Role::Worker(common) | Role::Mailer(common) | Role::Demo(common) => common,
+            Role::Worker(common) | Role::Demo(common) => common,
+            Role::Mailer(with) => &with.common,
             Role::Enqueue(with) => &with.common,
             Role::Batch(with) => &with.common,
             Role::Sim(with) => &with.common,
@@ -235,8 +237,11 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> Result<()> {
             let listener = listener(&config).await?;
             roles::worker::run(config, listener, shutdown).await
         }
-        Role::Mailer(_) => {
+        Role::Mailer(with) => {
             let config = Config::load(&files, environment)?;
+            if let Some(folder) = &with.args.preview {
+                return roles::mailer::preview(&config, folder);
+            }
             config.mailer()?;
             let listener = listener(&config).await?;
             roles::mailer::run(config, listener, shutdown).await

@@ -4,10 +4,10 @@
 //! What goes wrong is named by what is done next. Nothing here waits, tries again or knows of a queue: that is the role's.
 
 pub mod courier;
-pub mod keys;
-pub mod seal;
 mod http;
+pub mod keys;
 pub mod preview;
+pub mod seal;
 mod smtp;
 pub mod templates;
 

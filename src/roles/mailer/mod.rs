@@ -8,6 +8,7 @@ mod office;
 mod session;
 mod trip;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::stdout;
 use crate::amqp::claim::{self, AFTER_YOU, after_another};
 use crate::amqp::lease::{FRESH, Lease};
 use crate::amqp::link::Link;
@@ -23,15 +25,45 @@ use crate::amqp::publisher::Publisher;
 use crate::amqp::topology;
 use crate::amqp::trouble::Trouble;
 use crate::board::{Board, Session};
-use crate::config::Config;
+use crate::config::{Config, mailer::Via};
 use crate::domain::ledger::Before;
 use crate::http::{self, Scene};
+use crate::mail::{self, Templates};
 use crate::telemetry::metrics;
 use office::{NAME, Office};
 use session::End;
 
+/// Beside the longest delivery, for its record and for closing.
+const LEAST_GRACE: Duration = Duration::from_secs(5);
 /// A session that lasted for so long was no failure.
 const LONG: Duration = Duration::from_secs(60);
+
+/// The flags of `resetd mailer`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write a sample of every mail into this folder, to be looked at, and end; no mail is sent and no broker needed.
+    #[arg(long, value_name = "FOLDER")]
+    pub preview: Option<PathBuf>,
+}
+
+/// Writes the samples, and says where they are.
+///
+/// # Errors
+/// Where the configuration or a template does not do, or a file cannot be written.
+pub fn preview(config: &Config, folder: &Path) -> Result<()> {
+    let mailer = config.mailer()?;
+    let templates = Templates::load(&mailer.settings)?;
+    let from = match &mailer.via {
+        Via::Smtp(smtp) => smtp.from.clone(),
+        // The service writes its own.
+        Via::Http(_) => "noreply@example.com".parse().context("a sender for the sample")?,
+    };
+    let own = &config.notification.template;
+    for path in mail::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
+        stdout::say(&path.display().to_string())?;
+    }
+    Ok(())
+}
 
 /// Sends mails until `shutdown`, then drains.
 ///
@@ -47,7 +79,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let ended = health.clone();
     let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
     let post = Post { config: &config, board: &board, office, shutdown };
+    if post.config.grace < post.office.longest + LEAST_GRACE {
+        tracing::warn!(
+            "shutdown.grace is shorter than the longest delivery, {} s, and {} s more: a mail that is cut short at the end is sent once more",
+            post.office.longest.as_secs(),
+            LEAST_GRACE.as_secs()
+        );
+    }
     let worked = post.work().await;
+    post.office.courier.close().await;
     health.cancel();
     let _ = serving.await;
     metrics::broker_connected(false);
