@@ -247,7 +247,9 @@ async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
     succeeded(&scene.world, "job-3-older", "u-3").await;
     succeeded(&scene.world, "job-3-newer", "u-3").await;
     scene.notify(&with(note(3, 30), &json!({"notificationId": "of-3-newer", "jobId": "job-3-newer"}))).await;
-    let (_mailer, _) = scene.mailer().await;
+    // The first permit comes after a second: by then all of them are in hand.
+    let mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 60\n").start();
+    role_is(&mailer.http().await, "active").await;
     scene.letters(3).await;
     scene.notify(&with(note(3, 31), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
     let ends = by_note(&records(&scene.world, 6).await);

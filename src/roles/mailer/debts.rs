@@ -13,6 +13,7 @@ use crate::amqp::consumer::Delivery;
 use crate::amqp::names::EMAIL_KEY;
 use crate::amqp::publisher::{Message, Unpublished};
 use crate::amqp::topology;
+use crate::amqp::trouble::ANSWER;
 use crate::domain::job::JobId;
 use crate::domain::mailing::{MailEnd, Mailed, Unsent};
 use crate::domain::note::Note;
@@ -124,8 +125,18 @@ fn end(mail: &Mail, remains: &Remains, unsent: Option<Unsent>, at: Timestamp) ->
 async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Result<(), Leave> {
     let mut stopped = false;
     loop {
-        // What was written is waited for, also past the session's end: it counts once it is confirmed.
-        let unpublished = match desk.publisher.publish(message).await {
+        // What was written may still be confirmed for a while after the session is over; but no delivery is held too long for it.
+        let given_up = async {
+            desk.over.cancelled().await;
+            sleep(ANSWER).await;
+        };
+        let published = tokio::select! {
+            biased;
+            published = desk.publisher.publish(message) => published,
+            () = given_up => return Err(Leave::Unsettled),
+            () = sleep_until(mail.held_until) => return Err(desk.held_too_long()),
+        };
+        let unpublished = match published {
             Ok(()) => {
                 if stopped {
                     desk.office.gate.mended(StopCause::Unpublishable);
@@ -171,6 +182,7 @@ pub(super) async fn publish_again(desk: &Desk, delivery: Delivery<()>, mail: &Ma
     let properties = expiring(properties, mail, desk.office.ttl);
     let message = Message { exchange: &exchange, key: &key, body: &delivery.body, properties };
     if owe(desk, mail, "a mail that waits", &message).await.is_ok() {
+        failpoint::reach(Stage::Again, mail.note.as_ref().map_or("", |note| note.id.as_str()));
         delivery.ack(&desk.over).await;
     }
 }
