@@ -342,7 +342,7 @@ async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_br
     assert_eq!(mailer.terminated().await.0, 0);
 
     // The same with no wait in memory: it is parked, and comes back by itself.
-    let parking = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[retry]\ninline_max = \"0s\"\n");
+    let parking = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"0s\"\n");
     let mailer = parking.start();
     role_is(&mailer.http().await, "active").await;
     let began = std::time::Instant::now();
