@@ -235,8 +235,8 @@ async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
 async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
     let scene = Scene::new(Postbox::new(), "").await;
     declared(&scene.world).await;
-    // For u-1 they wait together, the older first; for u-2 the newer first; for u-3 the newer one's outcome stands later in the stream
-    // though its worker's clock was behind, and the older one comes when the newer one was sent.
+    // For u-1 they wait together, the older first; for u-2 the newer first; for u-3 the newer one's outcome stands later in the stream,
+    // and the older one comes when the newer one was sent.
     for (user, ages) in [(1, [20, 10]), (2, [10, 20])] {
         for (n, age) in ages.into_iter().enumerate() {
             let own = json!({"notificationId": format!("of-{user}-{age}"), "jobId": format!("job-{user}-{n}"), "userId": format!("u-{user}"),
@@ -251,7 +251,7 @@ async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
     let mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 60\n").start();
     role_is(&mailer.http().await, "active").await;
     scene.letters(3).await;
-    scene.notify(&with(note(3, 31), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
+    scene.notify(&with(note(3, 60), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
     let ends = by_note(&records(&scene.world, 6).await);
     let outcome = |id: &str| (ends[id]["outcome"].as_str().unwrap(), ends[id]["reason"].as_str().unwrap_or(""));
     for id in ["of-1-10", "of-2-10", "of-3-newer"] {
@@ -342,7 +342,8 @@ async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_br
     assert_eq!(mailer.terminated().await.0, 0);
 
     // The same with no wait in memory: it is parked, and comes back by itself.
-    let parking = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"0s\"\n");
+    let parking = Run::of(&scene.world, &["--log", "json", "mailer"])
+        .config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n");
     let mailer = parking.start();
     role_is(&mailer.http().await, "active").await;
     let began = std::time::Instant::now();

@@ -47,7 +47,7 @@ pub(super) async fn open(connection: &Connection, queue: &str) -> Result<Letters
     match Letters::open(connection, queue).await {
         Ok(letters) => Ok(letters),
         Err(Trouble::Again(why)) if why.contains("NOT_FOUND") => bail!(
-            "{why}; has a worker with this org (or a mailer, for emails) and this amqp.prefix declared the queues? Start it once, or correct --org"
+            "{why}; has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once, or correct --org"
         ),
         Err(trouble) => Err(trouble.into()),
     }

@@ -146,6 +146,8 @@ impl Post<'_> {
     }
 
     async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
+        // Also while it is at work: whose password was set last is told by the workers' outcomes.
+        let _reading = self.office.ledger.reading();
         let reading = async {
             tokio::join!(self.office.ledger.follow(&link.consuming), self.office.depths.follow(&link.consuming));
             std::future::pending().await
@@ -208,8 +210,6 @@ impl Post<'_> {
     async fn take_over(&self, link: &Link) -> Result<Held, Trouble> {
         let office = &self.office;
         topology::declare(&link.publishing, &topology::mailers_things(&office.names)).await?;
-        // Read from now on, so that little is left to read when the time comes.
-        let _reading = office.ledger.reading();
         let stands_by = || {
             self.board.session(NAME, Session::Standby);
         };

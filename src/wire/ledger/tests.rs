@@ -35,7 +35,9 @@ fn kind(name: &str) -> BasicProperties {
 fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
     match told(body, properties)? {
         Told::Ended(ended) => Some(ended),
-        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_)) => panic!("{other:?} is no job's end"),
+        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_)) => {
+            panic!("{other:?} is no job's end")
+        }
     }
 }
 
