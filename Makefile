@@ -44,7 +44,7 @@ lint: ## formatting, clippy, documentation, the alerts, and the dependencies whe
 	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
 
 .PHONY: measure
-measure: ## the figures: throughput beside the least loop, the quota, the start
+measure: ## the figures: throughput beside the least loop, the quota, the start, sealing
 	@scripts/need
 	scripts/broker install --private
 	cargo build --locked --release --examples

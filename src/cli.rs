@@ -25,6 +25,7 @@ Examples:
   resetd demo                                              # the whole trip on this machine
   resetd --config resetd.toml check                        # is all well?
   resetd --config resetd.toml worker                       # reset passwords
+  resetd --config resetd.toml mailer                       # tell the people
   resetd enqueue --batch november --wait agents.csv        # send jobs, and follow them
   resetd dead list                                         # what was given up, and why
   resetd help enqueue                                      # more of a subcommand"
@@ -69,16 +70,30 @@ Examples:
   RUST_LOG=resetd=debug resetd --config resetd.toml worker"
     )]
     Worker(Common),
+    /// Take the email queue and tell the people: by SMTP, or by a POST to a service of your own.
+    #[command(
+        after_help = "It runs until SIGTERM or SIGINT: a mail in the air is waited for, within shutdown.grace, and the others go back; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
+
+Of several notifications for one person the newest alone is sent; what cannot be sent is kept, without its password, in emails.dead (resetd dead --queue emails list). Set mailer.enabled = true for the worker too.
+
+Examples:
+  resetd --config /etc/resetd/resetd.toml mailer
+  RESETD__MAILER__SMTP__HOST=smtp.example.com RESETD__MAILER__FROM=noreply@example.com resetd mailer
+  EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer
+  resetd --config /etc/resetd/resetd.toml mailer --preview samples"
+    )]
+    Mailer(With<roles::mailer::Args>),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
     Enqueue(With<roles::enqueue::Args>),
     /// Show how far a batch is: done, failed, rate, time left.
     Batch(With<roles::enqueue::batch::Args>),
     /// Look through the dead letters, replay or drop them.
     #[command(
-        after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped.
+        after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped. With --queue emails it is a mail that was given up: its password is gone, and a replay makes a new one.
 
 Examples:
   resetd dead list
+  resetd dead --queue emails list
   resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
   resetd dead replay --reason retries_exhausted --dry-run
   resetd dead drop --reason not_found --batch monday"
@@ -86,6 +101,9 @@ Examples:
     Dead {
         #[command(subcommand)]
         verb: DeadVerb,
+        /// Whose letters: jobs that were given up, or mails.
+        #[arg(long, value_enum, value_name = "QUEUE", default_value_t, global = true)]
+        queue: roles::dead::Queue,
         #[command(flatten)]
         common: Common,
     },
@@ -98,9 +116,9 @@ Examples:
     Schema(With<roles::schema::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<roles::sim::Args>),
-    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails.
+    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails, and their mails.
     #[command(
-        after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one.
+        after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one, and no mail server used but its own.
 
 Examples:
   resetd demo
@@ -125,10 +143,13 @@ enum DeadVerb {
     #[command(
         after_help = "A replayed job keeps its id and what its producer asked for, and begins with its tries uncounted. The worker checks again whether it expired or a newer reset of its user succeeded, and paces it as any other. Run again after an interruption, nobody is reset twice.
 
+With --queue emails it makes a new password for the person of each mail: a new job with an id of its own goes to the interactive lane, for the same user and address.
+
 Examples:
   resetd dead replay 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
   resetd dead replay --reason retries_exhausted --since 2h --dry-run
-  resetd dead replay --org main --all --yes"
+  resetd dead replay --org main --all --yes
+  resetd dead --queue emails replay --reason undeliverable --dry-run"
     )]
     Replay(With<roles::dead::Act>),
     /// Take letters away for good; a record of each goes to the outcomes first.
@@ -161,6 +182,7 @@ impl Cli {
     fn of_role(&self) -> &Common {
         match &self.role {
             Role::Worker(common) | Role::Demo(common) => common,
+            Role::Mailer(with) => &with.common,
             Role::Enqueue(with) => &with.common,
             Role::Batch(with) => &with.common,
             Role::Sim(with) => &with.common,
@@ -178,6 +200,7 @@ impl Cli {
         let between = match &self.role {
             Role::Dead { common, .. } => Some(common),
             Role::Worker(_)
+            | Role::Mailer(_)
             | Role::Enqueue(_)
             | Role::Batch(_)
             | Role::Sim(_)
@@ -213,17 +236,23 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
             let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             roles::worker::check(&config)?;
-            let listener = TcpListener::bind(config.http.listen).await.with_context(|| {
-                format!(
-                    "http.listen {} cannot be bound; is another worker running? Set http.listen to another port",
-                    config.http.listen
-                )
-            })?;
+            let listener = listener(&config).await?;
             roles::worker::run(config, listener, shutdown).await
+        }
+        Role::Mailer(with) => {
+            let config = Config::load(&files, environment)?;
+            if let Some(folder) = &with.args.preview {
+                return roles::mailer::preview(&config, folder);
+            }
+            config.mailer()?;
+            let listener = listener(&config).await?;
+            roles::mailer::run(config, listener, shutdown).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
-        Role::Dead { verb, .. } => roles::dead::run(verb.verb(), &Config::load(&files, environment)?, shutdown).await,
+        Role::Dead { verb, queue, .. } => {
+            roles::dead::run(verb.verb(), queue, &Config::load(&files, environment)?, shutdown).await
+        }
         Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
@@ -232,6 +261,16 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
         Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
         Role::Man(with) => roles::man::run(&with.args, Cli::command()),
     }
+}
+
+/// Where health, metrics and the page are served.
+async fn listener(config: &Config) -> Result<TcpListener> {
+    let listen = config.http.listen;
+    TcpListener::bind(listen).await.with_context(|| {
+        format!(
+            "http.listen {listen} cannot be bound; is another worker or mailer running? Set http.listen to another port"
+        )
+    })
 }
 
 /// Starts logging as the command line asks for it, and a worker's traces as its configuration does; within a runtime.
@@ -245,7 +284,7 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let usual = match cli.role {
         Role::Demo(_) | Role::Enqueue(_) | Role::Batch(_) | Role::Check(_) | Role::Schema(_) => "error",
         Role::Dead { .. } | Role::Keygen(_) | Role::Completions(_) | Role::Man(_) => "warn",
-        Role::Worker(_) | Role::Sim(_) => "info",
+        Role::Worker(_) | Role::Mailer(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let worker = worker(cli)?;
@@ -275,6 +314,7 @@ fn worker(cli: &Cli) -> Result<Option<Config>> {
         | Role::Sim(_)
         | Role::Demo(_)
         | Role::Keygen(_)
+        | Role::Mailer(_)
         | Role::Completions(_)
         | Role::Man(_) => Ok(None),
     }

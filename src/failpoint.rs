@@ -21,6 +21,8 @@ pub enum Stage {
     Replied,
     /// It is published again, and this delivery is not acked.
     Again,
+    /// The next hop took its mail, and nobody was told.
+    Delivered,
 }
 
 /// Does what the test that runs this process asks for at this stage.

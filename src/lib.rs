@@ -8,7 +8,7 @@
 //! | 6 | `cli` |
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
 //! | 4 | `pipeline`: the trip of one job; `http`: health, metrics and the page |
-//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns; `mail`: from a notification to the next hop |
+//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns; `mail`: from a notification to the next hop, and what seals and opens one |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
 //! | 0 | `sim`: a simulated org that imports nothing of ours |

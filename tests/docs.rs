@@ -35,6 +35,32 @@ fn the_table_of_metrics_has_each_that_is_exported_and_no_other() {
     assert!(exported().len() > 10);
 }
 
+/// What stands between backticks, in its order.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_test_that_the_threat_table_names_exists() {
+    let page = file("docs/SECURITY.md");
+    let is_name =
+        |text: &str| text.len() > 20 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_');
+    let (mut seen, mut source) = (0, String::new());
+    for quoted in quoted(&page) {
+        if quoted.starts_with("src/") {
+            source = file(quoted);
+        }
+        let (code, name) = match quoted.split_once("::") {
+            Some((module, name)) if is_name(name) => (file(&format!("tests/it/{module}.rs")), name),
+            None if is_name(quoted) => (source.clone(), quoted),
+            Some(_) | None => continue,
+        };
+        assert!(code.contains(&format!("fn {name}(")), "{quoted} is nowhere");
+        seen += 1;
+    }
+    assert!(seen >= 12, "{seen}");
+}
+
 #[test]
 fn alerts_and_dashboard_ask_for_nothing_that_is_not_exported() {
     let exported = exported();

@@ -167,6 +167,38 @@ fn least_loop() -> PathBuf {
 
 const JOBS: usize = 8_000;
 
+/// What sealing adds to a message, and opening, on one core.
+#[test]
+#[ignore = "a measurement; make measure"]
+fn the_cost_of_sealing() {
+    use resetd::mail::keys::{Bits, Pair};
+    use resetd::mail::seal::{Keys, Seal};
+    let folder = tempfile::tempdir().unwrap();
+    let secret = br#"{"temporaryPassword":"0123456789abcdef0123","body":"Your temporary password is: 0123456789abcdef0123. Please log in and change it immediately."}"#;
+    for (bits, name) in [(Bits::Rsa3072, "RSA 3072"), (Bits::Rsa4096, "RSA 4096")] {
+        let begun = Instant::now();
+        let pair = Pair::generate(bits).unwrap();
+        let made = begun.elapsed();
+        let (public, private) = (folder.path().join("public"), folder.path().join("private"));
+        fs::write(&public, &pair.public).unwrap();
+        fs::write(&private, pair.private.as_bytes()).unwrap();
+        let (seal, keys) = (Seal::load(&[public]).unwrap().unwrap(), Keys::load(&[private]).unwrap());
+        let begun = Instant::now();
+        let sealed: Vec<String> = (0..2_000).map(|_| seal.close(secret).unwrap()).collect();
+        let closing = begun.elapsed() / 2_000;
+        let begun = Instant::now();
+        for sealed in &sealed[..500] {
+            assert_eq!(keys.open(sealed).unwrap().as_slice(), secret);
+        }
+        let opening = begun.elapsed() / 500;
+        println!(
+            "sealing, {name}: {closing:?} a message to close, {opening:?} to open, {} bytes in place of {}; {made:?} to make a pair",
+            sealed[0].len(),
+            secret.len()
+        );
+    }
+}
+
 #[tokio::test]
 #[ignore = "a measurement; make measure"]
 async fn figures() {
@@ -269,4 +301,100 @@ async fn start(bench: &Bench) {
         bench.empty().await;
     }
     sim.terminate();
+}
+
+const MAILS: usize = 20_000;
+const CONNECTIONS: usize = 8;
+
+/// Mails per second to a mail server on this machine over eight connections: the courier, and the least that lettre can do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement; make measure"]
+async fn mails() {
+    let port = mail_server().await;
+    let text = format!(
+        "[mailer]\nfrom = \"noreply@example.com\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"off\"\npool = {CONNECTIONS}\n"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mailer.toml");
+    fs::write(&file, text).unwrap();
+    let config = resetd::config::Config::load(&[file], resetd::config::Environment::of([])).unwrap();
+    let courier = resetd::mail::Courier::new(&config.mailer().unwrap(), Duration::from_secs(900)).unwrap();
+    for round in 1..=3 {
+        let took = in_parallel(async |_, count| {
+            for n in 0..count {
+                courier.deliver(&mail(n)).await.unwrap();
+            }
+        });
+        println!("mails, round {round}: the courier {:.0} mails/s", per_second(MAILS, took.await));
+        let took = in_parallel(async |_, count| least_lettre(port, count).await);
+        println!("mails, round {round}: a bare lettre loop {:.0} mails/s", per_second(MAILS, took.await));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn per_second(count: usize, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+async fn in_parallel(work: impl AsyncFn(usize, usize)) -> Duration {
+    let begun = Instant::now();
+    futures_util::future::join_all((0..CONNECTIONS).map(|n| work(n, MAILS / CONNECTIONS))).await;
+    begun.elapsed()
+}
+
+fn mail(n: usize) -> resetd::mail::Mail {
+    resetd::mail::Mail {
+        id: resetd::domain::note::NoteId::parse(&format!("n-{n}")).unwrap(),
+        to: resetd::domain::user::EmailAddress::parse("to", "agent@example.com").unwrap(),
+        password: resetd::domain::password::Password::told("0123456789abcdef".to_owned().into()),
+        subject: "Genesys Cloud Temporary Password Reset".into(),
+        text: "Your temporary password is: 0123456789abcdef. Please log in and change it immediately."
+            .to_owned()
+            .into(),
+        html: None,
+    }
+}
+
+async fn least_lettre(port: u16, count: usize) {
+    use lettre::transport::smtp::client::AsyncSmtpConnection;
+    use lettre::transport::smtp::extension::ClientId;
+    let hello = ClientId::Domain("example.com".into());
+    let mut connection =
+        AsyncSmtpConnection::connect_tokio1(("127.0.0.1", port), None, &hello, None, None).await.unwrap();
+    for _ in 0..count {
+        let message = lettre::Message::builder()
+            .from("noreply@example.com".parse().unwrap())
+            .to("agent@example.com".parse().unwrap())
+            .subject("Genesys Cloud Temporary Password Reset")
+            .body("Your temporary password is: 0123456789abcdef. Please log in and change it immediately.".to_owned());
+        let message = message.unwrap();
+        connection.send(message.envelope(), &message.formatted()).await.unwrap();
+    }
+}
+
+/// It takes everything at once.
+async fn mail_server() -> u16 {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(async move {
+                let (read, mut write) = stream.into_split();
+                let mut lines = tokio::io::BufReader::new(read).lines();
+                let _ = write.write_all(b"220 here\r\n").await;
+                let mut in_mail = false;
+                while let Ok(Some(line)) = lines.next_line().await {
+                    if in_mail && line != "." {
+                        continue;
+                    }
+                    in_mail = line == "DATA";
+                    let answer: &[u8] = if in_mail { b"354 go on\r\n" } else { b"250 fine\r\n" };
+                    let _ = write.write_all(answer).await;
+                }
+            });
+        }
+    });
+    port
 }

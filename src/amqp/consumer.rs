@@ -1,4 +1,4 @@
-//! Taking jobs: one channel for each lane, on which it is consumed, or taken from one by one; and a delivery that is settled
+//! Taking jobs, or mails: one channel for each queue, on which it is consumed, or taken from one by one; and a delivery that is settled
 //! once, by value.
 
 use futures_util::{FutureExt, StreamExt};
@@ -9,28 +9,27 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
-use super::names::Names;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd";
 
-/// Where one lane's jobs come in.
+/// Where the messages of one queue come in: the jobs of a lane, or whatever `L` stands for.
 #[derive(Debug)]
-pub struct Intake {
-    lane: Lane,
+pub struct Intake<L = Lane> {
+    lane: L,
     queue: String,
     channel: Channel,
     consumer: Option<lapin::Consumer>,
 }
 
-/// One job in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
+/// One job, or mail, in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
 /// is returned.
 #[derive(Debug)]
-pub struct Delivery {
+pub struct Delivery<L = Lane> {
     /// The lane it came by.
-    pub lane: Lane,
+    pub lane: L,
     /// The body as it came.
     pub body: Vec<u8>,
     /// The properties as they came.
@@ -40,13 +39,12 @@ pub struct Delivery {
     acker: lapin::Acker,
 }
 
-impl Intake {
-    /// Opens a lane; nothing is taken yet.
+impl<L: Copy> Intake<L> {
+    /// Opens the way to a queue; nothing is taken yet.
     ///
     /// # Errors
     /// Where the broker does not answer.
-    pub async fn open(connection: &Connection, names: &Names, lane: Lane, prefetch: u16) -> Result<Self, Trouble> {
-        let queue = names.lane(lane);
+    pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, Trouble> {
         let what = format!("opening a channel for queue {queue}");
         let channel = within(&what, connection.create_channel()).await?;
         within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
@@ -71,7 +69,7 @@ impl Intake {
     }
 
     /// The next job, while it is consumed. `None`: the consumer was cancelled, its queue deleted, or the channel is gone.
-    pub async fn next(&mut self) -> Option<Delivery> {
+    pub async fn next(&mut self) -> Option<Delivery<L>> {
         let delivery = self.consumer.as_mut()?.next().await?.ok()?;
         Some(self.delivery(delivery))
     }
@@ -80,13 +78,13 @@ impl Intake {
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn get(&self) -> Result<Option<Delivery>, Trouble> {
+    pub async fn get(&self) -> Result<Option<Delivery<L>>, Trouble> {
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
-        let got = within(&format!("taking a job from queue {}", self.queue), got).await?;
+        let got = within(&format!("taking a message from queue {}", self.queue), got).await?;
         Ok(got.map(|got| self.delivery(got.delivery)))
     }
 
-    fn delivery(&self, from: lapin::message::Delivery) -> Delivery {
+    fn delivery(&self, from: lapin::message::Delivery) -> Delivery<L> {
         Delivery {
             lane: self.lane,
             body: from.data,
@@ -104,7 +102,7 @@ impl Intake {
     }
 
     /// Takes no more jobs, and hands out those that were prefetched.
-    pub async fn rest(&mut self) -> Vec<Delivery> {
+    pub async fn rest(&mut self) -> Vec<Delivery<L>> {
         let Some(mut consumer) = self.consumer.take() else { return Vec::new() };
         closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
         // All that was delivered came before the answer.
@@ -121,7 +119,7 @@ impl Intake {
     /// Where the broker is lost or does not answer.
     pub async fn give_back(&self) -> Result<(), Trouble> {
         let options = BasicNackOptions { multiple: true, requeue: true };
-        within(&format!("returning jobs to queue {}", self.queue), self.channel.basic_nack(0, options)).await
+        within(&format!("returning messages to queue {}", self.queue), self.channel.basic_nack(0, options)).await
     }
 
     /// Closes the channel: whatever was not settled goes back to its queue.
@@ -130,10 +128,10 @@ impl Intake {
     }
 }
 
-impl Delivery {
-    /// Tells the broker that the job is done. `false`: its channel is gone, and it will be delivered again.
+impl<L> Delivery<L> {
+    /// Tells the broker that it is done. `false`: its channel is gone, and it will be delivered again.
     pub async fn ack(self, lost: &CancellationToken) -> bool {
-        let acked = within("acking a job", self.acker.ack(BasicAckOptions::default())).await;
+        let acked = within("acking a delivery", self.acker.ack(BasicAckOptions::default())).await;
         let settled = matches!(acked, Ok(true));
         if !settled {
             lost.cancel();

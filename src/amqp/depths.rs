@@ -43,6 +43,8 @@ pub struct Depths(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     orgs: BTreeMap<String, Names>,
+    /// What is asked for: an org's queues, or the mails'.
+    ask: fn(&Names) -> Queues,
     /// How many look on.
     lookers: watch::Sender<usize>,
     known: watch::Sender<BTreeMap<String, Depth>>,
@@ -61,7 +63,16 @@ impl Drop for Looking {
 impl Depths {
     /// Of these orgs. Nothing is known yet.
     pub fn new(orgs: BTreeMap<String, Names>) -> Self {
-        Self(Arc::new(Shared { orgs, lookers: watch::Sender::new(0), known: watch::Sender::default() }))
+        Self::asking(orgs, Queues::of_org)
+    }
+
+    /// Of the mails, under that name. The email queue stands in place of the interactive lane, and there is no other.
+    pub fn of_mails(name: &str, names: Names) -> Self {
+        Self::asking(BTreeMap::from([(name.to_owned(), names)]), Queues::of_mails)
+    }
+
+    fn asking(orgs: BTreeMap<String, Names>, ask: fn(&Names) -> Queues) -> Self {
+        Self(Arc::new(Shared { orgs, ask, lookers: watch::Sender::new(0), known: watch::Sender::default() }))
     }
 
     /// Looks on until the guard is dropped.
@@ -104,7 +115,7 @@ impl Depths {
         let channel = within("opening a channel", connection.create_channel()).await?;
         while *lookers.borrow_and_update() > 0 {
             for (org, names) in &self.0.orgs {
-                let depth = depth(&channel, names).await?;
+                let depth = depth(&channel, (self.0.ask)(names)).await?;
                 self.0.known.send_modify(|known| {
                     let _ = known.insert(org.clone(), depth);
                 });
@@ -116,14 +127,44 @@ impl Depths {
     }
 }
 
-async fn depth(channel: &Channel, names: &Names) -> Result<Depth, Trouble> {
-    let at = Timestamp::now();
-    let mut parked = 0;
-    for rung in Rung::ALL {
-        parked += ready(channel, names.parked(rung)).await?;
+/// The queues that are looked at.
+#[derive(Debug)]
+struct Queues {
+    lanes: [Option<String>; 2],
+    parked: [String; 3],
+    dead: String,
+}
+
+impl Queues {
+    fn of_org(names: &Names) -> Self {
+        Self {
+            lanes: Lane::ALL.map(|lane| Some(names.lane(lane))),
+            parked: Rung::ALL.map(|rung| names.parked(rung)),
+            dead: names.dead(),
+        }
     }
-    let lanes = [ready(channel, names.lane(Lane::Interactive)).await?, ready(channel, names.lane(Lane::Bulk)).await?];
-    Ok(Depth { lanes, parked, dead: ready(channel, names.dead()).await?, at })
+
+    fn of_mails(names: &Names) -> Self {
+        Self {
+            lanes: [Some(names.emails()), None],
+            parked: Rung::ALL.map(|rung| names.emails_parked(rung)),
+            dead: names.emails_dead(),
+        }
+    }
+}
+
+async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, Trouble> {
+    let at = Timestamp::now();
+    let (mut lanes, mut parked) = ([0, 0], 0);
+    for (depth, queue) in lanes.iter_mut().zip(queues.lanes) {
+        if let Some(queue) = queue {
+            *depth = ready(channel, queue).await?;
+        }
+    }
+    for queue in queues.parked {
+        parked += ready(channel, queue).await?;
+    }
+    Ok(Depth { lanes, parked, dead: ready(channel, queues.dead).await?, at })
 }
 
 async fn ready(channel: &Channel, queue: String) -> Result<u32, Trouble> {

@@ -21,6 +21,7 @@ const FRAME: usize = 7;
 const METHOD: usize = 6;
 /// The longest greeting that is read, in bytes.
 const LONGEST: usize = 16 * 1024;
+const NO_BROKER: &str = "what answers there is no AMQP 0-9-1 broker";
 /// How long the network may take for any one step.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -56,28 +57,29 @@ pub async fn greeting(amqp: &Amqp) -> Result<Greeting, Trouble> {
 
 fn ask(uri: &AMQPUri, tls: &Tls) -> io::Result<Greeting> {
     let mut stream = tls::stream(uri, tls, STEP)?;
+    let asked = exchange(&mut stream);
+    asked.map_err(|error| {
+        let error = tls::last_word(&mut stream, error);
+        if tls::disagreement(&error).is_some() { error } else { io::Error::other(format!("{NO_BROKER}: {error}")) }
+    })?
+}
+
+/// The header there, and the first frame back.
+fn exchange(stream: &mut (impl Read + Write)) -> io::Result<io::Result<Greeting>> {
+    let no_broker = || Ok(Err(io::Error::other(NO_BROKER)));
     stream.write_all(HEADER)?;
-    let no_broker = || io::Error::other("what answers there is no AMQP 0-9-1 broker");
     let mut read = |length: usize| {
         let mut bytes = vec![0; length];
-        // What TLS has to say of it comes with the first answer.
-        let read = stream.read_exact(&mut bytes).map(|()| bytes);
-        read.map_err(|error| {
-            if tls::disagreement(&error).is_some() {
-                error
-            } else {
-                io::Error::other(format!("{}: {error}", no_broker()))
-            }
-        })
+        stream.read_exact(&mut bytes).map(|()| bytes)
     };
     let frame = read(FRAME)?;
     // Its kind is 1, a method; its channel 0.
-    let [1, 0, 0, length @ ..] = frame.as_slice() else { return Err(no_broker()) };
+    let [1, 0, 0, length @ ..] = frame.as_slice() else { return no_broker() };
     let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     if length > LONGEST {
-        return Err(no_broker());
+        return no_broker();
     }
-    parse(&read(length)?).ok_or_else(no_broker)
+    parse(&read(length)?).map_or_else(no_broker, |greeting| Ok(Ok(greeting)))
 }
 
 /// The properties in the first method's content.

@@ -1,5 +1,6 @@
-//! The lease: whichever connection holds the exclusive queue `resets.ORG.lease` works the org. The broker decides; what is ours to
-//! keep is that no call begins on a lease that may have been lost without our knowing. `docs/adr/0006` argues why two can never call at once.
+//! The lease: whichever connection holds the exclusive queue `resets.ORG.lease` works the org, and whichever holds `emails.lease` sends
+//! the mails. The broker decides; what is ours to keep is that no call begins on a lease that may have been lost without our knowing.
+//! `docs/adr/0006` argues why two can never call at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Link;
-use super::names::Names;
 use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
 /// How often the lease is renewed.
@@ -23,7 +23,7 @@ pub const FRESH: Duration = Duration::from_millis(1500);
 /// How long after its end what a call has brought may be published without a fresh lease.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The lease of one org, held by the connection that consumes and lost with it.
+/// One lease, held by the connection that consumes and lost with it.
 #[derive(Debug)]
 pub struct Lease {
     channel: Channel,
@@ -62,8 +62,7 @@ impl Lease {
     ///
     /// # Errors
     /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
-    pub async fn take(link: &Link, names: &Names) -> Result<Option<Self>, Trouble> {
-        let queue = names.lease();
+    pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, Trouble> {
         let sent = Instant::now();
         let Some(channel) = declare(&link.consuming, &queue).await? else { return Ok(None) };
         let renewed = Renewed(Arc::new(Mutex::new(sent)));
@@ -83,7 +82,7 @@ impl Lease {
         &self.gone
     }
 
-    /// Gives it up, so that another worker has it within its next try.
+    /// Gives it up, so that another process has it within its next try.
     pub async fn release(self) {
         let Self { channel, queue, _renewing: renewing, .. } = self;
         // Else it would find the lease lost.

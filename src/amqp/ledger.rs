@@ -9,9 +9,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::trouble::{ANSWER, Trouble};
-use crate::domain::chronicle::{Chronicle, Ended, Lately};
+use crate::domain::chronicle::{Chronicle, Ended, Lately, Mails, MailsLately};
 use crate::domain::job::JobId;
 use crate::domain::ledger::{Book, Entry, Holder, Room};
+use crate::domain::mailing::{About, MailBook, Mailed, Standing};
+use crate::domain::outcome::OutcomeKind;
 use crate::domain::user::UserId;
 use crate::wire;
 use crate::wire::ledger::Told;
@@ -43,6 +45,9 @@ struct Shared {
 #[derive(Debug)]
 struct Kept {
     book: Book,
+    /// What a mailer wants to know; nobody else keeps it, and a mailer keeps no jobs in `book`.
+    mails: Option<MailBook>,
+    mails_told: Mails,
     chronicle: Chronicle,
     place: Place,
     /// The ids of fences and who held the lease before each, the newest last.
@@ -71,8 +76,19 @@ impl Ledger {
 
     /// One that can tell of these orgs what became of their jobs lately.
     pub fn telling<'a>(stream: impl Into<String>, orgs: impl Iterator<Item = &'a str>) -> Self {
+        Self::keeping(stream, orgs, None)
+    }
+
+    /// One that knows of mails, and not of jobs.
+    pub fn of_mails(stream: impl Into<String>) -> Self {
+        Self::keeping(stream, std::iter::empty(), Some(MailBook::default()))
+    }
+
+    fn keeping<'a>(stream: impl Into<String>, orgs: impl Iterator<Item = &'a str>, mails: Option<MailBook>) -> Self {
         let kept = Kept {
             book: Book::default(),
+            mails,
+            mails_told: Mails::default(),
             chronicle: Chronicle::new(orgs),
             place: Place::default(),
             fences: VecDeque::new(),
@@ -104,9 +120,31 @@ impl Ledger {
         self.kept().ended(ended, Timestamp::now());
     }
 
+    /// Takes note of a mail's end that this process itself brought about.
+    pub fn note_mail(&self, mailed: &Mailed<'_>) {
+        self.kept().mailed(mailed, Timestamp::now());
+    }
+
+    /// A notification came: see [`MailBook::seen`].
+    pub fn seen(&self, about: &About<'_>) {
+        let mut kept = self.kept();
+        let room = kept.mails.as_mut().map(|mails| mails.seen(about, Timestamp::now()));
+        kept.warn_if_full(room);
+    }
+
+    /// See [`MailBook::standing`].
+    pub fn standing(&self, about: &About<'_>) -> Standing {
+        self.kept().mails.as_ref().map_or(Standing::Due, |mails| mails.standing(about))
+    }
+
     /// See [`Chronicle::lately`].
     pub fn lately(&self, org: &str) -> Option<Lately> {
         self.kept().chronicle.lately(org, Timestamp::now())
+    }
+
+    /// What became of mails lately.
+    pub fn mails_lately(&self) -> MailsLately {
+        self.kept().mails_told.lately(Timestamp::now())
     }
 
     /// When passwords were set within the last hour, the oldest first: each at the end of its minute.
@@ -193,6 +231,7 @@ impl Ledger {
             // The record has no clock of its own that counts: it is later than whatever was read before it.
             Some(Told::Dropped { org, job }) => kept.chronicle.dropped(org, job, now),
             Some(Told::Batch(about)) => kept.chronicle.batch(&about.org, &about.batch, &about.record, now),
+            Some(Told::Mailed(mailed)) => kept.mailed(mailed, now),
             Some(Told::Lease(entry)) => kept.apply(entry, now),
             None => {}
         }
@@ -227,17 +266,36 @@ impl Kept {
     }
 
     fn ended(&mut self, ended: &Ended<'_>, now: Timestamp) {
-        if let Some(entry) = Entry::of(ended) {
+        if let Some(mails) = &mut self.mails {
+            if ended.kind == OutcomeKind::Succeeded {
+                let room = mails.succeeded(&ended.org, &ended.job, ended.user.as_deref(), ended.at, now);
+                self.warn_if_full(Some(room));
+            }
+        } else if let Some(entry) = Entry::of(ended) {
             self.note(&entry, now);
         }
         self.chronicle.ended(ended, now);
     }
 
+    fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
+        let room = self.mails.as_mut().map(|mails| mails.ended(mailed, now));
+        self.warn_if_full(room);
+        if self.mails.is_some() {
+            self.mails_told.ended(mailed, now);
+        }
+        self.chronicle.mailed(mailed, now);
+    }
+
     fn note(&mut self, entry: &Entry<'_>, now: Timestamp) {
-        if self.book.note(entry, now) == Room::Full && !self.warned {
+        let room = self.book.note(entry, now);
+        self.warn_if_full(Some(room));
+    }
+
+    fn warn_if_full(&mut self, room: Option<Room>) {
+        if room == Some(Room::Full) && !self.warned {
             self.warned = true;
             tracing::warn!(
-                "the ledger is full: the oldest of the jobs done within 24 h are forgotten, and would be done again if they came again"
+                "the ledger is full: the oldest of what was done within 24 h is forgotten, and would be done again if it came again"
             );
         }
     }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial;
+use super::greeting::greeting;
 use super::pulse::Pulse;
 use super::trouble::{Trouble, closing, within};
 use crate::config::amqp::Amqp;
@@ -18,6 +20,8 @@ const HEARTBEAT: u16 = 10;
 /// The largest frame, in bytes: the broker's own default. Less, and a job whose producer wrote long headers could not be taken.
 /// Said at once, since lapin writes zeros over all of its buffers (16 MiB) when the broker's answer makes it grow them.
 const FRAME_MAX: u32 = 128 * 1024;
+/// How long a broker may take to say what it has against us.
+const SAID: Duration = Duration::from_secs(2);
 /// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -77,6 +81,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     // Checked when the configuration was read.
     let mut uri: AMQPUri =
         amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
+    let is_tls = uri.scheme == AMQPScheme::AMQPS;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     uri.query.frame_max.get_or_insert(FRAME_MAX);
     let place = format!(
@@ -85,9 +90,14 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connected = within(&format!("connecting to {place}"), dial::connect(uri, &amqp.tls, properties)).await;
-    connected.map_err(|trouble| match trouble {
-        Trouble::Again(why) => Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")),
-        Trouble::Missing(why) => Trouble::Missing(why),
-        Trouble::Mend(why) => Trouble::Mend(why),
-    })
+    let why = match connected {
+        Ok(connection) => return Ok(connection),
+        Err(Trouble::Again(why)) => why,
+        Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_))) => return Err(trouble),
+    };
+    // A broker that does not take our certificate says so and closes, and lapin may hear the second first. So it is asked once more.
+    if is_tls && let Ok(Err(Trouble::Mend(said))) = timeout(SAID, greeting(amqp)).await {
+        return Err(Trouble::Mend(said));
+    }
+    Err(Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")))
 }

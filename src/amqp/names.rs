@@ -3,6 +3,9 @@
 use crate::domain::job::Lane;
 use crate::domain::rung::Rung;
 
+/// The routing key of notifications; keys have no prefix.
+pub const EMAIL_KEY: &str = "email";
+
 /// The names of one org's things, and of those that all share.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -14,6 +17,11 @@ impl Names {
     /// With the prefix of `amqp.prefix`.
     pub fn new(prefix: &str, org: &str) -> Self {
         Self { prefix: prefix.to_owned(), org: org.to_owned() }
+    }
+
+    /// Those of another org, with the same prefix.
+    pub fn of(&self, org: &str) -> Self {
+        Self { org: org.to_owned(), ..self.clone() }
     }
 
     fn named(&self, rest: &str) -> String {
@@ -66,6 +74,16 @@ impl Names {
     /// The email queue.
     pub fn emails(&self) -> String {
         self.named("emails")
+    }
+
+    /// The parked queue of one rung for mails that wait.
+    pub fn emails_parked(&self, rung: Rung) -> String {
+        self.named(&format!("emails.parked.{}", rung.as_str()))
+    }
+
+    /// The exclusive queue whose holder sends the mails.
+    pub fn emails_lease(&self) -> String {
+        self.named("emails.lease")
     }
 
     /// The mailer's dead letters.

@@ -32,6 +32,19 @@ pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<Tc
     Err(last)
 }
 
+/// What the broker had to say, where it has closed the connection before we read that: it judges our certificate when the handshake is
+/// over on our side (TLS 1.3), and what we write meanwhile finds nobody.
+pub(super) fn last_word(stream: &mut TcpStream, error: io::Error) -> io::Error {
+    if let TcpStream::Rustls(stream) = stream {
+        while let Ok(1..) = stream.conn.read_tls(&mut stream.sock) {
+            if let Err(said) = stream.conn.process_new_packets() {
+                return io::Error::new(io::ErrorKind::InvalidData, said);
+            }
+        }
+    }
+    error
+}
+
 /// A CA file that is given is believed alone: nobody else's certificate passes for the broker's, whoever the system trusts.
 pub(super) fn connector(tls: &Tls) -> io::Result<RustlsConnector> {
     let roots = match &tls.ca {

@@ -1,10 +1,10 @@
-//! What a worker declares before it works: section 3 of the contract. Declaring changes nothing that exists and deletes nothing.
+//! What a worker, and a mailer, declares before it works: section 3 of the contract. Declaring changes nothing that exists and deletes nothing.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::names::Names;
+use super::names::{EMAIL_KEY, Names};
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 use crate::domain::rung::Rung;
@@ -79,15 +79,39 @@ pub fn things(names: &Names) -> Vec<Thing> {
         let bound = |lane| binding(names.parked(rung), names.parked_exchange(rung), names.lane_key(lane));
         things.extend(Lane::ALL.map(bound));
     }
+    things.extend(of_mails(names));
+    things
+}
+
+/// What a mailer works with: those that it shares with the workers, and those of mails that wait.
+pub fn mailers_things(names: &Names) -> Vec<Thing> {
+    let mut things =
+        vec![exchange(names.notifications(), ExchangeKind::Direct), exchange(names.outcomes(), ExchangeKind::Topic)];
+    things.extend(of_mails(names));
+    for rung in Rung::ALL {
+        let ttl = i32::try_from(rung.wait().as_millis()).unwrap_or(i32::MAX);
+        let arguments = [
+            ("x-message-ttl", AMQPValue::LongInt(ttl)),
+            ("x-dead-letter-exchange", text(&names.notifications())),
+            ("x-dead-letter-routing-key", text(EMAIL_KEY)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ];
+        things.push(quorum(names.emails_parked(rung), &arguments));
+    }
+    things
+}
+
+/// The email queue, the dead mails and the stream of outcomes.
+fn of_mails(names: &Names) -> [Thing; 5] {
     let limits = [("x-max-age", text("7D")), ("x-stream-max-segment-size-bytes", AMQPValue::LongInt(20_000_000))];
-    things.extend([
+    [
         quorum(names.emails(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]),
-        binding(names.emails(), names.notifications(), "email".to_owned()),
+        binding(names.emails(), names.notifications(), EMAIL_KEY.to_owned()),
         quorum(names.emails_dead(), &[("x-delivery-limit", AMQPValue::LongInt(NO_LIMIT))]),
         queue(names.ledger(), "stream", &limits),
         binding(names.ledger(), names.outcomes(), "#".to_owned()),
-    ]);
-    things
+    ]
 }
 
 fn exchange(name: String, kind: ExchangeKind) -> Thing {
@@ -111,13 +135,21 @@ fn binding(queue: String, exchange: String, key: String) -> Thing {
     Thing::Binding { queue, exchange, key }
 }
 
-/// Declares everything on a channel of its own, since a refusal closes the channel.
+/// Declares all of a worker's things for one org.
+///
+/// # Errors
+/// As [`declare`].
+pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
+    declare(connection, &things(names)).await
+}
+
+/// Declares things on a channel of its own, since a refusal closes the channel.
 ///
 /// # Errors
 /// Where one exists with other arguments or kind, or a right is missing: the text names it and what to do.
-pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
+pub async fn declare(connection: &Connection, things: &[Thing]) -> Result<(), Trouble> {
     let channel = within("opening a channel", connection.create_channel()).await?;
-    for thing in things(names) {
+    for thing in things {
         within(&thing.what(), thing.declare(&channel)).await?;
     }
     closing(channel.close(200, "declared".into())).await;

@@ -78,6 +78,11 @@ pub struct Notification {
     pub seal_to: Vec<PathBuf>,
 }
 
+impl Notification {
+    /// How much longer the broker keeps a message where a mailer takes part, which says of each that came too late that it did.
+    pub const GRACE: Duration = Duration::from_secs(3600);
+}
+
 /// Everything, as far as every role needs it; what only a worker needs is demanded by [`Config::worker`].
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -229,6 +234,13 @@ impl Config {
         self.http.check_served()?;
         self.telemetry.check_built(HAS_OTEL)?;
         Ok(Worker { form, orgs })
+    }
+
+    /// How long the broker keeps a notification: as long as it may wait, and longer where a mailer takes part, which says of each that
+    /// came too late that it did. (No broker takes more than 32 bits of milliseconds.)
+    pub fn notification_expires(&self) -> Duration {
+        let grace = if self.mailer.enabled { Notification::GRACE } else { Duration::ZERO };
+        (self.notification.ttl + grace).min(Duration::from_millis(u32::MAX.into()))
     }
 
     /// What a mailer needs.

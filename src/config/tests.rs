@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
 use crate::domain::form::{ExtensionForm, PasswordForm};
@@ -133,6 +133,83 @@ fn a_secret_may_stand_in_a_file() {
     assert!(!format!("{config:?}").contains("s3cr3t"));
 }
 
+/// A secret in a file, with the line break that an editor leaves at its end.
+#[test]
+fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
+    let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
+    let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
+    let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
+    let login: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+        mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
+        mailer::Via::Http(_) => None,
+    };
+    let bearer: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+        mailer::Via::Http(http) => http.token,
+        mailer::Via::Smtp(_) => None,
+    };
+    let org = "[orgs.main]\nregion = \"mypurecloud.de\"\nclient_id = \"id\"\n";
+    let smtp = "[mailer]\nfrom = \"a@example.com\"\n[mailer.smtp]\nhost = \"mail\"\nuser = \"u\"\n";
+    let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
+    let secrets = [
+        ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
+        ("http", "token", "", "s3cr3t-in-a-file", page),
+        ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
+        ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
+        ("mailer.http", "token", http, "s3cr3t-in-a-file", bearer),
+    ];
+    for (section, key, beside, secret, read) in secrets {
+        for end in ["", "\n", "\r\n"] {
+            let file = file(&format!("{secret}{end}"));
+            // A secret of its own comes after the section's other keys.
+            let own = format!("{key}_file = {:?}", file.path());
+            let config = load(&[beside, &format!("[{section}]\n{own}")], []).unwrap();
+            assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {end:?}");
+            assert!(!format!("{config:?}").contains("s3cr3t"), "{section}.{key}");
+        }
+        let nowhere = format!("[{section}]\n{key}_file = \"/nonexistent\"");
+        let config = load(&[beside, &nowhere], []);
+        let refused = config.and_then(|config| match section {
+            "orgs.main" => config.org("main").map(drop),
+            _ => config.mailer().map(drop),
+        });
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(&format!("{section}.{key}_file")) && said.contains("/nonexistent"), "{said}");
+    }
+    // Those are all: of each secret that can be written there is a file. A mailer's URL alone is hidden for what somebody may
+    // have put into it.
+    let raw = include_str!("raw.rs");
+    let names: Vec<&str> = raw
+        .lines()
+        .filter(|line| line.contains("SecretString"))
+        .filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split(':').next())
+        .collect();
+    let with_file = names.iter().filter(|name| raw.contains(&format!("{name}_file: Option<String>"))).count();
+    assert_eq!((names.len(), with_file), (secrets.len() + 1, names.len()), "{names:?}");
+}
+
+#[test]
+fn certificates_go_with_amqps_and_each_is_what_it_should_be() {
+    let (certificate, key) = (
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+    );
+    let (certificate, key) = (file(certificate), file(key));
+    let (cert, key) = (certificate.path(), key.path());
+    let tls = |keys: String| format!("[amqp]\nurl = \"amqps://u:s3cr3t@broker\"\n{keys}");
+    let all = format!("ca_file = {cert:?}\nclient_cert_file = {cert:?}\nclient_key_file = {key:?}");
+    let config = load(&[&tls(all.clone())], []).unwrap();
+    assert!(config.amqp.tls.ca.is_some() && config.amqp.tls.client.is_some());
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+    refused(&format!("[amqp]\n{all}"), [], &["amqp.ca_file is set", "amqps://"]);
+    refused(&tls(format!("ca_file = {key:?}")), [], &["amqp.ca_file", "holds no certificate"]);
+    refused(&tls(format!("client_cert_file = {cert:?}")), [], &["amqp.client_key_file is not set"]);
+    refused(&tls(format!("client_key_file = {key:?}")), [], &["amqp.client_cert_file is not set"]);
+    let swapped = format!("client_cert_file = {cert:?}\nclient_key_file = {cert:?}");
+    refused(&tls(swapped), [], &["amqp.client_key_file", "holds no private key"]);
+    refused(&tls("ca_file = \"/nonexistent\"".into()), [], &["amqp.ca_file", "/nonexistent"]);
+    assert!(load(&[&tls("ca_file = \"\"".into())], []).unwrap().amqp.tls.ca.is_none());
+}
+
 #[test]
 fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
     refused("[amqp]\nprefetsch = 1", [], &["prefetsch", "unknown field"]);
@@ -202,4 +279,75 @@ fn a_file_that_is_no_toml_is_named_by_line_without_its_text() {
 fn one_call_a_minute_may_be_the_whole_limit() {
     assert!(worker("[orgs.main]\nrate_per_minute = 1", []).is_ok());
     refused("[orgs.main]\nrate_per_minute = 2\nburst = 2", [], &["orgs.main.burst"]);
+}
+
+const BY_SMTP: &str =
+    "[mailer]\nfrom = \"Service desk <noreply@example.com>\"\n[mailer.smtp]\nhost = \"smtp.example.com\"\n";
+
+fn mailer<const N: usize>(text: &str, variables: [(&str, &str); N]) -> Result<mailer::Mailer, ConfigError> {
+    load(&[text], variables)?.mailer()
+}
+
+fn smtp(more: &str) -> mailer::Smtp {
+    let mailer::Via::Smtp(server) = mailer(&format!("{BY_SMTP}{more}"), []).unwrap().via else { panic!("by SMTP") };
+    server
+}
+
+#[test]
+fn mails_go_by_smtp_with_tls_unless_it_is_switched_off_by_name() {
+    let server = smtp("");
+    assert_eq!((server.port, server.tls, server.pool), (587, mailer::Tls::Required, 8));
+    assert_eq!(
+        (server.hello_name.as_str(), server.from.to_string().as_str()),
+        ("example.com", "Service desk <noreply@example.com>")
+    );
+    assert!(server.login.is_none());
+    assert_eq!((smtp("tls = \"wrapper\"").port, smtp("tls = \"off\"").port), (465, 25));
+    let login = smtp("user = \"u\"\npassword = \"007\"").login.unwrap();
+    assert_eq!((login.user.as_str(), login.password.expose_secret()), ("u", "007"));
+}
+
+#[test]
+fn mails_go_one_way_and_the_environment_may_name_it() {
+    let service = [("EMAIL_SERVICE_URL", "https://mail.example.com/send?key=s3cr3t")];
+    let mailer::Via::Http(http) = mailer("", service).unwrap().via else { panic!("over HTTP") };
+    assert_eq!((http.url.path(), http.token.is_none()), ("/send", true));
+    let own = "[mailer.http]\nurl = \"http://127.0.0.1:9/\"\ntoken = \"t\"";
+    let mailer::Via::Http(http) = mailer(own, service).unwrap().via else { panic!("over HTTP") };
+    assert_eq!((http.url.port(), http.token.is_some()), (Some(9), true));
+    let both = mailer(BY_SMTP, service).unwrap_err().to_string();
+    assert!(
+        both.contains("mailer.smtp.host") && both.contains("EMAIL_SERVICE_URL") && !both.contains("s3cr3t"),
+        "{both}"
+    );
+    let neither = mailer("", []).unwrap_err().to_string();
+    assert!(neither.contains("mailer.smtp.host") && neither.contains("mailer.http.url"), "{neither}");
+    assert!(load(&[], []).is_ok(), "only a mailer needs a way");
+}
+
+#[test]
+fn a_mailer_that_could_not_deliver_is_refused_in_words_without_secrets() {
+    for (text, part) in [
+        ("[mailer.smtp]\nhost = \"smtp.example.com\"".to_owned(), "mailer.from is not set"),
+        (BY_SMTP.replace("noreply@", ""), "mailer.from"),
+        (BY_SMTP.replace("noreply@", "nö@"), "mailer.from"),
+        (BY_SMTP.replace("smtp.example.com", "smtp.example.com:25"), "mailer.smtp.host"),
+        (format!("{BY_SMTP}tls = \"on\""), "\"off\""),
+        (format!("{BY_SMTP}pool = 0"), "mailer.smtp.pool"),
+        (format!("{BY_SMTP}port = 0"), "mailer.smtp.port"),
+        (format!("{BY_SMTP}user = \"u\""), "mailer.smtp.password"),
+        (format!("{BY_SMTP}password = \"s3cr3t\""), "mailer.smtp.user"),
+        (format!("{BY_SMTP}user = \"u\"\npassword = \"s3cr3t\"\npassword_file = \"x\""), "password_file"),
+        (format!("{BY_SMTP}hello_name = \"a b\""), "mailer.smtp.hello_name"),
+        (format!("{BY_SMTP}color = 1"), "color"),
+        ("[mailer]\nrate_per_minute = 0".to_owned(), "mailer.rate_per_minute"),
+        ("[mailer]\nmax_attempts = 0".to_owned(), "mailer.max_attempts"),
+        ("[mailer]\nlanguage = \"english!\"".to_owned(), "mailer.language"),
+        ("[mailer.http]\nurl = \"ftp://s3cr3t/\"".to_owned(), "mailer.http.url"),
+        ("[mailer.http]\nurl = \"https://u:s3cr3t@mail/\"".to_owned(), "mailer.http.url"),
+        ("[mailer.http]\nurl = \"https://mail/\"\ntoken = \"s3cr3t x\"".to_owned(), "mailer.http.token"),
+    ] {
+        let error = mailer(&text, []).expect_err(&text).to_string();
+        assert!(error.contains(part) && !error.contains("s3cr3t"), "{part:?} is not in: {error}");
+    }
 }

@@ -280,6 +280,12 @@ impl Progress {
         self.waiting() == Some(0)
     }
 
+    /// Passwords that were set and of whose mails nothing was heard yet, where a mailer takes part.
+    pub fn untold(&self) -> u64 {
+        let Counts { succeeded, notified, notification_failed, .. } = self.counts;
+        succeeded.saturating_sub(notified + notification_failed)
+    }
+
     /// Jobs of which an outcome was seen.
     fn seen(&self) -> u64 {
         let Counts { succeeded, failed, passed_through, superseded, expired, duplicate, .. } = self.counts;

@@ -8,17 +8,20 @@ use jiff::{Timestamp, Unit};
 
 use super::batch::{self, Record};
 use super::job::Lane;
+use super::mailing::Mailed;
 use super::outcome::{Outcome, OutcomeKind, Reason};
 
 mod batches;
 mod failures;
 mod hour;
+mod mails;
 
 use batches::Batches;
 pub use batches::Stage;
 use failures::Failures;
 use hour::Hour;
 pub use hour::{Count, MINUTES};
+pub use mails::{MailLine, Mails, MailsLately};
 
 /// So many of the last jobs are told.
 const LATEST: usize = 30;
@@ -157,6 +160,14 @@ impl Chronicle {
         };
         if let Some(tale) = self.orgs.get_mut(org) {
             tale.batches.note(batch, record, at.min(now), now);
+        }
+    }
+
+    /// A mail ended.
+    pub fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
+        if let Some(batch) = &mailed.batch {
+            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told };
+            self.batch(&mailed.org, batch, &record, now);
         }
     }
 

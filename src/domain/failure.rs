@@ -36,3 +36,12 @@ pub enum Failure {
         wait: Option<Duration>,
     },
 }
+
+/// The cause at the end of an error's chain: "connection refused" and not "error sending request".
+pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

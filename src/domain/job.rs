@@ -151,3 +151,26 @@ impl Reset {
         Language::parse(json.strip_prefix('"')?.strip_suffix('"')?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::attribute::AttributeName;
+    use super::*;
+
+    fn language(name: &str, json: &str) -> Option<String> {
+        let attribute = Attribute { name: AttributeName::parse(name).unwrap(), json: json.to_owned() };
+        let who = Who::Id(UserId::parse("u").unwrap());
+        let email = EmailAddress::parse("email", "a@example.com").unwrap();
+        Reset { who, email, attributes: vec![attribute] }.language().map(|language| language.to_string())
+    }
+
+    #[test]
+    fn a_job_names_a_language_by_an_attribute_that_is_a_tag() {
+        assert_eq!(language("preferredLanguage", "\"de-AT\"").as_deref(), Some("de-AT"));
+        assert_eq!(language("PREFERREDLANGUAGE", " \"de_AT\" ").as_deref(), Some("de-AT"));
+        for other in ["null", "5", "\"\"", "\"de, en;q=0.5\"", "[\"de\"]", "\"d\\u0065\""] {
+            assert_eq!(language("preferredLanguage", other), None, "{other}");
+        }
+        assert_eq!(language("title", "\"de\""), None);
+    }
+}

@@ -11,8 +11,10 @@ use super::job::JobId;
 use super::user::UserId;
 
 mod entry;
+mod tenure;
 
 pub use entry::{Entry, Holder, WorkerName};
+pub use tenure::{Before, Tenure};
 
 /// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(24);

@@ -10,6 +10,7 @@ pub mod form;
 pub mod job;
 pub mod language;
 pub mod ledger;
+pub mod mailing;
 pub mod note;
 pub mod notification;
 pub mod outcome;

@@ -53,6 +53,10 @@ pub enum StopCause {
     Forbidden,
     /// A queue does not take what is owed.
     Unpublishable,
+    /// The mail service refuses the mailer, or the way there is not safe.
+    MailRefused,
+    /// Mails are sealed to a key that the mailer does not have.
+    NoKey,
 }
 
 /// What the job does next.

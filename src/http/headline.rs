@@ -33,8 +33,44 @@ impl State {
     }
 }
 
+/// What it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// An org's jobs.
+    Jobs,
+    /// The mails.
+    Mails,
+}
+
+impl Of {
+    /// One of them, and many.
+    const fn unit(self) -> [&'static str; 2] {
+        match self {
+            Of::Jobs => ["job", "jobs"],
+            Of::Mails => ["mail", "mails"],
+        }
+    }
+
+    /// What is called.
+    const fn far_end(self) -> &'static str {
+        match self {
+            Of::Jobs => "the org asked: its quota is spent",
+            Of::Mails => "the mail service asked: it has enough",
+        }
+    }
+
+    /// Who else may be at work, and on what.
+    const fn other(self) -> [&'static str; 2] {
+        match self {
+            Of::Jobs => ["another worker", "works this org"],
+            Of::Mails => ["another mailer", "sends the mails"],
+        }
+    }
+}
+
 /// What it follows from.
 pub(super) struct Headline<'a> {
+    pub(super) of: Of,
     pub(super) role: Role,
     pub(super) reason: Option<&'a str>,
     /// Another worker that holds the lease.
@@ -60,13 +96,14 @@ pub(super) fn headline(told: &Headline<'_>) -> (State, String, Option<Timestamp>
             (State::Waiting, format!("Not consuming yet: {}", told.reason.unwrap_or("it goes on by itself")), None)
         }
         Role::Standby => {
-            let who = told.holder.as_deref().unwrap_or("another worker");
+            let ([other, works], [_, units]) = (told.of.other(), told.of.unit());
+            let who = told.holder.as_deref().unwrap_or(other);
             let pace = if told.per_minute >= 1.0 {
-                format!(", {} jobs a minute", told.per_minute.round())
+                format!(", {} {units} a minute", told.per_minute.round())
             } else {
                 String::new()
             };
-            (State::Standby, format!("Standing by: {who} works this org{pace}"), None)
+            (State::Standby, format!("Standing by: {who} {works}{pace}"), None)
         }
         Role::Active => active(told),
     };
@@ -74,6 +111,7 @@ pub(super) fn headline(told: &Headline<'_>) -> (State, String, Option<Timestamp>
 }
 
 fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
+    let [unit, units] = told.of.unit();
     let waits = told.in_hand > 0 || told.backlog.is_some_and(|jobs| jobs > 0);
     if let Some(breaker) = told.breaker {
         let doing = match breaker.state {
@@ -94,28 +132,28 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
         return (State::Waiting, "No call is made: the token endpoint failed and is asked again".into(), Some(until));
     }
     if let Some(until) = told.meter.paused_until {
-        return (
-            State::Waiting,
-            "Paused, as the org asked: its quota is spent, or it is not available".into(),
-            Some(until),
-        );
+        return (State::Waiting, format!("Paused, as {}, or it is not available", told.of.far_end()), Some(until));
     }
     if let Some(bulk) = told.bulk.filter(|_| told.in_hand == 0) {
         return (State::Waiting, format!("The bulk lane is closed: {}", bulk.cause), Some(bulk.until));
     }
     if waits && (told.per_minute >= 1.0 || told.meter.spent > 0) {
         let ended = match told.per_minute.round() {
-            pace if pace >= 1.0 => format!("{pace} jobs a minute"),
+            pace if pace >= 1.0 => format!("{pace} {units} a minute"),
             _ => format!("{} calls in the last minute", told.meter.spent),
         };
         return (State::Moving, format!("Moving: {ended}"), None);
     }
     match (waits, told.backlog) {
-        (true, _) if told.in_hand > 0 => (State::Waiting, "Jobs are in hand, and none has ended lately".into(), None),
-        (true, _) => {
-            (State::Waiting, "Jobs lie at the broker, and none is in hand: they wait for their time".into(), None)
+        (true, _) if told.in_hand > 0 => {
+            (State::Waiting, format!("Some {units} are in hand, and none has ended lately"), None)
         }
-        (false, Some(_)) => (State::Idle, "Idle: no job waits".into(), None),
+        (true, _) => (
+            State::Waiting,
+            format!("Some {units} lie at the broker, and none is in hand: they wait for their time"),
+            None,
+        ),
+        (false, Some(_)) => (State::Idle, format!("Idle: no {unit} waits"), None),
         (false, None) => (State::Idle, "At work; how much lies at the broker is not known yet".into(), None),
     }
 }
@@ -144,6 +182,7 @@ mod tests {
     /// The line of an active worker whose gate stands so, with this rate, backlog and number of jobs in hand.
     fn line(meter: &Meter, per_minute: f64, backlog: Option<u32>, in_hand: u32) -> (State, String) {
         let told = Headline {
+            of: Of::Jobs,
             role: Role::Active,
             reason: None,
             holder: None,
@@ -174,6 +213,7 @@ mod tests {
         let breaker =
             BreakerView { state: BreakerState::Open, cause: "5 calls failed".into(), next_probe: at(9).unwrap() };
         let mut told = Headline {
+            of: Of::Jobs,
             role: Role::Active,
             reason: None,
             holder: None,
@@ -214,6 +254,7 @@ mod tests {
     fn a_worker_that_stands_by_says_who_works() {
         let meter = meter();
         let mut told = Headline {
+            of: Of::Jobs,
             role: Role::Standby,
             reason: None,
             holder: Some("web-2, process 7".into()),
@@ -228,5 +269,9 @@ mod tests {
         assert_eq!(headline(&told), (State::Standby, line, None));
         (told.holder, told.per_minute) = (None, 0.0);
         assert_eq!(headline(&told).1, "Standing by: another worker works this org");
+        told.of = Of::Mails;
+        assert_eq!(headline(&told).1, "Standing by: another mailer sends the mails");
+        (told.role, told.backlog) = (Role::Active, Some(0));
+        assert_eq!(headline(&told).1, "Idle: no mail waits");
     }
 }

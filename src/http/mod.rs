@@ -28,12 +28,14 @@ use crate::board::{self, Role};
 use crate::telemetry::metrics;
 use auth::Guard;
 use events::Live;
-pub use scene::{Scene, Source};
+pub use scene::{MailSource, Scene, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
 struct Shown {
     board: watch::Receiver<board::State>,
+    /// Whether this is a mailer: the one row of its board is no org.
+    is_mailer: bool,
     recorder: PrometheusHandle,
     guard: Guard,
     live: Live,
@@ -45,6 +47,8 @@ struct Shown {
 struct Readiness {
     ready: bool,
     orgs: BTreeMap<String, Org>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mailer: Option<Org>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +87,7 @@ pub async fn serve(
 ) {
     let shown = Arc::new(Shown {
         board: scene.board.clone(),
+        is_mailer: scene.mails.is_some(),
         recorder: recorder.clone(),
         guard: Guard::new(token),
         live: Live::new(scene),
@@ -120,9 +125,10 @@ async fn upkeep(recorder: PrometheusHandle) {
 async fn readyz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
     let state = shown.board.borrow().clone();
     let ready = state.ready();
-    let orgs = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
+    let mut orgs: BTreeMap<String, Org> = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
+    let mailer = if shown.is_mailer { orgs.pop_first().map(|(_, row)| row) } else { None };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, orgs }))
+    (status, Json(Readiness { ready, orgs, mailer }))
 }
 
 fn row(org: &board::OrgState) -> Org {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-use super::headline::{Headline, headline};
+use super::headline::{Headline, Of, headline};
 use super::view::{self, View};
 use crate::amqp::depths::{Depth, Depths};
 use crate::amqp::ledger::Ledger;
@@ -29,6 +29,16 @@ pub struct Source {
     pub hands: Hands,
 }
 
+/// Where a mailer's numbers come from.
+pub struct MailSource {
+    /// What its lease is called in the ledger.
+    pub subject: String,
+    /// How its gate stands.
+    pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
+    /// How many mails are in hand.
+    pub in_hand: Box<dyn Fn() -> usize + Send + Sync>,
+}
+
 /// Where all of it comes from.
 pub struct Scene {
     /// What this process is called in the ledger.
@@ -41,18 +51,33 @@ pub struct Scene {
     pub depths: Depths,
     /// The orgs, by name.
     pub orgs: BTreeMap<String, Source>,
+    /// The mails, in a mailer.
+    pub mails: Option<MailSource>,
 }
 
 impl Scene {
+    /// That of a mailer: it has no orgs.
+    pub fn of_mailer(
+        worker: WorkerName,
+        board: watch::Receiver<board::State>,
+        ledger: Ledger,
+        depths: Depths,
+        mails: MailSource,
+    ) -> Self {
+        Self { worker, board, ledger, depths, orgs: BTreeMap::new(), mails: Some(mails) }
+    }
+
     /// What there is to see now.
     pub(super) fn view(&self) -> View {
         let now = Timestamp::now();
         let state = self.board.borrow().clone();
+        let mailer = self.mails.as_ref().zip(state.orgs.iter().next());
         let rows = state.orgs.iter().filter_map(|(name, row)| Some((name, row, self.orgs.get(name)?)));
         View {
             at: now,
             worker: self.worker.shown(),
             ready: state.ready(),
+            mailer: mailer.map(|(source, (name, row))| self.mailer(name, row, source, now)),
             orgs: rows.map(|(name, row, source)| (name.clone(), self.org(name, row, source, now))).collect(),
         }
     }
@@ -70,6 +95,7 @@ impl Scene {
             Holder::Nobody => None,
         };
         let told = Headline {
+            of: Of::Jobs,
             role,
             reason: reason.as_deref(),
             holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
@@ -98,6 +124,51 @@ impl Scene {
             batches: lately.batches.iter().map(view::Batch::of).collect(),
             failures: lately.failures.iter().map(|(reason, jobs)| view::Failures::of(reason, *jobs)).collect(),
             latest: lately.latest.iter().map(view::Line::of).collect(),
+        }
+    }
+}
+
+impl Scene {
+    fn mailer(&self, name: &str, row: &OrgState, source: &MailSource, now: Timestamp) -> view::Mailer {
+        let (meter, lately) = ((source.meter)(), self.ledger.mails_lately());
+        let depth = self.depths.of(name).filter(|depth| now.duration_since(depth.at) <= OLD);
+        let (role, reason) = row.role();
+        let works = role == Role::Active || (role == Role::Stopped && meter.may_call);
+        let in_hand = u32::try_from((source.in_hand)()).unwrap_or(u32::MAX);
+        let backlog = depth.map(|depth| self::backlog(&depth, [in_hand, 0]));
+        let holder = match self.ledger.holder(&source.subject) {
+            Holder::Was(holder) => Some(holder),
+            Holder::Nobody => None,
+        };
+        let told = Headline {
+            of: Of::Mails,
+            role,
+            reason: reason.as_deref(),
+            holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
+            breaker: row.breaker.as_ref(),
+            bulk: None,
+            meter: &meter,
+            per_minute: lately.per_minute,
+            backlog,
+            in_hand,
+        };
+        let (state, text, until) = headline(&told);
+        view::Mailer {
+            role: role.as_str(),
+            reason,
+            headline: view::Headline { state: state.as_str(), text, until },
+            held_by: holder.as_ref().map(WorkerName::shown),
+            held_here: holder.as_ref() == Some(&self.worker),
+            quota: view::Quota::of(&meter, works),
+            breaker: row.breaker.as_ref().map(view::Breaker::of),
+            ready: depth.map(|depth| depth.lanes[0]),
+            in_flight: works.then_some(in_hand),
+            parked: depth.map(|depth| depth.parked),
+            dead: depth.map(|depth| depth.dead),
+            per_minute: lately.per_minute.round(),
+            minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
+            unsent: lately.unsent.iter().map(|(reason, mails)| view::UnsentMails::of(reason, *mails)).collect(),
+            latest: lately.latest.iter().map(view::MailLine::of).collect(),
         }
     }
 }

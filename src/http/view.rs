@@ -10,6 +10,7 @@ use crate::amqp::names::Names;
 use crate::board::{BreakerView, BulkView};
 use crate::domain::chronicle;
 use crate::domain::job::Lane;
+use crate::domain::mailing::Unsent;
 use crate::domain::outcome::Reason;
 use crate::org::gate::Meter;
 
@@ -19,12 +20,15 @@ pub(super) struct View {
     pub(super) worker: String,
     pub(super) ready: bool,
     pub(super) orgs: BTreeMap<String, Org>,
+    /// `None`: this is a worker.
+    pub(super) mailer: Option<Mailer>,
 }
 
 /// The moment itself is no change.
 impl PartialEq for View {
     fn eq(&self, other: &Self) -> bool {
-        (&self.worker, self.ready, &self.orgs) == (&other.worker, other.ready, &other.orgs)
+        let parts = |view: &'_ Self| (view.worker.clone(), view.ready);
+        parts(self) == parts(other) && self.orgs == other.orgs && self.mailer == other.mailer
     }
 }
 
@@ -36,8 +40,11 @@ impl View {
             worker: &'a str,
             ready: bool,
             orgs: &'a BTreeMap<String, Org>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mailer: Option<&'a Mailer>,
         }
-        let written = Written { at: moment(self.at), worker: &self.worker, ready: self.ready, orgs: &self.orgs };
+        let (at, mailer) = (moment(self.at), self.mailer.as_ref());
+        let written = Written { at, worker: &self.worker, ready: self.ready, orgs: &self.orgs, mailer };
         // Nothing in it can fail to be written.
         serde_json::to_string(&written).unwrap_or_default()
     }
@@ -68,6 +75,71 @@ pub(super) struct Org {
     pub(super) batches: Vec<Batch>,
     pub(super) failures: Vec<Failures>,
     pub(super) latest: Vec<Line>,
+}
+
+/// What a mailer shows.
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Mailer {
+    pub(super) role: &'static str,
+    pub(super) reason: Option<String>,
+    pub(super) headline: Headline,
+    /// The mailer that held the lease last, as far as the ledger tells.
+    pub(super) held_by: Option<String>,
+    /// Whether that is this one.
+    pub(super) held_here: bool,
+    /// `null`: another mailer sends.
+    pub(super) quota: Option<Quota>,
+    pub(super) breaker: Option<Breaker>,
+    pub(super) ready: Option<u32>,
+    pub(super) in_flight: Option<u32>,
+    pub(super) parked: Option<u32>,
+    pub(super) dead: Option<u32>,
+    /// Mails that are sent in a minute, as it goes now.
+    pub(super) per_minute: f64,
+    /// Sent, given up, superseded: for each of the last 60 minutes, the oldest first.
+    pub(super) minutes: Vec<[u32; 3]>,
+    pub(super) unsent: Vec<UnsentMails>,
+    pub(super) latest: Vec<MailLine>,
+}
+
+/// Mails that were not sent within a day, for a reason.
+#[derive(PartialEq, Serialize)]
+pub(super) struct UnsentMails {
+    reason: &'static str,
+    message: &'static str,
+    mails: u32,
+}
+
+impl UnsentMails {
+    pub(super) fn of(reason: &'static str, mails: u32) -> Self {
+        Self { reason, message: Unsent::named(reason).map_or("", Unsent::message), mails }
+    }
+}
+
+/// One of the last mails.
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MailLine {
+    at: String,
+    notification_id: String,
+    job_id: String,
+    org: String,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+}
+
+impl MailLine {
+    pub(super) fn of(line: &chronicle::MailLine) -> Self {
+        Self {
+            at: moment(line.at),
+            notification_id: line.note.to_string(),
+            job_id: line.job.to_string(),
+            org: line.org.to_string(),
+            outcome: if line.unsent.is_none() { "notified" } else { "notification_failed" },
+            reason: line.unsent.map(Unsent::as_str),
+        }
+    }
 }
 
 /// Is it moving, and if not, why.
@@ -190,6 +262,8 @@ pub(super) struct Batch {
     jobs: Option<u64>,
     done: u64,
     failed: u64,
+    told: u64,
+    untold: u64,
     per_minute: Option<f64>,
     seconds_left: Option<f64>,
     heard_at: String,
@@ -202,6 +276,8 @@ impl Batch {
             jobs: stage.jobs,
             done: stage.done,
             failed: stage.failed,
+            told: stage.told,
+            untold: stage.untold,
             per_minute: stage.per_minute.map(f64::round),
             seconds_left: stage.seconds_left.map(f64::round),
             heard_at: moment(stage.heard),

@@ -1,25 +1,64 @@
-//! The way to the next hop, whichever is configured.
+//! The way to the next hop, whichever is configured, and what may be told of it when it failed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
+use super::http::Http;
+use super::smtp::{PATIENCE, Smtp};
 use super::{Delivered, Mail, Undelivered};
 use crate::config::ConfigError;
-use crate::config::mailer::Mailer;
+use crate::config::mailer::{Mailer, Tls, Via};
+use crate::wire::redact::Scrubber;
+
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 512;
 
 /// Brings mails to the next hop. Its clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Courier {
+    way: Arc<Way>,
+    secrets: Arc<Vec<secrecy::SecretString>>,
     longest: Duration,
+}
+
+#[derive(Debug)]
+enum Way {
+    Smtp(Box<Smtp>),
+    Http(Http),
 }
 
 impl Courier {
     /// For what the configuration says; `after_max` is the longest `Retry-After` that is obeyed.
     ///
     /// # Errors
-    /// Where a file of certificates cannot be read.
+    /// Where a file of certificates cannot be read, or TLS cannot be set up.
     pub fn new(mailer: &Mailer, after_max: Duration) -> Result<Self, ConfigError> {
-        let _ = after_max;
-        Ok(Self { longest: mailer.settings.timeout * 3 })
+        let timeout = mailer.settings.timeout;
+        let (way, longest, secret) = match &mailer.via {
+            Via::Smtp(server) => {
+                if server.tls == Tls::Off && !is_here(&server.host) {
+                    tracing::warn!(
+                        host = server.host,
+                        "mailer.smtp.tls is \"off\": whoever listens on the way to the mail server reads the passwords"
+                    );
+                }
+                let secret = server.login.as_ref().map(|login| login.password.clone());
+                (Way::Smtp(Box::new(Smtp::new(server, timeout)?)), timeout * PATIENCE, secret)
+            }
+            Via::Http(service) => {
+                let host = service.url.host_str().unwrap_or_default();
+                if service.url.scheme() == "http" && !is_here(host) {
+                    tracing::warn!(
+                        host,
+                        "the mail service is called without TLS: whoever listens on the way reads the passwords"
+                    );
+                }
+                (Way::Http(Http::new(service, timeout, after_max)?), timeout, service.token.clone())
+            }
+        };
+        Ok(Self { way: Arc::new(way), secrets: Arc::new(secret.into_iter().collect()), longest })
     }
 
     /// How long one delivery takes at most.
@@ -27,12 +66,39 @@ impl Courier {
         self.longest
     }
 
-    /// Brings one mail to the next hop, once.
+    /// Brings one mail to the next hop, once. What is told of a failure is without password and address, in one line of at most 512
+    /// characters: it may go into logs and dead mails.
     ///
     /// # Errors
     /// See [`Undelivered`].
-    #[expect(clippy::unused_async, reason = "the ways to the next hop come next")]
     pub async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
-        Err(Undelivered::Stop { detail: format!("{} has no way yet", mail.id), status: None })
+        let result = match &*self.way {
+            Way::Smtp(server) => server.deliver(mail).await,
+            Way::Http(service) => service.deliver(mail).await,
+        };
+        result.map_err(|undelivered| undelivered.told(|detail| self.tellable(mail, &detail)))
     }
+
+    /// Ends the connections that are open, once no mail is on its way.
+    pub async fn close(&self) {
+        match &*self.way {
+            Way::Smtp(server) => server.close().await,
+            Way::Http(_) => {}
+        }
+    }
+
+    fn tellable(&self, mail: &Mail, detail: &str) -> String {
+        let mut scrubber = Scrubber::default();
+        scrubber.add(mail.password.expose());
+        self.secrets.iter().for_each(|secret| scrubber.add(secret.expose_secret()));
+        let said = scrubber.text(detail).replace(mail.to.as_str(), "[address]");
+        let line = said.chars().map(|c| if c.is_control() { ' ' } else { c });
+        line.take(MAX_DETAIL).collect()
+    }
+}
+
+/// Whether a host is this machine.
+fn is_here(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -1,10 +1,14 @@
-//! From a notification to the person: the mail it becomes, and its way to the next hop, by SMTP or by HTTP.
+//! From a notification to the person: the mail it becomes, and its way to the next hop, by SMTP or by HTTP; and what seals
+//! it for those who may read it, and opens it again.
 //!
 //! What goes wrong is named by what is done next. Nothing here waits, tries again or knows of a queue: that is the role's.
 
 pub mod courier;
+mod http;
 pub mod keys;
+pub mod preview;
 pub mod seal;
+mod smtp;
 pub mod templates;
 
 use std::fmt;
@@ -13,9 +17,11 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::domain::note::NoteId;
+use crate::domain::password::Password;
 use crate::domain::user::EmailAddress;
 
 pub use courier::Courier;
+pub use smtp::Unsendable;
 pub use templates::Templates;
 
 /// One mail, ready to be sent. Its `Debug` hides what it says and to whom.
@@ -24,6 +30,8 @@ pub struct Mail {
     pub id: NoteId,
     /// Who is told.
     pub to: EmailAddress,
+    /// What they log in with: it is taken out of all that is told of a failure.
+    pub password: Password,
     /// One line, without the password.
     pub subject: String,
     /// The text, with the password.
@@ -45,8 +53,7 @@ pub struct Delivered {
     pub status: u16,
 }
 
-/// Why a mail was not delivered, named by what is done next. `detail` is in the next hop's words and may repeat what the mail says: it
-/// is scrubbed before it goes anywhere.
+/// Why a mail was not delivered, named by what is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undelivered {
     /// It is tried again: a passing trouble of the next hop, or of the way there.
@@ -72,4 +79,30 @@ pub enum Undelivered {
         /// The code of the answer; `None` where there was none.
         status: Option<u16>,
     },
+}
+
+impl Undelivered {
+    /// The same, with its detail as `tell` makes it.
+    fn told(self, tell: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Again { detail, status, after } => Self::Again { detail: tell(detail), status, after },
+            Self::Never { detail, status } => Self::Never { detail: tell(detail), status },
+            Self::Stop { detail, status } => Self::Stop { detail: tell(detail), status },
+        }
+    }
+}
+
+/// What rustls has against a connection, at whatever depth of an error it is found. It often comes within an error of the system's,
+/// whose own source passes it over.
+fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = error.downcast_ref::<rustls::Error>();
+        if let Some(why) = found.or_else(|| within.and_then(|error| error.downcast_ref())) {
+            return Some(why.to_string());
+        }
+        next = error.source();
+    }
+    None
 }

@@ -108,7 +108,7 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
             return None;
         }
     };
-    let (body, properties) = wire::notification::message(&notification, sealed.as_deref(), desk.org.notification.ttl);
+    let (body, properties) = wire::notification::message(&notification, sealed.as_deref(), desk.org.expires);
     Some((body, wire::trace::continued(properties, trip.trace.as_ref())))
 }
 

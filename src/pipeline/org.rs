@@ -39,6 +39,8 @@ pub struct Org {
     pub(super) password: PasswordKind,
     pub(super) retry: config::Retry,
     pub(super) notification: config::Notification,
+    /// How long the broker keeps one.
+    pub(super) expires: Duration,
     /// What seals notifications, where they are sealed.
     pub(super) seal: Option<Arc<Seal>>,
     /// What every call of the org passes.
@@ -97,6 +99,7 @@ impl Org {
             password: config.password,
             retry: config.retry.clone(),
             notification: config.notification.clone(),
+            expires: config.notification_expires(),
             seal: None,
             gate,
             hands: Hands::new(name),

@@ -229,6 +229,9 @@ fn why(cause: StopCause, detail: &str) -> String {
         StopCause::Forbidden => format!(
             "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
         ),
-        StopCause::ClientRefused | StopCause::Unpublishable => detail.to_owned(),
+        // None of these is what a try of a PATCH decides.
+        StopCause::ClientRefused | StopCause::Unpublishable | StopCause::MailRefused | StopCause::NoKey => {
+            detail.to_owned()
+        }
     }
 }

@@ -20,7 +20,7 @@ Standard output is TOML, with the kid, which is the key's RFC 7638 thumbprint. H
 
 Examples:
   resetd keygen /etc/resetd/mail-2026
-  resetd keygen --bits 4096 mail >> resetd.toml"
+  resetd keygen --bits 4096 mail"
 )]
 pub struct Args {
     /// What both files are called, without .pub.pem and .key.pem; the folder must be there.

@@ -7,6 +7,7 @@ pub mod dead;
 pub mod demo;
 pub mod enqueue;
 pub mod keygen;
+pub mod mailer;
 pub mod man;
 pub mod schema;
 pub mod sim;

@@ -1,52 +1,11 @@
-//! What an answer means: one pure table over every status, both error bodies and every way to write `Retry-After`.
-
-use std::time::{Duration, SystemTime};
-
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+//! What an answer means: one pure table over every status and both error bodies.
 
 use crate::domain::failure::Failure;
 use crate::wire::scim::ErrorBody;
+use crate::wire::waits::Waits;
 
-/// The platform's own header: seconds until its window of the quota ends (Genesys Cloud's developer pages, "Rate limits").
-const RESET: &str = "inin-ratelimit-reset";
 /// Codes that say the client, and not this one call, lacks a right.
 const CLIENT_LACKS: [&str; 3] = ["missing.permissions", "missing.any.permissions", "not.authorized"];
-
-/// How long an answer asks us to wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// `Retry-After`; `None` where it is absent, 0, in the past or no number or date.
-    pub retry_after: Option<Duration>,
-    /// `inin-ratelimit-reset`, likewise.
-    pub reset: Option<Duration>,
-    /// Whether one of them was longer than `retry.after_max`, and was cut to it.
-    pub cut: bool,
-}
-
-impl Waits {
-    /// Reads the headers. `now` stands in where the answer has no `Date`; `cap` is `retry.after_max`.
-    pub fn of(headers: &HeaderMap, now: SystemTime, cap: Duration) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-        let date = text(DATE.as_str()).and_then(|text| httpdate::parse_http_date(text).ok());
-        let retry_after = text(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, date.unwrap_or(now)));
-        let reset = text(RESET).and_then(seconds);
-        let cut = [retry_after, reset].into_iter().flatten().any(|wait| wait > cap);
-        Self { retry_after: retry_after.map(|wait| wait.min(cap)), reset: reset.map(|wait| wait.min(cap)), cut }
-    }
-}
-
-/// RFC 9110, section 10.2.3: whole seconds, or an HTTP date, read against the answer's own clock.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    let until = || httpdate::parse_http_date(text).ok()?.duration_since(now).ok();
-    seconds(text).or_else(|| until().filter(|wait| !wait.is_zero()))
-}
-
-/// Whole seconds above 0; more than fit into 64 bits are as many as do.
-fn seconds(text: &str) -> Option<Duration> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let seconds = digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))?;
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
 
 /// What a status means: `None` where the password is set.
 pub fn classify(status: u16, body: &ErrorBody, waits: Waits) -> Option<Failure> {
@@ -82,9 +41,7 @@ fn is_version_mismatch(body: &ErrorBody) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::{HeaderName, HeaderValue};
-
-    const CAP: Duration = Duration::from_secs(900);
+    use std::time::Duration;
 
     fn plain(status: u16) -> Option<Failure> {
         classify(status, &ErrorBody::default(), Waits::default())
@@ -149,54 +106,16 @@ mod tests {
         );
     }
 
-    fn waits(pairs: &[(&'static str, &str)]) -> Waits {
-        let headers = pairs
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
-            .collect();
-        Waits::of(&headers, httpdate::parse_http_date("Mon, 23 Nov 2026 18:00:00 GMT").unwrap(), CAP)
-    }
-
-    fn asked(text: &str, expected: Option<u64>) {
-        assert_eq!(waits(&[("retry-after", text)]).retry_after, expected.map(Duration::from_secs), "{text:?}");
-    }
-
-    #[test]
-    fn retry_after_is_read_in_every_way_it_is_written() {
-        asked("7", Some(7));
-        asked(" 7 ", Some(7));
-        asked("0", None);
-        asked("-5", None);
-        asked("", None);
-        asked("soon", None);
-        asked("1.5", None);
-        asked("900", Some(900));
-        asked("901", Some(900));
-        asked("99999999999999999999999", Some(900));
-        asked("Mon, 23 Nov 2026 18:00:30 GMT", Some(30));
-        asked("Mon, 23 Nov 2026 18:00:00 GMT", None);
-        asked("Mon, 23 Nov 2026 17:00:00 GMT", None);
-        asked("Sun, 23 Nov 2036 18:00:00 GMT", Some(900));
-        assert!(waits(&[("retry-after", "901")]).cut && !waits(&[("retry-after", "900")]).cut);
-        assert_eq!(waits(&[]), Waits::default());
-    }
-
-    #[test]
-    fn a_date_is_read_against_the_answers_own_clock() {
-        let skewed = [("date", "Mon, 23 Nov 2026 20:00:00 GMT"), ("retry-after", "Mon, 23 Nov 2026 20:00:05 GMT")];
-        assert_eq!(waits(&skewed).retry_after, Some(Duration::from_secs(5)));
-    }
-
     #[test]
     fn the_platforms_own_header_stands_in_for_a_429_alone() {
-        let reset = waits(&[("inin-ratelimit-reset", "12"), ("retry-after", "0")]);
         let seconds = |n| Some(Duration::from_secs(n));
+        let reset = Waits { reset: seconds(12), ..Waits::default() };
         assert_eq!(classify(429, &ErrorBody::default(), reset), Some(Failure::Throttled { wait: seconds(12) }));
         assert_eq!(
             classify(503, &ErrorBody::default(), reset),
             Some(Failure::Fault { may_have_set: true, wait: None })
         );
-        let both = waits(&[("inin-ratelimit-reset", "12"), ("retry-after", "3")]);
+        let both = Waits { retry_after: seconds(3), ..reset };
         assert_eq!(classify(429, &ErrorBody::default(), both), Some(Failure::Throttled { wait: seconds(3) }));
         assert_eq!(
             classify(503, &ErrorBody::default(), both),

@@ -7,13 +7,14 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
-use super::classify::{Waits, classify};
+use super::classify::classify;
 use super::token::Token;
-use crate::domain::failure::Failure;
+use crate::domain::failure::{self, Failure};
 use crate::domain::user::{UserId, UserName};
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::wire::scim::{self, ErrorBody};
+use crate::wire::waits::Waits;
 
 const SCIM_JSON: &str = "application/scim+json";
 /// As much of an answer as is read, in bytes.
@@ -139,7 +140,7 @@ fn unanswered(error: &reqwest::Error) -> (Answered, String) {
         (false, true) => (false, "unreachable"),
         (false, false) => (true, "cut"),
     };
-    let detail = Some(format!("{what}: {}", super::root(error)));
+    let detail = Some(format!("{what}: {}", failure::root(error)));
     let failure = Some(Failure::Fault { may_have_set, wait: None });
     (Answered { failure, status: None, detail, body: Vec::new() }, what.to_owned())
 }

@@ -31,15 +31,6 @@ pub fn http_client() -> Result<reqwest::Client, NoClient> {
 )]
 pub struct NoClient(String);
 
-/// The cause at the end of an error's chain: "connection refused" and not "error sending request".
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
-}
-
 /// At most `limit` bytes of an answer's body, as far as it comes: its status counts, whatever becomes of the rest.
 async fn body(mut answer: reqwest::Response, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();

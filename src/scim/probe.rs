@@ -9,6 +9,7 @@ use reqwest::header::{ACCEPT, DATE, HeaderMap};
 
 use super::token::Token;
 use crate::config::org::Org;
+use crate::domain::failure;
 use crate::wire::redact::Scrubber;
 use crate::wire::scim::ErrorBody;
 
@@ -49,7 +50,7 @@ pub async fn look(http: &Client, org: &Org, token: Option<&Token>) -> Result<See
         scrubber.add(token.expose());
     }
     let asked = SystemTime::now();
-    let answer = request.send().await.map_err(|error| super::root(&error))?;
+    let answer = request.send().await.map_err(|error| failure::root(&error))?;
     let between = asked + asked.elapsed().unwrap_or_default() / 2;
     let status = answer.status().as_u16();
     let number = |name| text(answer.headers(), name).and_then(|text| text.trim().parse().ok());

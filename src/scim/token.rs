@@ -8,12 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::classify::Waits;
 use crate::config::org::Org;
+use crate::domain::failure;
 use crate::domain::token::TokenTrouble;
 use crate::telemetry::metrics;
 use crate::wire::redact::Scrubber;
 use crate::wire::token::{Granted, Refused};
+use crate::wire::waits::Waits;
 
 /// A token is not used in the last part of its life, so that none expires on its way.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -103,7 +104,7 @@ impl Tokens {
 
     async fn fetch(&self) -> Result<Granted, TokenTrouble> {
         let failed = |error: reqwest::Error| TokenTrouble::Failed {
-            why: format!("the token endpoint did not answer: {}", super::root(&error)),
+            why: format!("the token endpoint did not answer: {}", failure::root(&error)),
             wait: None,
         };
         let secret = self.org.client_secret.expose_secret();

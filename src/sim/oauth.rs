@@ -68,7 +68,7 @@ async fn grant_types(request: Request) -> Vec<String> {
 /// Whether HTTP Basic names the one client with its secret.
 fn is_client(org: &Org, headers: &HeaderMap) -> bool {
     basic(headers)
-        .is_some_and(|(id, secret)| id == org.settings().client_id && secret == org.settings().client_secret.expose())
+        .is_some_and(|(id, secret)| id == org.settings().client_id && secret == org.state().client_secret.expose())
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {

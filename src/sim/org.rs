@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    Fault, Settings, SettingsError, Stats, UserView,
+    Fault, Secret, Settings, SettingsError, Stats, UserView,
     answer::Answer,
     operation::Change,
     patch::Forms,
@@ -39,6 +39,8 @@ struct Inner {
 
 /// All that changes.
 pub(super) struct State {
+    /// Of the one client; it may be rotated.
+    pub(super) client_secret: Secret,
     pub(super) tokens: Tokens,
     pub(super) quota: Quota,
     pub(super) users: Users,
@@ -54,6 +56,7 @@ impl Org {
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         settings.check()?;
         let state = State {
+            client_secret: settings.client_secret.clone(),
             tokens: Tokens::default(),
             quota: Quota::new(&settings),
             users: Users::new(settings.users.as_deref()),
@@ -86,6 +89,11 @@ impl Org {
     /// Makes every token that was issued useless.
     pub fn revoke_tokens(&self) {
         self.state().tokens.revoke_all();
+    }
+
+    /// Gives the client another secret: with the old one no token is granted any more. Tokens stay what they are.
+    pub fn rotate_client_secret(&self, secret: Secret) {
+        self.state().client_secret = secret;
     }
 
     /// Whether a person with this password gets in.

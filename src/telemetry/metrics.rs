@@ -24,6 +24,10 @@ const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
 const BULK_CLOSED: &str = "resetd_bulk_closed";
 const RATE: &str = "resetd_rate_per_minute";
+const MAILS: &str = "resetd_mails_total";
+const MAIL_TRIES: &str = "resetd_mail_tries_total";
+const MAIL_SECONDS: &str = "resetd_mail_duration_seconds";
+const MAILS_IN_FLIGHT: &str = "resetd_mails_in_flight";
 
 /// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -75,6 +79,10 @@ fn describe() {
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
     describe_gauge!(BULK_CLOSED, "1 while the org's bulk lane is closed, by cause: guard_per_hour or bulk_window");
+    describe_counter!(MAILS, "Mails that ended, by org, outcome and reason");
+    describe_counter!(MAIL_TRIES, "Tries to deliver a mail, by the next hop's code (or none)");
+    describe_histogram!(MAIL_SECONDS, "How long a try to deliver a mail took");
+    describe_gauge!(MAILS_IN_FLIGHT, "Mails taken from the email queue and not settled");
     describe_gauge!(RATE, "The rate at work now: the configured one, or less where others share the org's quota");
 }
 
@@ -180,6 +188,36 @@ impl InFlight {
 }
 
 impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// A mail ended.
+pub fn mail_ended(org: &str, outcome: &'static str, reason: &'static str) {
+    metrics::counter!(MAILS, "org" => org.to_owned(), "outcome" => outcome, "reason" => reason).increment(1);
+}
+
+/// A mail was tried, with this answer.
+pub fn mail_tried(status: Option<u16>, took: Duration) {
+    let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+    metrics::counter!(MAIL_TRIES, "status" => status).increment(1);
+    metrics::histogram!(MAIL_SECONDS).record(took);
+}
+
+/// Counts a mail as in flight for as long as it lives, however it ends.
+pub struct MailInFlight(metrics::Gauge);
+
+impl MailInFlight {
+    /// One more.
+    pub fn enter() -> Self {
+        let gauge = metrics::gauge!(MAILS_IN_FLIGHT);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for MailInFlight {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -10,9 +10,10 @@ use lapin::BasicProperties;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Text, json, moment, outcome, persistent, schema};
+use super::{Text, json, mail, moment, outcome, persistent, schema};
 use crate::domain::batch::{Announced, Ended, Record};
 use crate::domain::job::Lane;
+use crate::domain::mailing::Mailed;
 use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of an announcement.
@@ -21,8 +22,6 @@ pub const BATCH: &str = "batch";
 pub const ANNOUNCEMENT_KEY: &str = "batch";
 /// The `type` of a mark, by which a reader knows that it has read all that was there before.
 const MARK: &str = "mark";
-/// The `type` of what became of a notification.
-pub const MAIL: &str = "mail";
 
 /// A record and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,19 +83,6 @@ struct End<'a> {
     finished_at: Cow<'a, str>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Mail<'a> {
-    #[serde(borrow)]
-    job_id: Cow<'a, str>,
-    #[serde(borrow)]
-    org: Cow<'a, str>,
-    #[serde(borrow, default)]
-    batch: Option<Text<'a>>,
-    #[serde(borrow)]
-    outcome: Cow<'a, str>,
-}
-
 /// The id of a batch's job for one user; no name of a batch that is sent by `enqueue` has a slash.
 pub fn job_id(batch: &str, user: &str) -> String {
     format!("{batch}/{user}")
@@ -145,16 +131,9 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
             };
             Some(About { org: end.org, batch: end.batch?.0, record: Record::Ended(ended) })
         }
-        MAIL => {
-            let Mail { job_id, org, batch, outcome } = serde_json::from_slice(body).ok()?;
-            let told = match &*outcome {
-                "notified" => true,
-                "notification_failed" => false,
-                _ => return None,
-            };
-            // A notification does not carry its batch: the id of its job begins with it.
-            let batch = batch.map(|text| text.0).or_else(|| Some(job_id.split_once('/')?.0.to_owned().into()))?;
-            Some(About { org, batch, record: Record::Mailed { job: job_id, told } })
+        mail::TYPE => {
+            let Mailed { org, job, batch, told, .. } = mail::read(body)?;
+            Some(About { org, batch: batch?, record: Record::Mailed { job, told } })
         }
         _ => None,
     }

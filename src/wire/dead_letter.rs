@@ -23,7 +23,7 @@ pub(super) const LANE: &str = "resetd-lane";
 pub(super) const DEAD_AT: &str = "resetd-dead-at";
 
 /// The longest `resetd-detail`, in characters.
-const MAX_DETAIL: usize = 512;
+pub(super) const MAX_DETAIL: usize = 512;
 
 /// Producers' headers that still fit into one frame beside ours, in bytes.
 const MAX_HEADERS: usize = 120 * 1024;

@@ -11,12 +11,14 @@ use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{self, About};
+use super::mail;
 use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
 use super::{Text, json, moment, persistent};
 use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
+use crate::domain::mailing::Mailed;
 use crate::domain::outcome::{OutcomeKind, Reason};
 
 /// The `type` of a lease that was taken.
@@ -86,8 +88,10 @@ pub enum Told<'a> {
         /// Its id.
         job: Cow<'a, str>,
     },
-    /// A batch is sent, or what became of a mail.
+    /// A batch is sent.
     Batch(About<'a>),
+    /// What became of a mail.
+    Mailed(Mailed<'a>),
     /// A lease was taken or given back.
     Lease(Entry<'a>),
 }
@@ -109,7 +113,8 @@ pub fn told<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Told<'a>
             let Lease { org, worker, fence: _, at } = lease(body)?;
             Some(Told::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
         }
-        batch::BATCH | batch::MAIL => batch::about(body, properties).map(Told::Batch),
+        batch::BATCH => batch::about(body, properties).map(Told::Batch),
+        mail::TYPE => mail::read(body).map(Told::Mailed),
         _ => None,
     }
 }

@@ -5,9 +5,12 @@
 pub mod again;
 pub mod batch;
 pub mod dead_letter;
+pub mod dead_mail;
+pub mod email;
 pub mod job;
 pub mod ledger;
 pub mod letter;
+pub mod mail;
 pub mod notification;
 pub mod outcome;
 pub mod properties;
@@ -15,6 +18,7 @@ pub mod redact;
 pub mod scim;
 pub mod token;
 pub mod trace;
+pub mod waits;
 
 mod schema;
 

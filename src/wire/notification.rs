@@ -47,7 +47,7 @@ struct Body<'a> {
     issued_at: String,
 }
 
-/// The same, sealed: nobody on the way can read the password.
+/// What tells the person, sealed: who has the private key alone reads the password.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "SealedNotification")]

@@ -23,6 +23,22 @@ impl Broker {
         Broker::start(&["--private"])
     }
 
+    /// One for one test that takes TLS too, with the certificates of this folder: see `scripts/broker`.
+    pub fn with_tls(folder: &str) -> Broker {
+        Broker::start(&["--private", "--tls", folder])
+    }
+
+    /// The port on which it takes TLS, where it does.
+    pub fn tls_port(&self) -> u16 {
+        let port: u16 = self.url.rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap();
+        port + 3
+    }
+
+    /// Where all of its files are.
+    pub fn folder(&self) -> std::path::PathBuf {
+        self.tell("folder").strip_prefix("folder ").expect("scripts/broker says its folder").into()
+    }
+
     fn start(arguments: &[&str]) -> Broker {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/broker");
         let mut script = Command::new(script)
@@ -38,7 +54,7 @@ impl Broker {
         Broker { url, pipe: Mutex::new(Some((stdin, stdout))), script }
     }
 
-    /// `kill`, `stop`, `start`, `pause`, `resume` or `ctl …`: see `scripts/broker`. Waits until it is done.
+    /// `kill`, `stop`, `start`, `pause`, `resume`, `folder` or `ctl …`: see `scripts/broker`. Waits until it is done.
     pub fn tell(&self, command: &str) -> String {
         let mut pipe = self.pipe.lock().unwrap();
         let pipe = pipe.as_mut().expect("the node lives as long as this value");

@@ -5,6 +5,8 @@
 
 mod broker;
 mod browser;
+mod certificates;
+mod mail_server;
 mod relay;
 mod world;
 
@@ -21,14 +23,19 @@ mod guards;
 mod job;
 mod ledger;
 mod letters;
+mod mail;
+mod mailer;
 mod manners;
 mod once;
 mod ops;
 mod page;
 mod process;
+mod rotation;
+mod sealed;
 mod soak;
 mod standby;
 mod terminal;
+mod tls;
 mod traces;
 mod trip;
 mod waiting;

@@ -15,7 +15,7 @@ async fn written(arguments: &[&str]) -> String {
 async fn each_help_says_what_to_do_with_examples() {
     insta::assert_snapshot!("help", written(&["--help"]).await);
     // Those of the other subcommands are beside what they do.
-    for role in ["worker", "sim", "demo", "completions", "man"] {
+    for role in ["worker", "mailer", "sim", "demo", "keygen", "completions", "man"] {
         let help = written(&[role, "--help"]).await;
         says(&help, &["Example", &format!(" {role}")]);
         insta::assert_snapshot!(format!("help of {role}"), help);
@@ -51,7 +51,7 @@ async fn each_subcommand_has_a_manual_page() {
         std::fs::read_to_string(folder.path().join("resetd-dead-replay.1")).unwrap().trim_end(),
         page.trim_end()
     );
-    ends(Run::new(&["man", "nothing"]), 2, &["\"nothing\"", "worker, enqueue", "check"]).await;
+    ends(Run::new(&["man", "nothing"]), 2, &["\"nothing\"", "worker, mailer, enqueue", "check"]).await;
     ends(Run::new(&["man", "--into", "nowhere"]), 1, &["nowhere", "it must be a folder"]).await;
 }
 

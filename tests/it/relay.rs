@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -16,8 +16,13 @@ pub struct Relay {
     url: String,
     network: watch::Sender<Network>,
     open: Arc<AtomicUsize>,
+    tapes: Option<Tapes>,
     serving: JoinHandle<()>,
 }
+
+/// What went over a connection in one direction, for each of both.
+type Tapes = Arc<Mutex<Vec<Tape>>>;
+type Tape = Arc<Mutex<Vec<u8>>>;
 
 /// What the network is like at the moment.
 #[derive(Clone, Copy, Default)]
@@ -36,6 +41,21 @@ struct Network {
 impl Relay {
     /// In front of the server that this URL names with its port, such as `amqp://guest:guest@127.0.0.1:5672/%2f`.
     pub fn to(url: &str) -> Self {
+        Self::with(url, None)
+    }
+
+    /// The same, and it keeps every byte.
+    pub fn listening_to(url: &str) -> Self {
+        Self::with(url, Some(Tapes::default()))
+    }
+
+    /// Every byte so far, of each connection and direction by itself.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        let tapes = self.tapes.as_ref().expect("it listens").lock().unwrap();
+        tapes.iter().map(|tape| tape.lock().unwrap().clone()).collect()
+    }
+
+    fn with(url: &str, tapes: Option<Tapes>) -> Self {
         let mut parsed = reqwest::Url::parse(url).unwrap();
         let server = (parsed.host_str().unwrap().to_owned(), parsed.port().expect("the URL has a port"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -46,8 +66,8 @@ impl Relay {
         parsed.set_port(Some(own.port())).unwrap();
         let (network, now) = watch::channel(Network::default());
         let open = Arc::new(AtomicUsize::new(0));
-        let serving = tokio::spawn(serve(listener, server, now, Arc::clone(&open)));
-        Self { url: parsed.to_string(), network, open, serving }
+        let serving = tokio::spawn(serve(listener, server, now, Arc::clone(&open), tapes.clone()));
+        Self { url: parsed.to_string(), network, open, tapes, serving }
     }
 
     /// The URL that leads through it.
@@ -111,6 +131,7 @@ async fn serve(
     server: (String, u16),
     network: watch::Receiver<Network>,
     open: Arc<AtomicUsize>,
+    tapes: Option<Tapes>,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -122,11 +143,18 @@ async fn serve(
                 let now = *network.borrow();
                 if !now.refuses {
                     let counted = Counted::one_more(&open);
-                    connections.spawn(connection(client, server.clone(), network.clone(), now, counted));
+                    let tapes = tapes.as_ref().map(|tapes| [new_tape(tapes), new_tape(tapes)]);
+                    connections.spawn(connection(client, server.clone(), network.clone(), now, tapes, counted));
                 }
             }
         }
     }
+}
+
+fn new_tape(tapes: &Tapes) -> Tape {
+    let tape = Tape::default();
+    tapes.lock().unwrap().push(Arc::clone(&tape));
+    tape
 }
 
 /// One connection in the count, as long as it lives.
@@ -152,6 +180,7 @@ async fn connection(
     server: (String, u16),
     mut network: watch::Receiver<Network>,
     began: Network,
+    tapes: Option<[Tape; 2]>,
     _counted: Counted,
 ) {
     let (there, back, mut ends) = (network.clone(), network.clone(), network.clone());
@@ -163,8 +192,8 @@ async fn connection(
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::try_join!(
-            carry(from_client, to_server, there, |network| network.holds_there),
-            carry(from_server, to_client, back, |network| network.holds_back),
+            carry(from_client, to_server, there, |network| network.holds_there, tapes.as_ref().map(|tapes| &tapes[0])),
+            carry(from_server, to_client, back, |network| network.holds_back, tapes.as_ref().map(|tapes| &tapes[1])),
         )
     };
     tokio::select! {
@@ -190,6 +219,7 @@ async fn carry(
     mut to: WriteHalf<'_>,
     mut network: watch::Receiver<Network>,
     held: fn(&Network) -> bool,
+    tape: Option<&Tape>,
 ) -> io::Result<()> {
     let mut some = vec![0; 65536];
     loop {
@@ -202,6 +232,9 @@ async fn carry(
         while_held(&mut network, held).await?;
         if read == 0 {
             return to.shutdown().await;
+        }
+        if let Some(tape) = tape {
+            tape.lock().unwrap().extend_from_slice(&some[..read]);
         }
         to.write_all(&some[..read]).await?;
     }

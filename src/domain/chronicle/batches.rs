@@ -34,6 +34,10 @@ pub struct Stage {
     pub done: u64,
     /// How many of these with what a producer may not be content.
     pub failed: u64,
+    /// How many people were told, where a mailer says so.
+    pub told: u64,
+    /// How many of the mails were given up.
+    pub untold: u64,
     /// Jobs that end in a minute, by those that did lately.
     pub per_minute: Option<f64>,
     /// How long it will take, at that rate; `None` where that is not known.
@@ -82,6 +86,8 @@ impl Batch {
             jobs: progress.total(),
             done: progress.done(),
             failed: progress.counts().given_up(),
+            told: progress.counts().notified,
+            untold: progress.counts().notification_failed,
             per_minute: progress.rate(now).map(|rate| rate * 60.0),
             seconds_left: progress.time_left(now).map(|left| left.as_secs_f64()),
             heard: self.heard,

@@ -9,18 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::kind::Kind;
 use super::{Act, look, stdout, table};
 use crate::amqp::letters::{Held, until_back};
 use crate::amqp::link::Link;
 use crate::amqp::names::Names;
-use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::amqp::publisher::{Publisher, Unpublished};
 use crate::amqp::trouble::Trouble;
 use crate::config::{Config, ConfigError};
 use crate::failpoint::{self, Stage};
-use crate::wire::letter::{self, Letter};
 
 /// Letters that are published at once.
 const AT_ONCE: usize = 32;
@@ -52,30 +51,22 @@ impl Deed {
             Self::Drop => "dropped",
         }
     }
-
-    /// Whether it can be done with this letter.
-    fn fits(self, letter: &Letter) -> bool {
-        match self {
-            Self::Replay => letter.kept,
-            Self::Drop => true,
-        }
-    }
 }
 
-/// The letters of one org that are meant.
-struct Plan {
+/// The letters of one queue that are meant.
+struct Plan<K: Kind> {
     org: String,
     names: Names,
     /// How many letters lay there in all.
     there: usize,
     /// With these it is done.
-    meant: Vec<Letter>,
-    /// With these it cannot be done.
-    left: Vec<Letter>,
+    meant: Vec<K::Letter>,
+    /// With these it cannot be done, and why.
+    left: Vec<(K::Letter, &'static str)>,
 }
 
-pub(super) async fn run(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = config.orgs_meant(args.org.as_deref())?;
+pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    let orgs = super::orgs::<K>(config, args.org.as_deref())?;
     if !args.dry_run && !args.yes && !std::io::stdin().is_terminal() {
         bail!(ConfigError::missing(
             "--yes",
@@ -85,7 +76,7 @@ pub(super) async fn run(deed: Deed, args: Act, config: &Config, shutdown: Cancel
     let link = Link::open(&config.amqp, "dead").await?;
     let mut plans = Vec::new();
     for org in orgs {
-        plans.push(plan(deed, &link, org, &args, config, &shutdown).await?);
+        plans.push(plan::<K>(deed, &link, org, &args, config, &shutdown).await?);
     }
     let missing: Vec<String> = args.ids.iter().filter(|id| !plans.iter().any(|plan| plan.has(id))).cloned().collect();
     let meant = plans.iter().map(|plan| plan.meant.len()).sum();
@@ -103,27 +94,32 @@ pub(super) async fn run(deed: Deed, args: Act, config: &Config, shutdown: Cancel
     verdict(deed, &missing, left)
 }
 
-impl Plan {
+impl<K: Kind> Plan<K> {
     fn has(&self, id: &str) -> bool {
-        self.meant.iter().chain(&self.left).any(|letter| letter.job.as_str() == id)
+        self.meant.iter().chain(self.left.iter().map(|(letter, _)| letter)).any(|letter| K::id(letter) == id)
     }
 }
 
-async fn plan(
+async fn plan<K: Kind>(
     deed: Deed,
     link: &Link,
     org: String,
     args: &Act,
     config: &Config,
     shutdown: &CancellationToken,
-) -> Result<Plan> {
+) -> Result<Plan<K>> {
     let names = Names::new(&config.amqp.prefix, &org);
     let ids: HashSet<&str> = args.ids.iter().map(String::as_str).collect();
     let (mut meant, mut left) = (Vec::new(), Vec::new());
-    let looked = look::through(&link.consuming, &names, shutdown, |letter, _| {
-        let named = ids.is_empty() || ids.contains(letter.job.as_str());
-        if named && args.filter.takes(&letter) {
-            if deed.fits(&letter) { meant.push(letter) } else { left.push(letter) }
+    let queue = K::queue(&names);
+    let looked = look::through(&link.consuming, &queue, shutdown, |held| {
+        let letter = K::read(held);
+        let named = ids.is_empty() || ids.contains(K::id(&letter));
+        if named && K::passes(&args.filter, args.org.as_deref(), &letter) {
+            match K::hindrance(deed, &letter) {
+                None => meant.push(letter),
+                Some(why) => left.push((letter, why)),
+            }
         }
     });
     let there = looked.await?;
@@ -131,16 +127,16 @@ async fn plan(
 }
 
 /// What is going to be done, or would be: on stdout where that is all, else on stderr.
-fn announce(deed: Deed, plans: &[Plan], dry_run: bool) -> Result<()> {
+fn announce<K: Kind>(deed: Deed, plans: &[Plan<K>], dry_run: bool) -> Result<()> {
     let say = if dry_run { stdout::say } else { aside };
     for Plan { org, there, meant, left, .. } in plans {
         let would = if dry_run { "would be" } else { "to be" };
-        say(&format!("org {org}: {} of {there} {would} {}", table::many(meant.len()), deed.done()))?;
+        say(&format!("{}: {} of {there} {would} {}", K::title(org), table::many(meant.len()), deed.done()))?;
         if !meant.is_empty() {
-            say(&table::by_reason(meant).to_string())?;
+            say(&K::by_reason(meant).to_string())?;
         }
-        for letter in left {
-            say(&format!("{} cannot be {}: {}", table::plain(letter.job.as_str()), deed.done(), table::NOT_KEPT))?;
+        for (letter, why) in left {
+            say(&format!("{} cannot be {}: {why}", table::plain(K::id(letter)), deed.done()))?;
         }
     }
     Ok(())
@@ -167,7 +163,7 @@ fn yes(mut from: impl BufRead) -> Result<bool> {
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-async fn carry_out(deed: Deed, link: &Link, plans: &[Plan], shutdown: &CancellationToken) -> Result<()> {
+async fn carry_out<K: Kind>(deed: Deed, link: &Link, plans: &[Plan<K>], shutdown: &CancellationToken) -> Result<()> {
     let publisher = Publisher::open(Arc::clone(&link.publishing)).await?;
     for plan in plans.iter().filter(|plan| !plan.meant.is_empty()) {
         let done = AtomicUsize::new(0);
@@ -176,14 +172,14 @@ async fn carry_out(deed: Deed, link: &Link, plans: &[Plan], shutdown: &Cancellat
             () = held_up(link) => Ok(()),
         };
         let (done, meant) = (done.into_inner(), plan.meant.len());
-        stdout::say(&format!("org {}: {} {}", plan.org, table::many(done), deed.done()))?;
+        stdout::say(&format!("{}: {} {}", K::title(&plan.org), table::many(done), deed.done()))?;
         ended.with_context(|| format!("{done} of {} were {}; the others stay", table::many(meant), deed.done()))?;
         if shutdown.is_cancelled() {
             bail!("interrupted: {done} of {} were {}; the others stay", table::many(meant), deed.done());
         }
         if done < meant {
             let other = "were not there any more: they are in another hand, or somebody took them out";
-            aside(&format!("org {}: {} {other}", plan.org, table::many(meant - done)))?;
+            aside(&format!("{}: {} {other}", K::title(&plan.org), table::many(meant - done)))?;
         }
     }
     publisher.close().await;
@@ -201,17 +197,17 @@ async fn held_up(link: &Link) {
 }
 
 /// Does it with every letter that is meant, round by round.
-async fn letters(
+async fn letters<K: Kind>(
     deed: Deed,
     link: &Link,
-    plan: &Plan,
+    plan: &Plan<K>,
     publisher: &Publisher,
     done: &AtomicUsize,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let queue = plan.names.dead();
+    let queue = K::queue(&plan.names);
     until_back(&link.consuming, &queue, plan.there).await?;
-    let meant: HashSet<&Letter> = plan.meant.iter().collect();
+    let meant: HashSet<&K::Letter> = plan.meant.iter().collect();
     let mut letters = look::open(&link.consuming, &queue).await?;
     let mut ended = Ok(());
     while ended.is_ok() && done.load(Ordering::Relaxed) < plan.meant.len() && !shutdown.is_cancelled() {
@@ -220,7 +216,7 @@ async fn letters(
             break;
         }
         let chosen = round.into_iter().filter_map(|held| {
-            let letter = Letter::read(&held.body, &held.properties);
+            let letter = K::read(&held);
             meant.contains(&letter).then_some((letter, held))
         });
         // An interrupt lets those on their way end.
@@ -246,25 +242,23 @@ async fn given_up(shutdown: &CancellationToken) {
 }
 
 /// Publishes what becomes of a letter, waits for the confirm, and takes the letter out.
-async fn settle(deed: Deed, plan: &Plan, publisher: &Publisher, letter: &Letter, held: Held) -> Result<()> {
+async fn settle<K: Kind>(
+    deed: Deed,
+    plan: &Plan<K>,
+    publisher: &Publisher,
+    letter: &K::Letter,
+    held: Held,
+) -> Result<()> {
     let published = match deed {
-        Deed::Replay => {
-            let properties = letter::replayed(&held.body, &held.properties);
-            let (exchange, key) = (plan.names.resets(), plan.names.lane_key(letter.lane));
-            publisher.publish(&Message { exchange: &exchange, key: &key, body: &held.body, properties }).await
-        }
-        Deed::Drop => {
-            let (body, properties) = letter::dropped(letter, &plan.org, Timestamp::now());
-            let (exchange, key) = (plan.names.outcomes(), format!("{}.dropped", plan.org));
-            publisher.publish(&Message { exchange: &exchange, key: &key, body: &body, properties }).await
-        }
+        Deed::Replay => K::replay(&plan.names, publisher, letter, &held).await,
+        Deed::Drop => K::drop(&plan.names, &plan.org, publisher, letter).await,
     };
     published.map_err(|unpublished| match unpublished {
         Unpublished::Returned { .. } => anyhow::anyhow!("{unpublished}; start `resetd worker`, which declares it"),
         Unpublished::Refused { .. } => anyhow::anyhow!("{unpublished}; try again when it is mended"),
         Unpublished::Lost(trouble) => anyhow::anyhow!("{trouble}; run it again: what was done already is done once"),
     })?;
-    failpoint::reach(Stage::Again, letter.job.as_str());
+    failpoint::reach(Stage::Again, K::id(letter));
     held.take_out().await.map_err(|trouble: Trouble| trouble.into())
 }
 

@@ -28,9 +28,20 @@ impl Filter {
             letter.user.as_ref().is_some_and(|user| user.as_str() == wanted)
                 || letter.user_name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         };
-        (self.reasons.is_empty() || self.reasons.contains(&letter.reason))
-            && self.since.is_none_or(|since| letter.dead_at.is_some_and(|at| at >= since))
-            && self.batch.as_ref().is_none_or(|batch| letter.batch.as_ref() == Some(batch))
+        self.passes(&letter.reason, letter.dead_at, letter.batch.as_deref(), user)
+    }
+
+    /// Whether a letter passes that says this of itself; `user` says whether it is of that user.
+    pub(super) fn passes(
+        &self,
+        reason: &String,
+        dead_at: Option<Timestamp>,
+        batch: Option<&str>,
+        user: impl Fn(&String) -> bool,
+    ) -> bool {
+        (self.reasons.is_empty() || self.reasons.contains(reason))
+            && self.since.is_none_or(|since| dead_at.is_some_and(|at| at >= since))
+            && self.batch.as_deref().is_none_or(|wanted| batch == Some(wanted))
             && self.user.as_ref().is_none_or(user)
     }
 }

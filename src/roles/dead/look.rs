@@ -1,4 +1,4 @@
-//! Looking through the letters of one org: each is read once, none is taken away, and all go back in their order.
+//! Looking through the letters of one queue: each is read once, none is taken away, and all go back in their order.
 
 use std::io::Write;
 
@@ -7,27 +7,23 @@ use lapin::Connection;
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::letters::{Held, Letters};
-use crate::amqp::names::Names;
 use crate::amqp::trouble::Trouble;
-use crate::wire::letter::Letter;
 
 /// Hands every letter there is to `each`, and says how many there were.
 pub(super) async fn through(
     connection: &Connection,
-    names: &Names,
+    queue: &str,
     shutdown: &CancellationToken,
-    mut each: impl FnMut(Letter, &Held),
+    mut each: impl FnMut(&Held),
 ) -> Result<usize> {
-    let mut letters = open(connection, &names.dead()).await?;
+    let mut letters = open(connection, queue).await?;
     let looking = async {
         loop {
             let round = letters.round().await?;
             if round.is_empty() {
                 return Ok::<(), Trouble>(());
             }
-            for held in &round {
-                each(Letter::read(&held.body, &held.properties), held);
-            }
+            round.iter().for_each(&mut each);
         }
     };
     let looked = tokio::select! {
@@ -36,7 +32,7 @@ pub(super) async fn through(
     };
     let there = letters.there();
     if letters.is_shared() {
-        let _ = writeln!(std::io::stderr(), "{}: {IN_ANOTHER_HAND}", names.dead());
+        let _ = writeln!(std::io::stderr(), "{queue}: {IN_ANOTHER_HAND}");
     }
     letters.give_back().await;
     looked?;

@@ -1,10 +1,11 @@
 //! `resetd dead`: the dead letters of each org, looked through, replayed and dropped. A letter leaves its queue only after what
 //! becomes of it is confirmed; looking takes none away.
 //!
-//! The mailer's dead letters, once there is one, are another queue for the same verbs, with a replay of their own.
+//! The mailer's dead mails are another queue for the same verbs (`kind`), with a replay of their own.
 
 mod act;
 mod filter;
+mod kind;
 mod look;
 mod table;
 
@@ -17,9 +18,19 @@ use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::trouble::closing;
 use crate::config::Config;
-use crate::wire::letter;
 use act::Deed;
 use filter::Filter;
+use kind::{Jobs, Kind, Mails};
+
+/// Whose letters.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub enum Queue {
+    /// Jobs that were given up, of each org.
+    #[default]
+    Resets,
+    /// Mails that were given up, of all orgs.
+    Emails,
+}
 
 /// What is done with letters.
 #[derive(Debug)]
@@ -102,61 +113,71 @@ pub struct Act {
 /// # Errors
 /// Where the broker is not there, the org has no such queue, a letter that was named is not there, or not all that was asked for
 /// could be done; the text says what was.
-pub async fn run(verb: Verb, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    match verb {
-        Verb::List(args) => list(args, config, shutdown).await,
-        Verb::Show(args) => show(args, config, shutdown).await,
-        Verb::Replay(args) => act::run(Deed::Replay, args, config, shutdown).await,
-        Verb::Drop(args) => act::run(Deed::Drop, args, config, shutdown).await,
+pub async fn run(verb: Verb, queue: Queue, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    match queue {
+        Queue::Resets => of_kind::<Jobs>(verb, config, shutdown).await,
+        Queue::Emails => of_kind::<Mails>(verb, config, shutdown).await,
     }
 }
 
-async fn list(args: List, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = config.orgs_meant(args.org.as_deref())?;
+async fn of_kind<K: Kind>(verb: Verb, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    match verb {
+        Verb::List(args) => list::<K>(args, config, shutdown).await,
+        Verb::Show(args) => show::<K>(args, config, shutdown).await,
+        Verb::Replay(args) => act::run::<K>(Deed::Replay, args, config, shutdown).await,
+        Verb::Drop(args) => act::run::<K>(Deed::Drop, args, config, shutdown).await,
+    }
+}
+
+/// The orgs whose queues are looked through: one name that is no org's, where all share a queue.
+fn orgs<K: Kind>(config: &Config, named: Option<&str>) -> Result<Vec<String>> {
+    Ok(if K::BY_ORG { config.orgs_meant(named)? } else { vec![String::new()] })
+}
+
+async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    let orgs = orgs::<K>(config, args.org.as_deref())?;
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     for org in orgs {
-        let names = Names::new(&config.amqp.prefix, &org);
+        let queue = K::queue(&Names::new(&config.amqp.prefix, &org));
         let mut letters = Vec::new();
-        let looked = look::through(&connection, &names, &shutdown, |letter, _| {
-            if args.filter.takes(&letter) {
+        let looked = look::through(&connection, &queue, &shutdown, |held| {
+            let letter = K::read(held);
+            if K::passes(&args.filter, args.org.as_deref(), &letter) {
                 letters.push(letter);
             }
         });
         let all = looked.await?;
         if args.json {
-            let lines: Vec<String> = letters.iter().map(|letter| letter::line(letter, &org, None)).collect();
+            let lines: Vec<String> = letters.iter().map(|letter| K::json(&org, letter, None)).collect();
             if !lines.is_empty() {
                 stdout::say(&lines.join("\n"))?;
             }
         } else {
-            stdout::say(&table::list(&org, &letters, all, args.limit))?;
+            stdout::say(&K::list(&org, &letters, all, args.limit))?;
         }
     }
     closing(connection.close(200, "done".into())).await;
     Ok(())
 }
 
-async fn show(args: Show, config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let orgs = config.orgs_meant(args.org.as_deref())?;
+async fn show<K: Kind>(args: Show, config: &Config, shutdown: CancellationToken) -> Result<()> {
+    let orgs = orgs::<K>(config, args.org.as_deref())?;
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     let mut shown = Vec::new();
     for org in &orgs {
-        let names = Names::new(&config.amqp.prefix, org);
-        let looked = look::through(&connection, &names, &shutdown, |letter, held| {
-            if letter.job.as_str() != args.id {
-                return;
+        let queue = K::queue(&Names::new(&config.amqp.prefix, org));
+        let looked = look::through(&connection, &queue, &shutdown, |held| {
+            let letter = K::read(held);
+            if K::id(&letter) == args.id {
+                shown.push(if args.json { K::json(org, &letter, Some(held)) } else { K::one(org, &letter, held) });
             }
-            shown.push(if args.json {
-                letter::line(&letter, org, Some(&held.body))
-            } else {
-                table::one(&letter, org, &letter::shown(&held.body))
-            });
         });
         looked.await?;
     }
     closing(connection.close(200, "done".into())).await;
     if shown.is_empty() {
-        bail!("no dead letter of {} has the id {:?}; `resetd dead list` has the ids", orgs.join(", "), args.id);
+        let whose = if K::BY_ORG { orgs.join(", ") } else { "emails".into() };
+        bail!("no dead letter of {whose} has the id {:?}; `resetd dead list` has the ids", args.id);
     }
     let between = if args.json { "\n" } else { "\n\n" };
     stdout::say(&shown.join(between))

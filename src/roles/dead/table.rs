@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::user::UserId;
+use crate::wire::dead_mail::DeadMail;
 use crate::wire::letter::{By, Letter};
 
 /// What stands where nothing is known.
@@ -40,9 +41,14 @@ pub(super) fn many(letters: usize) -> String {
 
 /// How many there are for each reason, and from when to when.
 pub(super) fn by_reason(letters: &[Letter]) -> Table {
+    reasons(letters.iter().map(|letter| (reason(letter), letter.dead_at)))
+}
+
+/// The same of reasons and moments.
+pub(super) fn reasons(letters: impl Iterator<Item = (String, Option<Timestamp>)>) -> Table {
     let mut rows: BTreeMap<String, Vec<Option<Timestamp>>> = BTreeMap::new();
-    for letter in letters {
-        rows.entry(reason(letter)).or_default().push(letter.dead_at);
+    for (reason, dead_at) in letters {
+        rows.entry(reason).or_default().push(dead_at);
     }
     let mut table = new(&["reason", "letters", "oldest", "newest"]);
     for (reason, times) in rows {
@@ -50,6 +56,69 @@ pub(super) fn by_reason(letters: &[Letter]) -> Table {
         table.add_row([reason, times.len().to_string(), when(known().min()), when(known().max())]);
     }
     table
+}
+
+/// The dead mails: by reason, then the newest `limit` of them one by one (0: all).
+pub(super) fn mails(letters: &[DeadMail], there: usize, limit: usize) -> String {
+    if letters.is_empty() {
+        return if there > 0 {
+            format!("emails: none of {} is meant", many(there))
+        } else {
+            "emails: no dead mails".into()
+        };
+    }
+    let of = if letters.len() < there { format!(" of {there}") } else { String::new() };
+    let by_reason = reasons(letters.iter().map(|letter| (plain(&letter.reason), letter.dead_at)));
+    let mut newest: Vec<&DeadMail> = letters.iter().collect();
+    newest.sort_by_key(|letter| std::cmp::Reverse(letter.dead_at));
+    let shown = if limit == 0 { newest.len() } else { limit.min(newest.len()) };
+    let mut table = new(&["mail", "org", "user", "reason", "status", "attempts", "batch", "given up"]);
+    for letter in &newest[..shown] {
+        let text = |text: &Option<String>| text.as_deref().map_or_else(nothing, plain);
+        table.add_row([
+            plain(letter.id()),
+            text(&letter.remains.org),
+            text(&letter.remains.user_id),
+            plain(&letter.reason),
+            letter.status.map_or_else(nothing, |status| status.to_string()),
+            letter.attempts.map_or_else(nothing, |attempts| attempts.to_string()),
+            text(&letter.batch),
+            when(letter.dead_at),
+        ]);
+    }
+    let mut said = format!("emails: {}{of}\n{by_reason}\n{table}", many(letters.len()));
+    if shown < newest.len() {
+        said += &format!("\nthe newest {shown} of {}; --limit 0 shows all", newest.len());
+    }
+    said
+}
+
+/// One dead mail in full, with its address.
+pub(super) fn one_mail(letter: &DeadMail) -> String {
+    let text = |text: &Option<String>| text.as_deref().map_or_else(nothing, plain);
+    let remains = &letter.remains;
+    let replay = if letter.whom().is_some() {
+        "it makes a new password, by a new job"
+    } else {
+        "not possible: it does not say whose it was"
+    };
+    let rows = [
+        ("mail", text(&remains.notification_id)),
+        ("job", text(&remains.job_id)),
+        ("org", text(&remains.org)),
+        ("user", text(&remains.user_id)),
+        ("to", text(&remains.to)),
+        ("subject", text(&remains.subject)),
+        ("batch", text(&letter.batch)),
+        ("issued", text(&remains.issued_at)),
+        ("reason", plain(&letter.reason)),
+        ("detail", text(&letter.detail)),
+        ("status", letter.status.map_or_else(nothing, |status| status.to_string())),
+        ("attempts", letter.attempts.map_or_else(nothing, |attempts| attempts.to_string())),
+        ("given up", when(letter.dead_at)),
+        ("replay", replay.to_owned()),
+    ];
+    rows.map(|(name, value)| format!("{name:<13}{value}")).join("\n")
 }
 
 fn one_by_one(letters: &[&Letter]) -> Table {

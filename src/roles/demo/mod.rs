@@ -1,6 +1,7 @@
-//! `resetd demo`: the whole trip on one machine, from the queue to a password that logs in, against a simulated org that
-//! throttles and fails. It needs a broker, works there under a prefix of its own, and removes what it made.
+//! `resetd demo`: the whole trip on one machine, from the queue to a mail whose password logs in, against a simulated org that
+//! throttles and fails, and with a mail server of its own. It needs a broker, works there under a prefix of its own, and removes what it made.
 
+pub mod postbox;
 mod report;
 mod script;
 
@@ -28,10 +29,12 @@ use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology::{self, Thing};
 use crate::config::{Config, Environment};
-use crate::roles::worker;
+use crate::roles::{mailer, worker};
 use crate::scim::http_client;
 use crate::sim;
+use crate::wire::outcome;
 use crate::wire::properties::job_properties;
+use postbox::Postbox;
 use report::Report;
 
 const CONFIG: &str = include_str!("../../../config/demo.toml");
@@ -48,6 +51,9 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
     let base = format!("http://{}", listener.local_addr()?);
     environment.set("RESETD__ORGS__MAIN__TOKEN_URL", format!("{base}/oauth/token"));
     environment.set("RESETD__ORGS__MAIN__SCIM_URL", format!("{base}/api/v2/scim/v2"));
+    let mail_server = TcpListener::bind("127.0.0.1:0").await.context("no port for the mail server")?;
+    environment.set("RESETD__MAILER__SMTP__PORT", mail_server.local_addr()?.port().to_string());
+    environment.set("EMAIL_SERVICE_URL", "");
     environment.set("RESETD__AMQP__PREFIX", format!("demo-{}.", &Uuid::new_v4().simple().to_string()[..8]));
     // Served on a port of its own on this machine, whatever is configured.
     environment.set("RESETD__HTTP__LISTEN", "127.0.0.1:0");
@@ -59,42 +65,68 @@ pub async fn run(files: &[PathBuf], mut environment: Environment, shutdown: Canc
         let (org, stop) = (org.clone(), stop.clone());
         async move { org.serve(listener, stop).await }
     });
+    let postbox = Postbox::new();
+    let taking_mails = tokio::spawn({
+        let (postbox, stop) = (postbox.clone(), stop.clone());
+        async move { postbox.serve(mail_server, stop).await }
+    });
     let connection = link::connect(&config.amqp, "resetd demo").await.context(
         "the demo needs a RabbitMQ broker; `make demo` starts one, or set RESETD__AMQP__URL to one of yours",
     )?;
     let connection = Arc::new(connection);
     let names = Names::new(&config.amqp.prefix, ORG);
-    let health = TcpListener::bind("127.0.0.1:0").await.context("no port for the worker's health")?;
-    let readiness = health.local_addr()?;
-    // A worker that ends before its time, or that is told to, ends the demo.
-    let (ended, working) = (CancellationToken::new(), worker::run(config.clone(), health, stop.clone()));
-    let guard = ended.clone().drop_guard();
-    let working = tokio::spawn(async move {
-        let _guard = guard;
-        working.await
-    });
+    let healths = [
+        TcpListener::bind("127.0.0.1:0").await.context("no port for the worker's health")?,
+        TcpListener::bind("127.0.0.1:0").await.context("no port for the mailer's health")?,
+    ];
+    let readiness = [healths[0].local_addr()?, healths[1].local_addr()?];
+    let [health, mailers_health] = healths;
+    // A worker or a mailer that ends before its time, or that is told to, ends the demo.
+    let ended = CancellationToken::new();
+    let working = until(&ended, worker::run(config.clone(), health, stop.clone()));
+    let mailing = until(&ended, mailer::run(config.clone(), mailers_health, stop.clone()));
     let watching = async {
-        until_ready(readiness).await?;
-        watch(&connection, &names, &org, rate).await
+        for health in readiness {
+            until_ready(health).await?;
+        }
+        watch(&connection, &names, &org, &postbox, rate).await
     };
     let watching = ended.run_until_cancelled(shutdown.run_until_cancelled(watching));
     let reported = tokio::time::timeout(LIMIT, watching).await;
     stop.cancel();
-    let worked = working.await;
-    let _ = serving.await;
+    let (worked, mailed) = tokio::join!(working, mailing);
+    let _ = tokio::join!(serving, taking_mails);
     let _ = tokio::time::timeout(Duration::from_secs(10), clean_up(&connection, &names)).await;
     worked.context("the worker")??;
+    mailed.context("the mailer")??;
     let reported = reported.context("the demo did not end within 2 minutes")?;
     let report = reported.flatten().context("the demo was interrupted")??;
     report.print()?;
     report.verdict()
 }
 
+/// Runs a role in a task of its own, whose end is everybody's.
+fn until(
+    ended: &CancellationToken,
+    role: impl Future<Output = Result<()>> + Send + 'static,
+) -> tokio::task::JoinHandle<Result<()>> {
+    let guard = ended.clone().drop_guard();
+    tokio::spawn(async move {
+        let _guard = guard;
+        role.await
+    })
+}
+
 /// Enqueues the jobs and follows them to their ends.
-async fn watch(connection: &Arc<Connection>, names: &Names, org: &sim::Org, rate: u32) -> Result<Report> {
+async fn watch(
+    connection: &Arc<Connection>,
+    names: &Names,
+    org: &sim::Org,
+    postbox: &Postbox,
+    rate: u32,
+) -> Result<Report> {
     let channel = connection.create_channel().await?;
     let mut outcomes = outcomes(&channel, names).await?;
-    let mut mails = consume(&channel, &names.emails()).await?;
     let publisher = Publisher::open(Arc::clone(connection)).await?;
     let jobs = script::jobs();
     let started = Instant::now();
@@ -113,10 +145,16 @@ async fn watch(connection: &Arc<Connection>, names: &Names, org: &sim::Org, rate
             halfway.drain(..).for_each(|fault| org.add_fault(fault));
         }
         tokio::select! {
-            Some(Ok(delivery)) = outcomes.next() => report.outcome(&parse(&delivery.data)?),
-            Some(Ok(delivery)) = mails.next() => report.mail(&parse(&delivery.data)?),
+            Some(Ok(delivery)) = outcomes.next() => {
+                // What became of the mails is told there too.
+                if delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == outcome::TYPE) {
+                    report.outcome(&parse(&delivery.data)?);
+                }
+            }
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
+        let letters = postbox.letters();
+        letters.iter().skip(report.mailed()).for_each(|letter| report.mail(letter));
         progress.show(&report, &org.stats());
     }
     progress.end();
@@ -158,7 +196,7 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 
 /// Removes what the worker declared under the demo's prefix.
 async fn clean_up(connection: &Connection, names: &Names) {
-    for thing in topology::things(names) {
+    for thing in topology::things(names).into_iter().chain(topology::mailers_things(names)) {
         let Ok(channel) = connection.create_channel().await else { continue };
         match thing {
             Thing::Queue { name, .. } => {

@@ -10,8 +10,13 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::postbox::Letter;
 use super::script;
 use crate::sim::{Org, Stats};
+
+/// What stands before the password in the default `notification.body`, and after it.
+const BEFORE_PASSWORD: &str = "password is: ";
+const AFTER_PASSWORD: &str = ". Please";
 
 /// What was seen so far.
 pub(super) struct Report {
@@ -65,10 +70,13 @@ impl Report {
         *self.outcomes.entry(why).or_default() += 1;
     }
 
-    pub(super) fn mail(&mut self, mail: &Value) {
-        let text = |field: &str| mail[field].as_str().unwrap_or_default().to_owned();
+    /// A mail came: whose it is stands before the `@`, and the password where the text of the configuration has it.
+    pub(super) fn mail(&mut self, letter: &Letter) {
+        let user = letter.to.split('@').next().unwrap_or_default().to_owned();
+        let after = letter.text.split_once(BEFORE_PASSWORD).map_or("", |(_, rest)| rest);
+        let password = after.split_once(AFTER_PASSWORD).map_or("", |(password, _)| password);
         self.mails += 1;
-        self.passwords.insert(text("userId"), Zeroizing::new(text("temporaryPassword")));
+        self.passwords.insert(user, Zeroizing::new(password.to_owned()));
     }
 
     /// Tries every mailed password against the org.
@@ -89,7 +97,7 @@ impl Report {
         for (what, count) in &self.outcomes {
             row(what, count.to_string());
         }
-        row("mails in the email queue", self.mails.to_string());
+        row("mails at the mail server", self.mails.to_string());
         let logged_in = self.passwords.len() - end.locked_out.len();
         row("people who log in with their mail", format!("{logged_in} of {}", self.good));
         row("calls to the org", end.stats.calls.to_string());

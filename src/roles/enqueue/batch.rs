@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Batch, Seen, Since, follow};
-use super::verdict;
 use super::view::{self, Bar};
+use super::{is_over, verdict};
 use crate::config::Config;
 
 /// How often a line of JSON is written while it goes on.
@@ -58,7 +58,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
                 args.name
             );
         }
-        let is_last = args.once || progress.is_done();
+        let is_last = args.once || is_over(config, progress);
         if args.json {
             if is_last || said.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
                 said = Some(Instant::now());
@@ -70,7 +70,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         } else {
             bar.show(progress, now);
         }
-        ended = progress.is_done().then(|| progress.counts());
+        ended = is_over(config, progress).then(|| progress.counts());
         Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
     let shown = shutdown.run_until_cancelled(showing).await;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
-use crate::domain::batch::Counts;
+use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
 use crate::wire::job::Rules;
 use file::{Job, REMARKS, Sheet};
@@ -168,7 +168,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     let mut counts = Counts::default();
     let following = follow(batch, |seen| {
         let now = Timestamp::now();
-        if !seen.progress.is_done() {
+        if !is_over(batch.config, &seen.progress) {
             bar.show(&seen.progress, now);
             return Ok(ControlFlow::Continue(()));
         }
@@ -195,6 +195,11 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     }
 }
 
+/// Whether all of it has ended; where a mailer takes part, the mails too: a person is helped only by theirs.
+fn is_over(config: &Config, progress: &Progress) -> bool {
+    progress.is_done() && (!config.mailer.enabled || progress.untold() == 0)
+}
+
 fn cannot_write(path: &Path) -> String {
     format!("--failed {} cannot be written", path.display())
 }
@@ -213,14 +218,22 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
     writer.flush().with_context(|| cannot_write(path))
 }
 
-/// An error where any job was given up.
+/// An error where any job, or the mail of one, was given up.
 fn verdict(counts: Counts) -> Result<()> {
-    match counts.given_up() {
-        0 => Ok(()),
-        some => bail!(
-            "{some} jobs were given up; each is a dead letter with its reason: mend it and send it again (enqueue --wait --failed FILE writes a file of them)"
-        ),
+    let mut said = Vec::new();
+    if counts.given_up() > 0 {
+        said.push(format!(
+            "{} jobs were given up; each is a dead letter with its reason: mend it and send it again (enqueue --wait --failed FILE writes a file of them)",
+            counts.given_up()
+        ));
     }
+    if counts.notification_failed > 0 {
+        said.push(format!(
+            "{} people were not told: resetd dead --queue emails list says why, but of those whose newer reset came in between",
+            counts.notification_failed
+        ));
+    }
+    if said.is_empty() { Ok(()) } else { bail!(said.join("; ")) }
 }
 
 /// The one org that is meant.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::amqp::names::Names;
 use crate::domain::job::Lane;
-use crate::wire::{batch, dead_letter, job, ledger, letter, notification, outcome, properties};
+use crate::wire::{batch, dead_letter, dead_mail, job, ledger, letter, mail, notification, outcome, properties};
 
 /// Of AsyncAPI's AMQP bindings.
 const BINDINGS: &str = "0.3.0";
@@ -48,17 +48,21 @@ fn channels() -> Value {
             "bindings": queue(&names.emails()),
         },
         "outcomes": {
-            "address": format!("{ORG}.{{record}}"), "title": "What became of each job", "messages": carries(&["outcome", "batch", "dropped"]),
+            "address": format!("{ORG}.{{record}}"), "title": "What became of each job", "messages": carries(&["outcome", "mail", "batch", "dropped"]),
             "description": format!("A topic exchange: bind a queue of your own. The stream {} keeps 7 days of it.", names.ledger()),
             "parameters": {
                 "org": org["org"],
-                "record": {"description": "An outcome's name, batch or dropped; the AMQP property type says which message it is. Pass over types that are not known to you."},
+                "record": {"description": "An outcome's name, notified, notification_failed, batch or dropped; the AMQP property type says which message it is. Pass over types that are not known to you."},
             },
             "bindings": exchange(&names.outcomes(), "topic"),
         },
         "deadLetters": {
             "address": names.dead(), "title": "Jobs that were given up", "parameters": org, "messages": carries(&["deadLetter"]),
             "bindings": queue(&names.dead()),
+        },
+        "deadMails": {
+            "address": names.emails_dead(), "title": "Mails that were given up", "messages": carries(&["deadMail"]),
+            "bindings": queue(&names.emails_dead()),
         },
     })
 }
@@ -86,6 +90,7 @@ fn operations() -> Value {
         "tellThePerson": send("emails", "Tell the person, once the password is set"),
         "sayTheOutcome": send("outcomes", "Say what became of a job"),
         "giveUp": send("deadLetters", "Give a job up"),
+        "giveUpMail": send("deadMails", "Give a mail up"),
     })
 }
 
@@ -96,8 +101,8 @@ fn messages() -> Value {
             "description": "AMQP properties, all optional: message_id (the job's id; give it one, so that it is done once), timestamp (when the reset was asked for), reply_to and correlation_id (the outcome is sent there). Publish it persistent, mandatory and confirmed.",
         },
         "notification": {
-            "title": "Notification", "payload": notification::schema(), "bindings": kind(notification::TYPE),
-            "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl.",
+            "title": "Notification", "payload": notification::schema(), "headers": notification::headers_schema(), "bindings": kind(notification::TYPE),
+            "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl, and an hour more where a mailer takes part (mailer.enabled).",
         },
         "sealedNotification": {
             "title": "Sealed notification", "payload": notification::sealed_schema(), "bindings": kind(notification::TYPE),
@@ -105,6 +110,11 @@ fn messages() -> Value {
         },
         "outcome": {"title": "Outcome", "payload": outcome::schema(), "bindings": kind(outcome::TYPE)},
         "reply": {"title": "Reply", "payload": outcome::reply_schema(), "bindings": kind(outcome::TYPE)},
+        "mail": {"title": "Mail", "payload": mail::schema(), "bindings": kind(mail::TYPE)},
+        "deadMail": {
+            "title": "Dead mail", "payload": dead_mail::schema(), "headers": dead_mail::headers_schema(),
+            "description": "What is left of a notification whose mail was given up: never the password, and of a message that is no notification only what could be read.",
+        },
         "batch": {"title": "Batch", "payload": batch::schema(), "bindings": kind(batch::BATCH)},
         "dropped": {"title": "Dropped", "payload": letter::schema(), "bindings": kind(ledger::DROPPED)},
         "deadLetter": {

@@ -2,11 +2,10 @@
 
 mod session;
 mod takeover;
-mod tenure;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,24 +13,23 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp::{depths::Depths, ledger::Ledger, link::Link, names::Names, trouble::Trouble};
+use crate::amqp::{
+    claim::{self, AFTER_YOU, Claim},
+    depths::Depths,
+    ledger::Ledger,
+    link::Link,
+    names::Names,
+    trouble::Trouble,
+};
 use crate::board::{Board, Session};
 use crate::config::{Config, ConfigError};
-use crate::domain::{
-    form::PasswordForm,
-    ledger::{Holder, WorkerName},
-    password::PasswordKind,
-};
+use crate::domain::{form::PasswordForm, password::PasswordKind};
 use crate::http::{self, Scene, Source};
 use crate::mail::seal::Seal;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
 use session::End;
-use tenure::Tenure;
-
-/// How much later than the worker before all others try, after the broker was lost.
-const AFTER_YOU: Duration = Duration::from_secs(3);
 
 /// What a worker needs of the configuration and of the files that it names.
 ///
@@ -62,12 +60,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let board = Board::new(worker.orgs.keys().map(String::as_str));
     // All orgs share the stream.
     let stream = Names::new(&config.amqp.prefix, "").ledger();
-    let ledger = Ledger::telling(stream, worker.orgs.keys().map(String::as_str));
-    let name = WorkerName::of(&host(), std::process::id(), &uuid::Uuid::new_v4().to_string());
-    let offices = worker.orgs.into_iter().map(|(name, org)| {
-        warn_if_readable(&name, &org);
-        let org = Org::open(&name, &config, org, worker.form, &client, &board, &ledger).sealing(seal.clone());
-        Office { org: Arc::new(org), worked: AtomicBool::new(false), tenure: Mutex::default() }
+    let ledger = Ledger::telling(stream.clone(), worker.orgs.keys().map(String::as_str));
+    let name = claim::process_name();
+    let offices = worker.orgs.into_iter().map(|(org_name, org)| {
+        warn_if_readable(&org_name, &org);
+        let org = Org::open(&org_name, &config, org, worker.form, &client, &board, &ledger);
+        let org = Arc::new(org.sealing(seal.clone()));
+        let claim = Claim::new(&org_name, org.names.lease(), stream.clone(), name.clone(), ledger.clone());
+        Office { org, worked: AtomicBool::new(false), claim }
     });
     let orgs: Vec<Office> = offices.collect();
     let names = orgs.iter().map(|office| (office.org.name.clone(), office.org.names.clone())).collect();
@@ -78,11 +78,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         ledger: ledger.clone(),
         depths: depths.clone(),
         orgs: orgs.iter().map(|office| (office.org.name.clone(), source(&office.org))).collect::<BTreeMap<_, _>>(),
+        mails: None,
     };
     let (health, token) = (CancellationToken::new(), config.http.token.clone());
     let ended = health.clone();
     let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
-    let crew = Crew { config: &config, board: &board, ledger, depths, name, orgs, shutdown };
+    let crew = Crew { config: &config, board: &board, ledger, depths, orgs, shutdown };
     let worked = crew.work().await;
     health.cancel();
     let _ = serving.await;
@@ -94,12 +95,6 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
 fn source(org: &Arc<Org>) -> Source {
     let gate = Arc::clone(org);
     Source { names: org.names.clone(), meter: Box::new(move || gate.gate.meter()), hands: org.hands.clone() }
-}
-
-/// What this machine is called, for people; empty where it does not say.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    name.unwrap_or_default().trim().to_owned()
 }
 
 /// A password over plain HTTP can be read on its way.
@@ -117,7 +112,7 @@ struct Office {
     org: Arc<Org>,
     /// Whether it ever worked: what must be mended ends the process only before that.
     worked: AtomicBool,
-    tenure: Mutex<Tenure>,
+    claim: Claim,
 }
 
 impl Office {
@@ -128,10 +123,6 @@ impl Office {
     fn has_worked(&self) -> bool {
         self.worked.load(Ordering::Relaxed)
     }
-
-    fn tenure(&self) -> MutexGuard<'_, Tenure> {
-        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Crew<'a> {
@@ -139,8 +130,6 @@ struct Crew<'a> {
     board: &'a Board,
     ledger: Ledger,
     depths: Depths,
-    /// What this process is called in the ledger.
-    name: WorkerName,
     orgs: Vec<Office>,
     shutdown: CancellationToken,
 }
@@ -198,7 +187,7 @@ impl Crew<'_> {
 
     /// One org's sessions, one after the other, until the link is lost or the process ends.
     async fn keep_working(&self, office: &Office, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
-        if !is_first && !self.was_ours(office) {
+        if !is_first && !office.claim.was_ours() {
             // Where all lost the broker, the worker before goes first: it remembers how far its jobs have come.
             tokio::select! {
                 () = tokio::time::sleep(AFTER_YOU) => {}
@@ -228,11 +217,6 @@ impl Crew<'_> {
         }
     }
 
-    /// Whether this process held the lease last, as far as it knows.
-    fn was_ours(&self, office: &Office) -> bool {
-        office.tenure().is_settled() && self.ledger.holder(&office.org.name) == Holder::Was(self.name.clone())
-    }
-
     /// Stands by, takes over, works, and gives the lease up where everything is done.
     async fn session(&self, office: &Office, link: &Arc<Link>) -> End {
         let held = match self.shutdown.run_until_cancelled(takeover::take_over(self, office, link)).await {
@@ -243,7 +227,7 @@ impl Crew<'_> {
         let (end, clean) = session::run(self, office, link, &held).await;
         let publisher = Arc::clone(&held.publisher);
         match end {
-            End::Drained if clean => held.release(self, &office.org).await,
+            End::Drained if clean => office.claim.release(held.lease, &publisher).await,
             End::Drained | End::Trouble(_) => {}
         }
         publisher.close().await;

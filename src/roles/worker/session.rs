@@ -11,8 +11,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::takeover::{self, Held};
+use super::takeover::Held;
 use super::{Crew, Office};
+use crate::amqp::claim::REPEAT;
 use crate::amqp::consumer::Intake;
 use crate::amqp::link::Link;
 use crate::amqp::trouble::Trouble;
@@ -24,8 +25,6 @@ use crate::pipeline::Desk;
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
 /// What is kept of it for closing channels and connections, even where the broker does not answer.
 const GOODBYES: Duration = Duration::from_secs(2);
-/// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
-const CLAIM: Duration = Duration::from_secs(3600);
 
 /// How a session ended.
 pub(super) enum End {
@@ -82,8 +81,8 @@ impl Session {
         };
         let prefetch = crew.config.amqp.prefetch;
         let lanes = [
-            Intake::open(&link.consuming, &org.names, Lane::Interactive, prefetch).await?,
-            Intake::open(&link.consuming, &org.names, Lane::Bulk, prefetch).await?,
+            Intake::open(&link.consuming, org.names.lane(Lane::Interactive), Lane::Interactive, prefetch).await?,
+            Intake::open(&link.consuming, org.names.lane(Lane::Bulk), Lane::Bulk, prefetch).await?,
         ];
         Ok(Self {
             desk: Arc::new(desk),
@@ -99,8 +98,8 @@ impl Session {
         let (over, shutdown) = (self.desk.over.clone(), crew.shutdown.clone());
         let claiming = async {
             loop {
-                sleep(CLAIM).await;
-                takeover::claim_again(crew, office, &held.publisher).await;
+                sleep(REPEAT).await;
+                office.claim.repeat(&held.publisher).await;
             }
         };
         tokio::select! {

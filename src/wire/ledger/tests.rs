@@ -35,14 +35,16 @@ fn kind(name: &str) -> BasicProperties {
 fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
     match told(body, properties)? {
         Told::Ended(ended) => Some(ended),
-        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Lease(_)) => panic!("{other:?} is no job's end"),
+        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_)) => {
+            panic!("{other:?} is no job's end")
+        }
     }
 }
 
 fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
     match told(body, properties)? {
         Told::Ended(ended) => Entry::of(&ended),
-        Told::Dropped { .. } | Told::Batch(_) => None,
+        Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) => None,
         Told::Lease(entry) => Some(entry),
     }
 }

@@ -1,13 +1,13 @@
 //! What this process knows of its own hold on an org: whether it may go on where it was, or another worker may have come in between.
 
-use crate::domain::ledger::{Holder, WorkerName};
+use super::{Holder, WorkerName};
 
 /// So many fences at most whose place in the ledger is not known; after more, nothing is relied on.
 const UNREAD: usize = 100;
 
 /// Who worked the org before the lease came to us this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub enum Before {
     /// We did, and nobody since.
     Ourselves,
     /// Nobody did, or who did gave it back with everything done.
@@ -21,19 +21,19 @@ pub(super) enum Before {
 /// Our own name in the last fence says little: it is there from the moment when a takeover begins, which may end before the
 /// ledger was read. So all our fences since we worked last are kept, and whoever stands before any of them counts.
 #[derive(Debug, Default)]
-pub(super) struct Tenure {
+pub struct Tenure {
     settled: bool,
     fences: Vec<String>,
 }
 
 impl Tenure {
     /// Whether it took the org over completely, and knows of nobody else since.
-    pub(super) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.settled
     }
 
     /// A fence of ours is about to be written, with this id.
-    pub(super) fn claims(&mut self, id: &str) {
+    pub fn claims(&mut self, id: &str) {
         if self.fences.len() == UNREAD {
             *self = Self::default();
         }
@@ -41,13 +41,13 @@ impl Tenure {
     }
 
     /// A fence of ours is about to be written while we work. Those before it were confirmed while we worked, so nobody stands between.
-    pub(super) fn claims_again(&mut self, id: &str) {
+    pub fn claims_again(&mut self, id: &str) {
         self.fences = vec![id.to_owned()];
     }
 
     /// Who worked the org before, now that the ledger is read up to the newest of our fences; `holder` says who held the lease
     /// before a fence, and `None` of one that was never written.
-    pub(super) fn before(&mut self, name: &WorkerName, holder: impl Fn(&str) -> Option<Holder>) -> Before {
+    pub fn before(&mut self, name: &WorkerName, holder: impl Fn(&str) -> Option<Holder>) -> Before {
         let holders: Vec<Holder> = self.fences.iter().filter_map(|id| holder(id)).collect();
         let is_another = |holder: &Holder| matches!(holder, Holder::Was(other) if other != name);
         if holders.iter().any(is_another) {
@@ -63,7 +63,7 @@ impl Tenure {
     }
 
     /// It has taken the org over completely.
-    pub(super) fn settles(&mut self) {
+    pub fn settles(&mut self) {
         *self = Self { settled: true, fences: Vec::new() };
     }
 }

@@ -1,0 +1,194 @@
+//! What an answer of a mail server means: a pure table over every reply code, at every stage of the dialogue. Never by its text.
+
+use super::super::Undelivered;
+
+/// How far the dialogue was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Greeting, EHLO, STARTTLS: nothing about this mail was said yet.
+    Opening,
+    /// AUTH.
+    Login,
+    /// MAIL FROM: who the mails are from, which is the same for all.
+    Sender,
+    /// MAIL FROM of a mail that needs what others do not: SMTPUTF8 for its address.
+    SenderInUtf8,
+    /// RCPT TO.
+    Recipient,
+    /// DATA, before the first byte of the mail.
+    Data,
+    /// The mail itself.
+    Text,
+}
+
+impl Stage {
+    /// What the log and a dead mail call it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "the greeting",
+            Self::Login => "the login",
+            Self::Sender | Self::SenderInUtf8 => "the sender",
+            Self::Recipient => "the recipient",
+            Self::Data => "the beginning of the mail",
+            Self::Text => "the mail",
+        }
+    }
+}
+
+/// What went wrong in the dialogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// An answer that is not the one asked for.
+    Reply {
+        /// Its code.
+        code: u16,
+        /// Its text.
+        text: String,
+    },
+    /// No answer in time.
+    TimedOut,
+    /// The connection, or what came over it.
+    Lost(String),
+    /// The two do not come to terms on TLS, or the certificate is not trusted.
+    Untrusted(String),
+    /// The server does not offer what the configuration demands.
+    NotOffered(&'static str),
+    /// The server does not offer what this mail needs, and others do not.
+    Unable(&'static str),
+}
+
+impl Trouble {
+    /// Whether the connection can be used again after this.
+    pub(super) fn leaves_connection(&self) -> bool {
+        match self {
+            // 421: the server is closing it. 2yz and 3yz in a wrong place: the two are out of step.
+            Self::Reply { code, .. } => (400..=599).contains(code) && *code != 421,
+            Self::Unable(_) => true,
+            Self::TimedOut | Self::Lost(_) | Self::Untrusted(_) | Self::NotOffered(_) => false,
+        }
+    }
+}
+
+/// What is done next. (RFC 5321, section 4.2.1: 4yz is asked again, 5yz is not; RFC 4954, section 6: 530, 534, 535 and 538 are about
+/// the login, wherever they come.)
+pub(super) fn judge(stage: Stage, trouble: Trouble) -> Undelivered {
+    let at = stage.as_str();
+    let (code, text) = match trouble {
+        Trouble::Reply { code, text } => (code, text),
+        Trouble::TimedOut => return again(None, format!("the mail server did not answer in time at {at}")),
+        Trouble::Lost(why) => return again(None, format!("the connection to the mail server was lost at {at}: {why}")),
+        Trouble::Untrusted(why) => return stop(None, format!("TLS with the mail server failed: {why}")),
+        Trouble::NotOffered(what) => return stop(None, format!("the mail server does not offer {what}")),
+        Trouble::Unable(why) => return never(None, why.to_owned()),
+    };
+    let detail = format!("{code} at {at}: {text}");
+    match (stage, code) {
+        (_, 500..=599) if [530, 534, 535, 538].contains(&code) => stop(Some(code), detail),
+        // Not one mail would pass: it is not this one that is refused.
+        (Stage::Opening | Stage::Login | Stage::Sender, 500..=599) => stop(Some(code), detail),
+        (Stage::SenderInUtf8 | Stage::Recipient | Stage::Data | Stage::Text, 500..=599) => never(Some(code), detail),
+        // 4yz, and what is no answer to what was asked.
+        (_, 0..=499 | 600..) => again(Some(code), detail),
+    }
+}
+
+fn again(status: Option<u16>, detail: String) -> Undelivered {
+    Undelivered::Again { detail, status, after: None }
+}
+
+fn never(status: Option<u16>, detail: String) -> Undelivered {
+    Undelivered::Never { detail, status }
+}
+
+fn stop(status: Option<u16>, detail: String) -> Undelivered {
+    Undelivered::Stop { detail, status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(stage: Stage, code: u16) -> &'static str {
+        match judge(stage, Trouble::Reply { code, text: "said".into() }) {
+            Undelivered::Again { .. } => "again",
+            Undelivered::Never { .. } => "never",
+            Undelivered::Stop { .. } => "stop",
+        }
+    }
+
+    /// Every code there can be, in runs of the same meaning.
+    #[test]
+    fn every_reply_has_its_meaning_at_every_stage() {
+        use Stage::{Data, Login, Opening, Recipient, Sender, SenderInUtf8, Text};
+        let mut table = String::new();
+        for stage in [Opening, Login, Sender, SenderInUtf8, Recipient, Data, Text] {
+            let mut start = 200;
+            for code in 200..=599_u16 {
+                if code == 599 || named(stage, code) != named(stage, code + 1) {
+                    table += &format!("{stage:?} {start}..={code}: {}\n", named(stage, code));
+                    start = code + 1;
+                }
+            }
+        }
+        insta::assert_snapshot!(table, @r"
+        Opening 200..=499: again
+        Opening 500..=599: stop
+        Login 200..=499: again
+        Login 500..=599: stop
+        Sender 200..=499: again
+        Sender 500..=599: stop
+        SenderInUtf8 200..=499: again
+        SenderInUtf8 500..=529: never
+        SenderInUtf8 530..=530: stop
+        SenderInUtf8 531..=533: never
+        SenderInUtf8 534..=535: stop
+        SenderInUtf8 536..=537: never
+        SenderInUtf8 538..=538: stop
+        SenderInUtf8 539..=599: never
+        Recipient 200..=499: again
+        Recipient 500..=529: never
+        Recipient 530..=530: stop
+        Recipient 531..=533: never
+        Recipient 534..=535: stop
+        Recipient 536..=537: never
+        Recipient 538..=538: stop
+        Recipient 539..=599: never
+        Data 200..=499: again
+        Data 500..=529: never
+        Data 530..=530: stop
+        Data 531..=533: never
+        Data 534..=535: stop
+        Data 536..=537: never
+        Data 538..=538: stop
+        Data 539..=599: never
+        Text 200..=499: again
+        Text 500..=529: never
+        Text 530..=530: stop
+        Text 531..=533: never
+        Text 534..=535: stop
+        Text 536..=537: never
+        Text 538..=538: stop
+        Text 539..=599: never
+        ");
+    }
+
+    #[test]
+    fn a_connection_is_used_again_after_an_answer_that_leaves_it_open_alone() {
+        let reply = |code| Trouble::Reply { code, text: String::new() };
+        for (code, keeps) in [(250, false), (354, false), (421, false), (450, true), (550, true), (552, true)] {
+            assert_eq!(reply(code).leaves_connection(), keeps, "{code}");
+        }
+        for trouble in [Trouble::TimedOut, Trouble::Lost("x".into()), Trouble::NotOffered("STARTTLS")] {
+            assert!(!trouble.leaves_connection(), "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_tried_again_and_what_is_not_safe_stops() {
+        assert!(matches!(judge(Stage::Text, Trouble::TimedOut), Undelivered::Again { status: None, .. }));
+        assert!(matches!(judge(Stage::Data, Trouble::Lost("cut".into())), Undelivered::Again { .. }));
+        assert!(matches!(judge(Stage::Opening, Trouble::NotOffered("STARTTLS")), Undelivered::Stop { .. }));
+        assert!(matches!(judge(Stage::Opening, Trouble::Untrusted("x".into())), Undelivered::Stop { .. }));
+        assert!(matches!(judge(Stage::SenderInUtf8, Trouble::Unable("x")), Undelivered::Never { status: None, .. }));
+    }
+}

@@ -1,0 +1,272 @@
+//! Delivery to a mail server: a few connections, each a dialogue of lettre's, and one transaction for each mail.
+//!
+//! lettre's own pool is not used. It takes a connection back wherever in a dialogue its user gave up, so that a mail that was given up
+//! by a time limit would leave its recipient to the next one; here only a connection whose transaction has ended is used again.
+
+mod judge;
+mod letter;
+mod lines;
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Quit, Rcpt, Rset};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use lettre::transport::smtp::response::Response;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use self::judge::{Stage, Trouble, judge};
+use self::letter::Letter;
+use self::lines::Lines;
+use super::{Delivered, Mail, Undelivered, untrusted};
+use crate::config::ConfigError;
+use crate::config::mailer::{self, Tls};
+use crate::domain::failure::root;
+
+pub use letter::Unsendable;
+pub(super) use letter::bytes;
+
+/// A connection that nobody used for this long is closed: most servers would close it soon.
+const IDLE: Duration = Duration::from_secs(30);
+/// So many times `mailer.timeout` a whole delivery may take: a server that looks long at a mail before it takes it would get it twice
+/// if it were given up too soon (RFC 5321, section 4.5.3.2.6, would wait for 10 minutes).
+pub(super) const PATIENCE: u32 = 3;
+
+const NEEDS_UTF8: &str = "the address has characters outside ASCII before the @; that takes a mail server with SMTPUTF8 (RFC 6531), and this one has it not";
+
+/// The mail server, and the connections to it.
+pub(super) struct Smtp {
+    server: mailer::Smtp,
+    hello: ClientId,
+    tls: Option<TlsParameters>,
+    credentials: Option<Credentials>,
+    /// For one step.
+    timeout: Duration,
+    room: Semaphore,
+    idle: Mutex<VecDeque<(Instant, Line)>>,
+}
+
+/// One connection.
+struct Line(AsyncSmtpConnection);
+
+impl std::fmt::Debug for Smtp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Smtp({}:{})", self.server.host, self.server.port)
+    }
+}
+
+type Failed = (Stage, Trouble);
+
+impl Smtp {
+    pub(super) fn new(server: &mailer::Smtp, timeout: Duration) -> Result<Self, ConfigError> {
+        let tls = match server.tls {
+            Tls::Off => None,
+            Tls::Required | Tls::Wrapper => Some(parameters(server)?),
+        };
+        let login = server.login.as_ref();
+        Ok(Self {
+            hello: ClientId::Domain(server.hello_name.clone()),
+            tls,
+            credentials: login
+                .map(|login| Credentials::new(login.user.clone(), login.password.expose_secret().to_owned())),
+            timeout,
+            room: Semaphore::new(server.pool.into()),
+            idle: Mutex::default(),
+            server: server.clone(),
+        })
+    }
+
+    /// Sends one mail, once.
+    pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
+        let letter = Letter::of(mail, &self.server.from, SystemTime::now())
+            .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
+        let Ok(_place) = self.room.acquire().await else {
+            return Err(judge(Stage::Opening, Trouble::Lost("the mailer ends".into())));
+        };
+        match timeout(self.timeout * PATIENCE, self.send(&letter)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(judge(Stage::Text, Trouble::TimedOut)),
+        }
+    }
+
+    /// Ends the connections that nobody uses, as the protocol wants it.
+    pub(super) async fn close(&self) {
+        while let Some(mut line) = self.take() {
+            let _ = timeout(self.timeout.min(Duration::from_secs(1)), line.0.command(Quit)).await;
+        }
+    }
+
+    async fn send(&self, letter: &Letter) -> Result<Delivered, Undelivered> {
+        // A connection that was idle may have been closed by the server long since, which shows at the first command: nothing of the
+        // mail was said then, and another one is taken.
+        while let Some(mut line) = self.take() {
+            match self.begin(&mut line, letter).await {
+                Ok(()) => return self.finish(line, letter).await,
+                Err((_, Trouble::Lost(_) | Trouble::Reply { code: 421, .. })) => {}
+                Err(failed) => return Err(self.end(line, failed).await),
+            }
+        }
+        let mut line = self.open().await.map_err(|(stage, trouble)| judge(stage, trouble))?;
+        match self.begin(&mut line, letter).await {
+            Ok(()) => self.finish(line, letter).await,
+            Err(failed) => Err(self.end(line, failed).await),
+        }
+    }
+
+    async fn open(&self) -> Result<Line, Failed> {
+        let stage = Stage::Opening;
+        let limited = timeout(self.timeout, self.connect()).await.unwrap_or(Err(Trouble::TimedOut));
+        let mut connection = limited.map_err(|trouble| (stage, trouble))?;
+        if let (Tls::Required, Some(tls)) = (self.server.tls, &self.tls) {
+            if !connection.can_starttls() {
+                return Err((stage, Trouble::NotOffered("STARTTLS, and mailer.smtp.tls is \"required\"")));
+            }
+            let upgraded = timeout(self.timeout, connection.starttls(tls.clone(), &self.hello)).await;
+            upgraded
+                .map_or(Err(Trouble::TimedOut), |done| done.map_err(opening))
+                .map_err(|trouble| (stage, trouble))?;
+        }
+        if let Some(credentials) = &self.credentials {
+            if connection.server_info().get_auth_mechanism(DEFAULT_MECHANISMS).is_none() {
+                return Err((
+                    Stage::Login,
+                    Trouble::NotOffered("a login by PLAIN or LOGIN, and mailer.smtp.user is set"),
+                ));
+            }
+            let login = timeout(self.timeout, connection.auth(DEFAULT_MECHANISMS, credentials)).await;
+            login
+                .map_or(Err(Trouble::TimedOut), |said| said.map_err(trouble))
+                .map_err(|trouble| (Stage::Login, trouble))?;
+        }
+        Ok(Line(connection))
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Trouble> {
+        let server = (self.server.host.as_str(), self.server.port);
+        if let (Tls::Wrapper, Some(tls)) = (self.server.tls, &self.tls) {
+            let connection = AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, Some(tls.clone()), None);
+            return connection.await.map_err(opening);
+        }
+        let stream = TcpStream::connect(server).await.map_err(|error| Trouble::Lost(error.to_string()))?;
+        let _ = stream.set_nodelay(true);
+        AsyncSmtpConnection::connect_with_transport(Box::new(Lines(stream)), &self.hello).await.map_err(opening)
+    }
+
+    /// Everything up to the mail itself.
+    async fn begin(&self, line: &mut Line, letter: &Letter) -> Result<(), Failed> {
+        let info = line.0.server_info();
+        let mut wishes = Vec::new();
+        let sender = if letter.needs_utf8() { Stage::SenderInUtf8 } else { Stage::Sender };
+        if letter.needs_utf8() {
+            if !info.supports_feature(Extension::SmtpUtfEight) {
+                return Err((sender, Trouble::Unable(NEEDS_UTF8)));
+            }
+            wishes = vec![MailParameter::SmtpUtfEight, MailParameter::Body(MailBodyParameter::EightBitMime)];
+        }
+        let from = MailFrom::new(Some(self.server.from.email.clone()), wishes);
+        self.ask(line, sender, from, 200..=299).await?;
+        self.ask(line, Stage::Recipient, Rcpt::new(letter.to.clone(), vec![]), 200..=299).await?;
+        self.ask(line, Stage::Data, Data, 354..=354).await
+    }
+
+    /// The mail itself, and the server's word that it answers for it.
+    async fn finish(&self, mut line: Line, letter: &Letter) -> Result<Delivered, Undelivered> {
+        // Not limited by the time for one step: see `PATIENCE`.
+        let failed = match line.0.message(&letter.bytes).await {
+            Ok(said) => match wanted(&said, &(200..=299)) {
+                Ok(status) => {
+                    self.keep(line);
+                    return Ok(Delivered { status });
+                }
+                Err(trouble) => trouble,
+            },
+            Err(error) => trouble(error),
+        };
+        Err(self.end(line, (Stage::Text, failed)).await)
+    }
+
+    async fn ask(
+        &self,
+        line: &mut Line,
+        stage: Stage,
+        command: impl std::fmt::Display,
+        codes: std::ops::RangeInclusive<u16>,
+    ) -> Result<(), Failed> {
+        let said = match timeout(self.timeout, line.0.command(command)).await {
+            Ok(said) => said.map_err(trouble),
+            Err(_) => Err(Trouble::TimedOut),
+        };
+        said.and_then(|said| wanted(&said, &codes)).map(|_| ()).map_err(|trouble| (stage, trouble))
+    }
+
+    /// A transaction that failed. Its connection is used again where the server has put everything back.
+    async fn end(&self, mut line: Line, (stage, trouble): Failed) -> Undelivered {
+        if trouble.leaves_connection() && self.ask(&mut line, stage, Rset, 200..=299).await.is_ok() {
+            self.keep(line);
+        }
+        judge(stage, trouble)
+    }
+
+    fn take(&self) -> Option<Line> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, _)| since.elapsed() < IDLE);
+        idle.pop_back().map(|(_, line)| line)
+    }
+
+    fn keep(&self, line: Line) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back((Instant::now(), line));
+    }
+}
+
+fn parameters(server: &mailer::Smtp) -> Result<TlsParameters, ConfigError> {
+    let mut builder = TlsParameters::builder(server.host.clone());
+    if let Some(path) = &server.ca_file {
+        let wants = "the path of a readable file with certificates in PEM";
+        let wrong = |why: &dyn std::fmt::Display| {
+            ConfigError::wrong("mailer.smtp.ca_file", format_args!("{path:?} ({why})"), wants)
+        };
+        let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
+        if !pem.windows(10).any(|bytes| bytes == b"-----BEGIN") {
+            return Err(wrong(&"it holds none"));
+        }
+        let authority = Certificate::from_pem(&pem).map_err(|error| wrong(&error))?;
+        builder = builder.certificate_store(CertificateStore::None).add_root_certificate(authority);
+    }
+    builder.build().map_err(|error| {
+        ConfigError::new(format!(
+            "mailer.smtp: TLS cannot be set up: {error}; are CA certificates installed (Debian: apt-get install ca-certificates)?"
+        ))
+    })
+}
+
+/// The code, where it is one of those that were asked for.
+fn wanted(said: &Response, codes: &std::ops::RangeInclusive<u16>) -> Result<u16, Trouble> {
+    let code = u16::from(said.code());
+    if codes.contains(&code) {
+        return Ok(code);
+    }
+    Err(Trouble::Reply { code, text: said.message().collect::<Vec<_>>().join(" ") })
+}
+
+/// What an error of the library is.
+fn trouble(error: Error) -> Trouble {
+    match error.status() {
+        Some(code) => Trouble::Reply { code: code.into(), text: root(&error) },
+        None => Trouble::Lost(root(&error)),
+    }
+}
+
+/// The same while a connection is opened: there a disagreement about TLS shows.
+fn opening(error: Error) -> Trouble {
+    match untrusted(&error) {
+        Some(why) => Trouble::Untrusted(why),
+        None => trouble(error),
+    }
+}

@@ -1,0 +1,196 @@
+//! What an ended mail owes: the dead mail where it was given up, then the record, each confirmed before the next. And a mail that waits
+//! at the broker.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::time::{sleep, sleep_until};
+
+use super::desk::{Berth, Desk, Leave};
+use super::trip::{Ending, Mail};
+use crate::amqp::consumer::Delivery;
+use crate::amqp::names::EMAIL_KEY;
+use crate::amqp::publisher::{Message, Unpublished};
+use crate::amqp::topology;
+use crate::amqp::trouble::ANSWER;
+use crate::domain::job::JobId;
+use crate::domain::mailing::{MailEnd, Mailed, Unsent};
+use crate::domain::note::Note;
+use crate::domain::retry::StopCause;
+use crate::domain::user::UserId;
+use crate::failpoint::{self, Stage};
+use crate::telemetry::metrics;
+use crate::wire;
+use crate::wire::dead_mail::{Death, Remains};
+
+/// How long a message that no queue takes waits until it is published again.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
+
+/// Pays everything, in order.
+pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, ending: &Ending) -> Result<(), Leave> {
+    let (unsent, detail) = match ending {
+        Ending::Known => return Ok(()),
+        Ending::Sent(delivered) => (None, format!("status {}", delivered.status)),
+        Ending::Unsent(reason, detail) => (Some(*reason), detail.clone()),
+    };
+    let remains = Remains::of(&delivery.body, &mail.scrubber);
+    let at = Timestamp::now();
+    if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
+        let death = Death { reason, detail: detail.clone(), status: mail.status, attempts: mail.luggage.tried, at };
+        let (body, properties) = wire::dead_mail::message(&remains, &delivery.properties, &death);
+        let message = Message { exchange: "", key: &desk.office.names.emails_dead(), body: &body, properties };
+        owe(desk, mail, "a dead mail", &message).await?;
+    }
+    let Some(end) = end(mail, &remains, unsent, at) else {
+        tracing::warn!(reason = detail, "a message of the email queue is no notification: it is a dead mail now");
+        metrics::mail_ended("", "notification_failed", Unsent::InvalidNotification.as_str());
+        return Ok(());
+    };
+    failpoint::reach(Stage::Told, &end.note);
+    let (body, properties) = wire::mail::record(&end);
+    let outcome = wire::mail::outcome(&end);
+    let message = Message {
+        exchange: &desk.office.names.outcomes(),
+        key: &format!("{}.{outcome}", end.org),
+        body: &body,
+        properties: wire::trace::continued(properties, wire::trace::parent(&delivery.properties).as_ref()),
+    };
+    owe(desk, mail, "what became of a mail", &message).await?;
+    desk.office.ledger.note_mail(&Mailed::of(&end));
+    desk.office.is_recorded(&end.note);
+    failpoint::reach(Stage::Recorded, &end.note);
+    log(&end, &detail, mail);
+    metrics::mail_ended(&end.org, outcome, end.unsent.map_or("", Unsent::as_str));
+    Ok(())
+}
+
+/// One line for each mail that was given up, without its address.
+fn log(end: &MailEnd, detail: &str, mail: &Mail) {
+    let (id, job, org, status, attempts) = (&end.note, &end.job, &end.org, end.status, end.attempts);
+    let address = mail.note.as_ref().map_or("", |note| note.to.as_str());
+    let detail = if address.is_empty() { detail.to_owned() } else { detail.replace(address, "[address]") };
+    match end.unsent {
+        None => tracing::debug!(mail.id = id, job.id = %job, org, status, attempts, "sent"),
+        Some(Unsent::Superseded) => {
+            tracing::info!(mail.id = id, job.id = %job, org, detail, "not sent: it is superseded");
+        }
+        Some(
+            reason @ (Unsent::Expired
+            | Unsent::Undeliverable
+            | Unsent::RetriesExhausted
+            | Unsent::InvalidNotification
+            | Unsent::CannotOpen),
+        ) => {
+            let reason = reason.as_str();
+            tracing::warn!(mail.id = id, job.id = %job, org, reason, status, attempts, detail, "not sent: it is a dead mail now");
+        }
+    }
+}
+
+/// The mail's end; `None` where the message does not even say whose it was.
+fn end(mail: &Mail, remains: &Remains, unsent: Option<Unsent>, at: Timestamp) -> Option<MailEnd> {
+    let (status, attempts) = (mail.status, mail.luggage.tried);
+    if let Ok(Note { id, job, org, user, batch, issued_at, .. }) = &mail.note {
+        return Some(MailEnd {
+            note: id.as_str().to_owned(),
+            job: job.clone(),
+            org: org.clone(),
+            user: user.clone(),
+            batch: batch.clone(),
+            issued_at: *issued_at,
+            unsent,
+            status,
+            attempts,
+            at,
+        });
+    }
+    let Remains { notification_id, job_id, org, user_id, issued_at, .. } = remains;
+    let is_name = |org: &&String| org.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    Some(MailEnd {
+        note: notification_id.clone()?,
+        job: JobId::new(job_id.clone()?),
+        org: org.as_ref().filter(is_name)?.clone(),
+        user: UserId::parse(user_id.as_ref()?).ok()?,
+        batch: None,
+        issued_at: issued_at.as_ref().and_then(|text| text.parse().ok()).unwrap_or(at),
+        unsent,
+        status,
+        attempts,
+        at,
+    })
+}
+
+/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
+async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Result<(), Leave> {
+    let mut stopped = false;
+    loop {
+        // What was written may still be confirmed for a while after the session is over; but no delivery is held too long for it.
+        let given_up = async {
+            desk.over.cancelled().await;
+            sleep(ANSWER).await;
+        };
+        let published = tokio::select! {
+            biased;
+            published = desk.publisher.publish(message) => published,
+            () = given_up => return Err(Leave::Unsettled),
+            () = sleep_until(mail.held_until) => return Err(desk.held_too_long()),
+        };
+        let unpublished = match published {
+            Ok(()) => {
+                if stopped {
+                    desk.office.gate.mended(StopCause::Unpublishable);
+                }
+                return Ok(());
+            }
+            Err(Unpublished::Lost(trouble)) => {
+                tracing::warn!(reason = %trouble, "{what} could not be confirmed; the session starts anew");
+                desk.over.cancel();
+                return Err(Leave::Unsettled);
+            }
+            Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
+        };
+        let things = topology::mailers_things(&desk.office.names);
+        let mended = tokio::select! {
+            () = desk.over.cancelled() => return Err(Leave::Unsettled),
+            mended = topology::declare(&desk.link.publishing, &things) => mended,
+        };
+        if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
+            let cure =
+                mended.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
+            let why = format!("{what} cannot be published: {unpublished}; {cure}");
+            desk.office.gate.stop(StopCause::Unpublishable, &why);
+            tokio::select! {
+                () = desk.over.cancelled() => return Err(Leave::Unsettled),
+                () = sleep_until(mail.held_until) => return Err(desk.held_too_long()),
+                () = sleep(PUBLISH_AGAIN) => {}
+            }
+        }
+        stopped = true;
+    }
+}
+
+/// Publishes a mail again, to wait at the broker or to be taken later: a fresh message with what it has been through, that expires when
+/// the first one would have.
+pub(super) async fn publish_again(desk: &Desk, delivery: Delivery<()>, mail: &Mail, berth: Berth) {
+    let names = &desk.office.names;
+    let (exchange, key) = match berth {
+        Berth::Queue => (names.notifications(), EMAIL_KEY.to_owned()),
+        Berth::Rung(rung) => (String::new(), names.emails_parked(rung)),
+    };
+    let properties = wire::again::properties(&delivery.properties, &mail.luggage);
+    let properties = expiring(properties, mail, desk.office.ttl);
+    let message = Message { exchange: &exchange, key: &key, body: &delivery.body, properties };
+    if owe(desk, mail, "a mail that waits", &message).await.is_ok() {
+        failpoint::reach(Stage::Again, mail.note.as_ref().map_or("", |note| note.id.as_str()));
+        delivery.ack(&desk.over).await;
+    }
+}
+
+/// An hour after it is too old to be sent, as the first message.
+fn expiring(properties: BasicProperties, mail: &Mail, ttl: Duration) -> BasicProperties {
+    let Ok(note) = &mail.note else { return properties };
+    let age = Duration::try_from(Timestamp::now().duration_since(note.issued_at)).unwrap_or_default();
+    let left = (ttl + crate::config::Notification::GRACE).saturating_sub(age).max(Duration::from_secs(1));
+    properties.with_expiration(left.as_millis().to_string().into())
+}

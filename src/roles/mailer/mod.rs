@@ -1,0 +1,276 @@
+//! `resetd mailer`: it stands by until `emails.lease` is its own, and then takes the email queue and sends, for as long as the process
+//! lives. A connection or the lease that is lost ends its session; the mails in the air are waited for, and the next one begins.
+
+mod debts;
+mod desk;
+mod in_hand;
+mod office;
+mod session;
+mod trip;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::stdout;
+use crate::amqp::claim::{self, AFTER_YOU, after_another};
+use crate::amqp::lease::{FRESH, Lease};
+use crate::amqp::link::Link;
+use crate::amqp::publisher::Publisher;
+use crate::amqp::topology;
+use crate::amqp::trouble::Trouble;
+use crate::board::{Board, Session};
+use crate::config::{Config, mailer::Via};
+use crate::domain::ledger::Before;
+use crate::http::{self, Scene};
+use crate::mail::{self, Templates};
+use crate::telemetry::logs::millis;
+use crate::telemetry::metrics;
+use office::{NAME, Office};
+use session::End;
+
+/// Beside the longest delivery, for its record and for closing.
+const LEAST_GRACE: Duration = Duration::from_secs(5);
+/// A session that lasted for so long was no failure.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The flags of `resetd mailer`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write a sample of every mail into this folder, to be looked at, and end; no mail is sent and no broker needed.
+    #[arg(long, value_name = "FOLDER")]
+    pub preview: Option<PathBuf>,
+}
+
+/// Writes the samples, and says where they are.
+///
+/// # Errors
+/// Where the configuration or a template does not do, or a file cannot be written.
+pub fn preview(config: &Config, folder: &Path) -> Result<()> {
+    let mailer = config.mailer()?;
+    let templates = Templates::load(&mailer.settings)?;
+    let from = match &mailer.via {
+        Via::Smtp(smtp) => smtp.from.clone(),
+        // The service writes its own.
+        Via::Http(_) => "noreply@example.com".parse().context("a sender for the sample")?,
+    };
+    let own = &config.notification.template;
+    for path in mail::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
+        stdout::say(&path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Sends mails until `shutdown`, then drains.
+///
+/// # Errors
+/// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    let board = Board::new([NAME].into_iter());
+    let name = claim::process_name();
+    let office = Arc::new(Office::open(&config, &board, name.clone())?);
+    let recorder = metrics::install().context("metrics")?;
+    let scene = Scene::of_mailer(name, board.watch(), office.ledger.clone(), office.depths.clone(), office.source());
+    let (health, token) = (CancellationToken::new(), config.http.token.clone());
+    let ended = health.clone();
+    let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
+    let post = Post { config: &config, board: &board, office, shutdown };
+    if post.config.grace < post.office.longest + LEAST_GRACE {
+        tracing::warn!(
+            "shutdown.grace is shorter than the longest delivery, {} s, and {} s more: a mail that is cut short at the end is sent once more",
+            post.office.longest.as_secs(),
+            LEAST_GRACE.as_secs()
+        );
+    }
+    let worked = post.work().await;
+    post.office.courier.close().await;
+    health.cancel();
+    let _ = serving.await;
+    metrics::broker_connected(false);
+    worked.map_err(|trouble| anyhow::anyhow!("{trouble}"))
+}
+
+/// The one post that this process holds or waits for.
+struct Post<'a> {
+    config: &'a Config,
+    board: &'a Board,
+    office: Arc<Office>,
+    shutdown: CancellationToken,
+}
+
+/// The mails are ours.
+struct Held {
+    lease: Lease,
+    publisher: Arc<Publisher>,
+}
+
+impl Post<'_> {
+    /// Connects, works until a connection is lost, and connects again.
+    async fn work(&self) -> Result<(), Trouble> {
+        let mut failures = 0;
+        let mut is_first = true;
+        while !self.shutdown.is_cancelled() {
+            let opened = tokio::select! {
+                opened = Link::open(&self.config.amqp, "mailer") => opened,
+                () = self.shutdown.cancelled() => break,
+            };
+            match opened {
+                Ok(link) => {
+                    failures = 0;
+                    metrics::broker_connected(true);
+                    tracing::info!("connected to the broker");
+                    let link = Arc::new(link);
+                    let ended = self.work_with(&link, is_first).await;
+                    is_first = false;
+                    metrics::broker_connected(false);
+                    if let Some(link) = Arc::into_inner(link) {
+                        link.close().await;
+                    }
+                    ended?;
+                }
+                Err(trouble) => {
+                    failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
+                    self.out_of_work(&trouble);
+                    if matches!(trouble, Trouble::Mend(_)) && !self.office.has_worked() {
+                        return Err(trouble);
+                    }
+                }
+            }
+            self.wait(failures).await;
+        }
+        Ok(())
+    }
+
+    async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
+        // Also while it is at work: whose password was set last is told by the workers' outcomes.
+        let _reading = self.office.ledger.reading();
+        let reading = async {
+            tokio::join!(self.office.ledger.follow(&link.consuming), self.office.depths.follow(&link.consuming));
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = self.keep_working(link, is_first) => ended,
+            never = reading => never,
+        }
+    }
+
+    /// Sessions, one after the other, until the link is lost or the process ends.
+    async fn keep_working(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
+        if !is_first && !self.office.claim.was_ours() {
+            // Where all lost the broker, the mailer before goes first: it remembers which mails it has sent.
+            tokio::select! {
+                () = sleep(AFTER_YOU) => {}
+                () = self.shutdown.cancelled() => return Ok(()),
+            }
+        }
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
+            let trouble = match self.session(link).await {
+                End::Drained => return Ok(()),
+                End::Trouble(trouble) => trouble,
+            };
+            self.out_of_work(&trouble);
+            if matches!(trouble, Trouble::Mend(_)) && !self.office.has_worked() {
+                return Err(trouble);
+            }
+            if link.lost().is_cancelled() {
+                return Ok(());
+            }
+            failures = if begun.elapsed() > LONG { 1 } else { failures + 1 };
+            tokio::select! {
+                () = self.wait(failures) => {}
+                () = link.lost().cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Stands by, takes over, works, and gives the lease up where everything is done.
+    async fn session(&self, link: &Arc<Link>) -> End {
+        let held = match self.shutdown.run_until_cancelled(self.take_over(link)).await {
+            Some(Ok(held)) => held,
+            Some(Err(trouble)) => return End::Trouble(trouble),
+            None => return End::Drained,
+        };
+        let (end, clean) = session::run(self, link, &held).await;
+        let publisher = Arc::clone(&held.publisher);
+        match end {
+            End::Drained if clean => self.office.claim.release(held.lease, &publisher).await,
+            End::Drained | End::Trouble(_) => {}
+        }
+        publisher.close().await;
+        end
+    }
+
+    /// Stands by until the lease is ours and nobody else can still be sending.
+    async fn take_over(&self, link: &Link) -> Result<Held, Trouble> {
+        let office = &self.office;
+        topology::declare(&link.publishing, &topology::mailers_things(&office.names)).await?;
+        let stands_by = || {
+            self.board.session(NAME, Session::Standby);
+        };
+        let lease = office.claim.stand_by(link, stands_by).await?;
+        let publisher = Arc::new(Publisher::open(Arc::clone(&link.publishing)).await?);
+        let lost = || Trouble::Again("the lease was lost while the ledger was read".into());
+        let gone = lease.gone().clone();
+        gone.run_until_cancelled(self.settle_in(&publisher)).await.ok_or_else(lost)??;
+        Ok(Held { lease, publisher })
+    }
+
+    /// Reads the ledger to its end. A mailer that held the lease last and did not release it may have mails in the air: those that it
+    /// sent are known by its records, once it can write no more.
+    async fn settle_in(&self, publisher: &Publisher) -> Result<(), Trouble> {
+        let (office, began) = (&self.office, Instant::now());
+        match office.claim.fence(publisher).await? {
+            Before::Ourselves => {}
+            Before::Nobody => office.gate.start_empty(),
+            Before::Another => {
+                let wait = after_another(office.longest);
+                let why = format!("taking over: for {} s the mailer before may still be sending", wait.as_secs_f32());
+                tracing::info!(delay_ms = millis(wait), "{why}");
+                self.board.session(NAME, Session::Starting(why));
+                sleep(FRESH).await;
+                office.gate.start_empty();
+                sleep(wait - FRESH).await;
+                office.claim.fence(publisher).await?;
+            }
+        }
+        office.claim.settles();
+        tracing::info!(took_ms = millis(began.elapsed()), "the lease is ours, and the ledger is read");
+        Ok(())
+    }
+
+    /// Says why, once for as long as it stays the same.
+    fn out_of_work(&self, trouble: &Trouble) {
+        let session = match trouble {
+            Trouble::Again(why) | Trouble::Missing(why) => Session::Starting(why.clone()),
+            Trouble::Mend(why) => Session::Stopped(why.clone()),
+        };
+        if !self.board.session(NAME, session) {
+            return;
+        }
+        match trouble {
+            Trouble::Again(why) | Trouble::Missing(why) => {
+                tracing::warn!(reason = why, "not consuming; it goes on by itself")
+            }
+            Trouble::Mend(why) => {
+                tracing::error!(reason = why, "not consuming until this is mended; nothing is lost");
+            }
+        }
+    }
+
+    /// At least a second, more after more failures, and not in step with other mailers.
+    async fn wait(&self, failures: u32) {
+        let most = 2_f64.powi(failures.clamp(0, 4).cast_signed());
+        let wait = Duration::from_secs_f64(1.0 + most * rand::random::<f64>() / 2.0);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+}

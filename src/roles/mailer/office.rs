@@ -1,0 +1,152 @@
+//! What outlives the sessions: the gate that every delivery passes, the way to the next hop, the ledger, and which mails were sent
+//! though nobody was told of it yet.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::in_hand::InHand;
+use crate::amqp::claim::Claim;
+use crate::amqp::depths::Depths;
+use crate::amqp::ledger::Ledger;
+use crate::amqp::names::Names;
+use crate::board::Board;
+use crate::config::{Config, Retry};
+use crate::domain::ledger::WorkerName;
+use crate::domain::note::Note;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::user::UserId;
+use crate::http::MailSource;
+use crate::mail::seal::Keys;
+use crate::mail::{Courier, Delivered, Templates};
+use crate::org::gate::Gate;
+use crate::org::guard::Guard;
+use crate::org::limiter::Limiter;
+use crate::org::turns::Turns;
+
+/// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
+pub(super) const NAME: &str = "mailer";
+/// What its lease is called in the ledger: no org can have this name.
+const SUBJECT: &str = "emails.lease";
+/// Mails that were sent while their record could not be confirmed: more than are in hand at once by far, and forgotten beyond that.
+const MAX_SENT: usize = 10_000;
+
+/// The mailer's office.
+#[derive(Debug)]
+pub(super) struct Office {
+    pub(super) names: Names,
+    pub(super) gate: Gate<()>,
+    pub(super) courier: Courier,
+    pub(super) templates: Templates,
+    pub(super) keys: Keys,
+    pub(super) ledger: Ledger,
+    pub(super) depths: Depths,
+    pub(super) claim: Claim,
+    pub(super) turns: Turns,
+    pub(super) in_hand: InHand,
+    pub(super) retry: Retry,
+    /// How often a mail is tried.
+    pub(super) policy: RetryPolicy,
+    /// How old a notification may be.
+    pub(super) ttl: Duration,
+    /// How long one delivery takes at most.
+    pub(super) longest: Duration,
+    /// How long a mail is held at most.
+    pub(super) hold: Duration,
+    /// From which wait of all on, the mails are given back.
+    pub(super) long: Duration,
+    sent: Mutex<HashMap<String, Delivered>>,
+    worked: AtomicBool,
+}
+
+impl Office {
+    /// Puts it together and opens the gate.
+    pub(super) fn open(config: &Config, board: &Board, name: WorkerName) -> Result<Self> {
+        let mailer = config.mailer()?;
+        let courier = Courier::new(&mailer, config.retry.after_max)?;
+        let templates = Templates::load(&mailer.settings)?;
+        let keys = Keys::load(&mailer.settings.open_with)?;
+        let names = Names::new(&config.amqp.prefix, "");
+        let ledger = Ledger::of_mails(names.ledger());
+        let policy = RetryPolicy { max_attempts: mailer.settings.max_attempts.get(), ..config.retry.policy };
+        let gate = Gate::open(
+            NAME,
+            Limiter::new(mailer.settings.rate_per_minute, std::num::NonZeroU32::MIN),
+            Guard::new(None, None),
+            policy,
+            board.clone(),
+            Box::new(|| Box::pin(std::future::ready(Ok(())))),
+        );
+        let longest = courier.longest();
+        Ok(Self {
+            claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
+            depths: Depths::of_mails(NAME, names.clone()),
+            gate,
+            courier,
+            templates,
+            keys,
+            ledger,
+            turns: Turns::default(),
+            in_hand: InHand::default(),
+            retry: config.retry.clone(),
+            policy,
+            ttl: config.notification.ttl,
+            longest,
+            hold: config.hold,
+            long: config.long,
+            sent: Mutex::default(),
+            worked: AtomicBool::new(false),
+            names,
+        })
+    }
+
+    /// What the page shows.
+    pub(super) fn source(self: &Arc<Self>) -> MailSource {
+        let (meter, hands) = (Arc::clone(self), Arc::clone(self));
+        MailSource {
+            subject: SUBJECT.to_owned(),
+            meter: Box::new(move || meter.gate.meter()),
+            in_hand: Box::new(move || hands.in_hand.count()),
+        }
+    }
+
+    fn sent(&self) -> MutexGuard<'_, HashMap<String, Delivered>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next hop has taken a mail, and no record says so yet.
+    pub(super) fn has_sent(&self, note: &Note, delivered: Delivered) {
+        let mut sent = self.sent();
+        if sent.len() < MAX_SENT {
+            sent.insert(note.id.as_str().to_owned(), delivered);
+        }
+    }
+
+    /// What the next hop said when it took this mail, where no record says so.
+    pub(super) fn was_sent(&self, note: &Note) -> Option<Delivered> {
+        self.sent().get(note.id.as_str()).copied()
+    }
+
+    /// A record says so.
+    pub(super) fn is_recorded(&self, note: &str) {
+        self.sent().remove(note);
+    }
+
+    /// It has been at work.
+    pub(super) fn works(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever was: what must be mended ends the process only before that.
+    pub(super) fn has_worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed)
+    }
+}
+
+/// Whom a mail is for, where the turns want one name for it: an org's name has no `~`.
+pub(super) fn person(note: &Note) -> UserId {
+    UserId::parse(&format!("{}~{}", note.org, note.user.as_str())).unwrap_or_else(|_| note.user.clone())
+}

@@ -1,0 +1,338 @@
+//! The trip of one mail, from top to bottom; each stage is one line here and one function below.
+//!
+//! ```text
+//! delivery → parse → sent already? → its own wait → turn → newest? → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
+//!          → again, wait at the broker, or give up
+//!          → record, or dead mail and record, confirmed → ack
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep, timeout};
+use zeroize::Zeroize;
+
+use super::debts;
+use super::desk::{Berth, Desk, Leave};
+use super::in_hand::Place;
+use super::office::person;
+use crate::amqp::consumer::Delivery;
+use crate::domain::job::{Lane, Refusal};
+use crate::domain::mailing::{About, Standing, Unsent};
+use crate::domain::note::{Content, Note, Words};
+use crate::domain::retry::{StopCause, backoff};
+use crate::domain::rung::Rung;
+use crate::domain::user::UserId;
+use crate::failpoint::{self, Stage};
+use crate::mail::seal::CannotOpen;
+use crate::mail::{Delivered, Undelivered};
+use crate::org::gate::{Permit, Verdict};
+use crate::org::turns::Turn;
+use crate::telemetry::logs::millis;
+use crate::telemetry::metrics;
+use crate::wire::again::{self, Luggage};
+use crate::wire::notification;
+use crate::wire::redact::Scrubber;
+
+/// Beyond the longest that a delivery takes: the courier ends it by itself.
+const TO_SPARE: Duration = Duration::from_secs(2);
+
+/// A mail in hand, with its place in its person's line.
+pub(super) struct Arrival {
+    delivery: Delivery<()>,
+    mail: Mail,
+    turn: Option<MaybeDone<BoxFuture<'static, Turn>>>,
+}
+
+/// What is known of it on its way.
+pub(super) struct Mail {
+    pub(super) note: Result<Note, Refusal>,
+    pub(super) luggage: Luggage,
+    /// The code of the next hop's last answer.
+    pub(super) status: Option<u16>,
+    /// What must not be in any text of the next hop's that is kept.
+    pub(super) scrubber: Scrubber,
+    pub(super) held_until: Instant,
+    place: Option<Place>,
+    /// Nobody else sends to its person until it is settled.
+    turn: Option<Turn>,
+}
+
+/// How it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// A record says that it was sent: only its ack had been lost.
+    Known,
+    /// The next hop has taken it.
+    Sent(Delivered),
+    /// It is not sent, and why.
+    Unsent(Unsent, String),
+}
+
+/// Reads a mail and takes its place in its person's line, before the next one is looked at.
+pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
+    let office = &desk.office;
+    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties)));
+    let note = read.unwrap_or_else(|_panic| Err(Refusal("the mailer's own code failed on it".into())));
+    let mut scrubber = Scrubber::default();
+    let place = note.as_ref().ok().map(|note| {
+        office.ledger.seen(&about(note));
+        office.in_hand.enter(note)
+    });
+    if let Ok(Note { content: Content::Open(words), .. }) = &note {
+        scrubber.add(words.password.expose());
+    }
+    let turn = note.as_ref().ok().map(|note| {
+        let (turns, person) = (office.turns.clone(), person(note));
+        let turn: BoxFuture<'static, Turn> = Box::pin(async move { turns.take(&person).await });
+        let mut turn = maybe_done(turn);
+        let _ = (&mut turn).now_or_never();
+        turn
+    });
+    let luggage = again::luggage(&delivery.properties);
+    let held_until = Instant::now() + office.hold;
+    Arrival { delivery, mail: Mail { note, luggage, status: None, scrubber, held_until, place, turn: None }, turn }
+}
+
+/// Takes one mail from its delivery to its ack. What is not settled comes again.
+pub(super) async fn handle(desk: Arc<Desk>, arrival: Arrival) {
+    let over = desk.over.clone();
+    if AssertUnwindSafe(settle(desk, arrival)).catch_unwind().await.is_err() {
+        over.cancel();
+    }
+}
+
+async fn settle(desk: Arc<Desk>, arrival: Arrival) {
+    let Arrival { mut delivery, mut mail, turn } = arrival;
+    let _in_flight = metrics::MailInFlight::enter();
+    let travelled = AssertUnwindSafe(travel(&desk, &mut mail, turn)).catch_unwind().await;
+    let ending = travelled.unwrap_or_else(|_panic| {
+        Ok(Ending::Unsent(Unsent::InvalidNotification, "the mailer's own code failed on it".into()))
+    });
+    let paid = match ending {
+        Ok(ending) => debts::pay(&desk, &delivery, &mail, &ending).await,
+        Err(leave) => Err(leave),
+    };
+    match paid {
+        Ok(()) => {
+            delivery.body.zeroize();
+            delivery.ack(&desk.over).await;
+        }
+        Err(Leave::Unsettled) => delivery.body.zeroize(),
+        Err(Leave::Again(berth)) => debts::publish_again(&desk, delivery, &mail, berth).await,
+    }
+}
+
+/// Everything up to its end.
+async fn travel(
+    desk: &Desk,
+    mail: &mut Mail,
+    turn: Option<MaybeDone<BoxFuture<'static, Turn>>>,
+) -> Result<Ending, Leave> {
+    let office = Arc::clone(&desk.office);
+    let note = match &mail.note {
+        Ok(note) => note,
+        Err(refusal) => return Ok(Ending::Unsent(Unsent::InvalidNotification, refusal.0.clone())),
+    };
+    let (hold, overtaken) = (mail.held_until, mail.place.as_ref().map(|place| place.overtaken.clone()));
+    let overtaken = overtaken.unwrap_or_default();
+    if let Some(mut turn) = turn {
+        desk.unless_left(hold, &mut turn).await?;
+        mail.turn = Pin::new(&mut turn).take_output();
+    }
+    let expires = expiry(note, office.ttl);
+    loop {
+        if let Some(ending) = standing(desk, note, overtaken.is_cancelled()) {
+            return Ok(ending);
+        }
+        if let Some(wait) = mail.luggage.until.and_then(ahead) {
+            let waited = overtaken.run_until_cancelled(wait_its_time(desk, hold, wait));
+            waited.await.transpose()?;
+            mail.luggage.until = None;
+            continue;
+        }
+        let pass = office.gate.pass(Lane::Interactive, Some(expires), false);
+        let permit = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
+            None => continue,
+            Some(left) => left?,
+        };
+        let Ok(permit) = permit else {
+            let detail = format!("issued at {}, and older than notification.ttl", note.issued_at);
+            return Ok(Ending::Unsent(Unsent::Expired, detail));
+        };
+        // The process may have been held up between the permit and here, and another mailer may have the lease; and a newer mail may
+        // have come while this one waited.
+        if !desk.lease.is_fresh() || standing(desk, note, overtaken.is_cancelled()).is_some() {
+            continue;
+        }
+        let words = match open(desk, note) {
+            Ok(words) => words,
+            Err(Shut::Damaged(detail)) => {
+                permit.answered(&note.user, Verdict::Neutral);
+                return Ok(Ending::Unsent(Unsent::CannotOpen, detail));
+            }
+            Err(Shut::NoKey(detail)) => {
+                permit.answered(&note.user, Verdict::Neutral);
+                office.gate.stop(StopCause::NoKey, &no_key(&detail));
+                continue;
+            }
+        };
+        mail.scrubber.add(words.password.expose());
+        let written = match office.templates.mail(note, &words) {
+            Ok(written) => written,
+            Err(unwritten) => {
+                permit.answered(&note.user, Verdict::Neutral);
+                let detail = mail.scrubber.text(&unwritten.to_string());
+                return Ok(Ending::Unsent(Unsent::Undeliverable, detail));
+            }
+        };
+        let began = Instant::now();
+        let delivering = timeout(office.longest + TO_SPARE, office.courier.deliver(&written));
+        let delivered = delivering.await.unwrap_or_else(|_late| {
+            let detail = format!("no answer within {} s", office.longest.as_secs());
+            Err(Undelivered::Again { detail, status: None, after: None })
+        });
+        metrics::mail_tried(status_of(&delivered), began.elapsed());
+        let (status, is_probe) = (status_of(&delivered), permit.is_probe());
+        mail.status = status.or(mail.status);
+        match delivered {
+            Ok(delivered) => {
+                office.has_sent(note, delivered);
+                permit.answered(&note.user, Verdict::Worked);
+                office.gate.mended(StopCause::MailRefused);
+                office.gate.mended(StopCause::NoKey);
+                mail.luggage.tried += 1;
+                failpoint::reach(Stage::Delivered, note.id.as_str());
+                return Ok(Ending::Sent(delivered));
+            }
+            Err(Undelivered::Never { detail, .. }) => {
+                permit.answered(&note.user, Verdict::Worked);
+                office.gate.mended(StopCause::MailRefused);
+                mail.luggage.tried += 1;
+                return Ok(Ending::Unsent(Unsent::Undeliverable, mail.scrubber.text(&detail)));
+            }
+            Err(Undelivered::Stop { detail, .. }) => {
+                permit.answered(&note.user, Verdict::Neutral);
+                let detail = mail.scrubber.text(&detail);
+                office.gate.stop(StopCause::MailRefused, &format!("no mail can be sent: {detail}"));
+            }
+            Err(Undelivered::Again { detail, after: Some(wait), .. }) => {
+                permit.answered(&note.user, Verdict::Throttled);
+                office.gate.throttled(wait);
+                failed(note, mail, Some(wait), &detail);
+            }
+            Err(Undelivered::Again { detail, after: None, .. }) => {
+                faulted(permit, note, status);
+                mail.luggage.tried += 1;
+                mail.luggage.probes += u32::from(is_probe);
+                if mail.luggage.tried.saturating_sub(mail.luggage.probes) >= office.policy.max_attempts {
+                    return Ok(Ending::Unsent(Unsent::RetriesExhausted, mail.scrubber.text(&detail)));
+                }
+                let wait = backoff(&office.policy, mail.luggage.tried, rand::random());
+                failed(note, mail, Some(wait), &detail);
+                let wait = SignedDuration::try_from(wait).unwrap_or_default();
+                mail.luggage.until = Timestamp::now().checked_add(wait).ok();
+            }
+        }
+    }
+}
+
+/// Whether nothing is left to be sent.
+fn standing(desk: &Desk, note: &Note, overtaken: bool) -> Option<Ending> {
+    if let Some(delivered) = desk.office.was_sent(note) {
+        return Some(Ending::Sent(delivered));
+    }
+    let superseded = |detail: &str| Some(Ending::Unsent(Unsent::Superseded, detail.into()));
+    match desk.office.ledger.standing(&about(note)) {
+        Standing::Told => Some(Ending::Known),
+        Standing::Superseded => superseded("a newer password was set"),
+        Standing::Due if overtaken => superseded("a newer notification is here"),
+        Standing::Due => None,
+    }
+}
+
+/// What the ledger asks of a notification.
+pub(super) fn about(note: &Note) -> About<'_> {
+    About {
+        note: note.id.as_str(),
+        org: &note.org,
+        job: note.job.as_str(),
+        user: note.user.as_str(),
+        issued_at: note.issued_at,
+    }
+}
+
+/// Until when it may be sent.
+fn expiry(note: &Note, ttl: Duration) -> Timestamp {
+    let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
+    note.issued_at.checked_add(ttl).unwrap_or(Timestamp::MAX)
+}
+
+/// How long until then.
+fn ahead(until: Timestamp) -> Option<Duration> {
+    Duration::try_from(until.duration_since(Timestamp::now())).ok().filter(|wait| !wait.is_zero())
+}
+
+/// A short wait is spent in memory, a longer one parked at the broker.
+async fn wait_its_time(desk: &Desk, hold: Instant, wait: Duration) -> Result<(), Leave> {
+    if wait > desk.office.retry.inline_max {
+        return Err(Leave::Again(Berth::Rung(Rung::fitting(wait))));
+    }
+    desk.unless_left(hold, sleep(wait)).await
+}
+
+/// Why a sealed notification is not opened.
+enum Shut {
+    /// Somebody has to give us the key.
+    NoKey(String),
+    /// Nobody can.
+    Damaged(String),
+}
+
+fn open(desk: &Desk, note: &Note) -> Result<Words, Shut> {
+    let sealed = match &note.content {
+        Content::Open(words) => return Ok(words.clone()),
+        Content::Sealed(sealed) => sealed,
+    };
+    let opened = desk.office.keys.open(sealed).map_err(|error| match error {
+        CannotOpen::UnknownKey { .. } => Shut::NoKey(error.to_string()),
+        CannotOpen::NotSealed | CannotOpen::Foreign { .. } | CannotOpen::Damaged { .. } => {
+            Shut::Damaged(error.to_string())
+        }
+    })?;
+    notification::words(&opened).map_err(|refusal| Shut::Damaged(refusal.0))
+}
+
+fn no_key(detail: &str) -> String {
+    format!("a mail cannot be opened: {detail}; add that private key to mailer.open_with and start the mailer again")
+}
+
+/// A fault that is not of this mail's own counts as if it were of several people: while the next hop is away, one mail that waits
+/// opens the breaker, and is not given up.
+fn faulted(permit: Permit<()>, note: &Note, status: Option<u16>) {
+    let is_the_hops_own = status.is_none_or(|status| status == 421 || status >= 500);
+    let any = UserId::parse(&uuid::Uuid::new_v4().to_string());
+    let user = if is_the_hops_own { any.unwrap_or_else(|_| note.user.clone()) } else { note.user.clone() };
+    permit.answered(&user, Verdict::Faulted);
+}
+
+fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
+    match delivered {
+        Ok(Delivered { status, .. }) => Some(*status),
+        Err(
+            Undelivered::Again { status, .. } | Undelivered::Never { status, .. } | Undelivered::Stop { status, .. },
+        ) => *status,
+    }
+}
+
+fn failed(note: &Note, mail: &Mail, wait: Option<Duration>, detail: &str) {
+    let (delay_ms, detail) = (wait.map(millis), mail.scrubber.text(detail));
+    // Its words may repeat the address: it is for the dead mail alone.
+    let detail = detail.replace(note.to.as_str(), "[address]");
+    tracing::info!(mail.id = %note.id, job.id = %note.job, org = note.org, attempt = mail.luggage.tried, status = mail.status, delay_ms, detail, "a try failed");
+}

@@ -1,0 +1,327 @@
+//! A dead mail: what is left of a notification whose mail was given up. It says who, which job and why, and never the password.
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
+use super::properties::{self, integer, text};
+use super::redact::Scrubber;
+use super::{again, json, ledger, moment, persistent, schema};
+use crate::domain::mailing::Unsent;
+use crate::domain::user::UserId;
+
+/// The longest value of a message that is no notification that is kept, in characters.
+const MAX_VALUE: usize = 512;
+/// What all headers of ours begin with.
+const OURS: &str = "resetd-";
+
+/// What is kept of a notification. A message that was none has what could be read of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(title = "Dead mail")]
+pub struct Remains {
+    /// The notification's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notification_id: Option<String>,
+    /// The job it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The org's name in the worker's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// Whose password was set: the id at the org.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// Who was to be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// One line; it never holds the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When the password was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::moment")]
+    pub issued_at: Option<String>,
+}
+
+impl Remains {
+    /// Of a message of the email queue: the fields that may be kept, and no other.
+    pub fn of(body: &[u8], scrubber: &Scrubber) -> Self {
+        let mut fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+        let mut take = |name: &str| match fields.remove(name) {
+            Some(Value::String(value)) => {
+                Some(scrubber.text(&value).chars().filter(|c| !c.is_control()).take(MAX_VALUE).collect())
+            }
+            Some(_) | None => None,
+        };
+        Self {
+            notification_id: take("notificationId"),
+            job_id: take("jobId"),
+            org: take("org"),
+            user_id: take("userId"),
+            to: take("to"),
+            subject: take("subject"),
+            issued_at: take("issuedAt"),
+        }
+    }
+}
+
+/// Why a mail was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// Why.
+    pub reason: Unsent,
+    /// What exactly was wrong, less secrets.
+    pub detail: String,
+    /// The code of the next hop's last answer.
+    pub status: Option<u16>,
+    /// Tries that counted.
+    pub attempts: u32,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Body and properties of a dead mail.
+pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec<u8>, BasicProperties) {
+    let mut headers = FieldTable::default();
+    for (name, value) in again::headers(from).inner() {
+        if !name.as_str().starts_with(OURS) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    let mut say = |name: &str, value: AMQPValue| {
+        headers.insert(name.into(), value);
+    };
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let detail: String = death.detail.chars().take(MAX_DETAIL).collect();
+    say(REASON, text(death.reason.as_str()));
+    say(DETAIL, text(&detail));
+    say(STATUS, death.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
+    say(ATTEMPTS, AMQPValue::LongLongInt(death.attempts.into()));
+    say(DEAD_AT, text(&moment(death.at)));
+    (json(remains), again::kept(from).with_headers(headers).with_delivery_mode(2))
+}
+
+/// What a dead mail's body is.
+pub fn schema() -> Schema {
+    schema::of::<Remains>()
+}
+
+/// The headers that the mailer adds.
+pub fn headers_schema() -> Schema {
+    let generator = &mut schema::generator();
+    json_schema!({
+        "title": "Dead mail's headers",
+        "type": "object",
+        "properties": {
+            REASON: {"enum": Unsent::ALL.map(Unsent::as_str), "description": "Why it was given up; superseded ones are not kept."},
+            DETAIL: {"type": "string", "maxLength": MAX_DETAIL, "description": "What exactly was wrong."},
+            STATUS: {"type": ["integer", "null"], "description": "The code of the next hop's last answer; void where there was none."},
+            ATTEMPTS: {"type": "integer", "minimum": 0, "description": "Tries that counted."},
+            DEAD_AT: schema::about("When it was given up.", schema::moment(generator)),
+        },
+    })
+}
+
+/// A dead mail read back. What its headers do not say, or say in an odd way, is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeadMail {
+    /// What is kept of the notification; it holds the address.
+    pub remains: Remains,
+    /// Why it was given up.
+    pub reason: String,
+    /// What exactly was wrong.
+    pub detail: Option<String>,
+    /// The code of the next hop's last answer.
+    pub status: Option<u16>,
+    /// Tries that counted.
+    pub attempts: Option<u32>,
+    /// The batch that the job belongs to.
+    pub batch: Option<String>,
+    /// When it was given up.
+    pub dead_at: Option<Timestamp>,
+}
+
+impl DeadMail {
+    /// Reads a message of the queue of dead mails.
+    pub fn read(body: &[u8], from: &BasicProperties) -> Self {
+        let header = |name: &str| from.headers().as_ref().and_then(|headers| headers.inner().get(name));
+        let said = |name: &str| header(name).and_then(text).map(str::to_owned);
+        let number = |name: &str| header(name).and_then(integer);
+        Self {
+            remains: serde_json::from_slice(body).unwrap_or_default(),
+            reason: said(REASON).unwrap_or_else(|| "unknown".into()),
+            detail: said(DETAIL).filter(|detail| !detail.is_empty()),
+            status: number(STATUS).and_then(|status| u16::try_from(status).ok()),
+            attempts: number(ATTEMPTS).and_then(|attempts| u32::try_from(attempts).ok()),
+            batch: said(properties::BATCH),
+            dead_at: said(DEAD_AT).and_then(|text| text.parse().ok()),
+        }
+    }
+
+    /// By what it is called: the notification's id, else the job's.
+    pub fn id(&self) -> &str {
+        self.remains.notification_id.as_deref().or(self.remains.job_id.as_deref()).unwrap_or("?")
+    }
+
+    /// The org, the user and the address that a new job is made of; `None` where one is not known.
+    pub fn whom(&self) -> Option<(&str, UserId, &str)> {
+        let Remains { org, user_id, to, .. } = &self.remains;
+        Some((org.as_deref()?, UserId::parse(user_id.as_deref()?).ok()?, to.as_deref()?))
+    }
+}
+
+/// Before the id of a dead mail, in the id of the job that it becomes: replayed twice it is done once.
+const AGAIN: &str = "mail:";
+
+/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded.
+pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Job<'a> {
+        user_id: &'a str,
+        password: bool,
+        email: &'a str,
+    }
+    let job = Job { user_id: user.as_str(), password: true, email: to };
+    (json(&job), properties::job_properties(&format!("{AGAIN}{id}"), at))
+}
+
+/// That an operator took a dead mail away for good.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Dropped<'a> {
+    job_id: &'a str,
+    org: Option<&'a str>,
+    user_id: Option<&'a str>,
+    notification_id: Option<&'a str>,
+    batch: Option<&'a str>,
+    reason: &'a str,
+    dead_at: Option<String>,
+    dropped_at: String,
+}
+
+/// The record of a dead mail that an operator dropped.
+pub fn dropped(letter: &DeadMail, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+    let record = Dropped {
+        job_id: letter.remains.job_id.as_deref().unwrap_or_default(),
+        org: letter.remains.org.as_deref(),
+        user_id: letter.remains.user_id.as_deref(),
+        notification_id: letter.remains.notification_id.as_deref(),
+        batch: letter.batch.as_deref(),
+        reason: &letter.reason,
+        dead_at: letter.dead_at.map(moment),
+        dropped_at: moment(at),
+    };
+    (json(&record), persistent().with_type(ledger::DROPPED.into()))
+}
+
+/// A dead mail as one line of JSON, for other programs; with its address only where that is asked for.
+pub fn line(letter: &DeadMail, with_address: bool) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Line<'a> {
+        notification_id: Option<&'a str>,
+        job_id: Option<&'a str>,
+        org: Option<&'a str>,
+        user_id: Option<&'a str>,
+        batch: Option<&'a str>,
+        reason: &'a str,
+        status: Option<u16>,
+        attempts: Option<u32>,
+        issued_at: Option<&'a str>,
+        dead_at: Option<String>,
+        detail: Option<&'a str>,
+        can_be_replayed: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subject: Option<&'a str>,
+    }
+    let remains = &letter.remains;
+    let line = Line {
+        notification_id: remains.notification_id.as_deref(),
+        job_id: remains.job_id.as_deref(),
+        org: remains.org.as_deref(),
+        user_id: remains.user_id.as_deref(),
+        batch: letter.batch.as_deref(),
+        reason: &letter.reason,
+        status: letter.status,
+        attempts: letter.attempts,
+        issued_at: remains.issued_at.as_deref(),
+        dead_at: letter.dead_at.map(moment),
+        // The next hop's words often repeat the address.
+        detail: letter.detail.as_deref().filter(|_| with_address),
+        can_be_replayed: letter.whom().is_some(),
+        to: remains.to.as_deref().filter(|_| with_address),
+        subject: remains.subject.as_deref().filter(|_| with_address),
+    };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTE: &str = r#"{"notificationId":"n","jobId":"j","org":"main","userId":"u","to":"a@example.com","subject":"New","body":"It is hunter22.","temporaryPassword":"hunter22","issuedAt":"2026-11-23T18:00:00Z","other":"hunter22"}"#;
+
+    fn death() -> Death {
+        let detail = "é".repeat(600);
+        Death { reason: Unsent::Undeliverable, detail, status: Some(550), attempts: 2, at: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_dead_mail_keeps_who_and_why_and_no_password() {
+        let mut headers = FieldTable::default();
+        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent"] {
+            headers.insert(name.into(), AMQPValue::LongString("v".into()));
+        }
+        let came =
+            BasicProperties::default().with_headers(headers).with_message_id("n".into()).with_expiration("5".into());
+        let (body, properties) = message(&Remains::of(NOTE.as_bytes(), &Scrubber::default()), &came, &death());
+        assert_eq!(
+            String::from_utf8_lossy(&body),
+            r#"{"notificationId":"n","jobId":"j","org":"main","userId":"u","to":"a@example.com","subject":"New","issuedAt":"2026-11-23T18:00:00Z"}"#
+        );
+        let names: Vec<_> = properties.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "batch",
+                "resetd-attempts",
+                "resetd-dead-at",
+                "resetd-detail",
+                "resetd-reason",
+                "resetd-status",
+                "traceparent"
+            ]
+        );
+        assert_eq!((properties.expiration(), properties.message_id().clone()), (&None, Some("n".into())));
+        let read = DeadMail::read(&body, &properties);
+        assert_eq!((read.id(), read.reason.as_str(), read.status), ("n", "undeliverable", Some(550)));
+        assert_eq!((read.attempts, read.batch.as_deref()), (Some(2), Some("v")));
+        assert_eq!(read.detail.as_ref().unwrap().chars().count(), 512);
+        let (org, user, to) = read.whom().unwrap();
+        assert_eq!((org, user.as_str(), to), ("main", "u", "a@example.com"));
+    }
+
+    #[test]
+    fn of_what_is_no_notification_only_what_may_be_kept_is() {
+        let of = |body: &str| {
+            let mut scrubber = Scrubber::default();
+            scrubber.add("hunter22");
+            serde_json::to_string(&Remains::of(body.as_bytes(), &scrubber)).unwrap()
+        };
+        assert_eq!(of(r#"{"userId":7,"to":"x","password":"hunter22"}"#), r#"{"to":"x"}"#);
+        assert_eq!(of(r#"{"subject":"it is hunter22\n"}"#), r#"{"subject":"it is [redacted]"}"#);
+        for bad in ["", "[]", "hunter22", "{"] {
+            assert_eq!(of(bad), "{}", "{bad}");
+        }
+        let read = DeadMail::read(b"{}", &BasicProperties::default());
+        assert_eq!((read.id(), read.reason.as_str(), read.whom()), ("?", "unknown", None));
+    }
+}
