@@ -37,11 +37,10 @@ pub(super) async fn connect(uri: AMQPUri, tls: &Tls, properties: ConnectionPrope
     let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
     let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
     let plain = AsyncTcpStream::connect(&runtime, addresses).await?;
-    let socket = match &plain {
-        AsyncTcpStream::Plain(socket) => Some(socket.get_ref().as_fd().try_clone_to_owned()?.into()),
-        _ => None,
-    };
-    let cut = Cut(socket);
+    let mut cut = Cut(None);
+    if let AsyncTcpStream::Plain(socket) = &plain {
+        cut.0 = Some(socket.get_ref().as_fd().try_clone_to_owned()?.into());
+    }
     let stream = match uri.scheme {
         AMQPScheme::AMQP => plain,
         AMQPScheme::AMQPS => plain.into_rustls(&tls::connector(tls)?, host).await?,
