@@ -25,6 +25,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Tries of one mail that failed by a fault.
     pub max_attempts: NonZeroU32,
+    /// The bound of the backoff between them.
+    pub retry_max: Duration,
     /// The folder of the templates; `None`: the notification's own text.
     pub templates: Option<PathBuf>,
     /// The language of the templates at the top of that folder.
@@ -117,6 +119,7 @@ impl Settings {
             rate_per_minute: count("rate_per_minute", raw.rate_per_minute)?,
             timeout: raw.timeout.0,
             max_attempts: count("max_attempts", raw.max_attempts)?,
+            retry_max: raw.retry_max.0,
             templates: given_path(raw.templates.as_ref()),
             language,
             open_with: raw.open_with.0.iter().map(PathBuf::from).collect(),

@@ -96,6 +96,7 @@ pub(super) struct Mailer {
     pub(super) rate_per_minute: u32,
     pub(super) timeout: Span,
     pub(super) max_attempts: u32,
+    pub(super) retry_max: Span,
     pub(super) from: Option<String>,
     pub(super) templates: Option<PathBuf>,
     pub(super) language: String,

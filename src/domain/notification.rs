@@ -31,9 +31,9 @@ impl Template {
     /// Takes the texts of the configuration.
     ///
     /// # Errors
-    /// Where the subject holds `{password}` or a line break, or the body does not hold `{password}`.
+    /// Where the subject holds `{password}` or a control character, or the body does not hold `{password}`.
     pub fn new(subject: String, body: String) -> Result<Self, Unfit> {
-        if subject.contains(PLACEHOLDER) || subject.contains(['\r', '\n']) {
+        if subject.contains(PLACEHOLDER) || subject.contains(char::is_control) {
             return Err(Unfit::Subject(subject));
         }
         if body.contains(PLACEHOLDER) { Ok(Self { subject, body }) } else { Err(Unfit::Body(body)) }

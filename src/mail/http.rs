@@ -88,7 +88,7 @@ fn judge(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
     match code {
         408 | 425 | 429 | 500..=599 => Undelivered::Again { detail, status, after },
         // Who we are, or where and how we ask: not one mail would be taken.
-        401 | 403 | 405 | 407 | 300..=399 => Undelivered::Stop { detail, status },
+        401 | 403..=405 | 407 | 300..=399 => Undelivered::Stop { detail, status },
         400..=499 => Undelivered::Never { detail, status },
         // No status of HTTP.
         0..=299 | 600.. => Undelivered::Again { detail, status, after },
@@ -158,9 +158,7 @@ mod tests {
         400..=400: never
         401..=401: stop
         402..=402: never
-        403..=403: stop
-        404..=404: never
-        405..=405: stop
+        403..=405: stop
         406..=406: never
         407..=407: stop
         408..=408: again

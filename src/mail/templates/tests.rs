@@ -11,6 +11,7 @@ fn settings(folder: Option<&Path>) -> Settings {
         rate_per_minute: NonZeroU32::MIN,
         timeout: Duration::from_secs(1),
         max_attempts: NonZeroU32::MIN,
+        retry_max: Duration::from_secs(600),
         templates: folder.map(Path::to_owned),
         language: Language::parse("en").unwrap(),
         open_with: vec![],

@@ -71,7 +71,11 @@ impl Office {
         let keys = Keys::load(&mailer.settings.open_with)?;
         let names = Names::new(&config.amqp.prefix, "");
         let ledger = Ledger::of_mails(names.ledger());
-        let policy = RetryPolicy { max_attempts: mailer.settings.max_attempts.get(), ..config.retry.policy };
+        let policy = RetryPolicy {
+            max_attempts: mailer.settings.max_attempts.get(),
+            max: mailer.settings.retry_max,
+            ..config.retry.policy
+        };
         let gate = Gate::open(
             NAME,
             Limiter::new(mailer.settings.rate_per_minute, std::num::NonZeroU32::MIN),
