@@ -42,10 +42,17 @@ impl JobId {
     }
 }
 
+/// For logs, traces and the page: see [`without_addresses`].
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&without_addresses(&self.text))
     }
+}
+
+/// An id as it may be shown. Jobs of a batch are named `NAME/USER`, and a user's name often is an address.
+pub fn without_addresses(id: &str) -> String {
+    let parts = id.split('/').map(|part| if part.contains('@') { "[address]" } else { part });
+    parts.collect::<Vec<_>>().join("/")
 }
 
 /// The lane a job came by. Interactive jobs get the next permit before bulk ones.
@@ -156,6 +163,13 @@ impl Reset {
 mod tests {
     use super::super::attribute::AttributeName;
     use super::*;
+
+    #[test]
+    fn an_id_keeps_everything_but_an_address() {
+        assert_eq!(without_addresses("november/agent@example.com"), "november/[address]");
+        assert_eq!(without_addresses("agent@example.com"), "[address]");
+        assert_eq!(without_addresses("november/0f6e7c1a-5b7e"), "november/0f6e7c1a-5b7e");
+    }
 
     fn language(name: &str, json: &str) -> Option<String> {
         let attribute = Attribute { name: AttributeName::parse(name).unwrap(), json: json.to_owned() };

@@ -9,7 +9,7 @@ use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
 use crate::board::{BreakerView, BulkView};
 use crate::domain::chronicle;
-use crate::domain::job::Lane;
+use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
 use crate::domain::outcome::Reason;
 use crate::org::gate::Meter;
@@ -134,7 +134,7 @@ impl MailLine {
         Self {
             at: moment(line.at),
             notification_id: line.note.to_string(),
-            job_id: line.job.to_string(),
+            job_id: without_addresses(&line.job),
             org: line.org.to_string(),
             outcome: if line.unsent.is_none() { "notified" } else { "notification_failed" },
             reason: line.unsent.map(Unsent::as_str),
@@ -302,7 +302,7 @@ impl Line {
     pub(super) fn of(line: &chronicle::Line) -> Self {
         Self {
             at: moment(line.at),
-            job_id: line.job.to_string(),
+            job_id: without_addresses(&line.job),
             user_id: line.user.as_deref().map(str::to_owned),
             lane: line.lane.map(Lane::as_str),
             outcome: line.kind.as_str(),

@@ -27,7 +27,7 @@ impl JobSpan {
             otel.status_description = field::Empty,
             messaging.system = "rabbitmq",
             messaging.operation.type = "process",
-            job.id = without_addresses(job.as_str()),
+            job.id = %job,
             org,
             lane = lane.as_str(),
             outcome = field::Empty,
@@ -128,22 +128,9 @@ impl CallSpan {
     }
 }
 
-/// Jobs of a batch are named `NAME/USER`, and a user's name often is an address.
-fn without_addresses(id: &str) -> String {
-    let parts = id.split('/').map(|part| if part.contains('@') { "[address]" } else { part });
-    parts.collect::<Vec<_>>().join("/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_keeps_everything_but_an_address() {
-        assert_eq!(without_addresses("november/agent@example.com"), "november/[address]");
-        assert_eq!(without_addresses("agent@example.com"), "[address]");
-        assert_eq!(without_addresses("november/0f6e7c1a-5b7e"), "november/0f6e7c1a-5b7e");
-    }
 
     #[test]
     fn where_no_traces_are_made_a_job_has_no_place_in_any() {
