@@ -468,9 +468,16 @@ async fn an_outcome_whose_confirm_is_lost_is_not_recorded_twice() {
     world.reset("main", "u-1", "job-1").await;
     let mail = emails.next().await;
     relay.hold_back();
-    ends(&mut outcomes, "job-1", "succeeded").await;
+    // On a very slow machine the lease is lost first, and the outcome is written after the reconnect.
+    let is_written = tokio::select! {
+        _ = ends(&mut outcomes, "job-1", "succeeded") => true,
+        () = eventually("its lease is lost", async || worker.stderr().contains("lease was lost").then_some(())) => false,
+    };
     relay.cut();
     relay.heal();
+    if !is_written {
+        ends(&mut outcomes, "job-1", "succeeded").await;
+    }
     eventually("it is settled", async || worker.stderr().contains("job done").then_some(())).await;
     world.reset("main", "u-2", "job-2").await;
     ends(&mut outcomes, "job-2", "succeeded").await;
