@@ -1,6 +1,8 @@
 //! The mailer as a process: one sends and the others stand by, the newest mail of each person alone, every one exactly once, and what
 //! cannot be sent is said and kept without its password. The mail server is a real socket that counts.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
