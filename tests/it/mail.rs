@@ -343,7 +343,7 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
         ("302-moved", "stop 302"),
         ("307-moved", "stop 307"),
         ("400", "never 400"),
-        ("404", "never 404"),
+        ("404", "stop 404"),
         ("413", "never 413"),
         ("422", "never 422"),
     ] {
