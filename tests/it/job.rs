@@ -493,6 +493,14 @@ async fn the_notification_says_what_is_configured_and_waits_as_long_as_configure
     assert!(before <= issued && issued <= Timestamp::now() + 1.milliseconds(), "{issued}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_mailer_takes_part_a_notification_lies_an_hour_longer_so_that_it_is_the_mailer_that_ends_it() {
+    let world = Plan::new().config("[notification]\nttl = \"90m\"\n[mailer]\nenabled = true").start().await;
+    let mut emails = world.tap("emails").await;
+    world.reset("main", "u-1", "job-1").await;
+    assert_eq!(emails.next().await.properties.expiration().as_ref().unwrap().as_str(), "9000000");
+}
+
 /// The one PATCH that this configuration makes of a job with a core and an extension attribute, and the mail that followed.
 async fn patch_of(config: &str) -> (Value, String) {
     let org = Scribe::answering(|_| axum::http::StatusCode::NO_CONTENT.into_response()).await;
