@@ -89,9 +89,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// What it is told after: the stream has its moment to the millisecond.
-    fn key(&self) -> (i64, &str) {
-        (self.at.as_millisecond(), &self.job)
+    /// What it is told after.
+    fn key(&self) -> (Timestamp, &str) {
+        (self.at, &self.job)
     }
 }
 
@@ -203,7 +203,7 @@ impl Tale {
             status: ended.status,
         };
         // One order for all who tell it, whatever came first here. Nearly all come in it: those need no look at the others.
-        let key = (at.as_millisecond(), &*ended.job);
+        let key = (at, &*ended.job);
         if self.latest.front().is_none_or(|newest| newest.key() < key) {
             self.latest.push_front(line());
         } else {
