@@ -134,16 +134,7 @@ fn url(
         }
     };
     let wants = "an http:// or https:// URL without user, query and fragment";
-    let parsed = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    let shown = if text.contains('@') { "one with a user or password in it".to_owned() } else { format!("{text:?}") };
-    parsed.ok_or_else(|| ConfigError::wrong(&name, shown, wants))
+    value::url(&name, &text, wants)
 }
 
 fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<String, ConfigError> {

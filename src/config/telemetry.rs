@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::{ConfigError, raw};
+use super::{ConfigError, raw, value};
 
 const KEY: &str = "telemetry.otlp_endpoint";
 
@@ -34,17 +34,8 @@ impl Telemetry {
 }
 
 fn endpoint(text: &str) -> Result<Url, ConfigError> {
-    let parsed = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    let shown = if text.contains('@') { "one with a user or password in it".to_owned() } else { format!("{text:?}") };
     let wants = "the http:// or https:// URL of a collector that takes OTLP over HTTP, without user, query and fragment, such as http://127.0.0.1:4318";
-    parsed.ok_or_else(|| ConfigError::wrong(KEY, shown, wants))
+    value::url(KEY, text, wants)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use reqwest::Url;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -33,6 +34,20 @@ impl<'de> Deserialize<'de> for Span {
 /// A duration as an operator writes it.
 pub(super) fn show(span: Duration) -> String {
     SignedDuration::try_from(span).map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
+}
+
+/// An `http://` or `https://` URL of a place alone. One that may hold a password is not repeated.
+pub(super) fn url(key: &str, text: &str, wants: &str) -> Result<Url, ConfigError> {
+    let parsed = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    let shown = if text.contains('@') { "one with a user or password in it".to_owned() } else { format!("{text:?}") };
+    parsed.ok_or_else(|| ConfigError::wrong(key, shown, wants))
 }
 
 /// A list, or comma-separated text, as environment variables have it.
