@@ -13,6 +13,7 @@ use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
 use crate::domain::outcome::Reason;
 use crate::org::gate::Meter;
+use crate::wire::moment;
 
 /// What there is to see at one moment.
 pub(super) struct View {
@@ -315,10 +316,6 @@ impl Line {
 /// In whole seconds: what is computed anew from a clock each time must not look like a change.
 pub(super) fn seconds(at: Option<Timestamp>) -> Option<Timestamp> {
     at.and_then(|at| at.round(jiff::Unit::Second).ok())
-}
-
-fn moment(at: Timestamp) -> String {
-    at.round(jiff::Unit::Millisecond).unwrap_or(at).to_string()
 }
 
 #[expect(clippy::ref_option, reason = "what serde calls it with")]

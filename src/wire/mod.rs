@@ -71,7 +71,12 @@ fn short(text: &str) -> ShortString {
     text[..text.floor_char_boundary(255)].into()
 }
 
+/// A moment as records have it, by which what was noted is known again when it is read.
+pub fn to_the_millisecond(at: Timestamp) -> Timestamp {
+    at.round(Unit::Millisecond).unwrap_or(at)
+}
+
 /// RFC 3339 in UTC, to the millisecond.
-fn moment(at: Timestamp) -> String {
-    at.round(Unit::Millisecond).unwrap_or(at).to_string()
+pub fn moment(at: Timestamp) -> String {
+    to_the_millisecond(at).to_string()
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
 use crate::wire::job::Rules;
+use crate::wire::to_the_millisecond;
 use file::{Job, REMARKS, Sheet};
 use follow::{Batch, Seen, Since, follow};
 use send::Sending;
@@ -106,8 +107,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         bail!(ConfigError::wrong("--not-after", end, &format!("later than --not-before, {begin}")));
     }
     // The stream has moments to the millisecond, by which an announcement is known again.
-    let now = Timestamp::now();
-    let asked_at = now.round(Unit::Millisecond).unwrap_or(now);
+    let asked_at = to_the_millisecond(Timestamp::now());
     let batch = args.batch.clone().or_else(|| args.wait.then(|| made_up(asked_at)));
     let rules = Rules {
         allowed: AllowedAttributes::new(config.allowed_attributes.clone()),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::domain::batch::{Counts, Progress};
+use crate::wire::moment;
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -107,7 +108,7 @@ pub(super) fn table(org: &str, batch: &str, progress: &Progress, now: Timestamp)
 /// The same for scripts.
 pub(super) fn json(org: &str, batch: &str, progress: &Progress, now: Timestamp) -> Value {
     let counts = progress.counts();
-    let moment = |at: Option<Timestamp>| at.map(|at| at.round(Unit::Millisecond).unwrap_or(at).to_string());
+    let optional = |at: Option<Timestamp>| at.map(moment);
     json!({
         "batch": batch, "org": org, "lane": progress.lane().map(|lane| lane.as_str()), "complete": progress.is_done(),
         "jobs": progress.total(), "done": progress.done(), "waiting": progress.waiting(),
@@ -115,8 +116,8 @@ pub(super) fn json(org: &str, batch: &str, progress: &Progress, now: Timestamp) 
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
         "notified": counts.notified, "notificationFailed": counts.notification_failed,
         "ratePerMinute": per_minute(progress, now), "secondsLeft": progress.time_left(now).map(|left| left.as_secs()),
-        "enqueuedAt": moment(progress.announced().map(|announced| announced.at)),
-        "firstFinishedAt": moment(progress.first_finish()), "lastFinishedAt": moment(progress.last_finish()),
+        "enqueuedAt": optional(progress.announced().map(|announced| announced.at)),
+        "firstFinishedAt": optional(progress.first_finish()), "lastFinishedAt": optional(progress.last_finish()),
     })
 }
 

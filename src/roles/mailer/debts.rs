@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::time::{sleep, sleep_until};
 
@@ -36,8 +36,7 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
     };
     let remains = Remains::of(&delivery.body, &mail.scrubber);
     // As the record has it: it is read again from the stream, and must count once.
-    let now = Timestamp::now();
-    let at = now.round(Unit::Millisecond).unwrap_or(now);
+    let at = wire::to_the_millisecond(Timestamp::now());
     if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
         let death = Death { reason, detail: detail.clone(), status: mail.status, attempts: mail.luggage.tried, at };
         let (body, properties) = wire::dead_mail::message(&remains, &delivery.properties, &death);
