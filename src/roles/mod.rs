@@ -13,4 +13,5 @@ pub mod schema;
 pub mod sim;
 pub mod worker;
 
+mod linked;
 mod stdout;

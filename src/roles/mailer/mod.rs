@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::linked::{keep_linked, standing, wait};
 use super::stdout;
 use crate::amqp::claim::{self, AFTER_YOU, after_another};
 use crate::amqp::lease::{FRESH, Lease};
@@ -112,38 +113,12 @@ struct Held {
 impl Post<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
-        let mut failures = 0;
-        let mut is_first = true;
-        while !self.shutdown.is_cancelled() {
-            let opened = tokio::select! {
-                opened = Link::open(&self.config.amqp, "mailer") => opened,
-                () = self.shutdown.cancelled() => break,
-            };
-            match opened {
-                Ok(link) => {
-                    failures = 0;
-                    metrics::broker_connected(true);
-                    tracing::info!("connected to the broker");
-                    let link = Arc::new(link);
-                    let ended = self.work_with(&link, is_first).await;
-                    is_first = false;
-                    metrics::broker_connected(false);
-                    if let Some(link) = Arc::into_inner(link) {
-                        link.close().await;
-                    }
-                    ended?;
-                }
-                Err(trouble) => {
-                    failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
-                    self.out_of_work(&trouble);
-                    if matches!(trouble, Trouble::Mend(_)) && !self.office.has_worked() {
-                        return Err(trouble);
-                    }
-                }
-            }
-            self.wait(failures).await;
-        }
-        Ok(())
+        let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
+        let out_of_work = |trouble: &Trouble| {
+            self.out_of_work(trouble);
+            self.office.has_worked()
+        };
+        keep_linked(&self.config.amqp, "mailer", &self.shutdown, work, out_of_work).await
     }
 
     async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
@@ -184,7 +159,7 @@ impl Post<'_> {
             }
             failures = if begun.elapsed() > LONG { 1 } else { failures + 1 };
             tokio::select! {
-                () = self.wait(failures) => {}
+                () = wait(failures, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
@@ -247,11 +222,7 @@ impl Post<'_> {
 
     /// Says why, once for as long as it stays the same.
     fn out_of_work(&self, trouble: &Trouble) {
-        let session = match trouble {
-            Trouble::Again(why) | Trouble::Missing(why) => Session::Starting(why.clone()),
-            Trouble::Mend(why) => Session::Stopped(why.clone()),
-        };
-        if !self.board.session(NAME, session) {
+        if !self.board.session(NAME, standing(trouble)) {
             return;
         }
         match trouble {
@@ -261,16 +232,6 @@ impl Post<'_> {
             Trouble::Mend(why) => {
                 tracing::error!(reason = why, "not consuming until this is mended; nothing is lost");
             }
-        }
-    }
-
-    /// At least a second, more after more failures, and not in step with other mailers.
-    async fn wait(&self, failures: u32) {
-        let most = 2_f64.powi(failures.clamp(0, 4).cast_signed());
-        let wait = Duration::from_secs_f64(1.0 + most * rand::random::<f64>() / 2.0);
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = self.shutdown.cancelled() => {}
         }
     }
 }

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::linked::{keep_linked, standing, wait};
 use crate::amqp::{
     claim::{self, AFTER_YOU, Claim},
     depths::Depths,
@@ -21,7 +22,7 @@ use crate::amqp::{
     names::Names,
     trouble::Trouble,
 };
-use crate::board::{Board, Session};
+use crate::board::Board;
 use crate::config::{Config, ConfigError};
 use crate::domain::{form::PasswordForm, password::PasswordKind};
 use crate::http::{self, Scene, Source};
@@ -137,39 +138,12 @@ struct Crew<'a> {
 impl Crew<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
-        let mut failures = 0;
-        let mut is_first = true;
-        while !self.shutdown.is_cancelled() {
-            let opened = tokio::select! {
-                opened = Link::open(&self.config.amqp, "worker") => opened,
-                () = self.shutdown.cancelled() => break,
-            };
-            match opened {
-                Ok(link) => {
-                    failures = 0;
-                    metrics::broker_connected(true);
-                    tracing::info!("connected to the broker");
-                    let link = Arc::new(link);
-                    let ended = self.work_with(&link, is_first).await;
-                    is_first = false;
-                    metrics::broker_connected(false);
-                    if let Some(link) = Arc::into_inner(link) {
-                        link.close().await;
-                    }
-                    ended?;
-                }
-                Err(trouble) => {
-                    // While the broker is away, never long: the worker before must be back before the others try.
-                    failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
-                    self.orgs.iter().for_each(|office| self.out_of_work(office, &trouble));
-                    if matches!(trouble, Trouble::Mend(_)) && self.orgs.iter().all(|office| !office.has_worked()) {
-                        return Err(trouble);
-                    }
-                }
-            }
-            self.wait(failures).await;
-        }
-        Ok(())
+        let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
+        let out_of_work = |trouble: &Trouble| {
+            self.orgs.iter().for_each(|office| self.out_of_work(office, trouble));
+            self.orgs.iter().any(Office::has_worked)
+        };
+        keep_linked(&self.config.amqp, "worker", &self.shutdown, work, out_of_work).await
     }
 
     /// All orgs at once; one that cannot go on is not another's trouble, except at the start.
@@ -211,7 +185,7 @@ impl Crew<'_> {
             }
             failures = if begun.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
             tokio::select! {
-                () = self.wait(failures) => {}
+                () = wait(failures, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
@@ -237,11 +211,7 @@ impl Crew<'_> {
     /// Says why, once for as long as it stays the same.
     fn out_of_work(&self, office: &Office, trouble: &Trouble) {
         let name = &office.org.name;
-        let session = match trouble {
-            Trouble::Again(why) | Trouble::Missing(why) => Session::Starting(why.clone()),
-            Trouble::Mend(why) => Session::Stopped(why.clone()),
-        };
-        if !self.board.session(name, session) {
+        if !self.board.session(name, standing(trouble)) {
             return;
         }
         match trouble {
@@ -251,16 +221,6 @@ impl Crew<'_> {
             Trouble::Mend(why) => {
                 tracing::error!(org = name, reason = why, "not consuming until this is mended; nothing is lost");
             }
-        }
-    }
-
-    /// At least a second, more after more failures, and not in step with other workers.
-    async fn wait(&self, failures: u32) {
-        let most = 2_f64.powi(failures.clamp(0, 4).cast_signed());
-        let wait = Duration::from_secs_f64(1.0 + most * rand::random::<f64>() / 2.0);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = self.shutdown.cancelled() => {}
         }
     }
 }

@@ -1,0 +1,74 @@
+//! What a worker and a mailer do alike around their sessions: keep connected, wait before they try again, and say why they do not work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::link::Link;
+use crate::amqp::trouble::Trouble;
+use crate::board::Session;
+use crate::config::amqp::Amqp;
+use crate::telemetry::metrics;
+
+/// Connects, works until a connection is lost, and connects again. `work` is told whether this is the first connection; `out_of_work`
+/// hears what is in the way, and says whether it ever worked: what must be mended ends the process only before that.
+pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
+    amqp: &Amqp,
+    role: &str,
+    shutdown: &CancellationToken,
+    work: impl Fn(Arc<Link>, bool) -> W,
+    out_of_work: impl Fn(&Trouble) -> bool,
+) -> Result<(), Trouble> {
+    let mut failures = 0;
+    let mut is_first = true;
+    while !shutdown.is_cancelled() {
+        let opened = tokio::select! {
+            opened = Link::open(amqp, role) => opened,
+            () = shutdown.cancelled() => break,
+        };
+        match opened {
+            Ok(link) => {
+                failures = 0;
+                metrics::broker_connected(true);
+                tracing::info!("connected to the broker");
+                let link = Arc::new(link);
+                let ended = work(Arc::clone(&link), is_first).await;
+                is_first = false;
+                metrics::broker_connected(false);
+                if let Some(link) = Arc::into_inner(link) {
+                    link.close().await;
+                }
+                ended?;
+            }
+            Err(trouble) => {
+                // While the broker is away, never long: the process before must be back before the others try.
+                failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
+                if !out_of_work(&trouble) && matches!(trouble, Trouble::Mend(_)) {
+                    return Err(trouble);
+                }
+            }
+        }
+        wait(failures, shutdown).await;
+    }
+    Ok(())
+}
+
+/// At least a second, more after more failures, and not in step with other processes.
+pub(super) async fn wait(failures: u32, shutdown: &CancellationToken) {
+    let most = 2_f64.powi(failures.clamp(0, 4).cast_signed());
+    let wait = Duration::from_secs_f64(1.0 + most * rand::random::<f64>() / 2.0);
+    tokio::select! {
+        () = sleep(wait) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// What the board shows of it.
+pub(super) fn standing(trouble: &Trouble) -> Session {
+    match trouble {
+        Trouble::Again(why) | Trouble::Missing(why) => Session::Starting(why.clone()),
+        Trouble::Mend(why) => Session::Stopped(why.clone()),
+    }
+}
