@@ -219,8 +219,13 @@ impl Ledger {
         self.0.misplaced.send_replace(());
     }
 
+    /// A record came, and will be applied.
+    fn heard(&self) {
+        self.kept().read_at = Instant::now();
+    }
+
     /// Applies a record.
-    fn read(&self, delivery: lapin::message::Delivery) {
+    fn apply(&self, delivery: lapin::message::Delivery) {
         let told = wire::ledger::told(&delivery.data, &delivery.properties);
         let now = Timestamp::now();
         let mut kept = self.kept();

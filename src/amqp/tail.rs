@@ -1,74 +1,186 @@
-//! Reading a stream from a place on, for whoever looks on: every record in its order, until the connection is lost.
+//! Reading a stream from a place on, every record in its order, until the connection is lost: by one consumer, and where the end is far
+//! away up to there by several.
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
+use futures_util::{Stream, StreamExt};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
+use lapin::{Acker, Channel, Connection, Consumer};
 
-use super::trouble::{Trouble, within};
+use super::blocks;
+use super::trouble::{Trouble, closing, within};
+use crate::wire::ledger::offset;
 
-/// The tag that the broker's own pages show.
-const TAG: &str = "resetd-tail";
 /// Records on their way; a stream's consumer must have a limit.
 const PREFETCH: u16 = 10_000;
 /// So many are acked at once; of the pairs tried this one read fastest, and acks for thousands at once half as fast.
 pub(super) const ACK_EVERY: usize = 200;
+/// After so many records without a pause between them it looks how far the end is.
+const FAR: usize = 1_000;
+/// So many more are read by several consumers.
+const STRETCH: u64 = 4_000;
 
-/// Consumes a stream from a place on, which is as `x-stream-offset` has it.
-pub(super) async fn attach(channel: &Channel, stream: &str, tag: &str, from: AMQPValue) -> Result<Consumer, Trouble> {
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// As `x-stream-offset` has it in words: `first`, or an age such as `1h` (`FACTS.md`, streams).
+    Words(&'a str),
+    /// At this record, which is there.
+    Offset(u64),
+}
+
+impl Start<'_> {
+    /// For `x-stream-offset`: a plain integer is an offset (`FACTS.md`, streams).
+    fn argument(self) -> AMQPValue {
+        match self {
+            Self::Words(words) => AMQPValue::LongString(words.into()),
+            Self::Offset(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+/// Consumes a stream from a place on. The channel is closed when the last handle to it is dropped.
+pub(super) async fn attach(
+    channel: &Channel,
+    stream: &str,
+    tag: &str,
+    prefetch: u16,
+    from: Start<'_>,
+) -> Result<Consumer, Trouble> {
     let what = format!("reading stream {stream}");
-    within(&what, channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
     let mut arguments = FieldTable::default();
-    arguments.insert("x-stream-offset".into(), from);
+    arguments.insert("x-stream-offset".into(), from.argument());
     let consume = channel.basic_consume(stream.into(), tag.into(), BasicConsumeOptions::default(), arguments);
     within(&what, consume).await
 }
 
+type Blocks<'a> = Pin<Box<dyn Stream<Item = Result<Vec<Delivery>, Trouble>> + Send + 'a>>;
+
 /// One reader of a stream.
-pub struct Tail {
-    what: String,
-    records: ReadyChunks<Consumer>,
-    /// The last one that was handed out, and is not acked.
-    last: Option<Acker>,
+pub struct Tail<'a> {
+    connection: &'a Connection,
+    stream: &'a str,
+    /// The tag that the broker's own pages show.
+    tag: &'a str,
+    /// Told of each record that several consumers got, which may be long before its turn.
+    heard: &'a (dyn Fn() + Sync),
+    by: By<'a>,
+    /// The offset of the last record that was handed out.
+    last: Option<u64>,
 }
 
-/// A record: its body and its properties.
-pub type Record = (Vec<u8>, BasicProperties);
+enum By<'a> {
+    One(One),
+    Several(Blocks<'a>),
+}
 
-impl Tail {
-    /// Attaches; `from` is `first`, or an age such as `1h` (`FACTS.md`, streams).
+/// The one consumer.
+struct One {
+    channel: Channel,
+    records: ReadyChunks<Consumer>,
+    /// The last record that was handed out, and is not acked, and how many are not.
+    unacked: Option<Acker>,
+    count: usize,
+    /// So many came without a pause between them.
+    in_a_row: usize,
+}
+
+impl<'a> Tail<'a> {
+    /// Attaches.
     ///
     /// # Errors
     /// Where there is no such stream, or the broker refuses it or does not answer.
-    pub async fn open(connection: &Connection, stream: &str, from: &str) -> Result<Self, Trouble> {
-        let what = format!("reading stream {stream}");
-        let channel = within(&what, connection.create_channel()).await?;
-        let consumer = attach(&channel, stream, TAG, AMQPValue::LongString(from.into())).await?;
-        Ok(Self { what, records: consumer.ready_chunks(ACK_EVERY), last: None })
+    pub async fn open(
+        connection: &'a Connection,
+        stream: &'a str,
+        tag: &'a str,
+        from: Start<'_>,
+        heard: &'a (dyn Fn() + Sync),
+    ) -> Result<Self, Trouble> {
+        let by = By::One(One::open(connection, stream, tag, from).await?);
+        Ok(Self { connection, stream, tag, heard, by, last: None })
     }
 
     /// The next records, as many as there are; none where none came for so long.
     ///
     /// # Errors
     /// Where the connection or the stream is lost.
-    pub async fn next(&mut self, patience: Duration) -> Result<Vec<Record>, Trouble> {
-        let gone = |what: &str| Trouble::Again(format!("{what}: its consumer has ended"));
-        if let Some(last) = self.last.take() {
-            let acked = within(&self.what, last.ack(BasicAckOptions { multiple: true })).await?;
-            if !acked {
-                return Err(gone(&self.what));
-            }
+    pub async fn next(&mut self, patience: Duration) -> Result<Vec<Delivery>, Trouble> {
+        if let By::One(one) = &self.by
+            && one.in_a_row >= FAR
+        {
+            self.look_ahead().await?;
         }
-        let Ok(chunk) = tokio::time::timeout(patience, self.records.next()).await else { return Ok(Vec::new()) };
-        let mut records = Vec::new();
-        for delivery in chunk.ok_or_else(|| gone(&self.what))? {
-            let delivery = delivery.map_err(|_| gone(&self.what))?;
-            self.last = Some(delivery.acker);
-            records.push((delivery.data, delivery.properties));
-        }
+        let mut records = match &mut self.by {
+            By::One(one) => one.next(self.stream, patience).await?,
+            By::Several(blocks) => match blocks.next().await {
+                Some(block) => block?,
+                None => {
+                    let from = Start::Offset(self.last.unwrap_or_default());
+                    let one = One::open(self.connection, self.stream, self.tag, from).await?;
+                    self.by = By::One(one);
+                    Vec::new()
+                }
+            },
+        };
+        // The record at which it attached again comes once more.
+        records.retain(|record| offset(&record.properties) > self.last || self.last.is_none());
+        self.last = records.last().and_then(|record| offset(&record.properties)).or(self.last);
         Ok(records)
+    }
+
+    /// Has several consumers read what is left, where that is much.
+    async fn look_ahead(&mut self) -> Result<(), Trouble> {
+        let end = blocks::near_end(self.connection, self.stream).await?;
+        let next = self.last.map_or(end, |last| last + 1);
+        let records = end.saturating_sub(next);
+        match &mut self.by {
+            By::One(one) if records < STRETCH => one.in_a_row = 0,
+            By::One(one) => {
+                tracing::info!(records, "far behind the end of stream {}: several consumers read it", self.stream);
+                closing(one.channel.close(200, "bye".into())).await;
+                self.by = By::Several(Box::pin(blocks::read(self.connection, self.stream, next..end + 1, self.heard)));
+            }
+            By::Several(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl One {
+    async fn open(connection: &Connection, stream: &str, tag: &str, from: Start<'_>) -> Result<Self, Trouble> {
+        let channel = within("opening a channel", connection.create_channel()).await?;
+        let consumer = attach(&channel, stream, tag, PREFETCH, from).await?;
+        Ok(Self { channel, records: consumer.ready_chunks(ACK_EVERY), unacked: None, count: 0, in_a_row: 0 })
+    }
+
+    async fn next(&mut self, stream: &str, patience: Duration) -> Result<Vec<Delivery>, Trouble> {
+        let gone = || Trouble::Again(format!("reading stream {stream}: its consumer has ended"));
+        if self.count >= ACK_EVERY {
+            self.ack().await?;
+        }
+        let Ok(chunk) = tokio::time::timeout(patience, self.records.next()).await else {
+            self.in_a_row = 0;
+            self.ack().await?;
+            return Ok(Vec::new());
+        };
+        let records: Vec<_> = chunk.ok_or_else(gone)?.into_iter().collect::<Result<_, _>>().map_err(|_| gone())?;
+        self.unacked = records.last().map(|record| record.acker.clone());
+        self.count += records.len();
+        self.in_a_row += records.len();
+        Ok(records)
+    }
+
+    /// Acks what was handed out: the broker closes a channel that holds deliveries too long.
+    async fn ack(&mut self) -> Result<(), Trouble> {
+        self.count = 0;
+        let Some(last) = self.unacked.take() else { return Ok(()) };
+        let acked = within("acking records", last.ack(BasicAckOptions { multiple: true })).await?;
+        acked.then_some(()).ok_or_else(|| Trouble::Again("acking records: the channel is gone".into()))
     }
 }

@@ -1,8 +1,8 @@
 //! Where in the stream to go on.
 
 use jiff::{SignedDuration, Timestamp};
-use lapin::types::AMQPValue;
 
+use crate::amqp::tail::Start;
 use crate::domain::ledger::KEPT;
 
 /// What is kept of where it was.
@@ -29,11 +29,10 @@ pub(super) enum From {
 }
 
 impl From {
-    /// For `x-stream-offset`: a string is an age, a plain integer an offset (`FACTS.md`, streams).
-    pub(super) fn argument(&self) -> AMQPValue {
+    pub(super) fn start(&self) -> Start<'static> {
         match self {
-            Self::DayBack => AMQPValue::LongString("24h".into()),
-            Self::Last(offset) => AMQPValue::LongLongInt(i64::try_from(*offset).unwrap_or(i64::MAX)),
+            Self::DayBack => Start::Words("24h"),
+            Self::Last(offset) => Start::Offset(*offset),
         }
     }
 }
@@ -91,11 +90,5 @@ mod tests {
         for (offset, body) in [(Some(8), "seven"), (Some(7), "other"), (None, "seven")] {
             assert!(!place.is_last(offset, body.as_bytes()), "{offset:?} {body}");
         }
-    }
-
-    #[test]
-    fn each_is_said_in_the_kind_that_the_broker_takes_for_it() {
-        assert_eq!(From::DayBack.argument(), AMQPValue::LongString("24h".into()));
-        assert_eq!(From::Last(42).argument(), AMQPValue::LongLongInt(42));
     }
 }

@@ -14,13 +14,15 @@ use uuid::Uuid;
 use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
-use crate::amqp::tail::Tail;
+use crate::amqp::tail::{Start, Tail};
 use crate::amqp::trouble::{Trouble, closing};
 use crate::config::Config;
 use crate::domain::batch::{Progress, Record};
 use crate::domain::outcome::OutcomeKind;
 use crate::wire::batch::{About, about, is_mark, mark};
 
+/// The tag that the broker's own pages show.
+const TAG: &str = "resetd-batch";
 /// How often what is seen is shown, at least.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long after a lost broker it is tried again.
@@ -130,7 +132,7 @@ async fn read(
     let amqp = &batch.config.amqp;
     let stream = Names::new(&amqp.prefix, batch.org).ledger();
     let connection = Arc::new(link::connect(amqp, "resetd batch").await?);
-    let mut tail = Tail::open(&connection, &stream, &batch.since.offset()).await?;
+    let mut tail = Tail::open(&connection, &stream, TAG, Start::Words(&batch.since.offset()), &|| {}).await?;
     let own = Uuid::new_v4().to_string();
     let publisher = Publisher::open(Arc::clone(&connection)).await?;
     let (body, properties) = mark(&own);
@@ -144,8 +146,8 @@ async fn read(
     *is_first = false;
     let mut seen = Seen::default();
     let shown = loop {
-        for (body, properties) in tail.next(LOOK).await? {
-            seen.note(batch, &own, &body, &properties);
+        for record in tail.next(LOOK).await? {
+            seen.note(batch, &own, &record.data, &record.properties);
         }
         if !seen.is_whole {
             continue;
