@@ -75,7 +75,7 @@ pub struct Tail<'a> {
 }
 
 enum By<'a> {
-    One(One),
+    One(Box<One>),
     Several(Blocks<'a>),
 }
 
@@ -102,7 +102,7 @@ impl<'a> Tail<'a> {
         from: Start<'_>,
         heard: &'a (dyn Fn() + Sync),
     ) -> Result<Self, Trouble> {
-        let by = By::One(One::open(connection, stream, tag, from).await?);
+        let by = By::One(Box::new(One::open(connection, stream, tag, from).await?));
         Ok(Self { connection, stream, tag, heard, by, last: None })
     }
 
@@ -111,11 +111,7 @@ impl<'a> Tail<'a> {
     /// # Errors
     /// Where the connection or the stream is lost.
     pub async fn next(&mut self, patience: Duration) -> Result<Vec<Delivery>, Trouble> {
-        if let By::One(one) = &self.by
-            && one.in_a_row >= FAR
-        {
-            self.look_ahead().await?;
-        }
+        self.look_ahead().await?;
         let mut records = match &mut self.by {
             By::One(one) => one.next(self.stream, patience).await?,
             By::Several(blocks) => match blocks.next().await {
@@ -123,7 +119,7 @@ impl<'a> Tail<'a> {
                 None => {
                     let from = Start::Offset(self.last.unwrap_or_default());
                     let one = One::open(self.connection, self.stream, self.tag, from).await?;
-                    self.by = By::One(one);
+                    self.by = By::One(Box::new(one));
                     Vec::new()
                 }
             },
@@ -134,19 +130,20 @@ impl<'a> Tail<'a> {
         Ok(records)
     }
 
-    /// Has several consumers read what is left, where that is much.
+    /// Has several consumers read what is left, where one has read for a while and that is still much.
     async fn look_ahead(&mut self) -> Result<(), Trouble> {
+        let By::One(one) = &mut self.by else { return Ok(()) };
+        if one.in_a_row < FAR {
+            return Ok(());
+        }
+        one.in_a_row = 0;
         let end = blocks::near_end(self.connection, self.stream).await?;
         let next = self.last.map_or(end, |last| last + 1);
         let records = end.saturating_sub(next);
-        match &mut self.by {
-            By::One(one) if records < STRETCH => one.in_a_row = 0,
-            By::One(one) => {
-                tracing::info!(records, "far behind the end of stream {}: several consumers read it", self.stream);
-                closing(one.channel.close(200, "bye".into())).await;
-                self.by = By::Several(Box::pin(blocks::read(self.connection, self.stream, next..end + 1, self.heard)));
-            }
-            By::Several(_) => {}
+        if records >= STRETCH {
+            tracing::info!(records, "far behind the end of stream {}: several consumers read it", self.stream);
+            closing(one.channel.close(200, "bye".into())).await;
+            self.by = By::Several(Box::pin(blocks::read(self.connection, self.stream, next..end + 1, self.heard)));
         }
         Ok(())
     }
