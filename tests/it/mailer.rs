@@ -545,3 +545,50 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     assert!(!with.stderr().contains(password) && !worker.stderr().contains(password));
     assert_eq!(scene.world.depth("emails.dead").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sealed_for_one_person_is_sent_to_nobody_else() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = |rest: &str| folder.path().join(format!("key{rest}")).to_str().unwrap().to_owned();
+    let (code, _, said) = Run::new(&["keygen", &key("")]).end().await;
+    assert_eq!(code, 0, "{said}");
+    let (public, private) = (key(".pub.pem"), key(".key.pem"));
+    let keys = format!("[notification]\nseal_to = [{public:?}]\n[mailer]\nopen_with = [{private:?}]\n");
+    let worker = Run::of(&scene.world, &["--log", "json", "worker"]).config(&keys).start();
+    crate::process::ready(&worker.http().await).await;
+    scene.world.reset("main", "agent", "job").await;
+    eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
+    let genuine = scene.world.drained("emails").await[0].json();
+
+    // Copies of it, each with one field of somebody who wants to read the password.
+    let fields =
+        [("notificationId", "note-2"), ("org", "other"), ("userId", "another"), ("to", "thief@elsewhere.example")];
+    let mut mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&keys).start();
+    for (field, value) in fields {
+        scene.notify(&with(genuine.clone(), &json!({field: value}))).await;
+    }
+    eventually("four dead mails", async || (scene.world.depth("emails.dead").await == 4).then_some(())).await;
+    scene.notify(&genuine).await;
+    let letters = scene.letters(1).await;
+    assert_eq!(letters[0].to, "agent@example.com");
+    let (_, rest) = letters[0].text.split_once("password is: ").unwrap();
+    let password = rest.split_once(". Please").unwrap().0;
+    assert!(scene.world.main().logs_in("agent", password), "{}", letters[0].text);
+    is_empty(&scene.world).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    assert!(!mailer.stderr().contains(password) && !mailer.stderr().contains("example"), "{}", mailer.stderr());
+    let mut said: Vec<String> = Vec::new();
+    for letter in scene.world.drained("emails.dead").await {
+        assert_eq!(letter.header("resetd-reason").as_deref(), Some("cannot_open"));
+        let all = format!("{:?} {:?}", String::from_utf8_lossy(&letter.body), letter.properties);
+        assert!(!all.contains(password) && letter.json().get("sealed").is_none(), "{all}");
+        said.push(letter.header("resetd-detail").unwrap());
+    }
+    said.sort();
+    let mut expected = fields.map(|(field, _)| format!("{field}: it is not the one that was sealed"));
+    expected.sort();
+    for (said, expected) in said.iter().zip(&expected) {
+        assert!(said.starts_with(expected.as_str()), "{said}");
+    }
+}

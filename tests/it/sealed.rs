@@ -61,7 +61,9 @@ fn told(mail: &Taken, keys: Option<&Keys>) -> (String, String) {
         None => json["temporaryPassword"].as_str().unwrap().to_owned(),
         Some(keys) => {
             assert!(json.get("temporaryPassword").is_none() && json.get("body").is_none(), "{json}");
-            let words = wire::notification::words(&keys.open(json["sealed"].as_str().unwrap()).unwrap()).unwrap();
+            let opened = keys.open(json["sealed"].as_str().unwrap()).unwrap();
+            let note = wire::notification::read(&mail.body, &mail.properties).unwrap();
+            let words = wire::notification::words(&opened, &note).unwrap();
             assert!(words.body.contains(words.password.expose()));
             words.password.expose().to_owned()
         }
@@ -241,6 +243,7 @@ async fn opens(language: &str) {
     let world = Plan::new().config(&seal_to(&[&pair])).start().await;
     world.reset("main", "u-1", "job-1").await;
     world.recorded(1).await;
+    let [sealed] = seen(&world, "emails").await.try_into().unwrap();
     let sample = async |keys: &[PathBuf]| {
         let mut run = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
         run.arg(language).args(keys).stdin(Stdio::null());
@@ -261,6 +264,27 @@ async fn opens(language: &str) {
     assert_eq!((&mail["jobId"], &mail["to"]), (&json!("job-1"), &json!("u-1@example.com")));
     let run = sample(&[pair.private()]).await;
     says(&String::from_utf8_lossy(&run.stderr), &["no notification is waiting"]);
+    // Sealed for somebody, and put into a message to somebody else; and one that does not say for whom.
+    let channel = world.channel().await;
+    for (field, value) in [("to", json!("somebody@else.example")), ("userId", Value::Null)] {
+        let mut copy = sealed.json();
+        copy[field] = value;
+        let (exchange, body) = (world.named("notifications"), copy.to_string());
+        let options = lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() };
+        let sent = channel.basic_publish(
+            exchange.as_str().into(),
+            "email".into(),
+            options,
+            body.as_bytes(),
+            Default::default(),
+        );
+        assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+        let run = sample(&[pair.private()]).await;
+        assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
+        says(&String::from_utf8_lossy(&run.stderr), &[&format!("{field} is not the one that was sealed")]);
+        crate::world::eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+        assert_eq!(world.drained("emails").await.len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

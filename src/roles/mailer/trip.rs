@@ -305,7 +305,7 @@ fn open(desk: &Desk, note: &Note) -> Result<Words, Shut> {
             Shut::Damaged(error.to_string())
         }
     })?;
-    notification::words(&opened).map_err(|refusal| Shut::Damaged(refusal.0))
+    notification::words(&opened, note).map_err(|refusal| Shut::Damaged(refusal.0))
 }
 
 fn no_key(detail: &str) -> String {
