@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema, json_schema};
@@ -213,11 +214,12 @@ struct Opened<'a> {
     temporary_password: Text<'a>,
 }
 
-/// Reads a message of the email queue. A header that cannot be read counts as not there: it holds up nobody's password.
+/// Reads a message of the email queue, and a warning where something was not taken as it came. A header that cannot be read counts as
+/// not there: it holds up nobody's password.
 ///
 /// # Errors
 /// Where it is no notification. The refusal names the field and the rule, never a value.
-pub fn read(body: &[u8], from: &BasicProperties) -> Result<Note, Refusal> {
+pub fn read(body: &[u8], from: &BasicProperties, now: Timestamp) -> Result<(Note, Option<&'static str>), Refusal> {
     let Read { notification_id, job_id, org, user_id, to, subject, body, temporary_password, sealed, issued_at } =
         serde_json::from_slice(body).map_err(|error| unreadable("body", body.len(), &error))?;
     let headers = from.headers().as_ref();
@@ -231,20 +233,39 @@ pub fn read(body: &[u8], from: &BasicProperties) -> Result<Note, Refusal> {
             ));
         }
     };
-    Ok(Note {
+    let (issued_at, warning) = issued(&issued_at.0, from, now)?;
+    let note = Note {
         id: NoteId::parse(&notification_id.0)?,
         job: named(&job_id.0)?,
         org: org_of(&org.0)?,
         user: UserId::parse(&user_id.0)?,
         to: EmailAddress::parse("to", &to.0)?,
         subject: line(&subject.0)?,
-        issued_at: issued_at.0.parse().map_err(|_| {
-            Refusal("issuedAt: it is none; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)".into())
-        })?,
+        issued_at,
         language: language.and_then(Language::parse),
         batch: properties::batch(headers).ok().flatten(),
         content,
-    })
+    };
+    Ok((note, warning))
+}
+
+/// When the password was set, and a warning where that is not what it says. A worker whose clock is ahead costs nobody their mail: it
+/// counts as set when the message came; and nobody's mail is the newest for ever: what is published again says when that was.
+fn issued(text: &str, from: &BasicProperties, now: Timestamp) -> Result<(Timestamp, Option<&'static str>), Refusal> {
+    let wrong = |_| Refusal("issuedAt: it is none; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)".into());
+    let issued: Timestamp = text.parse().map_err(wrong)?;
+    if issued.duration_since(now) <= properties::MAX_AHEAD {
+        return Ok((issued, None));
+    }
+    let came = from.timestamp().and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
+    let came = came.filter(|came| *came <= now).unwrap_or(now);
+    Ok((came, Some("its issuedAt is more than 5 minutes ahead; it counts as issued when it came")))
+}
+
+/// The properties of a notification that is published again: it expires when the first one would have, and says when it was issued.
+pub fn published_again(properties: BasicProperties, note: &Note, expires_in: Duration) -> BasicProperties {
+    let issued = u64::try_from(note.issued_at.as_second()).unwrap_or_default();
+    properties.with_expiration(expires_in.as_millis().to_string().into()).with_timestamp(issued)
 }
 
 /// Reads what was sealed, for the notification that it came in.
@@ -320,6 +341,13 @@ mod tests {
     use super::*;
     use crate::domain::notification::{Issued, Template};
     use crate::domain::password::PasswordKind;
+
+    fn read(body: &[u8], properties: &BasicProperties) -> Result<Note, Refusal> {
+        super::read(body, properties, "2026-11-23T18:00:00Z".parse().unwrap()).map(|(note, warning)| {
+            assert_eq!(warning, None);
+            note
+        })
+    }
 
     fn written(language: Option<&Language>, batch: Option<&str>) -> (Zeroizing<Vec<u8>>, BasicProperties, String) {
         let (body, properties, password, _) = both(None, language, batch);
@@ -412,6 +440,28 @@ mod tests {
             let said = refusal(unbound.to_string().as_bytes(), &outside).unwrap_err();
             assert!(said.starts_with("sealed: a field is missing") && !said.contains(&password), "{said}");
         }
+    }
+
+    #[test]
+    fn a_notification_from_the_future_counts_as_issued_when_it_came_first() {
+        let (body, properties, _) = written(None, None);
+        let issued: Timestamp = "2026-11-23T18:00:00Z".parse().unwrap();
+        let came = |properties: &BasicProperties, seconds_before: i64| {
+            let now = issued - jiff::SignedDuration::from_secs(seconds_before);
+            let (note, warning) = super::read(&body, properties, now).unwrap();
+            (note.issued_at.duration_since(now).as_secs(), warning.is_some())
+        };
+        assert_eq!(came(&properties, -60), (-60, false));
+        assert_eq!(came(&properties, 300), (300, false), "no two clocks are the same");
+        assert_eq!(came(&properties, 301), (0, true));
+        // Published again after it came an hour before it says it was issued; then it comes again half an hour later.
+        let hour = issued - jiff::SignedDuration::from_hours(1);
+        let (note, _) = super::read(&body, &properties, hour).unwrap();
+        let again = published_again(properties.clone(), &note, Duration::from_millis(7));
+        assert_eq!(again.expiration().as_ref().map(|text| text.as_str()), Some("7"));
+        assert_eq!(came(&again, 1_800), (-1_800, true));
+        assert_eq!(came(&again, 4_000), (0, true), "nor is it issued later than now");
+        assert_eq!(came(&again, 0), (0, false), "what the body says counts as soon as it can be");
     }
 
     #[test]

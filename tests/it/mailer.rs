@@ -547,6 +547,33 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_from_the_future_is_sent_and_those_after_it_too() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    declared(&scene.world).await;
+    // Two of one person, of which the first claims to be the newest of all times; and one that is no notification and claims the same.
+    let future = json!({"issuedAt": "2099-01-01T00:00:00Z"});
+    scene.notify(&with(note(1, 0), &future)).await;
+    scene.notify(&with(with(note(2, 0), &future), &json!({"subject": "s\r\n"}))).await;
+    let (mut mailer, _) = scene.mailer().await;
+    scene.letters(1).await;
+    is_empty(&scene.world).await;
+    let again = json!({"notificationId": "note-1-again"});
+    scene.notify(&with(note(1, 0), &again)).await;
+    scene.notify(&with(note(2, 0), &json!({"notificationId": "note-2-again"}))).await;
+    let ends = by_note(&records(&scene.world, 4).await);
+    let outcome = |id: &str| (ends[id]["outcome"].as_str().unwrap(), ends[id]["reason"].as_str().unwrap_or(""));
+    assert_eq!(outcome("note-2"), ("notification_failed", "invalid_notification"));
+    for id in ["note-1", "note-1-again", "note-2-again"] {
+        assert_eq!(outcome(id), ("notified", ""), "{id}");
+    }
+    for (id, end) in &ends {
+        assert!(end["issuedAt"].as_str().unwrap() < "2099", "{id}: {end}");
+    }
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    says(&mailer.stderr(), &["its issuedAt is more than 5 minutes ahead"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_sealed_for_one_person_is_sent_to_nobody_else() {
     let scene = Scene::new(Postbox::new(), "").await;
     let folder = tempfile::tempdir().unwrap();

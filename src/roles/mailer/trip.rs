@@ -77,8 +77,15 @@ pub(super) enum Ending {
 /// Reads a mail and takes its place in its person's line, before the next one is looked at.
 pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
     let office = &desk.office;
-    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties)));
+    let now = Timestamp::now();
+    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties, now)));
     let note = read.unwrap_or_else(|_panic| Err(Refusal("the mailer's own code failed on it".into())));
+    let note = note.map(|(note, warning)| {
+        if let Some(warning) = warning {
+            tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, "{warning}");
+        }
+        note
+    });
     let mut scrubber = Scrubber::default();
     let place = note.as_ref().ok().map(|note| {
         office.ledger.seen(&about(note));
