@@ -524,7 +524,7 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     scene.world.reset("main", "agent", "job").await;
     eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
 
-    // Without the key the line stops, and nothing is lost.
+    // Without the key nothing can be opened: that is said, and nothing is lost.
     let opening = |key: &str| format!("[mailer]\nopen_with = [{key:?}]\n");
     let mut without = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
     let http = without.http().await;
@@ -544,6 +544,43 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     assert_eq!(with.terminated().await.0, 0, "{}", with.stderr());
     assert!(!with.stderr().contains(password) && !worker.stderr().contains(password));
     assert_eq!(scene.world.depth("emails.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    let (mut mailer, http) = scene.mailer().await;
+    let sealed = |n: usize, age: i64| {
+        let header = r#"{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"of-nobody"}"#;
+        let header = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, header);
+        let mut note = note(n, age);
+        note["sealed"] = json!(format!("{header}.a.b.c.d"));
+        for open in ["temporaryPassword", "body"] {
+            note.as_object_mut().unwrap().remove(open);
+        }
+        note
+    };
+    scene.notify(&sealed(1, 200)).await;
+    let parked = async || (scene.world.depth("emails.parked.2m").await == 1).then_some(());
+    eventually("it waits about as long as it has waited", parked).await;
+    let (status, ready) = readyz(&http).await.unwrap();
+    assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("stopped")), "nothing could be opened yet");
+    for n in 2..=20 {
+        scene.notify(&note(n, 0)).await;
+    }
+    scene.letters(19).await;
+    eventually("all are recorded", async || (scene.world.depth("emails").await == 0).then_some(())).await;
+    assert_eq!(parked().await, Some(()), "nobody waited for it");
+    let (status, ready) = readyz(&http).await.unwrap();
+    assert_eq!((status, &ready["mailer"]["role"]), (200, &json!("active")));
+    says(ready["mailer"]["reason"].as_str().unwrap(), &["kid of-nobody", "mailer.open_with", "wait at the broker"]);
+    // What is too old and cannot be opened does not wait for ever.
+    scene.notify(&sealed(21, 25 * 3600)).await;
+    eventually("it is dead", async || (scene.world.depth("emails.dead").await == 1).then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    says(&mailer.stderr(), &["a mail waits for its key", "kid of-nobody"]);
+    let dead = scene.world.drained("emails.dead").await;
+    assert_eq!(dead[0].header("resetd-reason").as_deref(), Some("expired"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
