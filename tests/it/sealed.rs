@@ -238,6 +238,19 @@ async fn keygen_writes_a_key_for_its_owner_alone_and_overwrites_none() {
     assert!(Keys::load(&[pair.private()]).is_ok());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keygen_prints_is_toml_whatever_the_files_are_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("m\u{e4}il\u{200b}\"\\\u{1}\u{7f}\u{1f511}");
+    let (code, out, said) = Run::new(&["keygen", name.to_str().unwrap()]).end().await;
+    assert_eq!((code, said.as_str()), (0, ""));
+    let config: toml::Table = out.parse().unwrap_or_else(|error| panic!("{error}: {out}"));
+    for (path, rest) in [(&config["notification"]["seal_to"], "pub"), (&config["mailer"]["open_with"], "key")] {
+        assert_eq!(path[0].as_str(), Some(format!("{}.{rest}.pem", name.display()).as_str()));
+    }
+    assert!(!out.contains('\u{200b}'), "what cannot be seen is written out: {out}");
+}
+
 /// The sample opens what a worker published, and not what is sealed to somebody else.
 async fn opens(language: &str) {
     let (pair, other) = (Pair::new().await, Pair::new().await);
