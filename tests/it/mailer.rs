@@ -331,6 +331,52 @@ async fn what_cannot_be_sent_is_a_dead_mail_that_says_why_and_holds_no_password(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailer_that_fails_in_every_way_leaves_no_secret_in_its_log_its_records_its_dead_mails_and_its_metrics() {
+    // A server that repeats what it was told.
+    let postbox = Postbox::answering(|to, _| {
+        let n = to.trim_start_matches("u-").split('@').next().unwrap_or_default();
+        let code = match n {
+            "1" => "550 5.1.1",
+            "2" => "451 4.3.0",
+            _ => "250",
+        };
+        (Duration::ZERO, format!("{code} <{to}> not with secret-pw-{n}"))
+    });
+    let scene = Scene::new(postbox, "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n").await;
+    let run = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
+    let mut mailer = run.env("RUST_LOG", "trace,lapin::returned_messages=trace").start();
+    let http = mailer.http().await;
+    role_is(&http, "active").await;
+    for n in 1..=3 {
+        scene.notify(&note(n, 0)).await;
+    }
+    scene.notify(&note(4, 25 * 3600)).await;
+    scene.notify(&with(note(5, 0), &json!({"sealed": "secret-pw-5"}))).await;
+    scene.notify(&with(note(6, 0), &json!({"to": "u-6"}))).await;
+    let records = records(&scene.world, 6).await;
+    eventually("five dead mails", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
+    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let (_, ready) = readyz(&http).await.unwrap();
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    let message = crate::ops::message;
+    let dead = scene.world.drained("emails.dead").await;
+    let mut places = vec![("the log", mailer.stderr()), ("the metrics", metrics), ("readyz", ready.to_string())];
+    places.extend(records.iter().map(|record| ("a record", message(record))));
+    // A dead mail says who was to be told, and nothing else does.
+    for address in (1..=5).map(|n| format!("u-{n}@example.com")) {
+        assert!(places.iter().all(|(_, said)| !said.contains(&address)), "{address}");
+    }
+    places.extend(dead.iter().map(|letter| ("a dead mail", message(letter))));
+    for secret in (1..=6).map(|n| format!("secret-pw-{n}")) {
+        for disguise in crate::ops::disguises(&secret) {
+            for (place, said) in &places {
+                assert!(!said.contains(&disguise), "{disguise} is in {place}: {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_broker() {
     let postbox = Postbox::answering(|_, before| {
         let said = if before == 0 { "450 4.2.1 busy" } else { "250 taken" };
