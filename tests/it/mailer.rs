@@ -28,11 +28,11 @@ struct Scene {
 const QUICK: &str =
     "[mailer]\nenabled = true\nfrom = \"noreply@example.com\"\nrate_per_minute = 60000\ntimeout = \"1s\"\n";
 
-fn section(port: u16) -> String {
+pub fn section(port: u16) -> String {
     format!("{QUICK}[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"off\"\n")
 }
 
-async fn serve(postbox: &Postbox, listener: TcpListener) -> DropGuard {
+pub async fn serve(postbox: &Postbox, listener: TcpListener) -> DropGuard {
     let (serving, stop) = (postbox.clone(), CancellationToken::new());
     let stopped = stop.clone();
     tokio::spawn(async move { serving.serve(listener, stopped).await });
@@ -83,7 +83,7 @@ async fn role(http: &str) -> Option<String> {
     Some(readyz(http).await?.1["mailer"]["role"].as_str()?.to_owned())
 }
 
-async fn role_is(http: &str, expected: &str) {
+pub async fn role_is(http: &str, expected: &str) {
     eventually(&format!("the mailer is {expected}"), async || {
         (role(http).await.as_deref() == Some(expected)).then_some(())
     })
