@@ -23,7 +23,12 @@ const find = ({ kid }) => {
 // Only the algorithms that resetd writes: a message is not to choose how it is opened.
 const options = { keyManagementAlgorithms: ["RSA-OAEP-256"], contentEncryptionAlgorithms: ["A256GCM"] };
 const { plaintext } = await compactDecrypt(sealed, find, options);
-console.log(JSON.stringify({ ...notification, ...JSON.parse(new TextDecoder().decode(plaintext)) })); // here: send the mail
+const opened = JSON.parse(new TextDecoder().decode(plaintext));
+// Who copies a sealed text into a message of their own is not to choose who gets it.
+for (const name of ["notificationId", "org", "userId", "to"]) {
+  if (!opened[name] || opened[name] !== notification[name]) throw new Error(`${name} is not the one that was sealed: tell nobody`);
+}
+console.log(JSON.stringify({ ...notification, ...opened })); // here: send the mail
 channel.ack(message); // only then
 await channel.close();
 await connection.close();

@@ -25,6 +25,11 @@ kid = token.jose_header["kid"]
 if kid not in keys:
     sys.exit(f"it is sealed to kid {kid}, and no key here has that thumbprint")
 token.decrypt(keys[kid])
-print(json.dumps(notification | json.loads(token.payload)))  # here: send the mail
+opened = json.loads(token.payload)
+# Who copies a sealed text into a message of their own is not to choose who gets it.
+for name in ("notificationId", "org", "userId", "to"):
+    if opened[name] != notification.get(name):
+        sys.exit(f"{name} is not the one that was sealed: tell nobody")
+print(json.dumps(notification | opened))  # here: send the mail
 channel.basic_ack(method.delivery_tag)  # only then
 connection.close()

@@ -84,11 +84,21 @@ pub struct BulkView {
     pub until: Timestamp,
 }
 
+/// Mails that are sealed to a key that is not here, and wait while the others are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Locked {
+    /// Why, and what to do.
+    why: String,
+    /// Whether another mail could be opened since.
+    others_open: bool,
+}
+
 /// One org's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrgState {
     session: Session,
     stops: BTreeMap<StopCause, String>,
+    locked: Option<Locked>,
     /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
     pub breaker: Option<BreakerView>,
     /// Its bulk lane; `None` while that is open. It changes neither the role nor whether the org is ready.
@@ -101,7 +111,7 @@ impl OrgState {
         self.session == Session::Active
     }
 
-    /// Its role, and why where it is not at work.
+    /// Its role, and why where it is not at work, or not with all of it. One that can open nothing is stopped.
     pub fn role(&self) -> (Role, Option<String>) {
         let stops: Vec<&str> = self.stops.values().map(String::as_str).collect();
         match &self.session {
@@ -110,7 +120,11 @@ impl OrgState {
                 let all: Vec<&str> = stops.into_iter().chain([reason.as_str()]).collect();
                 (Role::Stopped, Some(all.join("; ")))
             }
-            Session::Active if stops.is_empty() => (Role::Active, None),
+            Session::Active if stops.is_empty() => match &self.locked {
+                Some(Locked { why, others_open: false }) => (Role::Stopped, Some(why.clone())),
+                Some(Locked { why, others_open: true }) => (Role::Active, Some(why.clone())),
+                None => (Role::Active, None),
+            },
             Session::Standby if stops.is_empty() => (Role::Standby, None),
             Session::Active | Session::Standby => (Role::Stopped, Some(stops.join("; "))),
         }
@@ -139,7 +153,7 @@ impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
         let session = Session::Starting("connecting to the broker".into());
-        let row = OrgState { session, stops: BTreeMap::new(), breaker: None, bulk: None };
+        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, bulk: None };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
@@ -161,6 +175,17 @@ impl Board {
     /// That cause is mended.
     pub fn mended(&self, org: &str, cause: StopCause) {
         let _ = self.row(org, |row| drop(row.stops.remove(&cause)));
+    }
+
+    /// Something came that is sealed to a key that is not here, and what to do. It is said until the process ends: keys are read at its
+    /// start.
+    pub fn locked(&self, org: &str, why: &str) {
+        let _ = self.row(org, |row| row.locked = Some(Locked { why: why.to_owned(), others_open: false }));
+    }
+
+    /// Something else could be opened.
+    pub fn opened(&self, org: &str) {
+        let _ = self.row(org, |row| row.locked.iter_mut().for_each(|locked| locked.others_open = true));
     }
 
     /// How the org's breaker stands; `None`: closed.
@@ -213,6 +238,22 @@ mod tests {
         board.stop("a", StopCause::Forbidden, "missing.permissions");
         let stopped = (Role::Stopped, Some("missing.permissions".into()));
         assert_eq!((state().ready(), state().orgs["a"].role()), (false, stopped));
+    }
+
+    #[test]
+    fn what_lacks_a_key_is_said_and_stops_only_where_nothing_else_can_be_opened() {
+        let board = Board::new(["a"].into_iter());
+        let role = || board.watch().borrow().orgs["a"].role();
+        board.session("a", Session::Active);
+        board.opened("a");
+        assert_eq!(role(), (Role::Active, None));
+        board.locked("a", "no key");
+        assert_eq!((role(), board.watch().borrow().ready()), ((Role::Stopped, Some("no key".into())), false));
+        board.opened("a");
+        assert_eq!((role(), board.watch().borrow().ready()), ((Role::Active, Some("no key".into())), true));
+        board.locked("a", "no key");
+        board.session("a", Session::Standby);
+        assert_eq!(role(), (Role::Standby, None), "another one may have it");
     }
 
     #[test]

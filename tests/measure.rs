@@ -174,7 +174,7 @@ fn the_cost_of_sealing() {
     use resetd::mail::keys::{Bits, Pair};
     use resetd::mail::seal::{Keys, Seal};
     let folder = tempfile::tempdir().unwrap();
-    let secret = br#"{"temporaryPassword":"0123456789abcdef0123","body":"Your temporary password is: 0123456789abcdef0123. Please log in and change it immediately."}"#;
+    let secret = br#"{"notificationId":"0199d7a0-0000-7000-8000-000000000000","org":"main","userId":"0f6e7c1a-0000-4000-8000-000000000000","to":"agent@example.com","temporaryPassword":"0123456789abcdef0123","body":"Your temporary password is: 0123456789abcdef0123. Please log in and change it immediately."}"#;
     for (bits, name) in [(Bits::Rsa3072, "RSA 3072"), (Bits::Rsa4096, "RSA 4096")] {
         let begun = Instant::now();
         let pair = Pair::generate(bits).unwrap();

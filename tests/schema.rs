@@ -184,5 +184,9 @@ fn what_the_worker_writes_is_as_its_schema_says() {
     fits("sealed-notification", &read(&notification::message(&notification, Some("e30.a.b.c.d"), ttl).0));
     let secret = read(&notification::secret(&notification));
     let password = notification.password.expose();
-    assert_eq!(secret, json!({"temporaryPassword": password, "body": format!("It is {password}")}));
+    assert_eq!(
+        secret,
+        json!({"notificationId": "n-1", "org": "main", "userId": "u-1", "to": "agent@example.com",
+            "temporaryPassword": password, "body": format!("It is {password}")})
+    );
 }

@@ -24,7 +24,7 @@ pub enum Unsent {
     RetriesExhausted,
     /// The message is no notification.
     InvalidNotification,
-    /// It was sealed, and is damaged.
+    /// It was sealed, and is damaged, or was sealed for another notification.
     CannotOpen,
 }
 
@@ -64,7 +64,7 @@ impl Unsent {
             Self::Undeliverable => "The mail service refuses it",
             Self::RetriesExhausted => "Every try failed",
             Self::InvalidNotification => "The message is no notification",
-            Self::CannotOpen => "It was sealed, and is damaged",
+            Self::CannotOpen => "It was sealed, and is damaged or meant for somebody else",
         }
     }
 

@@ -55,8 +55,6 @@ pub enum StopCause {
     Unpublishable,
     /// The mail service refuses the mailer, or the way there is not safe.
     MailRefused,
-    /// Mails are sealed to a key that the mailer does not have.
-    NoKey,
 }
 
 /// What the job does next.

@@ -173,6 +173,29 @@ impl Keys {
         self.0.iter().map(|(kid, _)| kid.as_str())
     }
 
+    /// Whether the key that a sealed text names is here. It need not open with that.
+    ///
+    /// # Errors
+    /// As [`Keys::open`], but for what is damaged.
+    pub fn find(&self, sealed: &str) -> Result<(), CannotOpen> {
+        self.key_for(sealed.split('.').next().unwrap_or_default()).map(drop)
+    }
+
+    /// The key that the first part of a compact JWE names, and its `kid`.
+    fn key_for(&self, header: &str) -> Result<(String, &OaepPrivateDecryptingKey), CannotOpen> {
+        let header: Option<Header> = decode(header).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Header { alg, enc, kid, crit, zip } = header.ok_or(CannotOpen::NotSealed)?;
+        if alg != ALG || enc != ENC || crit.is_some() || zip.is_some() {
+            return Err(CannotOpen::Foreign { kid: cut(&kid), alg: cut(&alg), enc: cut(&enc) });
+        }
+        if let Some((_, key)) = self.0.iter().find(|(known, _)| *known == kid) {
+            return Ok((kid, key));
+        }
+        let known: Vec<&str> = self.kids().collect();
+        let known = if known.is_empty() { "no key".to_owned() } else { known.join(", ") };
+        Err(CannotOpen::UnknownKey { kid: cut(&kid), known })
+    }
+
     /// Opens a compact JWE.
     ///
     /// # Errors
@@ -180,17 +203,7 @@ impl Keys {
     pub fn open(&self, sealed: &str) -> Result<Zeroizing<Vec<u8>>, CannotOpen> {
         let parts: Vec<&str> = sealed.split('.').collect();
         let [first, encrypted, nonce, text, tag] = parts[..] else { return Err(CannotOpen::NotSealed) };
-        let decode = |part: &str| BASE64URL.decode(part).ok();
-        let header: Option<Header> = decode(first).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let Header { alg, enc, kid, crit, zip } = header.ok_or(CannotOpen::NotSealed)?;
-        if alg != ALG || enc != ENC || crit.is_some() || zip.is_some() {
-            return Err(CannotOpen::Foreign { kid: cut(&kid), alg: cut(&alg), enc: cut(&enc) });
-        }
-        let Some((_, key)) = self.0.iter().find(|(known, _)| *known == kid) else {
-            let known: Vec<&str> = self.kids().collect();
-            let known = if known.is_empty() { "no key".to_owned() } else { known.join(", ") };
-            return Err(CannotOpen::UnknownKey { kid: cut(&kid), known });
-        };
+        let (kid, key) = self.key_for(first)?;
         let opened = (|| {
             let nonce = Nonce::try_assume_unique_for_key(&decode(nonce)?).ok()?;
             let mut content_key = Zeroizing::new(vec![0; key.min_output_size()]);
@@ -203,6 +216,10 @@ impl Keys {
         })();
         opened.ok_or(CannotOpen::Damaged { kid })
     }
+}
+
+fn decode(part: &str) -> Option<Vec<u8>> {
+    BASE64URL.decode(part).ok()
 }
 
 /// A foreign value as far as it is repeated, without its control characters.

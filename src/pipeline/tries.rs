@@ -230,8 +230,6 @@ fn why(cause: StopCause, detail: &str) -> String {
             "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
         ),
         // None of these is what a try of a PATCH decides.
-        StopCause::ClientRefused | StopCause::Unpublishable | StopCause::MailRefused | StopCause::NoKey => {
-            detail.to_owned()
-        }
+        StopCause::ClientRefused | StopCause::Unpublishable | StopCause::MailRefused => detail.to_owned(),
     }
 }

@@ -59,13 +59,24 @@ pub fn run(args: &Args) -> Result<()> {
         // Half a pair is of no use, and nobody has seen this one.
         let _ = fs::remove_file(&private);
     })?;
-    let shown = |path: &Path| format!("{:?}", absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let shown = |path: &Path| toml_string(&absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy());
     stdout::say(&format!(
         "# kid {}: the first for the workers, the second for who opens.\n[notification]\nseal_to = [{}]\n[mailer]\nopen_with = [{}]",
         pair.kid,
         shown(&public),
         shown(&private)
     ))
+}
+
+/// A basic string of TOML. What cannot be seen is written as what it is; Rust has another way for that.
+fn toml_string(text: &str) -> String {
+    let write = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        // Seen as it is.
+        c if c == '\'' || c.escape_debug().len() == 1 => c.to_string(),
+        c => format!("\\U{:08X}", u32::from(c)),
+    };
+    format!("\"{}\"", text.chars().map(write).collect::<String>())
 }
 
 /// A name may have dots of its own.

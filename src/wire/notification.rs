@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema, json_schema};
@@ -64,17 +65,23 @@ struct SealedBody<'a> {
     to: &'a str,
     /// One line; it never holds the password.
     subject: &'a str,
-    /// A compact JWE (RSA-OAEP-256, A256GCM) to the key that its header names by `kid`. In it is JSON: `temporaryPassword` and `body`.
+    /// A compact JWE (RSA-OAEP-256, A256GCM) to the key that its header names by `kid`. In it is JSON: `temporaryPassword` and `body`, and
+    /// once more `notificationId`, `org`, `userId` and `to`. Where one of these is not the same as outside, nobody is to be told.
     sealed: &'a str,
     /// When the org confirmed that it is set.
     #[schemars(schema_with = "schema::moment")]
     issued_at: String,
 }
 
-/// What is sealed.
+/// What is sealed: the words, and whom they are for, so that who copies a sealed text into a message of their own does not choose who
+/// is told.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Secret<'a> {
+    notification_id: &'a str,
+    org: &'a str,
+    user_id: &'a str,
+    to: &'a str,
     temporary_password: &'a str,
     body: &'a str,
 }
@@ -92,7 +99,14 @@ pub fn sealed_schema() -> Schema {
 /// What is to be sealed of it. The bytes zero themselves.
 pub fn secret(notification: &Notification<'_>) -> Zeroizing<Vec<u8>> {
     let body = notification.template.body(notification.password);
-    secret_json(&Secret { temporary_password: notification.password.expose(), body: &body })
+    secret_json(&Secret {
+        notification_id: &notification.issued.notification_id,
+        org: notification.org,
+        user_id: notification.user.as_str(),
+        to: notification.to.as_str(),
+        temporary_password: notification.password.expose(),
+        body: &body,
+    })
 }
 
 /// Body and properties. The bytes hold the password, unless its [`secret`] is given sealed, and zero themselves.
@@ -187,16 +201,25 @@ struct Read<'a> {
 #[serde(rename_all = "camelCase")]
 struct Opened<'a> {
     #[serde(borrow)]
+    notification_id: Text<'a>,
+    #[serde(borrow)]
+    org: Text<'a>,
+    #[serde(borrow)]
+    user_id: Text<'a>,
+    #[serde(borrow)]
+    to: Text<'a>,
+    #[serde(borrow)]
     body: Text<'a>,
     #[serde(borrow)]
     temporary_password: Text<'a>,
 }
 
-/// Reads a message of the email queue. A header that cannot be read counts as not there: it holds up nobody's password.
+/// Reads a message of the email queue, and a warning where something was not taken as it came. A header that cannot be read counts as
+/// not there: it holds up nobody's password.
 ///
 /// # Errors
 /// Where it is no notification. The refusal names the field and the rule, never a value.
-pub fn read(body: &[u8], from: &BasicProperties) -> Result<Note, Refusal> {
+pub fn read(body: &[u8], from: &BasicProperties, now: Timestamp) -> Result<(Note, Option<&'static str>), Refusal> {
     let Read { notification_id, job_id, org, user_id, to, subject, body, temporary_password, sealed, issued_at } =
         serde_json::from_slice(body).map_err(|error| unreadable("body", body.len(), &error))?;
     let headers = from.headers().as_ref();
@@ -210,30 +233,61 @@ pub fn read(body: &[u8], from: &BasicProperties) -> Result<Note, Refusal> {
             ));
         }
     };
-    Ok(Note {
+    let (issued_at, warning) = issued(&issued_at.0, from, now)?;
+    let note = Note {
         id: NoteId::parse(&notification_id.0)?,
         job: named(&job_id.0)?,
         org: org_of(&org.0)?,
         user: UserId::parse(&user_id.0)?,
         to: EmailAddress::parse("to", &to.0)?,
         subject: line(&subject.0)?,
-        issued_at: issued_at.0.parse().map_err(|_| {
-            Refusal("issuedAt: it is none; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)".into())
-        })?,
+        issued_at,
         language: language.and_then(Language::parse),
         batch: properties::batch(headers).ok().flatten(),
         content,
-    })
+    };
+    Ok((note, warning))
 }
 
-/// Reads what was sealed: the JSON object of `temporaryPassword` and `body`.
+/// When the password was set, and a warning where that is not what it says. A worker whose clock is ahead costs nobody their mail: it
+/// counts as set when the message came; and nobody's mail is the newest for ever: what is published again says when that was.
+fn issued(text: &str, from: &BasicProperties, now: Timestamp) -> Result<(Timestamp, Option<&'static str>), Refusal> {
+    let wrong = |_| Refusal("issuedAt: it is none; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)".into());
+    let issued: Timestamp = text.parse().map_err(wrong)?;
+    if issued.duration_since(now) <= properties::MAX_AHEAD {
+        return Ok((issued, None));
+    }
+    let came = from.timestamp().and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
+    let came = came.filter(|came| *came <= now).unwrap_or(now);
+    Ok((came, Some("its issuedAt is more than 5 minutes ahead; it counts as issued when it came")))
+}
+
+/// The properties of a notification that is published again: it expires when the first one would have, and says when it was issued.
+pub fn published_again(properties: BasicProperties, note: &Note, expires_in: Duration) -> BasicProperties {
+    let issued = u64::try_from(note.issued_at.as_second()).unwrap_or_default();
+    properties.with_expiration(expires_in.as_millis().to_string().into()).with_timestamp(issued)
+}
+
+/// Reads what was sealed, for the notification that it came in.
 ///
 /// # Errors
-/// As [`read`].
-pub fn words(opened: &[u8]) -> Result<Words, Refusal> {
-    let Opened { body, temporary_password } =
+/// As [`read`]; and where it was sealed for another notification, or another person, than it came in.
+pub fn words(opened: &[u8], came_in: &Note) -> Result<Words, Refusal> {
+    let Opened { notification_id, org, user_id, to, body, temporary_password } =
         serde_json::from_slice(opened).map_err(|error| unreadable("sealed", opened.len(), &error))?;
-    words_of(body, temporary_password)
+    let words = words_of(body, temporary_password)?;
+    let both = [
+        ("notificationId", notification_id, came_in.id.as_str()),
+        ("org", org, came_in.org.as_str()),
+        ("userId", user_id, came_in.user.as_str()),
+        ("to", to, came_in.to.as_str()),
+    ];
+    match both.iter().find(|(_, sealed, outside)| sealed.0 != *outside) {
+        None => Ok(words),
+        Some((field, ..)) => Err(Refusal(format!(
+            "{field}: it is not the one that was sealed: it was changed on its way, or the sealed text is another notification's"
+        ))),
+    }
 }
 
 /// Where it cannot be read, and not what stands there: the library's own words may repeat it.
@@ -288,7 +342,24 @@ mod tests {
     use crate::domain::notification::{Issued, Template};
     use crate::domain::password::PasswordKind;
 
+    fn read(body: &[u8], properties: &BasicProperties) -> Result<Note, Refusal> {
+        super::read(body, properties, "2026-11-23T18:00:00Z".parse().unwrap()).map(|(note, warning)| {
+            assert_eq!(warning, None);
+            note
+        })
+    }
+
     fn written(language: Option<&Language>, batch: Option<&str>) -> (Zeroizing<Vec<u8>>, BasicProperties, String) {
+        let (body, properties, password, _) = both(None, language, batch);
+        (body, properties, password)
+    }
+
+    /// Body and properties, the password, and what would be sealed.
+    fn both(
+        sealed: Option<&str>,
+        language: Option<&Language>,
+        batch: Option<&str>,
+    ) -> (Zeroizing<Vec<u8>>, BasicProperties, String, Zeroizing<Vec<u8>>) {
         let password = Password::generate(PasswordKind::Policy { length: 20 }).unwrap();
         let notification = Notification {
             issued: &Issued { notification_id: "n-1".into(), at: "2026-11-23T18:00:00Z".parse().unwrap() },
@@ -301,8 +372,8 @@ mod tests {
             language,
             batch,
         };
-        let (body, properties) = message(&notification, None, Duration::from_secs(1));
-        (body, properties, password.expose().to_owned())
+        let (body, properties) = message(&notification, sealed, Duration::from_secs(1));
+        (body, properties, password.expose().to_owned(), secret(&notification))
     }
 
     #[test]
@@ -335,17 +406,62 @@ mod tests {
 
     #[test]
     fn a_sealed_one_has_one_field_in_place_of_two_and_holds_the_same_words() {
-        let (body, properties, password) = written(None, None);
-        let mut json: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let fields = json.as_object_mut().unwrap();
-        let inner =
-            serde_json::json!({"temporaryPassword": fields.remove("temporaryPassword"), "body": fields.remove("body")});
-        fields.insert("sealed".into(), "a.b.c.d.e".into());
-        let note = read(json.to_string().as_bytes(), &properties).unwrap();
-        assert!(matches!(note.content, Content::Sealed(sealed) if sealed == "a.b.c.d.e"));
-        assert_eq!(words(inner.to_string().as_bytes()).unwrap().password.expose(), password);
-        let both = inner.to_string().replace('{', r#"{"sealed":"x","notificationId":"n","jobId":"j","org":"main","userId":"u","to":"a@b.c","subject":"s","issuedAt":"2026-11-23T18:00:00Z","#);
+        let (body, properties, password, secret) = both(Some("a.b.c.d.e"), None, None);
+        let note = read(&body, &properties).unwrap();
+        assert!(matches!(&note.content, Content::Sealed(sealed) if sealed == "a.b.c.d.e"));
+        assert!(!String::from_utf8_lossy(&body).contains(&password));
+        let words = words(&secret, &note).unwrap();
+        assert_eq!((words.password.expose(), words.body.as_str()), (&*password, &*format!("It is:\n{password}")));
+        let open = String::from_utf8(written(None, None).0.to_vec()).unwrap();
+        let both = open.replacen('{', r#"{"sealed":"a.b.c.d.e","#, 1);
         assert!(read(both.as_bytes(), &properties).unwrap_err().0.contains("in place of both"));
+    }
+
+    #[test]
+    fn what_was_sealed_for_one_notification_is_not_read_in_another() {
+        let (body, properties, password, secret) = both(Some("a.b.c.d.e"), None, None);
+        let outside: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let refusal = |secret: &[u8], outside: &serde_json::Value| {
+            let note = read(outside.to_string().as_bytes(), &properties).unwrap();
+            words(secret, &note).map(drop).map_err(|refusal| refusal.0)
+        };
+        assert_eq!(refusal(&secret, &outside), Ok(()));
+        for (field, value) in
+            [("notificationId", "n-2"), ("org", "other"), ("userId", "u-2"), ("to", "Agent@example.com")]
+        {
+            let mut changed = outside.clone();
+            changed[field] = value.into();
+            let said = refusal(&secret, &changed).unwrap_err();
+            assert!(said.starts_with(&format!("{field}: it is not the one that was sealed")), "{said}");
+            assert!(!said.contains(&password) && !said.contains("example.com"), "{said}");
+            // Nor where it does not say for whom it was sealed.
+            let mut unbound: serde_json::Value = serde_json::from_slice(&secret).unwrap();
+            unbound.as_object_mut().unwrap().remove(field);
+            let said = refusal(unbound.to_string().as_bytes(), &outside).unwrap_err();
+            assert!(said.starts_with("sealed: a field is missing") && !said.contains(&password), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_notification_from_the_future_counts_as_issued_when_it_came_first() {
+        let (body, properties, _) = written(None, None);
+        let issued: Timestamp = "2026-11-23T18:00:00Z".parse().unwrap();
+        let came = |properties: &BasicProperties, seconds_before: i64| {
+            let now = issued - jiff::SignedDuration::from_secs(seconds_before);
+            let (note, warning) = super::read(&body, properties, now).unwrap();
+            (note.issued_at.duration_since(now).as_secs(), warning.is_some())
+        };
+        assert_eq!(came(&properties, -60), (-60, false));
+        assert_eq!(came(&properties, 300), (300, false), "no two clocks are the same");
+        assert_eq!(came(&properties, 301), (0, true));
+        // Published again after it came an hour before it says it was issued; then it comes again half an hour later.
+        let hour = issued - jiff::SignedDuration::from_hours(1);
+        let (note, _) = super::read(&body, &properties, hour).unwrap();
+        let again = published_again(properties.clone(), &note, Duration::from_millis(7));
+        assert_eq!(again.expiration().as_ref().map(|text| text.as_str()), Some("7"));
+        assert_eq!(came(&again, 1_800), (-1_800, true));
+        assert_eq!(came(&again, 4_000), (0, true), "nor is it issued later than now");
+        assert_eq!(came(&again, 0), (0, false), "what the body says counts as soon as it can be");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{redact, schema};
 use crate::domain::job::{JobId, Refusal, Wishes};
 
 /// How far ahead of our clock a producer's may be.
-const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// The longest batch name, in characters.
 const MAX_BATCH: usize = 255;
 /// The batch it belongs to.

@@ -379,7 +379,7 @@ async fn a_password_of_any_characters_is_seen_in_the_mail_as_it_is_to_be_typed()
         let mut headers = lapin::types::FieldTable::default();
         headers.insert("resetd-language".into(), lapin::types::AMQPValue::LongString(language.into()));
         let properties = lapin::BasicProperties::default().with_headers(headers);
-        let note = notification::read(body.to_string().as_bytes(), &properties).unwrap();
+        let (note, _) = notification::read(body.to_string().as_bytes(), &properties, jiff::Timestamp::now()).unwrap();
         let words = Words { password: Password::told(Zeroizing::new(password.into())), body: Zeroizing::default() };
         let mail = templates.mail(&note, &words).unwrap();
         let path = folder.path().join(format!("{language}.html"));

@@ -28,11 +28,11 @@ struct Scene {
 const QUICK: &str =
     "[mailer]\nenabled = true\nfrom = \"noreply@example.com\"\nrate_per_minute = 60000\ntimeout = \"1s\"\n";
 
-fn section(port: u16) -> String {
+pub fn section(port: u16) -> String {
     format!("{QUICK}[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"off\"\n")
 }
 
-async fn serve(postbox: &Postbox, listener: TcpListener) -> DropGuard {
+pub async fn serve(postbox: &Postbox, listener: TcpListener) -> DropGuard {
     let (serving, stop) = (postbox.clone(), CancellationToken::new());
     let stopped = stop.clone();
     tokio::spawn(async move { serving.serve(listener, stopped).await });
@@ -83,7 +83,7 @@ async fn role(http: &str) -> Option<String> {
     Some(readyz(http).await?.1["mailer"]["role"].as_str()?.to_owned())
 }
 
-async fn role_is(http: &str, expected: &str) {
+pub async fn role_is(http: &str, expected: &str) {
     eventually(&format!("the mailer is {expected}"), async || {
         (role(http).await.as_deref() == Some(expected)).then_some(())
     })
@@ -331,6 +331,52 @@ async fn what_cannot_be_sent_is_a_dead_mail_that_says_why_and_holds_no_password(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailer_that_fails_in_every_way_leaves_no_secret_in_its_log_its_records_its_dead_mails_and_its_metrics() {
+    // A server that repeats what it was told.
+    let postbox = Postbox::answering(|to, _| {
+        let n = to.trim_start_matches("u-").split('@').next().unwrap_or_default();
+        let code = match n {
+            "1" => "550 5.1.1",
+            "2" => "451 4.3.0",
+            _ => "250",
+        };
+        (Duration::ZERO, format!("{code} <{to}> not with secret-pw-{n}"))
+    });
+    let scene = Scene::new(postbox, "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n").await;
+    let run = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
+    let mut mailer = run.env("RUST_LOG", "trace,lapin::returned_messages=trace").start();
+    let http = mailer.http().await;
+    role_is(&http, "active").await;
+    for n in 1..=3 {
+        scene.notify(&note(n, 0)).await;
+    }
+    scene.notify(&note(4, 25 * 3600)).await;
+    scene.notify(&with(note(5, 0), &json!({"sealed": "secret-pw-5"}))).await;
+    scene.notify(&with(note(6, 0), &json!({"to": "u-6"}))).await;
+    let records = records(&scene.world, 6).await;
+    eventually("five dead mails", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
+    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let (_, ready) = readyz(&http).await.unwrap();
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    let message = crate::ops::message;
+    let dead = scene.world.drained("emails.dead").await;
+    let mut places = vec![("the log", mailer.stderr()), ("the metrics", metrics), ("readyz", ready.to_string())];
+    places.extend(records.iter().map(|record| ("a record", message(record))));
+    // A dead mail says who was to be told, and nothing else does.
+    for address in (1..=5).map(|n| format!("u-{n}@example.com")) {
+        assert!(places.iter().all(|(_, said)| !said.contains(&address)), "{address}");
+    }
+    places.extend(dead.iter().map(|letter| ("a dead mail", message(letter))));
+    for secret in (1..=6).map(|n| format!("secret-pw-{n}")) {
+        for disguise in crate::ops::disguises(&secret) {
+            for (place, said) in &places {
+                assert!(!said.contains(&disguise), "{disguise} is in {place}: {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_broker() {
     let postbox = Postbox::answering(|_, before| {
         let said = if before == 0 { "450 4.2.1 busy" } else { "250 taken" };
@@ -524,7 +570,7 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     scene.world.reset("main", "agent", "job").await;
     eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
 
-    // Without the key the line stops, and nothing is lost.
+    // Without the key nothing can be opened: that is said, and nothing is lost.
     let opening = |key: &str| format!("[mailer]\nopen_with = [{key:?}]\n");
     let mut without = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
     let http = without.http().await;
@@ -544,4 +590,115 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     assert_eq!(with.terminated().await.0, 0, "{}", with.stderr());
     assert!(!with.stderr().contains(password) && !worker.stderr().contains(password));
     assert_eq!(scene.world.depth("emails.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    let (mut mailer, http) = scene.mailer().await;
+    let sealed = |n: usize, age: i64| {
+        let header = r#"{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"of-nobody"}"#;
+        let header = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, header);
+        let mut note = note(n, age);
+        note["sealed"] = json!(format!("{header}.a.b.c.d"));
+        for open in ["temporaryPassword", "body"] {
+            note.as_object_mut().unwrap().remove(open);
+        }
+        note
+    };
+    scene.notify(&sealed(1, 200)).await;
+    let parked = async || (scene.world.depth("emails.parked.2m").await == 1).then_some(());
+    eventually("it waits about as long as it has waited", parked).await;
+    let (status, ready) = readyz(&http).await.unwrap();
+    assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("stopped")), "nothing could be opened yet");
+    for n in 2..=20 {
+        scene.notify(&note(n, 0)).await;
+    }
+    scene.letters(19).await;
+    eventually("all are recorded", async || (scene.world.depth("emails").await == 0).then_some(())).await;
+    assert_eq!(parked().await, Some(()), "nobody waited for it");
+    let (status, ready) = readyz(&http).await.unwrap();
+    assert_eq!((status, &ready["mailer"]["role"]), (200, &json!("active")));
+    says(ready["mailer"]["reason"].as_str().unwrap(), &["kid of-nobody", "mailer.open_with", "wait at the broker"]);
+    // What is too old and cannot be opened does not wait for ever.
+    scene.notify(&sealed(21, 25 * 3600)).await;
+    eventually("it is dead", async || (scene.world.depth("emails.dead").await == 1).then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    says(&mailer.stderr(), &["a mail waits for its key", "kid of-nobody"]);
+    let dead = scene.world.drained("emails.dead").await;
+    assert_eq!(dead[0].header("resetd-reason").as_deref(), Some("expired"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_from_the_future_is_sent_and_those_after_it_too() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    declared(&scene.world).await;
+    // Two of one person, of which the first claims to be the newest of all times; and one that is no notification and claims the same.
+    let future = json!({"issuedAt": "2099-01-01T00:00:00Z"});
+    scene.notify(&with(note(1, 0), &future)).await;
+    scene.notify(&with(with(note(2, 0), &future), &json!({"subject": "s\r\n"}))).await;
+    let (mut mailer, _) = scene.mailer().await;
+    scene.letters(1).await;
+    is_empty(&scene.world).await;
+    let again = json!({"notificationId": "note-1-again"});
+    scene.notify(&with(note(1, 0), &again)).await;
+    scene.notify(&with(note(2, 0), &json!({"notificationId": "note-2-again"}))).await;
+    let ends = by_note(&records(&scene.world, 4).await);
+    let outcome = |id: &str| (ends[id]["outcome"].as_str().unwrap(), ends[id]["reason"].as_str().unwrap_or(""));
+    assert_eq!(outcome("note-2"), ("notification_failed", "invalid_notification"));
+    for id in ["note-1", "note-1-again", "note-2-again"] {
+        assert_eq!(outcome(id), ("notified", ""), "{id}");
+    }
+    for (id, end) in &ends {
+        assert!(end["issuedAt"].as_str().unwrap() < "2099", "{id}: {end}");
+    }
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    says(&mailer.stderr(), &["its issuedAt is more than 5 minutes ahead"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sealed_for_one_person_is_sent_to_nobody_else() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = |rest: &str| folder.path().join(format!("key{rest}")).to_str().unwrap().to_owned();
+    let (code, _, said) = Run::new(&["keygen", &key("")]).end().await;
+    assert_eq!(code, 0, "{said}");
+    let (public, private) = (key(".pub.pem"), key(".key.pem"));
+    let keys = format!("[notification]\nseal_to = [{public:?}]\n[mailer]\nopen_with = [{private:?}]\n");
+    let worker = Run::of(&scene.world, &["--log", "json", "worker"]).config(&keys).start();
+    crate::process::ready(&worker.http().await).await;
+    scene.world.reset("main", "agent", "job").await;
+    eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
+    let genuine = scene.world.drained("emails").await[0].json();
+
+    // Copies of it, each with one field of somebody who wants to read the password.
+    let fields =
+        [("notificationId", "note-2"), ("org", "other"), ("userId", "another"), ("to", "thief@elsewhere.example")];
+    let mut mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&keys).start();
+    for (field, value) in fields {
+        scene.notify(&with(genuine.clone(), &json!({field: value}))).await;
+    }
+    eventually("four dead mails", async || (scene.world.depth("emails.dead").await == 4).then_some(())).await;
+    scene.notify(&genuine).await;
+    let letters = scene.letters(1).await;
+    assert_eq!(letters[0].to, "agent@example.com");
+    let (_, rest) = letters[0].text.split_once("password is: ").unwrap();
+    let password = rest.split_once(". Please").unwrap().0;
+    assert!(scene.world.main().logs_in("agent", password), "{}", letters[0].text);
+    is_empty(&scene.world).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    assert!(!mailer.stderr().contains(password) && !mailer.stderr().contains("example"), "{}", mailer.stderr());
+    let mut said: Vec<String> = Vec::new();
+    for letter in scene.world.drained("emails.dead").await {
+        assert_eq!(letter.header("resetd-reason").as_deref(), Some("cannot_open"));
+        let all = format!("{:?} {:?}", String::from_utf8_lossy(&letter.body), letter.properties);
+        assert!(!all.contains(password) && letter.json().get("sealed").is_none(), "{all}");
+        said.push(letter.header("resetd-detail").unwrap());
+    }
+    said.sort();
+    let mut expected = fields.map(|(field, _)| format!("{field}: it is not the one that was sealed"));
+    expected.sort();
+    for (said, expected) in said.iter().zip(&expected) {
+        assert!(said.starts_with(expected.as_str()), "{said}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Sealed notifications: made by `resetd keygen`, opened by the samples, and no password in any byte that the broker was given.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use crate::broker::Broker;
 use crate::ops::disguises;
 use crate::process::{Process, Run, ends, says};
 use crate::relay::Relay;
-use crate::world::{Plan, Taken, World, named, reset_body};
+use crate::world::{Plan, Taken, World, named, reset_body, unlimited};
 
 /// A pair that `resetd keygen` made.
 struct Pair {
@@ -61,7 +62,10 @@ fn told(mail: &Taken, keys: Option<&Keys>) -> (String, String) {
         None => json["temporaryPassword"].as_str().unwrap().to_owned(),
         Some(keys) => {
             assert!(json.get("temporaryPassword").is_none() && json.get("body").is_none(), "{json}");
-            let words = wire::notification::words(&keys.open(json["sealed"].as_str().unwrap()).unwrap()).unwrap();
+            let opened = keys.open(json["sealed"].as_str().unwrap()).unwrap();
+            let read = wire::notification::read(&mail.body, &mail.properties, jiff::Timestamp::now());
+            let (note, _) = read.unwrap();
+            let words = wire::notification::words(&opened, &note).unwrap();
             assert!(words.body.contains(words.password.expose()));
             words.password.expose().to_owned()
         }
@@ -103,14 +107,34 @@ fn found(passwords: &[String], places: &[(String, Vec<u8>)]) -> usize {
     passwords.iter().filter(is_there).count()
 }
 
-/// The passwords of 20 jobs, and how many of them were in what the broker was sent, and in its files.
+/// The passwords that the org was sent.
+fn set_passwords(org: &Relay) -> BTreeSet<String> {
+    const BEGINNING: &[u8] = br#"{"schemas""#;
+    let mut set = BTreeSet::new();
+    for heard in org.heard() {
+        let beginnings = (0..heard.len()).filter(|at| heard[*at..].starts_with(BEGINNING));
+        for at in beginnings {
+            let body = serde_json::Deserializer::from_slice(&heard[at..]).into_iter::<Value>().next().unwrap().unwrap();
+            let operations = body["Operations"].as_array().into_iter().flatten();
+            let password = operations.filter(|operation| operation["path"] == "password");
+            set.extend(password.map(|operation| operation["value"].as_str().unwrap().to_owned()));
+        }
+    }
+    set
+}
+
+/// How many mails there are of 21 jobs, of which one is refused; and how many of the 21 passwords that the org was sent were in what the
+/// broker was sent, and in its files.
 async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
     let broker = Broker::private();
     let relay = Relay::listening_to(&broker.url);
     let seal = pair.map(|pair| seal_to(&[pair])).unwrap_or_default();
     // A password that is tried again, and one that ends as a dead letter after it was made.
     let plan = Plan::at(&broker.url).config(&seal).config("[password]\nkind = \"policy\"");
-    let world = plan.prepare().await;
+    let settings = resetd::sim::Settings { password: resetd::sim::PasswordForm::Plaintext, ..unlimited() };
+    let mut world = plan.org("main", settings, "").config("[wire]\npassword = \"plaintext\"").prepare().await;
+    let org = Relay::listening_to(&world.orgs["main"].base);
+    world.config = world.config.replace(&world.orgs["main"].base, org.url().trim_end_matches('/'));
     for fault in [
         json!({"status": 500, "next": 1, "user": "main-user-3"}),
         json!({"status": 400, "always": true, "user": "refused", "apply": true}),
@@ -125,14 +149,14 @@ async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
     assert_eq!(worker.terminated().await.0, 0, "{}", worker.stderr());
     let keys = pair.map(Pair::keys);
     let mails = seen(&world, "emails").await;
-    let passwords: Vec<String> = mails
-        .iter()
-        .map(|mail| {
-            let (user, password) = told(mail, keys.as_ref());
-            assert!(world.main().logs_in(&user, &password), "{user}");
-            password
-        })
-        .collect();
+    let set = set_passwords(&org);
+    for mail in &mails {
+        let (user, password) = told(mail, keys.as_ref());
+        assert!(world.main().logs_in(&user, &password) && set.contains(&password), "{user}");
+    }
+    // That of the refused one too, which is in no mail.
+    let passwords: Vec<String> = set.into_iter().collect();
+    assert_eq!((passwords.len(), world.depth("resets.main.dead").await), (21, 1));
     let folder = broker.folder();
     let broker = std::sync::Arc::new(broker);
     broker.told("stop").await;
@@ -142,7 +166,7 @@ async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
     // What lies there is what was looked at: the users' ids are in both.
     let user = ["main-user-7".to_owned()];
     assert_eq!((found(&user, &sent), found(&user, &stored)), (1, 1), "{} files", stored.len());
-    (passwords.len(), found(&passwords, &sent), found(&passwords, &stored))
+    (mails.len(), found(&passwords, &sent), found(&passwords, &stored))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,7 +175,7 @@ async fn with_sealing_on_no_password_is_in_any_byte_sent_to_the_broker_or_in_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_sealing_off_the_same_look_finds_every_password_in_both() {
+async fn with_sealing_off_the_same_look_finds_every_password_that_was_mailed_in_both() {
     assert_eq!(what_the_broker_got(None).await, (20, 20, 20));
 }
 
@@ -230,9 +254,42 @@ async fn keygen_writes_a_key_for_its_owner_alone_and_overwrites_none() {
     assert!(!pair.public().exists());
     ends(Run::new(&["keygen", "nowhere/mail"]), 1, &["nowhere/mail.key.pem", "its folder must be there"]).await;
     ends(Run::new(&["keygen", "--bits", "1024", "mail"]), 2, &["1024", "3072, 4096"]).await;
-    // One that others may read is taken, with a warning.
-    std::fs::set_permissions(pair.private(), std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(Keys::load(&[pair.private()]).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_key_that_others_can_read_is_taken_with_a_warning() {
+    let pair = Pair::new().await;
+    let world = Plan::new().prepare().await;
+    let config = format!(
+        "[mailer]\nfrom = \"noreply@example.com\"\nopen_with = [{:?}]\n[mailer.smtp]\nhost = \"127.0.0.1\"\nport = 9\ntls = \"off\"\n",
+        pair.private()
+    );
+    for (mode, warned) in [(0o600, false), (0o640, true), (0o604, true)] {
+        std::fs::set_permissions(pair.private(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut mailer = Run::of(&world, &["--log", "json", "mailer"]).config(&config).start();
+        // It has its keys by then.
+        mailer.http().await;
+        assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+        let log = mailer.stderr();
+        let warning = log.lines().find(|line| line.contains("chmod 600"));
+        assert_eq!(warning.is_some(), warned, "{mode:o}: {log}");
+        if let Some(warning) = warning {
+            says(warning, &["WARN", "mailer.open_with", "mail-2026.11.key.pem", &format!("{mode:o}")]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keygen_prints_is_toml_whatever_the_files_are_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("m\u{e4}il\u{200b}\"\\\u{1}\u{7f}\u{1f511}");
+    let (code, out, said) = Run::new(&["keygen", name.to_str().unwrap()]).end().await;
+    assert_eq!((code, said.as_str()), (0, ""));
+    let config: toml::Table = out.parse().unwrap_or_else(|error| panic!("{error}: {out}"));
+    for (path, rest) in [(&config["notification"]["seal_to"], "pub"), (&config["mailer"]["open_with"], "key")] {
+        assert_eq!(path[0].as_str(), Some(format!("{}.{rest}.pem", name.display()).as_str()));
+    }
+    assert!(!out.contains('\u{200b}'), "what cannot be seen is written out: {out}");
 }
 
 /// The sample opens what a worker published, and not what is sealed to somebody else.
@@ -241,6 +298,7 @@ async fn opens(language: &str) {
     let world = Plan::new().config(&seal_to(&[&pair])).start().await;
     world.reset("main", "u-1", "job-1").await;
     world.recorded(1).await;
+    let [sealed] = seen(&world, "emails").await.try_into().unwrap();
     let sample = async |keys: &[PathBuf]| {
         let mut run = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
         run.arg(language).args(keys).stdin(Stdio::null());
@@ -261,6 +319,27 @@ async fn opens(language: &str) {
     assert_eq!((&mail["jobId"], &mail["to"]), (&json!("job-1"), &json!("u-1@example.com")));
     let run = sample(&[pair.private()]).await;
     says(&String::from_utf8_lossy(&run.stderr), &["no notification is waiting"]);
+    // Sealed for somebody, and put into a message to somebody else; and one that does not say for whom.
+    let channel = world.channel().await;
+    for (field, value) in [("to", json!("somebody@else.example")), ("userId", Value::Null)] {
+        let mut copy = sealed.json();
+        copy[field] = value;
+        let (exchange, body) = (world.named("notifications"), copy.to_string());
+        let options = lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() };
+        let sent = channel.basic_publish(
+            exchange.as_str().into(),
+            "email".into(),
+            options,
+            body.as_bytes(),
+            Default::default(),
+        );
+        assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+        let run = sample(&[pair.private()]).await;
+        assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
+        says(&String::from_utf8_lossy(&run.stderr), &[&format!("{field} is not the one that was sealed")]);
+        crate::world::eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+        assert_eq!(world.drained("emails").await.len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

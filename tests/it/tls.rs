@@ -4,10 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use resetd::roles::demo::postbox::Postbox;
+
 use crate::broker::Broker;
 use crate::certificates::Authority;
 use crate::process::{Run, ends, ready, says};
-use crate::world::{Plan, World, locked_out};
+use crate::world::{Plan, World, eventually, locked_out};
 
 /// In the URL of every worker here, and in nothing that is ever said.
 const PASSWORD: &str = "s3cr3t-of-the-broker";
@@ -120,14 +123,72 @@ async fn a_worker_that_lost_the_broker_says_what_does_not_fit_and_goes_on_when_i
         broker.told("start").await;
     };
     turned(&late, &late_key).await;
-    crate::world::eventually("it says so", async || {
-        worker.stderr().contains("renew the broker's certificate").then_some(())
-    })
-    .await;
+    eventually("it says so", async || worker.stderr().contains("renew the broker's certificate").then_some(())).await;
     assert_eq!(worker.has_ended(), None);
     turned(&kept.path().join("cert.pem"), &kept.path().join("key.pem")).await;
     world.connection = crate::world::connect(&broker.url).await;
     world.reset("main", "u-2", "job-2").await;
     world.recorded(2).await;
     assert_eq!(worker.terminated().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_commands_reach_the_broker_over_tls_and_a_certificate_that_expires_cuts_no_connection_that_is_open() {
+    let authority = Authority::new();
+    let broker = broker(&authority);
+    let postbox = Postbox::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mails = crate::mailer::section(listener.local_addr().unwrap().port());
+    let _serving = crate::mailer::serve(&postbox, listener).await;
+    let world = Plan::at(&broker.url).config(&mails).prepare().await;
+    world.main().add_fault(crate::world::fault("status=404,always=true,user=u-nobody"));
+    let with = |(certificate, key): (&Path, &Path)| {
+        let section = section(&broker, "127.0.0.1", Some(&authority.certificate()), Some((certificate, key)));
+        section.replace(&format!("resetd:{PASSWORD}"), "guest:guest")
+    };
+    let (certificate, key) = authority.issue("long", "DNS:everybody", "2");
+    let long = with((&certificate, &key));
+
+    // The worker's certificate is soon over; on a busy machine the first one may be so before the worker has come so far.
+    let mut seconds = 6;
+    let (mut worker, brief, expires) = loop {
+        let (certificate, key, expires) = authority.issue_for_seconds("brief", "DNS:worker", seconds);
+        let brief = with((&certificate, &key));
+        let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&brief).start();
+        let ended = eventually("it is ready, or came too late", async || {
+            let log = worker.stderr();
+            (log.contains("at work on") || worker.has_ended().is_some()).then(|| worker.has_ended())
+        });
+        if ended.await.is_none() && Timestamp::now() < expires {
+            break (worker, brief, expires);
+        }
+        seconds *= 2;
+        assert!(seconds < 60, "{}", worker.stderr());
+    };
+
+    let mut mailer = Run::of(&world, &["--log", "json", "mailer"]).config(&long).start();
+    crate::mailer::role_is(&mailer.http().await, "active").await;
+    let enqueue = async |csv: &str| {
+        let (code, out, err) = Run::of(&world, &["enqueue", "-"]).config(&long).stdin(csv).end().await;
+        assert_eq!(code, 0, "{out}{err}");
+    };
+    let told = async |mails: usize| {
+        eventually("the mails came", async || (postbox.letters().len() == mails).then_some(())).await;
+    };
+    enqueue("userId,email\nu-1,u-1@example.com\nu-nobody,u-2@example.com\n").await;
+    told(1).await;
+    world.recorded(2).await;
+    let (code, out, err) = Run::of(&world, &["dead", "list"]).config(&long).end().await;
+    assert_eq!(code, 0, "{out}{err}");
+    says(&out, &["1 letter", "u-nobody", "not_found"]);
+
+    eventually("the certificate expires", async || (Timestamp::now() > expires).then_some(())).await;
+    let refusals = ["TLS: ", "CertificateExpired", "amqp.client_cert_file", "renew it"];
+    let (code, out, err) = Run::of(&world, &["check"]).config(&brief).end().await;
+    assert_eq!(code, 1, "{out}{err}");
+    says(&out, &refusals);
+    enqueue("userId,email\nu-3,u-3@example.com\n").await;
+    told(2).await;
+    assert_eq!((worker.terminated().await.0, mailer.terminated().await.0), (0, 0));
+    assert!(!worker.stderr().contains("not consuming"), "its connection stayed open: {}", worker.stderr());
 }

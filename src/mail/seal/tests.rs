@@ -95,6 +95,8 @@ fn what_was_sealed_to_an_unknown_key_is_named_by_it() {
     let sealed = seal(&["a.pub.pem"]).close(SECRET).unwrap();
     let error = keys(&["b.key.pem"]).open(&sealed).unwrap_err();
     assert_eq!(error, CannotOpen::UnknownKey { kid: kid("a"), known: kid("b") });
+    assert_eq!(keys(&["b.key.pem"]).find(&sealed).unwrap_err(), error, "it is known before it is opened");
+    assert_eq!(keys(&["b.key.pem", "a.key.pem"]).find(&sealed), Ok(()));
     assert_eq!(
         Keys::load(&[]).unwrap().open(&sealed).unwrap_err(),
         CannotOpen::UnknownKey { kid: kid("a"), known: "no key".into() }

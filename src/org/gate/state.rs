@@ -114,11 +114,9 @@ impl<T> State<T> {
         let stopped = self.stops.iter().map(|(cause, stop)| match cause {
             // No try is let through: whoever owes what cannot be published tries that again, and says so when it can.
             StopCause::Unpublishable => now + SOON,
-            StopCause::ClientRefused
-            | StopCause::TokenRefused
-            | StopCause::Forbidden
-            | StopCause::MailRefused
-            | StopCause::NoKey => stop.until,
+            StopCause::ClientRefused | StopCause::TokenRefused | StopCause::Forbidden | StopCause::MailRefused => {
+                stop.until
+            }
         });
         let breaker = match self.breaker.stand() {
             Stand::Open(opening) => Some(opening.probe_at),

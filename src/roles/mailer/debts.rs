@@ -114,7 +114,8 @@ fn end(mail: &Mail, remains: &Remains, unsent: Option<Unsent>, at: Timestamp) ->
         org: org.as_ref().filter(is_name)?.clone(),
         user: UserId::parse(user_id.as_ref()?).ok()?,
         batch: None,
-        issued_at: issued_at.as_ref().and_then(|text| text.parse().ok()).unwrap_or(at),
+        // A moment ahead would make every real mail of that job an older one.
+        issued_at: issued_at.as_ref().and_then(|text| text.parse().ok()).unwrap_or(at).min(at),
         unsent,
         status,
         attempts,
@@ -193,5 +194,5 @@ fn expiring(properties: BasicProperties, mail: &Mail, ttl: Duration) -> BasicPro
     let Ok(note) = &mail.note else { return properties };
     let age = Duration::try_from(Timestamp::now().duration_since(note.issued_at)).unwrap_or_default();
     let left = (ttl + crate::config::Notification::GRACE).saturating_sub(age).max(Duration::from_secs(1));
-    properties.with_expiration(left.as_millis().to_string().into())
+    wire::notification::published_again(properties, note, left)
 }

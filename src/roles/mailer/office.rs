@@ -37,6 +37,7 @@ const MAX_SENT: usize = 10_000;
 /// The mailer's office.
 #[derive(Debug)]
 pub(super) struct Office {
+    board: Board,
     pub(super) names: Names,
     pub(super) gate: Gate<()>,
     pub(super) courier: Courier,
@@ -86,6 +87,7 @@ impl Office {
         );
         let longest = courier.longest();
         Ok(Self {
+            board: board.clone(),
             claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
             depths: Depths::of_mails(NAME, names.clone()),
             gate,
@@ -137,6 +139,16 @@ impl Office {
     /// A record says so.
     pub(super) fn is_recorded(&self, note: &str) {
         self.sent().remove(note);
+    }
+
+    /// A mail waits for a key that is not here.
+    pub(super) fn lacks_key(&self, why: &str) {
+        self.board.locked(NAME, why);
+    }
+
+    /// A mail could be opened.
+    pub(super) fn has_opened(&self) {
+        self.board.opened(NAME);
     }
 
     /// It has been at work.

@@ -1,7 +1,7 @@
 //! The trip of one mail, from top to bottom; each stage is one line here and one function below.
 //!
 //! ```text
-//! delivery → parse → sent already? → its own wait → turn → newest? → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
+//! delivery → parse → sent already? → its own wait → turn → newest? → its key here? → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
 //!          → again, wait at the broker, or give up
 //!          → record, or dead mail and record, confirmed → ack
 //! ```
@@ -36,8 +36,8 @@ use crate::org::turns::Turn;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::wire::again::{self, Luggage};
-use crate::wire::notification;
 use crate::wire::redact::Scrubber;
+use crate::wire::{moment, notification};
 
 /// Beyond the longest that a delivery takes: the courier ends it by itself.
 const TO_SPARE: Duration = Duration::from_secs(2);
@@ -77,8 +77,15 @@ pub(super) enum Ending {
 /// Reads a mail and takes its place in its person's line, before the next one is looked at.
 pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
     let office = &desk.office;
-    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties)));
+    let now = Timestamp::now();
+    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties, now)));
     let note = read.unwrap_or_else(|_panic| Err(Refusal("the mailer's own code failed on it".into())));
+    let note = note.map(|(note, warning)| {
+        if let Some(warning) = warning {
+            tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, "{warning}");
+        }
+        note
+    });
     let mut scrubber = Scrubber::default();
     let place = note.as_ref().ok().map(|note| {
         office.ledger.seen(&about(note));
@@ -156,6 +163,9 @@ async fn travel(
             mail.luggage.until = None;
             continue;
         }
+        if let Some(detail) = lacks_key(desk, note).filter(|_| ahead(expires).is_some()) {
+            return Err(wait_for_its_key(desk, note, &detail));
+        }
         let pass = office.gate.pass(Lane::Interactive, Some(expires), false);
         let permit = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
             None => continue,
@@ -172,16 +182,12 @@ async fn travel(
         }
         let words = match open(desk, note) {
             Ok(words) => words,
-            Err(Shut::Damaged(detail)) => {
+            Err(detail) => {
                 permit.answered(&note.user, Verdict::Neutral);
                 return Ok(Ending::Unsent(Unsent::CannotOpen, detail));
             }
-            Err(Shut::NoKey(detail)) => {
-                permit.answered(&note.user, Verdict::Neutral);
-                office.gate.stop(StopCause::NoKey, &no_key(&detail));
-                continue;
-            }
         };
+        office.has_opened();
         mail.scrubber.add(words.password.expose());
         let written = match office.templates.mail(note, &words) {
             Ok(written) => written,
@@ -205,7 +211,6 @@ async fn travel(
                 office.has_sent(note, delivered);
                 permit.answered(&note.user, Verdict::Worked);
                 office.gate.mended(StopCause::MailRefused);
-                office.gate.mended(StopCause::NoKey);
                 mail.luggage.tried += 1;
                 failpoint::reach(Stage::Delivered, note.id.as_str());
                 return Ok(Ending::Sent(delivered));
@@ -286,30 +291,38 @@ async fn wait_its_time(desk: &Desk, hold: Instant, wait: Duration) -> Result<(),
     desk.unless_left(hold, sleep(wait)).await
 }
 
-/// Why a sealed notification is not opened.
-enum Shut {
-    /// Somebody has to give us the key.
-    NoKey(String),
-    /// Nobody can.
-    Damaged(String),
+/// What is said of the key that opens it, where that is not here.
+fn lacks_key(desk: &Desk, note: &Note) -> Option<String> {
+    let Content::Sealed(sealed) = &note.content else { return None };
+    match desk.office.keys.find(sealed) {
+        Err(error @ CannotOpen::UnknownKey { .. }) => Some(error.to_string()),
+        // What nobody can open is said when it is its turn.
+        Ok(()) | Err(CannotOpen::NotSealed | CannotOpen::Foreign { .. } | CannotOpen::Damaged { .. }) => None,
+    }
 }
 
-fn open(desk: &Desk, note: &Note) -> Result<Words, Shut> {
-    let sealed = match &note.content {
-        Content::Open(words) => return Ok(words.clone()),
-        Content::Sealed(sealed) => sealed,
-    };
-    let opened = desk.office.keys.open(sealed).map_err(|error| match error {
-        CannotOpen::UnknownKey { .. } => Shut::NoKey(error.to_string()),
-        CannotOpen::NotSealed | CannotOpen::Foreign { .. } | CannotOpen::Damaged { .. } => {
-            Shut::Damaged(error.to_string())
+/// It waits at the broker by itself, before the gate, so that it costs the others neither time nor a permit: about as long again as it
+/// has waited already, until somebody gives us the key or it is too old.
+fn wait_for_its_key(desk: &Desk, note: &Note, detail: &str) -> Leave {
+    let rung = Rung::fitting(Timestamp::now().duration_since(note.issued_at).try_into().unwrap_or_default());
+    let delay_ms = millis(rung.wait());
+    tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, delay_ms, detail, "a mail waits for its key");
+    desk.office.lacks_key(&format!(
+        "a mail cannot be opened: {detail} (last seen at {}); such mails wait at the broker while others are sent; add that private key to mailer.open_with and start the mailer again",
+        moment(Timestamp::now())
+    ));
+    Leave::Again(Berth::Rung(rung))
+}
+
+/// Nobody can open it, where it does not open here: its key is not missing.
+fn open(desk: &Desk, note: &Note) -> Result<Words, String> {
+    match &note.content {
+        Content::Open(words) => Ok(words.clone()),
+        Content::Sealed(sealed) => {
+            let opened = desk.office.keys.open(sealed).map_err(|error| error.to_string())?;
+            notification::words(&opened, note).map_err(|refusal| refusal.0)
         }
-    })?;
-    notification::words(&opened).map_err(|refusal| Shut::Damaged(refusal.0))
-}
-
-fn no_key(detail: &str) -> String {
-    format!("a mail cannot be opened: {detail}; add that private key to mailer.open_with and start the mailer again")
+    }
 }
 
 /// A fault that is not of this mail's own counts as if it were of several people: while the next hop is away, one mail that waits
