@@ -59,6 +59,8 @@ pub(super) struct Trip {
     pub(super) trace: Option<TraceParent>,
     /// The batch it belongs to, for the same reason.
     pub(super) batch: Option<String>,
+    /// When it was asked for, where its producer said; for the same reason.
+    pub(super) asked_at: Option<Timestamp>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
     /// The name that the job gives in its place.

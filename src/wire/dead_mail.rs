@@ -142,6 +142,8 @@ pub struct DeadMail {
     pub attempts: Option<u32>,
     /// The batch that the job belongs to.
     pub batch: Option<String>,
+    /// When the job was asked for.
+    pub asked_at: Option<Timestamp>,
     /// When it was given up.
     pub dead_at: Option<Timestamp>,
 }
@@ -159,6 +161,7 @@ impl DeadMail {
             status: number(STATUS).and_then(|status| u16::try_from(status).ok()),
             attempts: number(ATTEMPTS).and_then(|attempts| u32::try_from(attempts).ok()),
             batch: said(properties::BATCH),
+            asked_at: from.timestamp().and_then(properties::moment_asked),
             dead_at: said(DEAD_AT).and_then(|text| text.parse().ok()),
         }
     }
@@ -178,8 +181,11 @@ impl DeadMail {
 /// Before the id of a dead mail, in the id of the job that it becomes: replayed twice it is done once.
 const AGAIN: &str = "mail:";
 
-/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded.
-pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded. It asks
+/// for what that job asked for, and so as of the same moment: a reset asked for later, whose password the person has, supersedes it, and
+/// of several dead mails of one person the newest alone is done. Where no moment is known it is that of its end: what had succeeded
+/// before had superseded the mail. `now`: where not even that can be read.
+pub fn again(letter: &DeadMail, user: &UserId, to: &str, now: Timestamp) -> (Vec<u8>, BasicProperties) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Job<'a> {
@@ -188,7 +194,8 @@ pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, Basi
         email: &'a str,
     }
     let job = Job { user_id: user.as_str(), password: true, email: to };
-    (json(&job), properties::job_properties(&format!("{AGAIN}{id}"), at))
+    let asked_at = letter.asked_at.or(letter.dead_at).unwrap_or(now);
+    (json(&job), properties::job_properties(&format!("{AGAIN}{}", letter.id()), asked_at))
 }
 
 /// That an operator took a dead mail away for good.
