@@ -6,12 +6,14 @@ use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
 use super::properties::{self, integer, text};
 use super::redact::Scrubber;
 use super::{again, json, ledger, moment, persistent, schema};
 use crate::domain::mailing::Unsent;
+use crate::domain::note::NoteId;
 use crate::domain::user::UserId;
 
 /// The longest value of a message that is no notification that is kept, in characters.
@@ -130,6 +132,9 @@ pub fn headers_schema() -> Schema {
 /// A dead mail read back. What its headers do not say, or say in an odd way, is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DeadMail {
+    /// By what it is called: the notification's id, or a name made from what is left where it has none that could be one. Two that are
+    /// not the same never have one name: a replay makes a job of each.
+    pub id: String,
     /// What is kept of the notification; it holds the address.
     pub remains: Remains,
     /// Why it was given up.
@@ -154,8 +159,11 @@ impl DeadMail {
         let header = |name: &str| from.headers().as_ref().and_then(|headers| headers.inner().get(name));
         let said = |name: &str| header(name).and_then(text).map(str::to_owned);
         let number = |name: &str| header(name).and_then(integer);
+        let remains: Remains = serde_json::from_slice(body).unwrap_or_default();
+        let given = remains.notification_id.as_deref().and_then(|id| NoteId::parse(id).ok());
         Self {
-            remains: serde_json::from_slice(body).unwrap_or_default(),
+            id: given.map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), |id| id.to_string()),
+            remains,
             reason: said(REASON).unwrap_or_else(|| "unknown".into()),
             detail: said(DETAIL).filter(|detail| !detail.is_empty()),
             status: number(STATUS).and_then(|status| u16::try_from(status).ok()),
@@ -164,11 +172,6 @@ impl DeadMail {
             asked_at: from.timestamp().and_then(properties::moment_asked),
             dead_at: said(DEAD_AT).and_then(|text| text.parse().ok()),
         }
-    }
-
-    /// By what it is called: the notification's id, else the job's.
-    pub fn id(&self) -> &str {
-        self.remains.notification_id.as_deref().or(self.remains.job_id.as_deref()).unwrap_or("?")
     }
 
     /// The org, the user and the address that a new job is made of; `None` where one is not known.
@@ -195,7 +198,7 @@ pub fn again(letter: &DeadMail, user: &UserId, to: &str, now: Timestamp) -> (Vec
     }
     let job = Job { user_id: user.as_str(), password: true, email: to };
     let asked_at = letter.asked_at.or(letter.dead_at).unwrap_or(now);
-    (json(&job), properties::job_properties(&format!("{AGAIN}{}", letter.id()), asked_at))
+    (json(&job), properties::job_properties(&format!("{AGAIN}{}", letter.id), asked_at))
 }
 
 /// That an operator took a dead mail away for good.
@@ -232,6 +235,7 @@ pub fn line(letter: &DeadMail, with_address: bool) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
+        id: &'a str,
         notification_id: Option<&'a str>,
         job_id: Option<&'a str>,
         org: Option<&'a str>,
@@ -251,6 +255,7 @@ pub fn line(letter: &DeadMail, with_address: bool) -> String {
     }
     let remains = &letter.remains;
     let line = Line {
+        id: &letter.id,
         notification_id: remains.notification_id.as_deref(),
         job_id: remains.job_id.as_deref(),
         org: remains.org.as_deref(),
@@ -309,7 +314,7 @@ mod tests {
         );
         assert_eq!((properties.expiration(), properties.message_id().clone()), (&None, Some("n".into())));
         let read = DeadMail::read(&body, &properties);
-        assert_eq!((read.id(), read.reason.as_str(), read.status), ("n", "undeliverable", Some(550)));
+        assert_eq!((read.id.as_str(), read.reason.as_str(), read.status), ("n", "undeliverable", Some(550)));
         assert_eq!((read.attempts, read.batch.as_deref()), (Some(2), Some("v")));
         assert_eq!(read.detail.as_ref().unwrap().chars().count(), 512);
         let (org, user, to) = read.whom().unwrap();
@@ -329,6 +334,28 @@ mod tests {
             assert_eq!(of(bad), "{}", "{bad}");
         }
         let read = DeadMail::read(b"{}", &BasicProperties::default());
-        assert_eq!((read.id(), read.reason.as_str(), read.whom()), ("?", "unknown", None));
+        assert_eq!((read.reason.as_str(), read.whom()), ("unknown", None));
+    }
+
+    #[test]
+    fn two_dead_mails_of_two_people_become_two_jobs_whatever_ids_they_have() {
+        let (long, cut) = ("n".repeat(300), format!("{}-other", "n".repeat(300)));
+        let jobs = |ids: [Option<&str>; 2]| {
+            let of = |user: &str, id: Option<&str>| {
+                let body =
+                    serde_json::json!({"org": "main", "userId": user, "to": "a@example.com", "notificationId": id});
+                let letter = DeadMail::read(body.to_string().as_bytes(), &BasicProperties::default());
+                let (org, whom, to) = letter.whom().unwrap();
+                assert_eq!(org, "main");
+                again(&letter, &whom, to, Timestamp::UNIX_EPOCH).1.message_id().clone().unwrap()
+            };
+            [of("u-1", ids[0]), of("u-2", ids[1])]
+        };
+        for ids in [[None, None], [Some(""), Some("")], [Some("?"), Some("?")], [Some(&long), Some(&cut)]] {
+            let [one, other] = jobs(ids);
+            assert_ne!(one, other, "{ids:?}");
+        }
+        assert_eq!(jobs([Some("n-1"), None])[0].as_str(), "mail:n-1");
+        assert_eq!(jobs([None, None]), jobs([None, None]), "replayed twice it is done once");
     }
 }

@@ -138,7 +138,7 @@ impl Kind for Mails {
     }
 
     fn id(letter: &DeadMail) -> &str {
-        letter.id()
+        &letter.id
     }
 
     fn passes(filter: &Filter, org: Option<&str>, letter: &DeadMail) -> bool {

@@ -57,3 +57,28 @@ async fn a_dead_mail_that_is_replayed_resets_nobody_who_has_a_newer_password_and
     let letters = scene.letters(1).await;
     assert_eq!(letters[0].to, "right@example.com");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_mail_of_an_org_without_a_lane_stays_and_keeps_no_other_back() {
+    let scene = Scene::new(Postbox::answering(|_, _| (Duration::ZERO, "550 no".into())), "").await;
+    let (mut mailer, _) = scene.mailer().await;
+    for (n, org) in [(1, "main"), (2, "gone"), (3, "main")] {
+        scene.notify(&with(note(n, 0), &json!({"org": org}))).await;
+    }
+    eventually("all are dead", async || (scene.world.depth("emails.dead").await == 3).then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    let mut world = scene.world;
+    world.start_worker().await;
+    world.ready().await;
+    world.stop_worker().await.unwrap();
+    let replay = ["dead", "--queue", "emails", "replay", "--all", "--yes"];
+    let (code, out, said) = Run::of(&world, &replay).end().await;
+    assert_eq!(code, 1, "{said}");
+    says(&out, &["emails: 2 letters replayed"]);
+    says(&said, &["2 of 3 letters were replayed; the others stay", "no queue takes it", "\"gone\""]);
+    eventually("one stays", async || (world.depth("emails.dead").await == 1).then_some(())).await;
+    assert_eq!(
+        (world.depth("resets.main").await, world.drained("emails.dead").await[0].json()["org"].clone()),
+        (2, json!("gone"))
+    );
+}
