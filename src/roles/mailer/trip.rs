@@ -332,7 +332,5 @@ fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
 
 fn failed(note: &Note, mail: &Mail, wait: Option<Duration>, detail: &str) {
     let (delay_ms, detail) = (wait.map(millis), mail.scrubber.text(detail));
-    // Its words may repeat the address: it is for the dead mail alone.
-    let detail = detail.replace(note.to.as_str(), "[address]");
     tracing::info!(mail.id = %note.id, job.id = %note.job, org = note.org, attempt = mail.luggage.tried, status = mail.status, delay_ms, detail, "a try failed");
 }
