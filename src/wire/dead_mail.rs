@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
 use super::properties::{self, integer, text};
@@ -18,8 +19,8 @@ use crate::domain::user::UserId;
 
 /// The longest value of a message that is no notification that is kept, in characters.
 const MAX_VALUE: usize = 512;
-/// What all headers of ours begin with.
-const OURS: &str = "resetd-";
+/// The headers that are kept: of others nobody knows what they hold.
+const KEPT: [&str; 2] = [properties::BATCH, "traceparent"];
 
 /// What is kept of a notification. A message that was none has what could be read of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +51,15 @@ pub struct Remains {
     pub issued_at: Option<String>,
 }
 
+/// The password of a message that is no notification, as far as it can be told.
+pub fn password(body: &[u8]) -> Option<Zeroizing<String>> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    match fields.remove("temporaryPassword") {
+        Some(Value::String(password)) => Some(Zeroizing::new(password)),
+        Some(_) | None => None,
+    }
+}
+
 impl Remains {
     /// Of a message of the email queue: the fields that may be kept, and no other.
     pub fn of(body: &[u8], scrubber: &Scrubber) -> Self {
@@ -69,6 +79,11 @@ impl Remains {
             subject: take("subject"),
             issued_at: take("issuedAt"),
         }
+    }
+
+    /// The same without the text of whoever wrote what is no notification: a password may stand in it that nobody knows for one.
+    pub fn without_text(self) -> Self {
+        Self { subject: None, ..self }
     }
 }
 
@@ -91,7 +106,7 @@ pub struct Death {
 pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec<u8>, BasicProperties) {
     let mut headers = FieldTable::default();
     for (name, value) in again::headers(from).inner() {
-        if !name.as_str().starts_with(OURS) {
+        if KEPT.contains(&name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -289,7 +304,7 @@ mod tests {
     #[test]
     fn a_dead_mail_keeps_who_and_why_and_no_password() {
         let mut headers = FieldTable::default();
-        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent"] {
+        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent", "x-of-somebody"] {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
         let came =

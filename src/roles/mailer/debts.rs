@@ -35,7 +35,10 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
         Ending::Sent(delivered) => (None, format!("status {}", delivered.status)),
         Ending::Unsent(reason, detail) => (Some(*reason), detail.clone()),
     };
-    let remains = Remains::of(&delivery.body, &mail.scrubber);
+    let mut remains = Remains::of(&delivery.body, &mail.scrubber);
+    if mail.note.is_err() {
+        remains = remains.without_text();
+    }
     // As the record has it: it is read again from the stream, and must count once.
     let at = wire::to_the_millisecond(Timestamp::now());
     if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {

@@ -36,6 +36,7 @@ use crate::org::turns::Turn;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::wire::again::{self, Luggage};
+use crate::wire::dead_mail;
 use crate::wire::notification;
 use crate::wire::redact::Scrubber;
 
@@ -84,8 +85,10 @@ pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
         office.ledger.seen(&about(note));
         office.in_hand.enter(note)
     });
-    if let Ok(Note { content: Content::Open(words), .. }) = &note {
-        scrubber.add(words.password.expose());
+    match &note {
+        Ok(Note { content: Content::Open(words), .. }) => scrubber.add(words.password.expose()),
+        Ok(Note { content: Content::Sealed(_), .. }) => {}
+        Err(_) => dead_mail::password(&delivery.body).iter().for_each(|password| scrubber.add(password)),
     }
     let turn = note.as_ref().ok().map(|note| {
         let (turns, person) = (office.turns.clone(), person(note));
