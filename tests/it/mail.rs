@@ -30,7 +30,7 @@ fn config(text: &str) -> Config {
 }
 
 fn courier(text: &str) -> Courier {
-    Courier::new(&config(text).mailer().unwrap(), MAX).unwrap()
+    Courier::new(&config(text).delivery().unwrap(), MAX).unwrap()
 }
 
 /// To a server on this machine, without TLS.
