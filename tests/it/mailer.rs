@@ -3,6 +3,7 @@
 
 mod faults;
 mod replays;
+mod template;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

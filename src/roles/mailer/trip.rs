@@ -190,8 +190,10 @@ async fn travel(
             Ok(written) => written,
             Err(unwritten) => {
                 permit.answered(&note.user, Verdict::Neutral);
-                let detail = mail.scrubber.text(&unwritten.to_string());
-                return Ok(Ending::Unsent(Unsent::Undeliverable, detail));
+                let why =
+                    format!("no mail can be written: {unwritten}; mend mailer.templates and start the mailer again");
+                office.gate.stop(StopCause::MailRefused, &why);
+                continue;
             }
         };
         let began = Instant::now();
