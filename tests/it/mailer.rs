@@ -3,6 +3,7 @@
 
 mod faults;
 mod replays;
+mod takeover;
 mod template;
 
 use std::collections::BTreeMap;
