@@ -111,6 +111,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     };
     trip.trace.clone_from(&ticket.trace);
     trip.batch = ticket.batch();
+    trip.asked_at = ticket.asked_at();
     let travelled = AssertUnwindSafe(travel(&desk, &ticket, &delivery, intent, place, &mut trip)).catch_unwind().await;
     let paid = match travelled {
         Ok(paid) => paid,

@@ -318,7 +318,7 @@ async fn mails() {
     let file = folder.path().join("mailer.toml");
     fs::write(&file, text).unwrap();
     let config = resetd::config::Config::load(&[file], resetd::config::Environment::of([])).unwrap();
-    let courier = resetd::mail::Courier::new(&config.mailer().unwrap(), Duration::from_secs(900)).unwrap();
+    let courier = resetd::mail::Courier::new(&config.delivery().unwrap(), Duration::from_secs(900)).unwrap();
     for round in 1..=3 {
         let took = in_parallel(async |_, count| {
             for n in 0..count {

@@ -171,6 +171,7 @@ fn what_the_worker_writes_is_as_its_schema_says() {
     let notification = Notification {
         issued: &Issued { notification_id: "n-1".into(), at: Timestamp::UNIX_EPOCH },
         job: &job,
+        asked_at: None,
         org: "main",
         user: &user,
         to: &EmailAddress::parse("email", "agent@example.com").unwrap(),

@@ -14,6 +14,9 @@ use crate::domain::language::Language;
 /// What stands in for `mailer.http.url`.
 const URL_VARIABLE: &str = "EMAIL_SERVICE_URL";
 
+/// The longest time limit of one step, as of an org's call: a takeover waits for a delivery that is on its way.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What does not depend on how it delivers.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -114,6 +117,9 @@ impl Settings {
             let wants = "a language's tag, such as \"en\" or \"pt-BR\"";
             ConfigError::wrong("mailer.language", format_args!("{:?}", raw.language), wants)
         })?;
+        if raw.timeout.0 > MAX_TIMEOUT {
+            return Err(ConfigError::wrong("mailer.timeout", value::show(raw.timeout.0), "at most 60s"));
+        }
         Ok(Self {
             enabled: raw.enabled,
             rate_per_minute: count("rate_per_minute", raw.rate_per_minute)?,

@@ -81,6 +81,8 @@ pub struct Notification {
 impl Notification {
     /// How much longer the broker keeps a message where a mailer takes part, which says of each that came too late that it did.
     pub const GRACE: Duration = Duration::from_secs(3600);
+    /// The longest that a message may wait: with the hour more it still is what a broker takes, 32 bits of milliseconds.
+    const LONGEST: Duration = value::LONGEST.saturating_sub(Self::GRACE);
 }
 
 /// Everything, as far as every role needs it; what only a worker needs is demanded by [`Config::worker`].
@@ -237,20 +239,38 @@ impl Config {
     }
 
     /// How long the broker keeps a notification: as long as it may wait, and longer where a mailer takes part, which says of each that
-    /// came too late that it did. (No broker takes more than 32 bits of milliseconds.)
+    /// came too late that it did.
     pub fn notification_expires(&self) -> Duration {
         let grace = if self.mailer.enabled { Notification::GRACE } else { Duration::ZERO };
-        (self.notification.ttl + grace).min(Duration::from_millis(u32::MAX.into()))
+        self.notification.ttl + grace
     }
 
     /// What a mailer needs.
     ///
     /// # Errors
-    /// Where neither way to deliver is set, or both are, the one that is is not complete, or the page would be shown to anybody.
+    /// Where it takes no part, [`Config::delivery`] is not complete, its backoff ends before it begins, or the page would be shown to
+    /// anybody.
     pub fn mailer(&self) -> Result<mailer::Mailer, ConfigError> {
-        let mailer = mailer::Mailer::check(&self.mailer, &self.mailing, &self.environment)?;
+        if !self.mailer.enabled {
+            let wants = "true where a mailer runs, for the workers too: they let the messages lie an hour longer, so that the mailer says which came too late";
+            return Err(ConfigError::wrong("mailer.enabled", false, wants));
+        }
+        let mailer = self.delivery()?;
+        let (base, longest) = (self.retry.policy.base, self.mailer.retry_max);
+        if longest < base {
+            let wants = format!("at least retry.base, {}", value::show(base));
+            return Err(ConfigError::wrong("mailer.retry_max", value::show(longest), &wants));
+        }
         self.http.check_served()?;
         Ok(mailer)
+    }
+
+    /// How mails are delivered, and what they say.
+    ///
+    /// # Errors
+    /// Where neither way to deliver is set, or both are, or the one that is is not complete.
+    pub fn delivery(&self) -> Result<mailer::Mailer, ConfigError> {
+        mailer::Mailer::check(&self.mailer, &self.mailing, &self.environment)
     }
 
     /// One org, complete.
@@ -332,8 +352,8 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
             ConfigError::wrong("notification.body", format_args!("{text:?}"), wants)
         }
     })?;
-    if raw.ttl.0 < Duration::from_secs(1) {
-        return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1193h"));
+    if !(Duration::from_secs(1)..=Notification::LONGEST).contains(&raw.ttl.0) {
+        return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1192h"));
     }
     let seal_to = raw.seal_to.0.into_iter().map(PathBuf::from).collect();
     Ok(Notification { fallback, template, ttl: raw.ttl.0, seal_to })

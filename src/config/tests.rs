@@ -139,11 +139,11 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
     let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
     let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
-    let login: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+    let login: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
         mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
         mailer::Via::Http(_) => None,
     };
-    let bearer: fn(&Config) -> Option<SecretString> = |config| match config.mailer().ok()?.via {
+    let bearer: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
         mailer::Via::Http(http) => http.token,
         mailer::Via::Smtp(_) => None,
     };
@@ -170,7 +170,7 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
         let config = load(&[beside, &nowhere], []);
         let refused = config.and_then(|config| match section {
             "orgs.main" => config.org("main").map(drop),
-            _ => config.mailer().map(drop),
+            _ => config.delivery().map(drop),
         });
         let said = refused.unwrap_err().to_string();
         assert!(said.contains(&format!("{section}.{key}_file")) && said.contains("/nonexistent"), "{said}");
@@ -281,11 +281,31 @@ fn one_call_a_minute_may_be_the_whole_limit() {
     refused("[orgs.main]\nrate_per_minute = 2\nburst = 2", [], &["orgs.main.burst"]);
 }
 
+#[test]
+fn a_mailer_takes_part_by_name_and_its_waits_are_what_can_be_waited() {
+    let said = |own: &str, other: &str| {
+        let text = format!("{other}[mailer]\n{own}[mailer.http]\nurl = \"https://mail/\"\n");
+        load(&[&text], []).and_then(|config| config.mailer().map(drop)).map_err(|error| error.to_string())
+    };
+    let refused = |own: &str, other: &str, key: &str| {
+        let error = said(own, other).unwrap_err();
+        assert!(error.contains(key), "{error}");
+    };
+    said("enabled = true\ntimeout = \"60s\"\n", "[notification]\nttl = \"1192h\"\n").unwrap();
+    refused("", "", "mailer.enabled is false; it must be true");
+    refused("enabled = true\ntimeout = \"61s\"\n", "", "mailer.timeout");
+    refused("enabled = true\nretry_max = \"400ms\"\n", "[retry]\nbase = \"500ms\"\n", "mailer.retry_max");
+    refused("enabled = true\n", "[notification]\nttl = \"1193h\"\n", "notification.ttl");
+    refused("enabled = true\n", "[http]\nlisten = \"0.0.0.0:9464\"\n", "http.token");
+    let open = load(&["[http]\nlisten = \"0.0.0.0:9464\"\n[mailer.http]\nurl = \"https://mail/\"\n"], []).unwrap();
+    assert!(open.delivery().is_ok(), "a sample is shown to who asked for it alone");
+}
+
 const BY_SMTP: &str =
     "[mailer]\nfrom = \"Service desk <noreply@example.com>\"\n[mailer.smtp]\nhost = \"smtp.example.com\"\n";
 
 fn mailer<const N: usize>(text: &str, variables: [(&str, &str); N]) -> Result<mailer::Mailer, ConfigError> {
-    load(&[text], variables)?.mailer()
+    load(&[text], variables)?.delivery()
 }
 
 fn smtp(more: &str) -> mailer::Smtp {

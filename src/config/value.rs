@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use super::ConfigError;
 
 /// The longest duration: 2^32 ms, which is what AMQP can express.
-const LONGEST: Duration = Duration::from_hours(1193);
+pub(super) const LONGEST: Duration = Duration::from_hours(1193);
 
 /// A duration above zero, as text with a unit.
 #[derive(Debug, Clone, Copy)]

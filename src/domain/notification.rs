@@ -66,6 +66,8 @@ pub struct Notification<'a> {
     pub issued: &'a Issued,
     /// The job it comes from.
     pub job: &'a JobId,
+    /// When that job was asked for, where its producer said.
+    pub asked_at: Option<Timestamp>,
     /// The org's name in the configuration.
     pub org: &'a str,
     /// Whose password was set.

@@ -10,7 +10,7 @@ use super::smtp::{PATIENCE, Smtp};
 use super::{Delivered, Mail, Undelivered};
 use crate::config::ConfigError;
 use crate::config::mailer::{Mailer, Tls, Via};
-use crate::wire::redact::Scrubber;
+use crate::wire::redact::{Scrubber, without_addresses};
 
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 512;
@@ -91,7 +91,7 @@ impl Courier {
         let mut scrubber = Scrubber::default();
         scrubber.add(mail.password.expose());
         self.secrets.iter().for_each(|secret| scrubber.add(secret.expose_secret()));
-        let said = scrubber.text(detail).replace(mail.to.as_str(), "[address]");
+        let said = without_addresses(&scrubber.text(detail));
         let line = said.chars().map(|c| if c.is_control() { ' ' } else { c });
         line.take(MAX_DETAIL).collect()
     }

@@ -136,26 +136,30 @@ impl Set {
             added.map_err(|error| files.refused(above, name, &error))?;
         }
         let set = Self { language, templates, has_html: files.has(HTML) };
-        for (name, may_hold_password) in set.own() {
+        for name in set.own() {
             if !files.has(name) {
                 return Err(ConfigError::new(format!("mailer.templates: {} is missing", files.path(name).display())));
             }
-            set.knows_every_name(files, name, may_hold_password)?;
+        }
+        let all: BTreeSet<&str> =
+            above.into_iter().chain([files]).flat_map(Files::sources).map(|(name, _)| name).collect();
+        for name in all {
+            set.knows_every_name(above.filter(|_| !files.has(name)).unwrap_or(files), name)?;
         }
         set.try_out(files, above)?;
         Ok(set)
     }
 
-    /// The templates that it is made of, and whether the password may be in them.
-    fn own(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        [(SUBJECT, false), (TEXT, true)].into_iter().chain(self.has_html.then_some((HTML, true)))
+    /// The templates that it is made of.
+    fn own(&self) -> impl Iterator<Item = &'static str> {
+        [SUBJECT, TEXT].into_iter().chain(self.has_html.then_some(HTML))
     }
 
-    /// Where no sample leads is looked too.
-    fn knows_every_name(&self, files: &Files, name: &str, may_hold_password: bool) -> Result<(), ConfigError> {
+    /// Where no sample leads is looked too, and what is included or extended there.
+    fn knows_every_name(&self, files: &Files, name: &str) -> Result<(), ConfigError> {
         let known = |used: &String| {
             NAMES.contains(&used.as_str())
-                || (may_hold_password && used == PASSWORD)
+                || (name != SUBJECT && used == PASSWORD)
                 || self.templates.globals().any(|(global, _)| global == used)
         };
         let used = self.templates.get_template(name).map(|template| template.undeclared_variables(false));

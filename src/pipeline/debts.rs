@@ -90,6 +90,7 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
     let notification = Notification {
         issued,
         job,
+        asked_at: trip.asked_at,
         org: &desk.org.name,
         user: trip.user.as_ref()?,
         to,

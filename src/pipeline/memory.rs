@@ -17,6 +17,7 @@ use crate::domain::retry::Progress;
 use crate::domain::trace::TraceParent;
 use crate::domain::user::{EmailAddress, UserId, UserName};
 use crate::wire::again::Luggage;
+use crate::wire::redact::without_addresses;
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
@@ -59,6 +60,8 @@ pub(super) struct Trip {
     pub(super) trace: Option<TraceParent>,
     /// The batch it belongs to, for the same reason.
     pub(super) batch: Option<String>,
+    /// When it was asked for, where its producer said; for the same reason.
+    pub(super) asked_at: Option<Timestamp>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
     /// The name that the job gives in its place.
@@ -107,9 +110,9 @@ impl Trip {
 
     /// What the org said, fit for the log, which holds no address; a name often is one.
     pub(super) fn loggable(&self, detail: &str) -> String {
-        let email = self.email.as_ref().map(|email| (email.as_str(), "[address]"));
-        let name = self.name.as_ref().map(|name| (name.as_str(), "[name]"));
-        [email, name].into_iter().flatten().fold(detail.to_owned(), |said, (text, mark)| said.replace(text, mark))
+        let name = self.name.as_ref().map(UserName::as_str);
+        let said = name.map_or_else(|| detail.to_owned(), |name| detail.replace(name, "[name]"));
+        without_addresses(&said)
     }
 
     /// The password that was set, for its notification.

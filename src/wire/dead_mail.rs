@@ -6,18 +6,21 @@ use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
 use super::properties::{self, integer, text};
 use super::redact::Scrubber;
 use super::{again, json, ledger, moment, persistent, schema};
 use crate::domain::mailing::Unsent;
+use crate::domain::note::NoteId;
 use crate::domain::user::UserId;
 
 /// The longest value of a message that is no notification that is kept, in characters.
 const MAX_VALUE: usize = 512;
-/// What all headers of ours begin with.
-const OURS: &str = "resetd-";
+/// The headers that are kept: of others nobody knows what they hold.
+const KEPT: [&str; 2] = [properties::BATCH, "traceparent"];
 
 /// What is kept of a notification. A message that was none has what could be read of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +51,15 @@ pub struct Remains {
     pub issued_at: Option<String>,
 }
 
+/// The password of a message that is no notification, as far as it can be told.
+pub fn password(body: &[u8]) -> Option<Zeroizing<String>> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    match fields.remove("temporaryPassword") {
+        Some(Value::String(password)) => Some(Zeroizing::new(password)),
+        Some(_) | None => None,
+    }
+}
+
 impl Remains {
     /// Of a message of the email queue: the fields that may be kept, and no other.
     pub fn of(body: &[u8], scrubber: &Scrubber) -> Self {
@@ -67,6 +79,11 @@ impl Remains {
             subject: take("subject"),
             issued_at: take("issuedAt"),
         }
+    }
+
+    /// The same without the text of whoever wrote what is no notification: a password may stand in it that nobody knows for one.
+    pub fn without_text(self) -> Self {
+        Self { subject: None, ..self }
     }
 }
 
@@ -89,7 +106,7 @@ pub struct Death {
 pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec<u8>, BasicProperties) {
     let mut headers = FieldTable::default();
     for (name, value) in again::headers(from).inner() {
-        if !name.as_str().starts_with(OURS) {
+        if KEPT.contains(&name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -130,6 +147,9 @@ pub fn headers_schema() -> Schema {
 /// A dead mail read back. What its headers do not say, or say in an odd way, is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DeadMail {
+    /// By what it is called: the notification's id, or a name made from what is left where it has none that could be one. Two that are
+    /// not the same never have one name: a replay makes a job of each.
+    pub id: String,
     /// What is kept of the notification; it holds the address.
     pub remains: Remains,
     /// Why it was given up.
@@ -142,6 +162,8 @@ pub struct DeadMail {
     pub attempts: Option<u32>,
     /// The batch that the job belongs to.
     pub batch: Option<String>,
+    /// When the job was asked for.
+    pub asked_at: Option<Timestamp>,
     /// When it was given up.
     pub dead_at: Option<Timestamp>,
 }
@@ -152,20 +174,19 @@ impl DeadMail {
         let header = |name: &str| from.headers().as_ref().and_then(|headers| headers.inner().get(name));
         let said = |name: &str| header(name).and_then(text).map(str::to_owned);
         let number = |name: &str| header(name).and_then(integer);
+        let remains: Remains = serde_json::from_slice(body).unwrap_or_default();
+        let given = remains.notification_id.as_deref().and_then(|id| NoteId::parse(id).ok());
         Self {
-            remains: serde_json::from_slice(body).unwrap_or_default(),
+            id: given.map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), |id| id.to_string()),
+            remains,
             reason: said(REASON).unwrap_or_else(|| "unknown".into()),
             detail: said(DETAIL).filter(|detail| !detail.is_empty()),
             status: number(STATUS).and_then(|status| u16::try_from(status).ok()),
             attempts: number(ATTEMPTS).and_then(|attempts| u32::try_from(attempts).ok()),
             batch: said(properties::BATCH),
+            asked_at: from.timestamp().and_then(properties::moment_asked),
             dead_at: said(DEAD_AT).and_then(|text| text.parse().ok()),
         }
-    }
-
-    /// By what it is called: the notification's id, else the job's.
-    pub fn id(&self) -> &str {
-        self.remains.notification_id.as_deref().or(self.remains.job_id.as_deref()).unwrap_or("?")
     }
 
     /// The org, the user and the address that a new job is made of; `None` where one is not known.
@@ -178,8 +199,11 @@ impl DeadMail {
 /// Before the id of a dead mail, in the id of the job that it becomes: replayed twice it is done once.
 const AGAIN: &str = "mail:";
 
-/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded.
-pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded. It asks
+/// for what that job asked for, and so as of the same moment: a reset asked for later, whose password the person has, supersedes it, and
+/// of several dead mails of one person the newest alone is done. Where no moment is known it is that of its end: what had succeeded
+/// before had superseded the mail. `now`: where not even that can be read.
+pub fn again(letter: &DeadMail, user: &UserId, to: &str, now: Timestamp) -> (Vec<u8>, BasicProperties) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Job<'a> {
@@ -188,7 +212,8 @@ pub fn again(id: &str, user: &UserId, to: &str, at: Timestamp) -> (Vec<u8>, Basi
         email: &'a str,
     }
     let job = Job { user_id: user.as_str(), password: true, email: to };
-    (json(&job), properties::job_properties(&format!("{AGAIN}{id}"), at))
+    let asked_at = letter.asked_at.or(letter.dead_at).unwrap_or(now);
+    (json(&job), properties::job_properties(&format!("{AGAIN}{}", letter.id), asked_at))
 }
 
 /// That an operator took a dead mail away for good.
@@ -225,6 +250,7 @@ pub fn line(letter: &DeadMail, with_address: bool) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Line<'a> {
+        id: &'a str,
         notification_id: Option<&'a str>,
         job_id: Option<&'a str>,
         org: Option<&'a str>,
@@ -244,6 +270,7 @@ pub fn line(letter: &DeadMail, with_address: bool) -> String {
     }
     let remains = &letter.remains;
     let line = Line {
+        id: &letter.id,
         notification_id: remains.notification_id.as_deref(),
         job_id: remains.job_id.as_deref(),
         org: remains.org.as_deref(),
@@ -277,7 +304,7 @@ mod tests {
     #[test]
     fn a_dead_mail_keeps_who_and_why_and_no_password() {
         let mut headers = FieldTable::default();
-        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent"] {
+        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent", "x-of-somebody"] {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
         let came =
@@ -302,7 +329,7 @@ mod tests {
         );
         assert_eq!((properties.expiration(), properties.message_id().clone()), (&None, Some("n".into())));
         let read = DeadMail::read(&body, &properties);
-        assert_eq!((read.id(), read.reason.as_str(), read.status), ("n", "undeliverable", Some(550)));
+        assert_eq!((read.id.as_str(), read.reason.as_str(), read.status), ("n", "undeliverable", Some(550)));
         assert_eq!((read.attempts, read.batch.as_deref()), (Some(2), Some("v")));
         assert_eq!(read.detail.as_ref().unwrap().chars().count(), 512);
         let (org, user, to) = read.whom().unwrap();
@@ -322,6 +349,28 @@ mod tests {
             assert_eq!(of(bad), "{}", "{bad}");
         }
         let read = DeadMail::read(b"{}", &BasicProperties::default());
-        assert_eq!((read.id(), read.reason.as_str(), read.whom()), ("?", "unknown", None));
+        assert_eq!((read.reason.as_str(), read.whom()), ("unknown", None));
+    }
+
+    #[test]
+    fn two_dead_mails_of_two_people_become_two_jobs_whatever_ids_they_have() {
+        let (long, cut) = ("n".repeat(300), format!("{}-other", "n".repeat(300)));
+        let jobs = |ids: [Option<&str>; 2]| {
+            let of = |user: &str, id: Option<&str>| {
+                let body =
+                    serde_json::json!({"org": "main", "userId": user, "to": "a@example.com", "notificationId": id});
+                let letter = DeadMail::read(body.to_string().as_bytes(), &BasicProperties::default());
+                let (org, whom, to) = letter.whom().unwrap();
+                assert_eq!(org, "main");
+                again(&letter, &whom, to, Timestamp::UNIX_EPOCH).1.message_id().clone().unwrap()
+            };
+            [of("u-1", ids[0]), of("u-2", ids[1])]
+        };
+        for ids in [[None, None], [Some(""), Some("")], [Some("?"), Some("?")], [Some(&long), Some(&cut)]] {
+            let [one, other] = jobs(ids);
+            assert_ne!(one, other, "{ids:?}");
+        }
+        assert_eq!(jobs([Some("n-1"), None])[0].as_str(), "mail:n-1");
+        assert_eq!(jobs([None, None]), jobs([None, None]), "replayed twice it is done once");
     }
 }

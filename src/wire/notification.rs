@@ -155,6 +155,10 @@ fn headed(properties: BasicProperties, notification: &Notification<'_>) -> Basic
     for (name, value) in [language, batch].into_iter().flatten() {
         headers.insert(name.into(), AMQPValue::LongString(value.into()));
     }
+    let properties = match notification.asked_at {
+        Some(at) => properties::asked(properties, at),
+        None => properties,
+    };
     if headers.inner().is_empty() { properties } else { properties.with_headers(headers) }
 }
 
@@ -364,6 +368,7 @@ mod tests {
         let notification = Notification {
             issued: &Issued { notification_id: "n-1".into(), at: "2026-11-23T18:00:00Z".parse().unwrap() },
             job: &JobId::new("agents/u-1"),
+            asked_at: None,
             org: "main",
             user: &UserId::parse("u-1").unwrap(),
             to: &EmailAddress::parse("email", "agent@example.com").unwrap(),

@@ -39,8 +39,17 @@ fn derived(body: &[u8], properties: &BasicProperties) -> JobId {
 
 /// The properties that a job of ours is published with.
 pub fn job_properties(id: &str, asked_at: Timestamp) -> BasicProperties {
-    let seconds = u64::try_from(asked_at.as_second()).unwrap_or_default();
-    super::persistent().with_message_id(super::short(id)).with_timestamp(seconds)
+    asked(super::persistent().with_message_id(super::short(id)), asked_at)
+}
+
+/// The same, saying when it was asked for: in whole seconds, as AMQP has it.
+pub(super) fn asked(properties: BasicProperties, at: Timestamp) -> BasicProperties {
+    properties.with_timestamp(u64::try_from(at.as_second()).unwrap_or_default())
+}
+
+/// That moment read back.
+pub(super) fn moment_asked(seconds: u64) -> Option<Timestamp> {
+    i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
 }
 
 /// The same, with all that its producer wishes.
@@ -75,8 +84,7 @@ pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, O
 
 fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<&'static str>) {
     let Some(seconds) = seconds else { return (None, None) };
-    let asked = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    match asked {
+    match moment_asked(seconds) {
         Some(asked) if asked.duration_since(now) <= MAX_AHEAD => (Some(asked), None),
         _ => (
             Some(now),

@@ -30,7 +30,7 @@ fn config(text: &str) -> Config {
 }
 
 fn courier(text: &str) -> Courier {
-    Courier::new(&config(text).mailer().unwrap(), MAX).unwrap()
+    Courier::new(&config(text).delivery().unwrap(), MAX).unwrap()
 }
 
 /// To a server on this machine, without TLS.
@@ -161,6 +161,7 @@ async fn every_answer_of_a_mail_server_leads_to_what_is_done_next() {
         ("RCPT", "450 greylisted", "again 450"),
         ("RCPT", "452 full", "again 452"),
         ("RCPT", "550 5.1.1 <agent@example.com> unknown", "never 550"),
+        ("RCPT", "550 5.1.1 <Agent@Example.COM> unknown", "never 550"),
         ("RCPT", "553-no\r\n553 such", "never 553"),
         ("RCPT", "535 who are you", "stop 535"),
         ("DATA", "421 closing", "again 421"),
@@ -176,7 +177,7 @@ async fn every_answer_of_a_mail_server_leads_to_what_is_done_next() {
         let server = ScriptedServer::start(&[(verb, &[answer])]).await;
         let (what, detail) = said(plain(server.port, "").deliver(&mail()).await);
         assert_eq!(what, expected, "{verb} {answer}: {detail}");
-        assert!(!detail.contains("agent@") && !detail.contains(PASSWORD) && !detail.contains('\n'), "{detail}");
+        assert!(!detail.contains('@') && !detail.contains(PASSWORD) && !detail.contains('\n'), "{detail}");
     }
 }
 

@@ -2,6 +2,9 @@
 //! cannot be sent is said and kept without its password. The mail server is a real socket that counts.
 
 mod faults;
+mod replays;
+mod takeover;
+mod template;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -287,8 +290,10 @@ async fn what_cannot_be_sent_is_a_dead_mail_that_says_why_and_holds_no_password(
     scene.notify(&note(1, 61)).await;
     scene.notify(&note(2, 0)).await;
     scene.notify(&note(3, 0)).await;
-    let broken = json!({"userId": "u-4", "to": "u-4@example.com", "temporaryPassword": "secret-pw-4", "body": "It is secret-pw-4"});
-    publish(&scene.world, "notifications", "email", broken.to_string().as_bytes(), BasicProperties::default()).await;
+    let broken = json!({"userId": "u-4", "to": "u-4@example.com", "temporaryPassword": "secret-pw-4", "body": "It is secret-pw-4",
+        "subject": "secret-pw-4, or the older secret-pw-0", "jobId": "secret-pw-4"});
+    let noted = with_header(BasicProperties::default(), "note", text("secret-pw-4"));
+    publish(&scene.world, "notifications", "email", broken.to_string().as_bytes(), noted).await;
     publish(&scene.world, "notifications", "email", b"secret-pw-5", BasicProperties::default()).await;
     scene.notify(&note(6, 0)).await;
     scene.letters(1).await;

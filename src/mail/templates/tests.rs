@@ -108,6 +108,10 @@ fn what_is_unknown_or_not_well_formed_is_refused_with_its_file_and_line() {
     refused(&[("body.txt", "{{ password|nothing }}")], &["body.txt line 1", "nothing"]);
     refused(&[("body.html", "{{ password }}{% include 'gone.html' %}")], &["body.html", "gone.html"]);
     refused(&[("body.html", "{% extends 'l.html' %}"), ("l.html", "\n{{ password }}{{ other }}")], &["l.html line 2"]);
+    // Where no sample leads: in a file that is included, or that only might be.
+    let aside = "{{ password }}{% if org == 'x' %}{% include 'part.txt' %}{% endif %}";
+    refused(&[("body.txt", aside), ("part.txt", "\n\n{{ nmae }}")], &["part.txt line 3", "\"nmae\""]);
+    refused(&[("de/subject.txt", "x"), ("de/body.txt", aside), ("part.txt", "{{ nmae }}")], &["part.txt line 1"]);
     refused(&[("de/subject.txt", "x"), ("de/body.txt", "{{ password }}\n{{ x }}")], &["de/body.txt line 2"]);
 }
 

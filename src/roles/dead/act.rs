@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,6 @@ use crate::amqp::letters::{Held, until_back};
 use crate::amqp::link::Link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Publisher, Unpublished};
-use crate::amqp::trouble::Trouble;
 use crate::config::{Config, ConfigError};
 use crate::failpoint::{self, Stage};
 
@@ -209,7 +208,7 @@ async fn letters<K: Kind>(
     until_back(&link.consuming, &queue, plan.there).await?;
     let meant: HashSet<&K::Letter> = plan.meant.iter().collect();
     let mut letters = look::open(&link.consuming, &queue).await?;
-    let mut ended = Ok(());
+    let (mut ended, unrouted) = (Ok(()), OnceLock::new());
     while ended.is_ok() && done.load(Ordering::Relaxed) < plan.meant.len() && !shutdown.is_cancelled() {
         let round = letters.round().await?;
         if round.is_empty() {
@@ -222,8 +221,10 @@ async fn letters<K: Kind>(
         // An interrupt lets those on their way end.
         let chosen = stream::iter(chosen).take_while(|_| std::future::ready(!shutdown.is_cancelled()));
         let settled = chosen.map(Ok).try_for_each_concurrent(AT_ONCE, async |(letter, held)| {
-            settle(deed, plan, publisher, &letter, held).await?;
-            done.fetch_add(1, Ordering::Relaxed);
+            match settle(deed, plan, publisher, &letter, held).await? {
+                Settled::Done => _ = done.fetch_add(1, Ordering::Relaxed),
+                Settled::Unrouted(why) => _ = unrouted.set(why),
+            }
             Ok::<(), anyhow::Error>(())
         });
         ended = tokio::select! {
@@ -232,7 +233,15 @@ async fn letters<K: Kind>(
         };
     }
     letters.give_back().await;
-    ended
+    ended.and_then(|()| unrouted.into_inner().map_or(Ok(()), |why| bail!(why)))
+}
+
+/// What became of a letter.
+enum Settled {
+    /// It is taken out.
+    Done,
+    /// There is no queue for what it becomes, and why: it stays, and keeps no other back.
+    Unrouted(String),
 }
 
 /// Some time after an interrupt: what is on its way then may hang for as long as a resource alarm lasts.
@@ -248,18 +257,22 @@ async fn settle<K: Kind>(
     publisher: &Publisher,
     letter: &K::Letter,
     held: Held,
-) -> Result<()> {
+) -> Result<Settled> {
     let published = match deed {
         Deed::Replay => K::replay(&plan.names, publisher, letter, &held).await,
         Deed::Drop => K::drop(&plan.names, &plan.org, publisher, letter).await,
     };
-    published.map_err(|unpublished| match unpublished {
-        Unpublished::Returned { .. } => anyhow::anyhow!("{unpublished}; start `resetd worker`, which declares it"),
-        Unpublished::Refused { .. } => anyhow::anyhow!("{unpublished}; try again when it is mended"),
-        Unpublished::Lost(trouble) => anyhow::anyhow!("{trouble}; run it again: what was done already is done once"),
-    })?;
+    match published {
+        Ok(()) => {}
+        Err(unpublished @ Unpublished::Returned { .. }) => {
+            return Ok(Settled::Unrouted(format!("{unpublished}; start `resetd worker`, which declares it")));
+        }
+        Err(unpublished @ Unpublished::Refused { .. }) => bail!("{unpublished}; try again when it is mended"),
+        Err(Unpublished::Lost(trouble)) => bail!("{trouble}; run it again: what was done already is done once"),
+    }
     failpoint::reach(Stage::Again, K::id(letter));
-    held.take_out().await.map_err(|trouble: Trouble| trouble.into())
+    held.take_out().await.map_err(anyhow::Error::from)?;
+    Ok(Settled::Done)
 }
 
 /// An error where not all that was asked for could be done.

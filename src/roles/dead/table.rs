@@ -76,7 +76,7 @@ pub(super) fn mails(letters: &[DeadMail], there: usize, limit: usize) -> String 
     for letter in &newest[..shown] {
         let text = |text: &Option<String>| text.as_deref().map_or_else(nothing, plain);
         table.add_row([
-            plain(letter.id()),
+            plain(&letter.id),
             text(&letter.remains.org),
             text(&letter.remains.user_id),
             plain(&letter.reason),
@@ -103,7 +103,7 @@ pub(super) fn one_mail(letter: &DeadMail) -> String {
         "not possible: it does not say whose it was"
     };
     let rows = [
-        ("mail", text(&remains.notification_id)),
+        ("mail", plain(&letter.id)),
         ("job", text(&remains.job_id)),
         ("org", text(&remains.org)),
         ("user", text(&remains.user_id)),

@@ -23,6 +23,7 @@ use crate::failpoint::{self, Stage};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::dead_mail::{Death, Remains};
+use crate::wire::redact::without_addresses;
 
 /// How long a message that no queue takes waits until it is published again.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
@@ -34,7 +35,10 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
         Ending::Sent(delivered) => (None, format!("status {}", delivered.status)),
         Ending::Unsent(reason, detail) => (Some(*reason), detail.clone()),
     };
-    let remains = Remains::of(&delivery.body, &mail.scrubber);
+    let mut remains = Remains::of(&delivery.body, &mail.scrubber);
+    if mail.note.is_err() {
+        remains = remains.without_text();
+    }
     // As the record has it: it is read again from the stream, and must count once.
     let at = wire::to_the_millisecond(Timestamp::now());
     if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
@@ -44,7 +48,8 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
         owe(desk, mail, "a dead mail", &message).await?;
     }
     let Some(end) = end(mail, &remains, unsent, at) else {
-        tracing::warn!(reason = detail, "a message of the email queue is no notification: it is a dead mail now");
+        let reason = without_addresses(&detail);
+        tracing::warn!(reason, "a message of the email queue is no notification: it is a dead mail now");
         metrics::mail_ended("", "notification_failed", Unsent::InvalidNotification.as_str());
         return Ok(());
     };
@@ -61,16 +66,15 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
     desk.office.ledger.note_mail(&Mailed::of(&end));
     desk.office.is_recorded(&end.note);
     failpoint::reach(Stage::Recorded, &end.note);
-    log(&end, &detail, mail);
+    log(&end, &detail);
     metrics::mail_ended(&end.org, outcome, end.unsent.map_or("", Unsent::as_str));
     Ok(())
 }
 
 /// One line for each mail that was given up, without its address.
-fn log(end: &MailEnd, detail: &str, mail: &Mail) {
+fn log(end: &MailEnd, detail: &str) {
     let (id, job, org, status, attempts) = (&end.note, &end.job, &end.org, end.status, end.attempts);
-    let address = mail.note.as_ref().map_or("", |note| note.to.as_str());
-    let detail = if address.is_empty() { detail.to_owned() } else { detail.replace(address, "[address]") };
+    let detail = without_addresses(detail);
     match end.unsent {
         None => tracing::debug!(mail.id = id, job.id = %job, org, status, attempts, "sent"),
         Some(Unsent::Superseded) => {

@@ -53,7 +53,7 @@ pub struct Args {
 /// # Errors
 /// Where the configuration or a template does not do, or a file cannot be written.
 pub fn preview(config: &Config, folder: &Path) -> Result<()> {
-    let mailer = config.mailer()?;
+    let mailer = config.delivery()?;
     let templates = Templates::load(&mailer.settings)?;
     let from = match &mailer.via {
         Via::Smtp(smtp) => smtp.from.clone(),

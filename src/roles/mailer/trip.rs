@@ -36,6 +36,7 @@ use crate::org::turns::Turn;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::wire::again::{self, Luggage};
+use crate::wire::dead_mail;
 use crate::wire::redact::Scrubber;
 use crate::wire::{moment, notification};
 
@@ -91,8 +92,10 @@ pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
         office.ledger.seen(&about(note));
         office.in_hand.enter(note)
     });
-    if let Ok(Note { content: Content::Open(words), .. }) = &note {
-        scrubber.add(words.password.expose());
+    match &note {
+        Ok(Note { content: Content::Open(words), .. }) => scrubber.add(words.password.expose()),
+        Ok(Note { content: Content::Sealed(_), .. }) => {}
+        Err(_) => dead_mail::password(&delivery.body).iter().for_each(|password| scrubber.add(password)),
     }
     let turn = note.as_ref().ok().map(|note| {
         let (turns, person) = (office.turns.clone(), person(note));
@@ -193,8 +196,10 @@ async fn travel(
             Ok(written) => written,
             Err(unwritten) => {
                 permit.answered(&note.user, Verdict::Neutral);
-                let detail = mail.scrubber.text(&unwritten.to_string());
-                return Ok(Ending::Unsent(Unsent::Undeliverable, detail));
+                let why =
+                    format!("no mail can be written: {unwritten}; mend mailer.templates and start the mailer again");
+                office.gate.stop(StopCause::MailRefused, &why);
+                continue;
             }
         };
         let began = Instant::now();
@@ -345,7 +350,5 @@ fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
 
 fn failed(note: &Note, mail: &Mail, wait: Option<Duration>, detail: &str) {
     let (delay_ms, detail) = (wait.map(millis), mail.scrubber.text(detail));
-    // Its words may repeat the address: it is for the dead mail alone.
-    let detail = detail.replace(note.to.as_str(), "[address]");
     tracing::info!(mail.id = %note.id, job.id = %note.job, org = note.org, attempt = mail.luggage.tried, status = mail.status, delay_ms, detail, "a try failed");
 }

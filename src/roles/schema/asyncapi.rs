@@ -102,7 +102,7 @@ fn messages() -> Value {
         },
         "notification": {
             "title": "Notification", "payload": notification::schema(), "headers": notification::headers_schema(), "bindings": kind(notification::TYPE),
-            "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, expiration the worker's notification.ttl, and an hour more where a mailer takes part (mailer.enabled).",
+            "description": "AMQP properties: message_id is the notificationId, correlation_id the job's id, timestamp when that job was asked for, where it says so, expiration the worker's notification.ttl, and an hour more where a mailer takes part (mailer.enabled).",
         },
         "sealedNotification": {
             "title": "Sealed notification", "payload": notification::sealed_schema(), "bindings": kind(notification::TYPE),
