@@ -21,6 +21,11 @@ pub enum Trouble {
     Mend(String),
 }
 
+/// Where the configuration's URL has no parts, which it was looked through for when it was read.
+pub(super) fn unreadable() -> Trouble {
+    Trouble::Mend("amqp.url cannot be read".into())
+}
+
 /// How long any single answer of the broker may take.
 pub const ANSWER: Duration = Duration::from_secs(10);
 

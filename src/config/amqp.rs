@@ -3,6 +3,7 @@
 use std::fmt;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
+use reqwest::Url;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
@@ -64,7 +65,7 @@ impl Amqp {
             Some(path) => value::secret_file("amqp.url_file", path)?,
             None => raw.url,
         };
-        let Ok(parsed) = url.expose_secret().parse::<AMQPUri>() else {
+        let Some(parsed) = parse(&url) else {
             return Err(ConfigError::new(
                 "amqp.url is not a URL that can be read (it is not repeated here, since it may hold a password); it must be amqp://user:password@host:port/vhost, with / in a vhost's name written %2f",
             ));
@@ -83,6 +84,27 @@ impl Amqp {
         }
         Ok(Self { url, tls, prefix: raw.prefix, prefetch: raw.prefetch })
     }
+
+    /// `amqp.url` in its parts; `None` cannot be, since it was read when this was made.
+    pub fn uri(&self) -> Option<AMQPUri> {
+        parse(&self.url)
+    }
+}
+
+/// The library's own reading takes an IPv6 address for no host, which is this machine: user and password would go there.
+fn parse(url: &SecretString) -> Option<AMQPUri> {
+    let mut uri: AMQPUri = url.expose_secret().parse().ok()?;
+    let url = Url::parse(url.expose_secret()).ok()?;
+    if let Some(address) = url.host_str().and_then(|host| host.strip_prefix('[')?.strip_suffix(']')) {
+        address.clone_into(&mut uri.authority.host);
+    }
+    Some(uri)
+}
+
+/// Host and port, as a URL has them.
+pub fn place(uri: &AMQPUri) -> String {
+    let (host, port) = (&uri.authority.host, uri.authority.port);
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn tls(

@@ -188,6 +188,25 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
 }
 
 #[test]
+fn a_broker_is_where_its_url_says_also_by_an_ipv6_address() {
+    for (host, port, place) in [
+        ("[fd00::10]", "", "[fd00::10]:5672"),
+        ("[::1]", ":5673", "[::1]:5673"),
+        ("10.0.0.1", "", "10.0.0.1:5672"),
+        ("broker.example.com", ":1", "broker.example.com:1"),
+    ] {
+        let amqp = load(&[&format!("[amqp]\nurl = \"amqp://u:s3cr3t@{host}{port}/%2f\"")], []).unwrap().amqp;
+        let uri = amqp.uri().unwrap();
+        assert_eq!(amqp::place(&uri), place);
+        assert_eq!(
+            uri.authority.host,
+            host.trim_matches(['[', ']']),
+            "as it is looked up, and stands in a certificate"
+        );
+    }
+}
+
+#[test]
 fn certificates_go_with_amqps_and_each_is_what_it_should_be() {
     let (certificate, key) = (
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
