@@ -1,20 +1,23 @@
 //! TLS to the broker: whose certificate is believed, which one we show, and what to do where the two sides do not agree.
 
 use std::io;
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use lapin::tcp::{HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::dial;
 use crate::config::amqp::Tls;
 
 /// A connection for a thread that waits, without AMQP.
 pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<TcpStream> {
     let place = (uri.authority.host.as_str(), uri.authority.port);
     let mut last = io::Error::other("its name has no address");
-    for address in std::net::ToSocketAddrs::to_socket_addrs(&place)? {
-        match std::net::TcpStream::connect_timeout(&address, limit) {
+    let addresses: Vec<_> = place.to_socket_addrs()?.collect();
+    for address in &addresses {
+        match std::net::TcpStream::connect_timeout(address, dial::patience(addresses.len())) {
             Err(error) => last = error,
             Ok(stream) => {
                 stream.set_read_timeout(Some(limit))?;
