@@ -99,9 +99,6 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
         // TLS 1.2 has no word of its own for a certificate that is missing.
         Error::AlertReceived(AlertDescription::HandshakeFailure) => NO_CERTIFICATE,
         Error::AlertReceived(AlertDescription::ProtocolVersion) => "let the broker speak TLS 1.2 or 1.3",
-        Error::InconsistentKeys(_) => {
-            "amqp.client_key_file must hold the private key of the certificate in amqp.client_cert_file"
-        }
         Error::InvalidMessage(_) => {
             "what answers there speaks no TLS: write in amqp.url the port of the broker's TLS listener (5671 as a rule), or amqp:// where it has none"
         }

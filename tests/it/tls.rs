@@ -81,7 +81,13 @@ async fn a_worker_works_over_tls_with_a_ca_and_a_certificate_of_its_own_and_says
     refused(&world, &foreign, &["TLS: ", "amqp.client_cert_file", "cacertfile"]).await;
     let (_, other_key) = authority.issue("other", "DNS:worker", "2");
     let mixed = section(&broker, "127.0.0.1", Some(&ca), Some((&certificate, &other_key)));
-    refused(&world, &mixed, &["TLS: ", "amqp.client_key_file", "amqp.client_cert_file"]).await;
+    let parts = ["amqp.client_key_file", "another certificate", "amqp.client_cert_file"];
+    for command in ["worker", "check", "dead"] {
+        let arguments = if command == "dead" { vec!["dead", "list"] } else { vec![command] };
+        let (code, out, err) = Run::of(&world, &arguments).config(&mixed).end().await;
+        assert_eq!(code, 2, "{command}: {out}{err}");
+        says(&format!("{out}{err}"), &parts);
+    }
     let other_name = section(&broker, "localhost", Some(&ca), client);
     refused(&world, &other_name, &["TLS: ", "localhost", "amqp.url"]).await;
     let plain_port = fits.replace(&broker.tls_port().to_string(), &(broker.tls_port() - 3).to_string());
