@@ -84,7 +84,9 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
             "this machine's clock is wrong, or the broker's certificate is for later"
         }
         Error::InvalidCertificate(_) => "give the broker a certificate that can be believed",
-        Error::AlertReceived(AlertDescription::CertificateRequired) => NO_CERTIFICATE,
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the broker wants a certificate of its clients: set amqp.client_cert_file and amqp.client_key_file to one from a CA that its ssl_options.cacertfile has"
+        }
         Error::AlertReceived(
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
@@ -97,7 +99,9 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
             "the broker does not take the certificate of amqp.client_cert_file: renew it, from a CA that the broker's ssl_options.cacertfile has"
         }
         // TLS 1.2 has no word of its own for a certificate that is missing.
-        Error::AlertReceived(AlertDescription::HandshakeFailure) => NO_CERTIFICATE,
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the broker wants a certificate of its clients, or has no cipher in common with us: set amqp.client_cert_file and amqp.client_key_file; where they are set, let its ssl_options.ciphers have those of TLS 1.2 with ECDHE or of TLS 1.3"
+        }
         Error::AlertReceived(AlertDescription::ProtocolVersion) => "let the broker speak TLS 1.2 or 1.3",
         Error::InvalidMessage(_) => {
             "what answers there speaks no TLS: write in amqp.url the port of the broker's TLS listener (5671 as a rule), or amqp:// where it has none"
@@ -107,4 +111,16 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
     Some(format!("TLS: {error}; {cure}"))
 }
 
-const NO_CERTIFICATE: &str = "the broker wants a certificate of its clients: set amqp.client_cert_file and amqp.client_key_file to one from a CA that its ssl_options.cacertfile has";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_handshake_is_not_blamed_on_a_missing_certificate_alone() {
+        let said = |alert| disagreement(&io::Error::other(Error::AlertReceived(alert))).unwrap();
+        let either = said(AlertDescription::HandshakeFailure);
+        assert!(either.contains("amqp.client_cert_file") && either.contains("no cipher in common"), "{either}");
+        let missing = said(AlertDescription::CertificateRequired);
+        assert!(missing.contains("amqp.client_cert_file") && !missing.contains("cipher"), "{missing}");
+    }
+}
