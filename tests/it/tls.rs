@@ -1,6 +1,8 @@
 //! TLS to the broker: a CA and a client certificate of one's own, and each thing that may not fit, said with its cure.
 
 use std::fmt::Write;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,8 +58,11 @@ async fn a_worker_works_over_tls_with_a_ca_and_a_certificate_of_its_own_and_says
     let (ca, client) = (authority.certificate(), Some((certificate.as_path(), key.as_path())));
     let fits = section(&broker, "127.0.0.1", Some(&ca), client);
 
+    std::fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&fits).start();
     ready(&worker.http().await).await;
+    says(&worker.stderr(), &["amqp.client_key_file: others on this machine can read this private key", "640"]);
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     world.reset_many("main", 20).await;
     world.recorded(20).await;
     let (code, out, err) = Run::of(&world, &["check"]).config(&fits).end().await;
@@ -112,6 +117,7 @@ async fn a_worker_that_lost_the_broker_says_what_does_not_fit_and_goes_on_when_i
     let section = section.replace(&format!("resetd:{PASSWORD}"), "guest:guest");
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&section).start();
     ready(&worker.http().await).await;
+    assert!(!worker.stderr().contains("can read this private key"), "{}", worker.stderr());
     world.reset("main", "u-1", "job-1").await;
     world.recorded(1).await;
     let folder = broker.folder().join("tls");
