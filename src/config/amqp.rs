@@ -64,7 +64,7 @@ impl fmt::Debug for ClientCertificate {
 
 impl Amqp {
     pub(super) fn check(raw: raw::Amqp) -> Result<Self, ConfigError> {
-        let url = match raw.url_file.as_deref() {
+        let url = match raw.url_file.as_deref().filter(|path| !path.is_empty()) {
             Some(_) if raw.url.expose_secret() != DEFAULT_URL => {
                 return Err(ConfigError::new("amqp.url and amqp.url_file are both set; set one of them"));
             }

@@ -166,6 +166,10 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
             assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {end:?}");
             assert!(!format!("{config:?}").contains("s3cr3t"), "{section}.{key}");
         }
+        // What an unset variable of a compose file leaves behind.
+        let given = format!("[{section}]\n{key} = {secret:?}\n{key}_file = \"\"");
+        let config = load(&[beside, &given], []).unwrap();
+        assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} beside an empty {key}_file");
         let nowhere = format!("[{section}]\n{key}_file = \"/nonexistent\"");
         let config = load(&[beside, &nowhere], []);
         let refused = config.and_then(|config| match section {

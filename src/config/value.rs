@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use reqwest::Url;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
@@ -77,6 +77,20 @@ impl<'de> Deserialize<'de> for List {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+/// A secret as it stands, or of its file. An empty one is what an unset variable of a compose file leaves behind.
+pub(super) fn secret(
+    key: &str,
+    given: Option<&SecretString>,
+    file: Option<&str>,
+) -> Result<Option<SecretString>, ConfigError> {
+    match (given.filter(|secret| !secret.expose_secret().is_empty()), file.filter(|path| !path.is_empty())) {
+        (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
+        (Some(secret), None) => Ok(Some(secret.clone())),
+        (None, Some(path)) => secret_file(&format!("{key}_file"), path).map(Some),
+        (None, None) => Ok(None),
     }
 }
 
