@@ -8,6 +8,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use zeroize::Zeroizing;
 
 use super::ConfigError;
 
@@ -96,7 +97,7 @@ pub(super) fn secret(
 
 /// The content of a file that holds a secret, without the line break at its end.
 pub(super) fn secret_file(key: &str, path: &str) -> Result<SecretString, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         ConfigError::wrong(
             key,
             format_args!("{path:?}, which cannot be read ({error})"),
