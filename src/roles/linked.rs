@@ -13,7 +13,7 @@ use crate::config::amqp::Amqp;
 use crate::telemetry::{logs, metrics};
 
 /// Connects, works until a connection is lost, and connects again. `work` is told whether this is the first connection; `out_of_work`
-/// hears what is in the way, and says whether it ever worked: what must be mended ends the process only before that.
+/// hears what is in the way, and says whether it ever worked, or stood by to: what must be mended ends the process only before that.
 pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
     amqp: &Amqp,
     role: &str,

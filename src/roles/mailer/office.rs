@@ -139,7 +139,7 @@ impl Office {
         self.sent().remove(note);
     }
 
-    /// It has been at work.
+    /// It has been at work, or stood by to.
     pub(super) fn works(&self) {
         self.worked.store(true, Ordering::Relaxed);
     }

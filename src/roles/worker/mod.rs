@@ -111,7 +111,7 @@ fn warn_if_readable(name: &str, org: &crate::config::org::Org) {
 /// One org, and what this process has been for it.
 struct Office {
     org: Arc<Org>,
-    /// Whether it ever worked: what must be mended ends the process only before that.
+    /// Whether it ever worked, or stood by to: what must be mended ends the process only before that.
     worked: AtomicBool,
     claim: Claim,
 }
