@@ -8,13 +8,14 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::process::{Process, Run, says, slow};
 use crate::relay::Relay;
-use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, unlimited};
 use resetd::amqp::link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
@@ -591,6 +592,10 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     node.tell(mend).await;
     eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of 8 s");
     assert_eq!(code, 0);
+    let log = worker.stderr();
+    let untold = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
+    let (untold, sets) = (untold.sum::<u64>(), world.main().stats().password_sets);
+    assert!(untold > 0 && untold <= sets, "{untold} of {sets}: {log}");
     world.connection = connect(node.url()).await;
     let (mut second, _) = Process::worker(&world).await;
     world.recorded(30).await;
@@ -598,6 +603,9 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     let mails = world.drained("emails").await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     assert!(mails.len() >= users.len());
+    let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
+    let sets = world.main().stats().password_sets;
+    assert!(told + untold >= sets, "{told} told and {untold} said to be untold, of {sets}");
     assert!(took < Duration::from_secs(9), "{took:?} of a grace of 8 s");
 }
 
