@@ -7,11 +7,10 @@ use std::time::Duration;
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
-use secrecy::ExposeSecret;
 
 use super::tls;
-use super::trouble::{ANSWER, Trouble};
-use crate::config::amqp::{Amqp, Tls};
+use super::trouble::{ANSWER, Trouble, unreadable};
+use crate::config::amqp::{Amqp, Tls, place};
 
 /// The protocol's header: its name and version.
 const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
@@ -39,8 +38,8 @@ pub struct Greeting {
 /// # Errors
 /// Where nobody listens there, TLS fails, or what answers is no AMQP broker.
 pub async fn greeting(amqp: &Amqp) -> Result<Greeting, Trouble> {
-    let uri: AMQPUri = amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
-    let place = format!("{}:{}", uri.authority.host, uri.authority.port);
+    let uri = amqp.uri().ok_or_else(unreadable)?;
+    let place = place(&uri);
     let failed = |why: String| Trouble::Again(format!("reaching the broker at {place}: {why}"));
     let tls = amqp.tls.clone();
     let asking = tokio::task::spawn_blocking(move || ask(&uri, &tls));

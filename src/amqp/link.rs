@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPScheme;
 use lapin::{Connection, ConnectionProperties};
-use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial;
 use super::greeting::greeting;
 use super::pulse::Pulse;
-use super::trouble::{Trouble, closing, within};
-use crate::config::amqp::Amqp;
+use super::trouble::{Trouble, closing, unreadable, within};
+use crate::config::amqp::{Amqp, place};
 
 /// The heartbeat, in seconds: section 3 of the contract.
 const HEARTBEAT: u16 = 10;
@@ -78,16 +77,12 @@ impl Link {
 /// # Errors
 /// As [`Link::open`].
 pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
-    // Checked when the configuration was read.
-    let mut uri: AMQPUri =
-        amqp.url.expose_secret().parse().map_err(|_| Trouble::Mend("amqp.url cannot be read".into()))?;
+    let mut uri = amqp.uri().ok_or_else(unreadable)?;
     let is_tls = uri.scheme == AMQPScheme::AMQPS;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     uri.query.frame_max.get_or_insert(FRAME_MAX);
-    let place = format!(
-        "the broker at {}:{}, vhost {:?}, as user {:?}",
-        uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
-    );
+    let place =
+        format!("the broker at {}, vhost {:?}, as user {:?}", place(&uri), uri.vhost, uri.authority.userinfo.username);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connected = within(&format!("connecting to {place}"), dial::connect(uri, &amqp.tls, properties)).await;
     let why = match connected {

@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::trouble::{ANSWER, Trouble, closing, explain, within};
+use super::trouble::{ANSWER, Trouble, closing, explain, silent};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -71,7 +71,8 @@ impl Publisher {
         Ok(Self { connection, free: Mutex::new(vec![first]), at_once: Semaphore::new(AT_ONCE) })
     }
 
-    /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection.
+    /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection, on which no channel is
+    /// opened meanwhile either.
     ///
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
@@ -102,8 +103,10 @@ impl Publisher {
 }
 
 async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
-    let channel = within("opening a channel", connection.create_channel()).await?;
-    within("asking for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    let status = connection.status();
+    let channel = unless_silent("opening a channel", connection.create_channel(), status).await?;
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    unless_silent("asking for confirms", confirms, status).await?;
     Ok(channel)
 }
 
@@ -112,7 +115,7 @@ async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionSt
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let sent = channel.basic_publish((*exchange).into(), (*key).into(), options, body, properties.clone());
     let place = || ((*exchange).to_owned(), (*key).to_owned());
-    match confirmed(async { sent.await?.await }, status).await {
+    match unless_silent("publishing", async { sent.await?.await }, status).await {
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(_))) => {
             let (exchange, key) = place();
@@ -127,19 +130,20 @@ async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionSt
     }
 }
 
-/// What was written before an alarm ended is confirmed after it: giving it up meanwhile would publish it twice. (A connection that
-/// is lost during an alarm stays blocked for ever, so only silence is waited through.)
-async fn confirmed(
-    confirm: impl Future<Output = lapin::Result<Confirmation>>,
+/// An answer that an alarm may hold up: what was written before it ended is answered after it, and giving a publish up meanwhile would
+/// publish it twice. (A connection that is lost during an alarm stays blocked for ever, so only silence is waited through.)
+async fn unless_silent<T>(
+    what: &str,
+    answer: impl Future<Output = lapin::Result<T>>,
     status: &ConnectionStatus,
-) -> Result<Confirmation, Trouble> {
-    let mut confirm = std::pin::pin!(confirm);
+) -> Result<T, Trouble> {
+    let mut answer = std::pin::pin!(answer);
     loop {
         let was_blocked = status.blocked();
-        match timeout(ANSWER, confirm.as_mut()).await {
-            Ok(answer) => return answer.map_err(|error| explain("publishing", &error)),
+        match timeout(ANSWER, answer.as_mut()).await {
+            Ok(answer) => return answer.map_err(|error| explain(what, &error)),
             Err(_) if was_blocked || status.blocked() => {}
-            Err(_) => return Err(Trouble::Again(format!("publishing: no confirm within {} s", ANSWER.as_secs()))),
+            Err(_) => return Err(silent(what)),
         }
     }
 }

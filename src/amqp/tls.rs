@@ -1,20 +1,23 @@
 //! TLS to the broker: whose certificate is believed, which one we show, and what to do where the two sides do not agree.
 
 use std::io;
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use lapin::tcp::{HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::dial;
 use crate::config::amqp::Tls;
 
 /// A connection for a thread that waits, without AMQP.
 pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<TcpStream> {
     let place = (uri.authority.host.as_str(), uri.authority.port);
     let mut last = io::Error::other("its name has no address");
-    for address in std::net::ToSocketAddrs::to_socket_addrs(&place)? {
-        match std::net::TcpStream::connect_timeout(&address, limit) {
+    let addresses: Vec<_> = place.to_socket_addrs()?.collect();
+    for address in &addresses {
+        match std::net::TcpStream::connect_timeout(address, dial::patience(addresses.len())) {
             Err(error) => last = error,
             Ok(stream) => {
                 stream.set_read_timeout(Some(limit))?;
@@ -81,7 +84,9 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
             "this machine's clock is wrong, or the broker's certificate is for later"
         }
         Error::InvalidCertificate(_) => "give the broker a certificate that can be believed",
-        Error::AlertReceived(AlertDescription::CertificateRequired) => NO_CERTIFICATE,
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the broker wants a certificate of its clients: set amqp.client_cert_file and amqp.client_key_file to one from a CA that its ssl_options.cacertfile has"
+        }
         Error::AlertReceived(
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
@@ -94,11 +99,10 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
             "the broker does not take the certificate of amqp.client_cert_file: renew it, from a CA that the broker's ssl_options.cacertfile has"
         }
         // TLS 1.2 has no word of its own for a certificate that is missing.
-        Error::AlertReceived(AlertDescription::HandshakeFailure) => NO_CERTIFICATE,
-        Error::AlertReceived(AlertDescription::ProtocolVersion) => "let the broker speak TLS 1.2 or 1.3",
-        Error::InconsistentKeys(_) => {
-            "amqp.client_key_file must hold the private key of the certificate in amqp.client_cert_file"
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the broker wants a certificate of its clients, or has no cipher in common with us: set amqp.client_cert_file and amqp.client_key_file; where they are set, let its ssl_options.ciphers have those of TLS 1.2 with ECDHE or of TLS 1.3"
         }
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => "let the broker speak TLS 1.2 or 1.3",
         Error::InvalidMessage(_) => {
             "what answers there speaks no TLS: write in amqp.url the port of the broker's TLS listener (5671 as a rule), or amqp:// where it has none"
         }
@@ -107,4 +111,16 @@ pub(super) fn disagreement(error: &io::Error) -> Option<String> {
     Some(format!("TLS: {error}; {cure}"))
 }
 
-const NO_CERTIFICATE: &str = "the broker wants a certificate of its clients: set amqp.client_cert_file and amqp.client_key_file to one from a CA that its ssl_options.cacertfile has";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_handshake_is_not_blamed_on_a_missing_certificate_alone() {
+        let said = |alert| disagreement(&io::Error::other(Error::AlertReceived(alert))).unwrap();
+        let either = said(AlertDescription::HandshakeFailure);
+        assert!(either.contains("amqp.client_cert_file") && either.contains("no cipher in common"), "{either}");
+        let missing = said(AlertDescription::CertificateRequired);
+        assert!(missing.contains("amqp.client_cert_file") && !missing.contains("cipher"), "{missing}");
+    }
+}

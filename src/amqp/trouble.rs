@@ -21,6 +21,11 @@ pub enum Trouble {
     Mend(String),
 }
 
+/// Where the configuration's URL has no parts, which it was looked through for when it was read.
+pub(super) fn unreadable() -> Trouble {
+    Trouble::Mend("amqp.url cannot be read".into())
+}
+
 /// How long any single answer of the broker may take.
 pub const ANSWER: Duration = Duration::from_secs(10);
 
@@ -32,8 +37,13 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(explain(what, &error)),
-        Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
+        Err(_) => Err(silent(what)),
     }
+}
+
+/// Where no answer comes.
+pub(super) fn silent(what: &str) -> Trouble {
+    Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))
 }
 
 /// How long a goodbye may take: what is not closed by then is closed with its connection.

@@ -24,15 +24,7 @@ impl Http {
             let wants = "an address and a port, such as 127.0.0.1:9464";
             ConfigError::wrong("http.listen", format_args!("{:?}", raw.listen), wants)
         })?;
-        // An empty one is what an unset variable of a compose file leaves behind.
-        let given = raw.token.filter(|token| !token.expose_secret().is_empty());
-        let token = match (given, raw.token_file.as_deref()) {
-            (Some(_), Some(_)) => {
-                return Err(ConfigError::new("http.token and http.token_file are both set; set one of them"));
-            }
-            (None, Some(path)) => Some(value::secret_file("http.token_file", path)?),
-            (token, None) => token,
-        };
+        let token = value::secret("http.token", raw.token.as_ref(), raw.token_file.as_deref())?;
         let fits = |token: &SecretString| {
             let token = token.expose_secret();
             token.len() >= LEAST && token.bytes().all(|byte| byte.is_ascii_graphic())

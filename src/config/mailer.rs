@@ -216,7 +216,7 @@ impl Http {
                 "{key} is not a URL that can be used (it is not repeated here, since it may hold a secret); it must be an http:// or https:// URL without user, password and fragment"
             ))
         })?;
-        let token = secret("mailer.http.token", raw.token.as_ref(), raw.token_file.as_deref())?;
+        let token = value::secret("mailer.http.token", raw.token.as_ref(), raw.token_file.as_deref())?;
         if token.as_ref().is_some_and(|token| !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())) {
             let got = "a text with characters that no header can carry (it is not repeated here)";
             return Err(ConfigError::wrong("mailer.http.token", got, "printable ASCII without blanks"));
@@ -242,7 +242,7 @@ fn login(
     password: Option<&SecretString>,
     file: Option<&str>,
 ) -> Result<Option<Login>, ConfigError> {
-    match (user, secret("mailer.smtp.password", password, file)?) {
+    match (user, value::secret("mailer.smtp.password", password, file)?) {
         (Some(user), Some(password)) => Ok(Some(Login { user: user.to_owned(), password })),
         (None, None) => Ok(None),
         (Some(_), None) => {
@@ -250,16 +250,6 @@ fn login(
             Err(ConfigError::missing("mailer.smtp.password", wants))
         }
         (None, Some(_)) => Err(ConfigError::missing("mailer.smtp.user", "the user whose mailer.smtp.password is set")),
-    }
-}
-
-/// A secret as it stands, or of its file. An empty one is what an unset variable of a compose file leaves behind.
-fn secret(key: &str, given: Option<&SecretString>, file: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
-    match (given.filter(|secret| !secret.expose_secret().is_empty()), file.filter(|path| !path.is_empty())) {
-        (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
-        (Some(secret), None) => Ok(Some(secret.clone())),
-        (None, Some(path)) => value::secret_file(&format!("{key}_file"), path).map(Some),
-        (None, None) => Ok(None),
     }
 }
 

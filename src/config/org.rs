@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::window::{NoWindow, Window};
@@ -151,19 +151,13 @@ fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<Str
 fn client_secret(org: &str, raw: &raw::Org, environment: &Environment) -> Result<SecretString, ConfigError> {
     let key = format!("orgs.{org}.client_secret");
     let fallback = (org == "main").then(|| environment.get("GENESYS_CLIENT_SECRET")).flatten();
-    // An empty one is what an unset variable of a compose file leaves behind.
-    let given = raw.client_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
-    match (given, raw.client_secret_file.as_deref()) {
-        (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
-        (Some(secret), None) => Ok(secret.clone()),
-        (None, Some(path)) => value::secret_file(&format!("{key}_file"), path),
-        (None, None) => fallback.map(SecretString::from).ok_or_else(|| {
-            ConfigError::missing(
-                &key,
-                &wants("the OAuth client's secret; or set client_secret_file", org, "GENESYS_CLIENT_SECRET"),
-            )
-        }),
-    }
+    let given = value::secret(&key, raw.client_secret.as_ref(), raw.client_secret_file.as_deref())?;
+    given.or_else(|| fallback.map(SecretString::from)).ok_or_else(|| {
+        ConfigError::missing(
+            &key,
+            &wants("the OAuth client's secret; or set client_secret_file", org, "GENESYS_CLIENT_SECRET"),
+        )
+    })
 }
 
 fn wants(what: &str, org: &str, variable: &str) -> String {

@@ -166,6 +166,10 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
             assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {end:?}");
             assert!(!format!("{config:?}").contains("s3cr3t"), "{section}.{key}");
         }
+        // What an unset variable of a compose file leaves behind.
+        let given = format!("[{section}]\n{key} = {secret:?}\n{key}_file = \"\"");
+        let config = load(&[beside, &given], []).unwrap();
+        assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} beside an empty {key}_file");
         let nowhere = format!("[{section}]\n{key}_file = \"/nonexistent\"");
         let config = load(&[beside, &nowhere], []);
         let refused = config.and_then(|config| match section {
@@ -188,12 +192,48 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
 }
 
 #[test]
+fn a_broker_is_where_its_url_says_also_by_an_ipv6_address() {
+    for (host, port, place) in [
+        ("[fd00::10]", "", "[fd00::10]:5672"),
+        ("[::1]", ":5673", "[::1]:5673"),
+        ("10.0.0.1", "", "10.0.0.1:5672"),
+        ("broker.example.com", ":1", "broker.example.com:1"),
+    ] {
+        let amqp = load(&[&format!("[amqp]\nurl = \"amqp://u:s3cr3t@{host}{port}/%2f\"")], []).unwrap().amqp;
+        let uri = amqp.uri().unwrap();
+        assert_eq!(amqp::place(&uri), place);
+        assert_eq!(
+            uri.authority.host,
+            host.trim_matches(['[', ']']),
+            "as it is looked up, and stands in a certificate"
+        );
+    }
+}
+
+/// A certificate and its private key, which are nobody's.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUDumAl8LDqtVQ8oyxuULJSMn3PKYwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBdDAgFw0yNjExMjQxNjE1MDVaGA8yMTI2MTAzMTE2MTUwNVow
+DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABGWta29h3vvk
+ABpHOv8Tps9BsYGQsRIMzAOgVOguP+Pn4X2nkMpWo0vAKuUZT6nrc7Oz/xNXY9rB
+IWl303BtHLujUzBRMB0GA1UdDgQWBBQ0Q3r8SNUY5SYyiJUJHrDnEspVLzAfBgNV
+HSMEGDAWgBQ0Q3r8SNUY5SYyiJUJHrDnEspVLzAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0cAMEQCIA+abrEI2cMARwFGLgGY/EdOjmrvOx6+d3psW4/ZkeWV
+AiB1+m79xtyqCX2FoHuH+OSxCeTyPR3NhnhI5GVHpWZbkw==
+-----END CERTIFICATE-----\n";
+const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgZpqHOIb/ZwMSzw8u
+MvbqdwtH9dbAaHx60YqnjYYHjzWhRANCAARlrWtvYd775AAaRzr/E6bPQbGBkLES
+DMwDoFToLj/j5+F9p5DKVqNLwCrlGU+p63Ozs/8TV2PawSFpd9NwbRy7
+-----END PRIVATE KEY-----\n";
+/// Of no certificate.
+const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIAjhH9fQF3wboZtlcj248MgRlOQkCRFlSoSsQQsCi0oW
+-----END PRIVATE KEY-----\n";
+
+#[test]
 fn certificates_go_with_amqps_and_each_is_what_it_should_be() {
-    let (certificate, key) = (
-        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
-        "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
-    );
-    let (certificate, key) = (file(certificate), file(key));
+    let (certificate, key) = (file(CERTIFICATE), file(PRIVATE_KEY));
     let (cert, key) = (certificate.path(), key.path());
     let tls = |keys: String| format!("[amqp]\nurl = \"amqps://u:s3cr3t@broker\"\n{keys}");
     let all = format!("ca_file = {cert:?}\nclient_cert_file = {cert:?}\nclient_key_file = {key:?}");
@@ -207,6 +247,19 @@ fn certificates_go_with_amqps_and_each_is_what_it_should_be() {
     let swapped = format!("client_cert_file = {cert:?}\nclient_key_file = {cert:?}");
     refused(&tls(swapped), [], &["amqp.client_key_file", "holds no private key"]);
     refused(&tls("ca_file = \"/nonexistent\"".into()), [], &["amqp.ca_file", "/nonexistent"]);
+    // Framed as it should be, and of no use.
+    let no_certificate = file("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    let no_key = file("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n");
+    let (no_cert, no_key, other) = (no_certificate.path(), no_key.path(), file(OTHER_KEY));
+    refused(&tls(format!("ca_file = {no_cert:?}")), [], &["amqp.ca_file", "cannot be read"]);
+    let ours = |cert: &std::path::Path, key| tls(format!("client_cert_file = {cert:?}\nclient_key_file = {key:?}"));
+    refused(&ours(no_cert, key), [], &["amqp.client_cert_file is", "cannot be read"]);
+    refused(&ours(cert, no_key), [], &["amqp.client_key_file is", "cannot be used"]);
+    refused(
+        &ours(cert, other.path()),
+        [],
+        &["amqp.client_key_file is", "another certificate", "amqp.client_cert_file"],
+    );
     assert!(load(&[&tls("ca_file = \"\"".into())], []).unwrap().amqp.tls.ca.is_none());
 }
 

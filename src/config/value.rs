@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use reqwest::Url;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use zeroize::Zeroizing;
 
 use super::ConfigError;
 
@@ -80,9 +81,23 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
+/// A secret as it stands, or of its file. An empty one is what an unset variable of a compose file leaves behind.
+pub(super) fn secret(
+    key: &str,
+    given: Option<&SecretString>,
+    file: Option<&str>,
+) -> Result<Option<SecretString>, ConfigError> {
+    match (given.filter(|secret| !secret.expose_secret().is_empty()), file.filter(|path| !path.is_empty())) {
+        (Some(_), Some(_)) => Err(ConfigError::new(format!("{key} and {key}_file are both set; set one of them"))),
+        (Some(secret), None) => Ok(Some(secret.clone())),
+        (None, Some(path)) => secret_file(&format!("{key}_file"), path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 /// The content of a file that holds a secret, without the line break at its end.
 pub(super) fn secret_file(key: &str, path: &str) -> Result<SecretString, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         ConfigError::wrong(
             key,
             format_args!("{path:?}, which cannot be read ({error})"),

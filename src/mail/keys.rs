@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
+use crate::telemetry::logs;
 
 const PUBLIC: &str = "a PEM file with an RSA public key (-----BEGIN PUBLIC KEY-----) of at least 2048 bits, such as resetd keygen writes";
 const PRIVATE: &str = "a PEM file with an RSA private key (-----BEGIN PRIVATE KEY-----, PKCS#8, without a passphrase) of at least 2048 bits, such as resetd keygen writes";
@@ -85,7 +86,7 @@ pub(super) fn private(file: &KeyFile<'_>) -> Result<(String, OaepPrivateDecrypti
     };
     let key =
         PrivateDecryptingKey::from_pkcs8(der).map_err(|error| file.refused(unusable(&error.to_string()), PRIVATE))?;
-    warn_if_readable(file);
+    logs::warn_if_readable(file.key, file.path);
     let named = named(key.public_key()).zip(OaepPrivateDecryptingKey::new(key).ok());
     named.map(|((kid, _), key)| (kid, key)).ok_or_else(|| file.refused(unusable(""), PRIVATE))
 }
@@ -109,17 +110,6 @@ fn unusable(error: &str) -> &'static str {
         "holds an RSA key of fewer than 2048 bits"
     } else {
         "holds no RSA key of 2048 to 8192 bits"
-    }
-}
-
-fn warn_if_readable(file: &KeyFile<'_>) {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(file.path).map_or(0, |found| found.permissions().mode());
-    if mode & 0o077 != 0 {
-        tracing::warn!(
-            path = %file.path.display(), mode = format!("{:o}", mode & 0o777),
-            "{}: others on this machine can read this private key: chmod 600", file.key
-        );
     }
 }
 

@@ -33,13 +33,13 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
         return Err(Leave::Unsettled);
     };
     let outcome = outcome(desk, ticket, trip, &ending);
-    if !trip.told {
+    if !trip.was_told() {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(desk, ticket, trip).await?;
         } else if outcome.reason.is_some() {
             bury(desk, ticket, delivery, &outcome, trip).await?;
         }
-        trip.told = true;
+        trip.is_now_told();
         failpoint::reach(Stage::Told, ticket.id.as_str());
     }
     if !trip.recorded {

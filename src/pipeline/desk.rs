@@ -187,7 +187,7 @@ impl Desk {
     /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
     /// from what a job says may be another job's record.)
     pub(super) fn is_recorded(&self, ticket: &Ticket, trip: &Trip) -> bool {
-        let told = trip.told && trip.ending.as_ref().is_some_and(Ending::is_noted);
+        let told = trip.was_told() && trip.ending.as_ref().is_some_and(Ending::is_noted);
         told && self.org.ledger.is_done(&self.org.name, &ticket.id, false)
     }
 

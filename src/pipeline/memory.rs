@@ -2,7 +2,8 @@
 //! goes on from there, with the same password and without a second call.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -72,6 +73,8 @@ pub(super) struct Trip {
     pub(super) language: Option<Language>,
     /// That it was set.
     pub(super) issued: Option<Issued>,
+    /// From then on, until who is to be told was told.
+    untold: Option<Arc<Untold>>,
     /// When its last call ended.
     pub(super) called: Option<Instant>,
     /// Its own wait: no try before this moment.
@@ -80,8 +83,8 @@ pub(super) struct Trip {
     pub(super) response: Option<Value>,
     /// How it ended.
     pub(super) ending: Option<Ending>,
-    /// Notification or dead letter confirmed.
-    pub(super) told: bool,
+    /// Notification or dead letter confirmed, where there is one.
+    told: bool,
     /// Outcome confirmed.
     pub(super) recorded: bool,
     /// Reply confirmed, or dropped, or nobody asked for one.
@@ -118,6 +121,23 @@ impl Trip {
     /// The password that was set, for its notification.
     pub(super) fn set(&self) -> Option<(&Password, &Issued, &EmailAddress)> {
         Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
+    }
+
+    /// Its password is set; `untold` counts it.
+    pub(super) fn is_now_set(&mut self, issued: Issued, untold: Untold) {
+        self.issued = Some(issued);
+        self.untold = Some(Arc::new(untold));
+    }
+
+    /// Notification or dead letter are confirmed.
+    pub(super) fn is_now_told(&mut self) {
+        self.told = true;
+        self.untold = None;
+    }
+
+    /// Whether they are.
+    pub(super) fn was_told(&self) -> bool {
+        self.told
     }
 
     /// Whether its password is set, and who is to be told of it was not told yet.
@@ -164,7 +184,20 @@ impl Key {
 
 /// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<Kept>);
+pub(super) struct Memory {
+    kept: Mutex<Kept>,
+    untold: Arc<AtomicUsize>,
+}
+
+/// One of those that [`Memory::untold`] counts, as long as it exists.
+#[derive(Debug)]
+pub(super) struct Untold(Arc<AtomicUsize>);
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -205,8 +238,19 @@ impl Memory {
     /// The notification of that trip is confirmed.
     pub(super) fn told(&self, key: &Key) {
         if let Some((_, trip)) = self.lock().trips.get_mut(key) {
-            trip.told = true;
+            trip.is_now_told();
         }
+    }
+
+    /// Counts a password that is set and that nobody was told of yet.
+    pub(super) fn one_untold(&self) -> Untold {
+        self.untold.fetch_add(1, Ordering::Relaxed);
+        Untold(Arc::clone(&self.untold))
+    }
+
+    /// How many passwords are set whose notification is not confirmed, of jobs in hand and of those that are kept.
+    pub(super) fn untold(&self) -> usize {
+        self.untold.load(Ordering::Relaxed)
     }
 
     /// Forgets all trips: another worker has held the lease in between, and has done those jobs in its own way.
@@ -225,7 +269,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -287,6 +331,29 @@ mod tests {
         memory.keep(name.clone(), tried());
         memory.forget();
         assert!(!memory.recall(&name, false, &NOTHING).unwrap().is_tried(), "another worker has done it in between");
+    }
+
+    #[test]
+    fn a_password_counts_as_untold_from_when_it_is_set_until_its_notification_is_confirmed_or_its_trip_is_void() {
+        let memory = Memory::default();
+        let set = |id: &str| {
+            let mut trip = tried();
+            let issued = Issued { notification_id: id.into(), at: Timestamp::now() };
+            trip.is_now_set(issued, memory.one_untold());
+            (Key::Again(JobId::new(id), "t".into()), trip)
+        };
+        let (in_hand, (told, told_trip), (void, void_trip)) = (set("a"), set("b"), set("c"));
+        memory.keep(told.clone(), told_trip.clone());
+        memory.keep(void, void_trip);
+        drop(told_trip);
+        assert_eq!(memory.untold(), 3, "one that is kept and in hand too is one");
+        memory.told(&told);
+        assert_eq!(memory.untold(), 2);
+        memory.forget();
+        assert_eq!(memory.untold(), 1);
+        let (_, mut trip) = in_hand;
+        trip.is_now_told();
+        assert_eq!(memory.untold(), 0);
     }
 
     #[test]

@@ -144,6 +144,18 @@ impl Org {
         self.gate.mended(StopCause::Unpublishable);
     }
 
+    /// With the process ending: says how many people cannot log in until their job is done once more.
+    pub fn warn_of_untold(&self) {
+        let people = self.memory.untold();
+        if people > 0 {
+            tracing::warn!(
+                org = self.name,
+                people,
+                "passwords are set of which nobody is known to be told, and end with this process: their jobs go back, and set new ones"
+            );
+        }
+    }
+
     /// Another worker may have held the lease since this process worked last: what it remembers of jobs in the middle is void,
     /// and what was spent of the quota is not known.
     pub fn forget(&self) {

@@ -159,7 +159,8 @@ fn body(desk: &Desk, reset: &Reset, value: &str) -> Result<Body, Halt> {
 fn succeeded(desk: &Desk, trip: &mut Trip) {
     trip.progress.attempts += 1;
     trip.progress.password_set = PasswordSet::Yes;
-    trip.issued = Some(Issued { notification_id: Uuid::new_v4().to_string(), at: Timestamp::now() });
+    let issued = Issued { notification_id: Uuid::new_v4().to_string(), at: Timestamp::now() };
+    trip.is_now_set(issued, desk.org.memory.one_untold());
     desk.org.admitted.fetch_add(1, Ordering::Relaxed);
     desk.org.forbidden.succeeded();
     desk.org.gate.mended(StopCause::TokenRefused);

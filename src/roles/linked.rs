@@ -10,10 +10,10 @@ use crate::amqp::link::Link;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session;
 use crate::config::amqp::Amqp;
-use crate::telemetry::metrics;
+use crate::telemetry::{logs, metrics};
 
 /// Connects, works until a connection is lost, and connects again. `work` is told whether this is the first connection; `out_of_work`
-/// hears what is in the way, and says whether it ever worked: what must be mended ends the process only before that.
+/// hears what is in the way, and says whether it ever worked, or stood by to: what must be mended ends the process only before that.
 pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
     amqp: &Amqp,
     role: &str,
@@ -21,6 +21,9 @@ pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
     work: impl Fn(Arc<Link>, bool) -> W,
     out_of_work: impl Fn(&Trouble) -> bool,
 ) -> Result<(), Trouble> {
+    if let Some(client) = &amqp.tls.client {
+        logs::warn_if_readable("amqp.client_key_file", &client.key_file);
+    }
     let mut failures = 0;
     let mut is_first = true;
     while !shutdown.is_cancelled() {

@@ -1,5 +1,7 @@
 //! Logs by tracing, on stderr, as text or JSON. `docs/LOGGING.md` lists the fields.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -75,4 +77,15 @@ fn may_be_logged(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let ours = target == "resetd" || target.starts_with("resetd::");
     event.is_event() && (ours || (*event.level() <= Level::WARN && !target.starts_with(NEVER)))
+}
+
+/// Warns of a private key that others on this machine can read; `key` is the configuration's.
+pub fn warn_if_readable(key: &str, path: &Path) {
+    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            path = %path.display(), mode = format!("{:o}", mode & 0o777),
+            "{key}: others on this machine can read this private key: chmod 600"
+        );
+    }
 }

@@ -8,15 +8,19 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::process::{Process, Run, says, slow};
 use crate::relay::Relay;
-use crate::world::{Plan, World, connect, eventually, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, unlimited};
 use resetd::amqp::link;
+use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
+use resetd::amqp::topology;
+use resetd::amqp::trouble::ANSWER;
 use resetd::config::amqp::{Amqp, Tls};
 
 /// The one node that these tests kill and block, one after the other.
@@ -588,6 +592,10 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     node.tell(mend).await;
     eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of 8 s");
     assert_eq!(code, 0);
+    let log = worker.stderr();
+    let untold = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
+    let (untold, sets) = (untold.sum::<u64>(), world.main().stats().password_sets);
+    assert!(untold > 0 && untold <= sets, "{untold} of {sets}: {log}");
     world.connection = connect(node.url()).await;
     let (mut second, _) = Process::worker(&world).await;
     world.recorded(30).await;
@@ -595,6 +603,9 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     let mails = world.drained("emails").await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     assert!(mails.len() >= users.len());
+    let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
+    let sets = world.main().stats().password_sets;
+    assert!(told + untold >= sets, "{told} told and {untold} said to be untold, of {sets}");
     assert!(took < Duration::from_secs(9), "{took:?} of a grace of 8 s");
 }
 
@@ -632,6 +643,46 @@ async fn a_publish_that_an_alarm_holds_up_is_lost_with_its_connection() {
     let published = tokio::time::timeout(Duration::from_secs(5), publishing).await.expect("it ends").unwrap();
     node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
     assert!(matches!(published, Err(Unpublished::Lost(_))), "{published:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_a_channel_more_waits_for_an_alarms_end_too() {
+    let node = Node::lent().await;
+    let world = Plan::at(node.url()).prepare().await;
+    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main")).await.unwrap();
+    let connection = Arc::new(connect(node.url()).await);
+    let publisher = Publisher::open(Arc::clone(&connection)).await.unwrap();
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
+    let publish = {
+        let (publisher, key) = (Arc::new(publisher), world.named("emails"));
+        move || {
+            let (publisher, key) = (Arc::clone(&publisher), key.clone());
+            async move {
+                publisher.publish(&Message { exchange: "", key: &key, body: b"", properties: named("held-up") }).await
+            }
+        }
+    };
+    // What is published before the alarm is felt is confirmed at once: one after the other, up to the one that is held up.
+    let one = publish.clone();
+    let first = tokio::spawn(async move {
+        loop {
+            let begun = Instant::now();
+            one().await?;
+            if begun.elapsed() > ANSWER {
+                return Ok::<_, Unpublished>(());
+            }
+        }
+    });
+    eventually("the connection is blocked", async || connection.status().blocked().then_some(())).await;
+    // It has the only channel, and these each want another.
+    let all = futures_util::future::join3(first, tokio::spawn(publish()), tokio::spawn(publish()));
+    let mut all = std::pin::pin!(all);
+    let longer = ANSWER + Duration::from_secs(2);
+    let ended = tokio::time::timeout(longer, &mut all).await;
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
+    assert!(ended.is_err(), "none is given up during an alarm: {ended:?}");
+    let (first, second, third) = tokio::time::timeout(ANSWER, all).await.expect("they end with it");
+    assert_eq!([first.unwrap(), second.unwrap(), third.unwrap()], [Ok(()), Ok(()), Ok(())]);
 }
 
 /// Tasks of this test that have not ended.

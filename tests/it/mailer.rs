@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::process::{Process, Run, readyz, says};
+use crate::process::{Process, Run, other_queue, readyz, says, stopped};
+use crate::relay::Relay;
 use crate::world::{Plan, Taken, Tap, World, eventually, text, with_header};
 
 /// A world without a worker, and a mail server that it is configured for.
@@ -234,6 +235,25 @@ async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
         began.elapsed()
     );
     assert_eq!(third.terminated().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailer_that_stood_by_stays_where_somebody_must_mend_something_and_stands_by_again_when_they_did() {
+    let scene = Scene::new(Postbox::new(), "").await;
+    let (_first, first_http) = scene.mailer().await;
+    let relay = Relay::to(&scene.world.amqp_url);
+    let own = format!("[amqp]\nurl = {:?}\n", relay.url());
+    let mut second = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&own).start();
+    let http = second.http().await;
+    role_is(&http, "standby").await;
+    let wrong = other_queue(&scene.world, "emails.dead").await;
+    relay.cut();
+    says(&stopped(&http, "mailer").await, &["emails.dead", "PRECONDITION"]);
+    assert_eq!(second.has_ended(), None);
+    wrong.await;
+    role_is(&http, "standby").await;
+    role_is(&first_http, "active").await;
+    assert_eq!(second.terminated().await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

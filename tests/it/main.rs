@@ -17,6 +17,7 @@ mod chaos;
 mod check;
 mod crash;
 mod dead;
+mod dial;
 mod enqueue;
 mod examples;
 mod guards;

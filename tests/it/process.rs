@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::world::{Plan, World, eventually, locked_out, unlimited};
@@ -243,6 +245,27 @@ pub async fn role(http: &str) -> Option<String> {
 pub async fn role_is(http: &str, expected: &str) {
     eventually(&format!("main is {expected}"), async || (role(http).await.as_deref() == Some(expected)).then_some(()))
         .await;
+}
+
+/// Waits until it is stopped, until somebody mends what it says.
+pub async fn stopped(http: &str, org: &str) -> String {
+    eventually(&format!("{org} is stopped"), async || {
+        let said = readyz(http).await?.1;
+        let row = if org == "mailer" { &said["mailer"] } else { &said["orgs"][org] };
+        (row["role"] == "stopped").then(|| row["reason"].as_str().unwrap().to_owned())
+    })
+    .await
+}
+
+/// Puts a queue of other arguments in the place of this one, until what it answers is awaited.
+pub async fn other_queue(world: &World, queue: &str) -> impl Future<Output = ()> {
+    let (channel, name) = (world.channel().await, world.named(queue));
+    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.as_str().into(), durable, FieldTable::default()).await.unwrap();
+    async move {
+        channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
 }
 
 /// All of these are in what was said.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::broker_faults::Node;
-use crate::process::{Process, Run, readyz, role, role_is, slow};
+use crate::process::{Process, Run, other_queue, readyz, role, role_is, says, slow, stopped};
 use crate::relay::Relay;
 use crate::world::{Plan, SimOrg, Taken, World, connect, eventually, locked_out, unlimited};
 
@@ -274,6 +274,22 @@ async fn sigterm_under_an_alarm_ends_an_idle_worker_all_the_same() {
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(15), "{took:?} of a grace of 15 s");
     assert!(worker.stderr().contains("could not be released cleanly"), "{}", worker.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_stood_by_stays_where_somebody_must_mend_something_and_stands_by_again_when_they_did() {
+    let world = plan(unlimited()).prepare().await;
+    let [first, mut second] = Worker::crew(&world).await;
+    // Nobody uses it now; who declares it finds other arguments than its own.
+    let wrong = other_queue(&world, "resets.main.parked.10m").await;
+    second.relay.cut();
+    let why = stopped(&second.http, "main").await;
+    says(&why, &["resets.main.parked.10m", "PRECONDITION", "empty and delete it"]);
+    assert_eq!(second.process.has_ended(), None);
+    wrong.await;
+    role_is(&second.http, "standby").await;
+    role_is(&first.http, "active").await;
+    assert_eq!(second.process.terminated().await.0, 0);
 }
 
 /// Two workers, and this befalls the one that works, in the middle of many jobs; it is healed when the other has called. The one before calls

@@ -1,6 +1,8 @@
 //! TLS to the broker: a CA and a client certificate of one's own, and each thing that may not fit, said with its cure.
 
 use std::fmt::Write;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,8 +61,11 @@ async fn a_worker_works_over_tls_with_a_ca_and_a_certificate_of_its_own_and_says
     let (ca, client) = (authority.certificate(), Some((certificate.as_path(), key.as_path())));
     let fits = section(&broker, "127.0.0.1", Some(&ca), client);
 
+    std::fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&fits).start();
     ready(&worker.http().await).await;
+    says(&worker.stderr(), &["amqp.client_key_file: others on this machine can read this private key", "640"]);
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     world.reset_many("main", 20).await;
     world.recorded(20).await;
     let (code, out, err) = Run::of(&world, &["check"]).config(&fits).end().await;
@@ -84,7 +89,13 @@ async fn a_worker_works_over_tls_with_a_ca_and_a_certificate_of_its_own_and_says
     refused(&world, &foreign, &["TLS: ", "amqp.client_cert_file", "cacertfile"]).await;
     let (_, other_key) = authority.issue("other", "DNS:worker", "2");
     let mixed = section(&broker, "127.0.0.1", Some(&ca), Some((&certificate, &other_key)));
-    refused(&world, &mixed, &["TLS: ", "amqp.client_key_file", "amqp.client_cert_file"]).await;
+    let parts = ["amqp.client_key_file", "another certificate", "amqp.client_cert_file"];
+    for command in ["worker", "check", "dead"] {
+        let arguments = if command == "dead" { vec!["dead", "list"] } else { vec![command] };
+        let (code, out, err) = Run::of(&world, &arguments).config(&mixed).end().await;
+        assert_eq!(code, 2, "{command}: {out}{err}");
+        says(&format!("{out}{err}"), &parts);
+    }
     let other_name = section(&broker, "localhost", Some(&ca), client);
     refused(&world, &other_name, &["TLS: ", "localhost", "amqp.url"]).await;
     let plain_port = fits.replace(&broker.tls_port().to_string(), &(broker.tls_port() - 3).to_string());
@@ -109,6 +120,7 @@ async fn a_worker_that_lost_the_broker_says_what_does_not_fit_and_goes_on_when_i
     let section = section.replace(&format!("resetd:{PASSWORD}"), "guest:guest");
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&section).start();
     ready(&worker.http().await).await;
+    assert!(!worker.stderr().contains("can read this private key"), "{}", worker.stderr());
     world.reset("main", "u-1", "job-1").await;
     world.recorded(1).await;
     let folder = broker.folder().join("tls");

@@ -394,6 +394,33 @@ fn every_other_is_throttled(_asked: &Asked) -> Response {
     axum::http::StatusCode::NO_CONTENT.into_response()
 }
 
+/// Fails the first call, which may have set the password all the same, and asks for a pause at the second.
+fn unknown_and_then_a_pause(_asked: &Asked) -> Response {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    match CALLS.fetch_add(1, Ordering::Relaxed) {
+        0 => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        1 => (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response(),
+        _ => axum::http::StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_given_back_after_a_call_that_may_have_set_its_password_sends_the_same_one() {
+    let org = Scribe::answering(unknown_and_then_a_pause).await;
+    let world = org.start(Plan::new().holding(FAR, Duration::from_secs(1))).await;
+    let mut outcomes = world.outcomes().await;
+    world.reset("main", "u-1", "job-1").await;
+    lie_ready(&world, &["resets.main"], 1).await;
+    let record = outcomes.next().await.json();
+    assert_eq!((&record["outcome"], &record["attempts"]), (&json!("succeeded"), &json!(2)), "{record}");
+    let patches = org.asked().into_iter().filter(|asked| asked.line.starts_with("PATCH"));
+    let passwords: Vec<Value> = patches
+        .map(|asked| serde_json::from_slice::<Value>(&asked.body).unwrap()["Operations"][0]["value"].clone())
+        .collect();
+    assert!(passwords[0].is_string());
+    assert_eq!(passwords, vec![passwords[0].clone(); 3]);
+}
+
 /// It takes a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forty_long_pauses_with_a_call_between_bring_no_job_to_its_limit() {

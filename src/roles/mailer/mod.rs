@@ -187,6 +187,7 @@ impl Post<'_> {
         let office = &self.office;
         topology::declare(&link.publishing, &topology::mailers_things(&office.names)).await?;
         let stands_by = || {
+            office.works();
             self.board.session(NAME, Session::Standby);
         };
         let lease = office.claim.stand_by(link, stands_by).await?;

@@ -151,7 +151,7 @@ impl Office {
         self.board.opened(NAME);
     }
 
-    /// It has been at work.
+    /// It has been at work, or stood by to.
     pub(super) fn works(&self) {
         self.worked.store(true, Ordering::Relaxed);
     }

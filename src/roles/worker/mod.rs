@@ -86,6 +86,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
     let crew = Crew { config: &config, board: &board, ledger, depths, orgs, shutdown };
     let worked = crew.work().await;
+    crew.orgs.iter().for_each(|office| office.org.warn_of_untold());
     health.cancel();
     let _ = serving.await;
     metrics::broker_connected(false);
@@ -111,7 +112,7 @@ fn warn_if_readable(name: &str, org: &crate::config::org::Org) {
 /// One org, and what this process has been for it.
 struct Office {
     org: Arc<Org>,
-    /// Whether it ever worked: what must be mended ends the process only before that.
+    /// Whether it ever worked, or stood by to: what must be mended ends the process only before that.
     worked: AtomicBool,
     claim: Claim,
 }

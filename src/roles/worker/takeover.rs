@@ -29,6 +29,7 @@ pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> 
     // Read from now on, so that little is left to read when the time comes.
     let _reading = crew.ledger.reading();
     let stands_by = || {
+        office.works();
         crew.board.session(&org.name, Session::Standby);
     };
     let lease = office.claim.stand_by(link, stands_by).await?;
