@@ -8,7 +8,7 @@ mod letter;
 mod lines;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lettre::transport::smtp::Error;
@@ -19,7 +19,7 @@ use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter,
 use lettre::transport::smtp::response::Response;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use self::judge::{Stage, Trouble, judge};
@@ -49,7 +49,7 @@ pub(super) struct Smtp {
     credentials: Option<Credentials>,
     /// For one step.
     timeout: Duration,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     idle: Mutex<VecDeque<(Instant, Line)>>,
 }
 
@@ -77,19 +77,21 @@ impl Smtp {
             credentials: login
                 .map(|login| Credentials::new(login.user.clone(), login.password.expose_secret().to_owned())),
             timeout,
-            room: Semaphore::new(server.pool.into()),
+            room: Arc::new(Semaphore::new(server.pool.into())),
             idle: Mutex::default(),
             server: server.clone(),
         })
     }
 
-    /// Sends one mail, once.
+    /// Waits until a connection is free, or may be opened.
+    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    /// Sends one mail, once, by a connection that [`Smtp::room`] was waited for.
     pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
         let letter = Letter::of(mail, &self.server.from, SystemTime::now())
             .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
-        let Ok(_place) = self.room.acquire().await else {
-            return Err(judge(Stage::Opening, Trouble::Lost("the mailer ends".into())));
-        };
         match timeout(self.timeout * PATIENCE, self.send(&letter)).await {
             Ok(sent) => sent,
             Err(_) => Err(judge(Stage::Text, Trouble::TimedOut)),

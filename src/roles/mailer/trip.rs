@@ -1,7 +1,7 @@
 //! The trip of one mail, from top to bottom; each stage is one line here and one function below.
 //!
 //! ```text
-//! delivery → parse → sent already? → its own wait → turn → newest? → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
+//! delivery → parse → sent already? → its own wait → turn → newest? → slot → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
 //!          → again, wait at the broker, or give up
 //!          → record, or dead mail and record, confirmed → ack
 //! ```
@@ -156,8 +156,12 @@ async fn travel(
             mail.luggage.until = None;
             continue;
         }
-        let pass = office.gate.pass(Lane::Interactive, Some(expires), false);
-        let permit = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
+        // The slot first: between the permit and the delivery nothing is waited for.
+        let pass = async {
+            let slot = office.courier.slot().await;
+            (slot, office.gate.pass(Lane::Interactive, Some(expires), false).await)
+        };
+        let (slot, permit) = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
             None => continue,
             Some(left) => left?,
         };
@@ -192,7 +196,7 @@ async fn travel(
             }
         };
         let began = Instant::now();
-        let delivering = timeout(office.longest + TO_SPARE, office.courier.deliver(&written));
+        let delivering = timeout(office.longest + TO_SPARE, slot.deliver(&written));
         let delivered = delivering.await.unwrap_or_else(|_late| {
             let detail = format!("no answer within {} s", office.longest.as_secs());
             Err(Undelivered::Again { detail, status: None, after: None })
