@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use super::debts;
 use super::desk::{Berth, Desk, Leave};
 use super::in_hand::Place;
-use super::office::person;
+use super::office::{Office, person};
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{Lane, Refusal};
 use crate::domain::mailing::{About, Standing, Unsent};
@@ -202,36 +202,27 @@ async fn travel(
             Err(Undelivered::Again { detail, status: None, after: None })
         });
         metrics::mail_tried(status_of(&delivered), began.elapsed());
-        let (status, is_probe) = (status_of(&delivered), permit.is_probe());
-        mail.status = status.or(mail.status);
+        mail.status = status_of(&delivered).or(mail.status);
+        let is_probe = permit.is_probe();
+        report(&office, permit, note, &delivered);
         match delivered {
             Ok(delivered) => {
                 office.has_sent(note, delivered);
-                permit.answered(&note.user, Verdict::Worked);
-                office.gate.mended(StopCause::MailRefused);
                 office.gate.mended(StopCause::NoKey);
                 mail.luggage.tried += 1;
                 failpoint::reach(Stage::Delivered, note.id.as_str());
                 return Ok(Ending::Sent(delivered));
             }
-            Err(Undelivered::Never { detail, .. }) => {
-                permit.answered(&note.user, Verdict::Worked);
-                office.gate.mended(StopCause::MailRefused);
-                mail.luggage.tried += 1;
+            Err(Undelivered::Never { detail, status }) => {
+                mail.luggage.tried += u32::from(status.is_some());
                 return Ok(Ending::Unsent(Unsent::Undeliverable, mail.scrubber.text(&detail)));
             }
             Err(Undelivered::Stop { detail, .. }) => {
-                permit.answered(&note.user, Verdict::Neutral);
                 let detail = mail.scrubber.text(&detail);
                 office.gate.stop(StopCause::MailRefused, &format!("no mail can be sent: {detail}"));
             }
-            Err(Undelivered::Again { detail, after: Some(wait), .. }) => {
-                permit.answered(&note.user, Verdict::Throttled);
-                office.gate.throttled(wait);
-                failed(note, mail, Some(wait), &detail);
-            }
-            Err(Undelivered::Again { detail, after: None, .. }) => {
-                faulted(permit, note, status);
+            Err(Undelivered::Again { detail, after: Some(wait), .. }) => failed(note, mail, Some(wait), &detail),
+            Err(Undelivered::Again { detail, after: None, .. } | Undelivered::Later { detail, .. }) => {
                 mail.luggage.tried += 1;
                 mail.luggage.probes += u32::from(is_probe);
                 if mail.luggage.tried.saturating_sub(mail.luggage.probes) >= office.policy.max_attempts {
@@ -242,6 +233,31 @@ async fn travel(
                 let wait = SignedDuration::try_from(wait).unwrap_or_default();
                 mail.luggage.until = Timestamp::now().checked_add(wait).ok();
             }
+        }
+    }
+}
+
+/// What a try says of the next hop.
+fn report(office: &Office, permit: Permit<()>, note: &Note, delivered: &Result<Delivered, Undelivered>) {
+    match delivered {
+        // It took this one, or would take others.
+        Ok(_) | Err(Undelivered::Later { .. } | Undelivered::Never { status: Some(_), .. }) => {
+            permit.answered(&note.user, Verdict::Worked);
+            office.gate.mended(StopCause::MailRefused);
+        }
+        // Of other mails this says nothing.
+        Err(Undelivered::Never { status: None, .. } | Undelivered::Stop { .. }) => {
+            permit.answered(&note.user, Verdict::Neutral);
+        }
+        Err(Undelivered::Again { after: Some(wait), .. }) => {
+            permit.answered(&note.user, Verdict::Throttled);
+            office.gate.throttled(*wait);
+        }
+        // It counts as if it were of several people: while the next hop is away, one mail that waits opens the breaker, and is not
+        // given up.
+        Err(Undelivered::Again { after: None, .. }) => {
+            let anybody = UserId::parse(&uuid::Uuid::new_v4().to_string());
+            permit.answered(&anybody.unwrap_or_else(|_| note.user.clone()), Verdict::Faulted);
         }
     }
 }
@@ -316,18 +332,9 @@ fn no_key(detail: &str) -> String {
     format!("a mail cannot be opened: {detail}; add that private key to mailer.open_with and start the mailer again")
 }
 
-/// A fault that is not of this mail's own counts as if it were of several people: while the next hop is away, one mail that waits
-/// opens the breaker, and is not given up.
-fn faulted(permit: Permit<()>, note: &Note, status: Option<u16>) {
-    let is_the_hops_own = status.is_none_or(|status| status == 421 || status >= 500);
-    let any = UserId::parse(&uuid::Uuid::new_v4().to_string());
-    let user = if is_the_hops_own { any.unwrap_or_else(|_| note.user.clone()) } else { note.user.clone() };
-    permit.answered(&user, Verdict::Faulted);
-}
-
 fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
     match delivered {
-        Ok(Delivered { status, .. }) => Some(*status),
+        Ok(Delivered { status, .. }) | Err(Undelivered::Later { status, .. }) => Some(*status),
         Err(
             Undelivered::Again { status, .. } | Undelivered::Never { status, .. } | Undelivered::Stop { status, .. },
         ) => *status,

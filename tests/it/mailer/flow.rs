@@ -1,6 +1,23 @@
 //! How mails flow to the next hop: what each of them waits for, what it costs, and what of it holds up the others.
 
 use super::*;
+use crate::mail_server::ScriptedServer;
+
+/// A world whose mail server answers by a script, and a mailer that tries again at once.
+async fn scripted(answers: &[(&str, &[&str])]) -> (ScriptedServer, World, Process, String) {
+    let server = ScriptedServer::start(answers).await;
+    let quick = "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n";
+    let world = Plan::new().config(&section(server.port)).config(quick).prepare().await;
+    let (mailer, http) = mailer(&world).await;
+    (server, world, mailer, http)
+}
+
+async fn breaker_is_open(http: &str) {
+    eventually("the breaker opens", async || {
+        (readyz(http).await?.1["mailer"]["breaker"]["state"] == "open").then_some(())
+    })
+    .await;
+}
 
 fn attempts(ends: &BTreeMap<String, Value>) -> Vec<u64> {
     ends.values().map(|end| end["attempts"].as_u64().unwrap()).collect()
@@ -21,4 +38,45 @@ async fn a_mail_that_waits_for_a_connection_has_all_of_its_time_when_it_gets_one
     assert_eq!(attempts(&ends), [1, 1, 1]);
     scene.letters(3).await;
     assert!(!mailer.stderr().contains("a try failed"), "{}", mailer.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_greylists_everybody_at_first_holds_up_nobody_else() {
+    let (_server, world, mailer, _) = scripted(&[("RCPT", &["450 4.2.0 greylisted"; 30])]).await;
+    for n in 0..30 {
+        notify(&world, &note(n, 0), BasicProperties::default()).await;
+    }
+    let ends = by_note(&records(&world, 30).await);
+    assert!(ends.values().all(|end| end["outcome"] == "notified"), "{ends:?}");
+    assert_eq!(attempts(&ends).iter().sum::<u64>(), 60);
+    assert!(!mailer.stderr().contains("the breaker opens"), "{}", mailer.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_mail_for_now_is_away_even_where_one_person_waits() {
+    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 5])]).await;
+    notify(&world, &note(1, 0), BasicProperties::default()).await;
+    breaker_is_open(&http).await;
+    let record = records(&world, 1).await[0].json();
+    assert_eq!((&record["outcome"], &record["attempts"]), (&json!("notified"), &json!(6)));
+    says(&mailer.stderr(), &["the breaker closes"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_cannot_even_be_offered_says_nothing_of_the_server_and_counts_no_try() {
+    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 100])]).await;
+    notify(&world, &note(1, 10), BasicProperties::default()).await;
+    breaker_is_open(&http).await;
+    // A newer one for the same person takes its place, and is the breaker's probe.
+    let newer = json!({"notificationId": "newer", "jobId": "job-newer", "userId": "u-1", "to": "a..b@example.com"});
+    notify(&world, &with(note(2, 0), &newer), BasicProperties::default()).await;
+    let ends = by_note(&records(&world, 2).await);
+    assert_eq!(ends["note-1"]["reason"], "superseded");
+    let newer = &ends["newer"];
+    assert_eq!(
+        (&newer["reason"], &newer["status"], &newer["attempts"]),
+        (&json!("undeliverable"), &Value::Null, &json!(0))
+    );
+    assert!(readyz(&http).await.unwrap().1["mailer"]["breaker"]["state"].is_string());
+    assert!(!mailer.stderr().contains("the breaker closes"), "{}", mailer.stderr());
 }
