@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::time::{sleep, sleep_until};
 
 use super::desk::{Berth, Desk, Leave};
@@ -171,8 +170,8 @@ async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Res
     }
 }
 
-/// Publishes a mail again, to wait at the broker or to be taken later: a fresh message with what it has been through, that expires when
-/// the first one would have.
+/// Publishes a mail again, to wait at the broker or to be taken later: a fresh message with what it has been through. It does not expire:
+/// behind others it would be gone, unsaid, before its turn came; the mailer looks at its age itself.
 pub(super) async fn publish_again(desk: &Desk, delivery: Delivery<()>, mail: &Mail, berth: Berth) {
     let names = &desk.office.names;
     let (exchange, key) = match berth {
@@ -180,18 +179,9 @@ pub(super) async fn publish_again(desk: &Desk, delivery: Delivery<()>, mail: &Ma
         Berth::Rung(rung) => (String::new(), names.emails_parked(rung)),
     };
     let properties = wire::again::properties(&delivery.properties, &mail.luggage);
-    let properties = expiring(properties, mail, desk.office.ttl);
     let message = Message { exchange: &exchange, key: &key, body: &delivery.body, properties };
     if owe(desk, mail, "a mail that waits", &message).await.is_ok() {
         failpoint::reach(Stage::Again, mail.note.as_ref().map_or("", |note| note.id.as_str()));
         delivery.ack(&desk.over).await;
     }
-}
-
-/// An hour after it is too old to be sent, as the first message.
-fn expiring(properties: BasicProperties, mail: &Mail, ttl: Duration) -> BasicProperties {
-    let Ok(note) = &mail.note else { return properties };
-    let age = Duration::try_from(Timestamp::now().duration_since(note.issued_at)).unwrap_or_default();
-    let left = (ttl + crate::config::Notification::GRACE).saturating_sub(age).max(Duration::from_secs(1));
-    properties.with_expiration(left.as_millis().to_string().into())
 }

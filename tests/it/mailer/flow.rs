@@ -3,11 +3,13 @@
 use super::*;
 use crate::mail_server::ScriptedServer;
 
-/// A world whose mail server answers by a script, and a mailer that tries again at once.
-async fn scripted(answers: &[(&str, &[&str])]) -> (ScriptedServer, World, Process, String) {
+/// A mailer that tries again at once.
+const AT_ONCE: &str = "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n";
+
+/// A world whose mail server answers by a script, and its mailer.
+async fn scripted(answers: &[(&str, &[&str])], config: &str) -> (ScriptedServer, World, Process, String) {
     let server = ScriptedServer::start(answers).await;
-    let quick = "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n";
-    let world = Plan::new().config(&section(server.port)).config(quick).prepare().await;
+    let world = Plan::new().config(&section(server.port)).config(config).prepare().await;
     let (mailer, http) = mailer(&world).await;
     (server, world, mailer, http)
 }
@@ -42,7 +44,7 @@ async fn a_mail_that_waits_for_a_connection_has_all_of_its_time_when_it_gets_one
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_greylists_everybody_at_first_holds_up_nobody_else() {
-    let (_server, world, mailer, _) = scripted(&[("RCPT", &["450 4.2.0 greylisted"; 30])]).await;
+    let (_server, world, mailer, _) = scripted(&[("RCPT", &["450 4.2.0 greylisted"; 30])], AT_ONCE).await;
     for n in 0..30 {
         notify(&world, &note(n, 0), BasicProperties::default()).await;
     }
@@ -54,7 +56,7 @@ async fn a_server_that_greylists_everybody_at_first_holds_up_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_takes_no_mail_for_now_is_away_even_where_one_person_waits() {
-    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 5])]).await;
+    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 5])], AT_ONCE).await;
     notify(&world, &note(1, 0), BasicProperties::default()).await;
     breaker_is_open(&http).await;
     let record = records(&world, 1).await[0].json();
@@ -64,7 +66,7 @@ async fn a_server_that_takes_no_mail_for_now_is_away_even_where_one_person_waits
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_cannot_even_be_offered_says_nothing_of_the_server_and_counts_no_try() {
-    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 100])]).await;
+    let (_server, world, mailer, http) = scripted(&[("MAIL", &["451 4.3.0 no lookup"; 100])], AT_ONCE).await;
     notify(&world, &note(1, 10), BasicProperties::default()).await;
     breaker_is_open(&http).await;
     // A newer one for the same person takes its place, and is the breaker's probe.
@@ -79,4 +81,23 @@ async fn a_mail_that_cannot_even_be_offered_says_nothing_of_the_server_and_count
     );
     assert!(readyz(&http).await.unwrap().1["mailer"]["breaker"]["state"].is_string());
     assert!(!mailer.stderr().contains("the breaker closes"), "{}", mailer.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_is_published_again_does_not_expire_behind_others() {
+    let parking = "[retry]\nbase = \"10m\"\nmax = \"10m\"\ninline_max = \"1ms\"\n";
+    let (_server, world, mut mailer, _) = scripted(&[("RCPT", &["450 4.2.0 greylisted"])], parking).await;
+    notify(&world, &note(1, 0), BasicProperties::default().with_expiration("90000000".into())).await;
+    let rung = eventually("it is parked", async || {
+        for rung in ["15s", "2m", "10m"].map(|rung| format!("emails.parked.{rung}")) {
+            if world.depth(&rung).await == 1 {
+                return Some(rung);
+            }
+        }
+        None
+    })
+    .await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    let parked = world.drained(&rung).await;
+    assert_eq!((parked.len(), parked[0].properties.expiration()), (1, &None));
 }
