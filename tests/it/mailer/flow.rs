@@ -101,3 +101,18 @@ async fn a_mail_that_is_published_again_does_not_expire_behind_others() {
     let parked = world.drained(&rung).await;
     assert_eq!((parked.len(), parked[0].properties.expiration()), (1, &None));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_waits_for_a_mail_in_the_air_for_longer_than_the_grace() {
+    let slow = Postbox::answering(|_, _| (Duration::from_secs(4), "250 taken".to_owned()));
+    let scene = Scene::new(slow, "").await;
+    let patient = "[mailer]\ntimeout = \"3s\"\n[shutdown]\ngrace = \"3s\"\n";
+    let mut mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config(patient).start();
+    role_is(&mailer.http().await, "active").await;
+    scene.notify(&note(1, 0)).await;
+    eventually("it is in the air", async || (scene.postbox.came() == 1).then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    is_empty(&scene.world).await;
+    assert_eq!(records(&scene.world, 1).await[0].json()["outcome"], "notified");
+    scene.letters(1).await;
+}
