@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::{sleep, sleep_until};
 
 use super::desk::{Berth, Desk, Leave};
+use super::office::Sent;
 use super::trip::{Ending, Mail};
 use crate::amqp::consumer::Delivery;
 use crate::amqp::names::EMAIL_KEY;
@@ -28,21 +29,22 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Pays everything, in order.
 pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, ending: &Ending) -> Result<(), Leave> {
-    let (unsent, detail) = match ending {
+    let (unsent, detail, status, attempts) = match ending {
         Ending::Known => return Ok(()),
-        Ending::Sent(delivered) => (None, format!("status {}", delivered.status)),
-        Ending::Unsent(reason, detail) => (Some(*reason), detail.clone()),
+        // Perhaps in the session before: then this delivery itself knows nothing of it.
+        Ending::Sent(Sent { status, attempts }) => (None, format!("status {status}"), Some(*status), *attempts),
+        Ending::Unsent(reason, detail) => (Some(*reason), detail.clone(), mail.status, mail.luggage.tried),
     };
     let remains = Remains::of(&delivery.body, &mail.scrubber);
     // As the record has it: it is read again from the stream, and must count once.
     let at = wire::to_the_millisecond(Timestamp::now());
     if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
-        let death = Death { reason, detail: detail.clone(), status: mail.status, attempts: mail.luggage.tried, at };
+        let death = Death { reason, detail: detail.clone(), status, attempts, at };
         let (body, properties) = wire::dead_mail::message(&remains, &delivery.properties, &death);
         let message = Message { exchange: "", key: &desk.office.names.emails_dead(), body: &body, properties };
         owe(desk, mail, "a dead mail", &message).await?;
     }
-    let Some(end) = end(mail, &remains, unsent, at) else {
+    let Some(end) = end(mail, &remains, unsent, (status, attempts), at) else {
         tracing::warn!(reason = detail, "a message of the email queue is no notification: it is a dead mail now");
         metrics::mail_ended("", "notification_failed", Unsent::InvalidNotification.as_str());
         return Ok(());
@@ -89,8 +91,13 @@ fn log(end: &MailEnd, detail: &str, mail: &Mail) {
 }
 
 /// The mail's end; `None` where the message does not even say whose it was.
-fn end(mail: &Mail, remains: &Remains, unsent: Option<Unsent>, at: Timestamp) -> Option<MailEnd> {
-    let (status, attempts) = (mail.status, mail.luggage.tried);
+fn end(
+    mail: &Mail,
+    remains: &Remains,
+    unsent: Option<Unsent>,
+    (status, attempts): (Option<u16>, u32),
+    at: Timestamp,
+) -> Option<MailEnd> {
     if let Ok(Note { id, job, org, user, batch, issued_at, .. }) = &mail.note {
         return Some(MailEnd {
             note: id.as_str().to_owned(),

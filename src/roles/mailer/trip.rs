@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use super::debts;
 use super::desk::{Berth, Desk, Leave};
 use super::in_hand::Place;
-use super::office::{Office, person};
+use super::office::{Office, Sent, person};
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{Lane, Refusal};
 use crate::domain::mailing::{About, Standing, Unsent};
@@ -69,7 +69,7 @@ pub(super) enum Ending {
     /// A record says that it was sent: only its ack had been lost.
     Known,
     /// The next hop has taken it.
-    Sent(Delivered),
+    Sent(Sent),
     /// It is not sent, and why.
     Unsent(Unsent, String),
 }
@@ -206,12 +206,12 @@ async fn travel(
         let is_probe = permit.is_probe();
         report(&office, permit, note, &delivered);
         match delivered {
-            Ok(delivered) => {
-                office.has_sent(note, delivered);
+            Ok(Delivered { status }) => {
+                let sent = Sent { status, attempts: mail.luggage.tried + 1 };
+                office.has_sent(note, sent);
                 office.gate.mended(StopCause::NoKey);
-                mail.luggage.tried += 1;
                 failpoint::reach(Stage::Delivered, note.id.as_str());
-                return Ok(Ending::Sent(delivered));
+                return Ok(Ending::Sent(sent));
             }
             Err(Undelivered::Never { detail, status }) => {
                 mail.luggage.tried += u32::from(status.is_some());
@@ -264,8 +264,8 @@ fn report(office: &Office, permit: Permit<()>, note: &Note, delivered: &Result<D
 
 /// Whether nothing is left to be sent.
 fn standing(desk: &Desk, note: &Note, overtaken: bool) -> Option<Ending> {
-    if let Some(delivered) = desk.office.was_sent(note) {
-        return Some(Ending::Sent(delivered));
+    if let Some(sent) = desk.office.was_sent(note) {
+        return Some(Ending::Sent(sent));
     }
     let superseded = |detail: &str| Some(Ending::Unsent(Unsent::Superseded, detail.into()));
     match desk.office.ledger.standing(&about(note)) {
