@@ -3,11 +3,13 @@
 //! lettre's own pool is not used. It takes a connection back wherever in a dialogue its user gave up, so that a mail that was given up
 //! by a time limit would leave its recipient to the next one; here only a connection whose transaction has ended is used again.
 
+mod dial;
 mod judge;
 mod letter;
 mod lines;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,10 +20,11 @@ use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Quit, Rcpt, Rset
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::response::Response;
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
+use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use self::dial::{dial, share};
 use self::judge::{Stage, Trouble, judge};
 use self::letter::Letter;
 use self::lines::Lines;
@@ -151,12 +154,21 @@ impl Smtp {
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, Trouble> {
-        let server = (self.server.host.as_str(), self.server.port);
+        let lost = |error: std::io::Error| Trouble::Lost(error.to_string());
+        let found = lookup_host((self.server.host.as_str(), self.server.port)).await.map_err(lost)?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        let share = share(self.timeout, addresses.len());
         if let (Tls::Wrapper, Some(tls)) = (self.server.tls, &self.tls) {
-            let connection = AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, Some(tls.clone()), None);
+            let connection = AsyncSmtpConnection::connect_tokio1(
+                addresses.as_slice(),
+                Some(share),
+                &self.hello,
+                Some(tls.clone()),
+                None,
+            );
             return connection.await.map_err(opening);
         }
-        let stream = TcpStream::connect(server).await.map_err(|error| Trouble::Lost(error.to_string()))?;
+        let stream = dial(&addresses, share).await.map_err(lost)?;
         let _ = stream.set_nodelay(true);
         AsyncSmtpConnection::connect_with_transport(Box::new(Lines(stream)), &self.hello).await.map_err(opening)
     }
