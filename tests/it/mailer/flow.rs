@@ -1,5 +1,11 @@
 //! How mails flow to the next hop: what each of them waits for, what it costs, and what of it holds up the others.
 
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+
 use super::*;
 use crate::mail_server::ScriptedServer;
 
@@ -115,4 +121,64 @@ async fn sigterm_waits_for_a_mail_in_the_air_for_longer_than_the_grace() {
     is_empty(&scene.world).await;
     assert_eq!(records(&scene.world, 1).await[0].json()["outcome"], "notified");
     scene.letters(1).await;
+}
+
+/// Who was asked for at a mail service, and when.
+type Asked = Arc<Mutex<Vec<(String, Instant)>>>;
+
+/// A world with a mail service that asks everybody to wait two seconds when it is asked for `u-0` for the first time.
+async fn with_service() -> (Asked, World) {
+    let asked = Asked::default();
+    let seen = Arc::clone(&asked);
+    let answer = move |body: axum::Json<Value>| async move {
+        let to = body.0["to"].as_str().unwrap().to_owned();
+        let mut seen = seen.lock().unwrap();
+        let is_first = to == "u-0@example.com" && seen.iter().all(|(before, _)| *before != to);
+        seen.push((to, Instant::now()));
+        if is_first {
+            return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response();
+        }
+        StatusCode::ACCEPTED.into_response()
+    };
+    let routes = axum::Router::new().route("/send", axum::routing::post(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/send", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let world = Plan::new().config(&format!("{QUICK}[mailer.http]\nurl = \"{url}\"\n")).prepare().await;
+    (asked, world)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_asks_one_mail_to_wait_is_waited_for_by_all() {
+    let (asked, world) = with_service().await;
+    let (mailer, _) = mailer(&world).await;
+    notify(&world, &note(0, 0), BasicProperties::default()).await;
+    eventually("the first is refused", async || mailer.stderr().contains("a try failed").then_some(())).await;
+    for n in 1..5 {
+        notify(&world, &note(n, 0), BasicProperties::default()).await;
+    }
+    let ends = by_note(&records(&world, 5).await);
+    assert!(ends.values().all(|end| end["outcome"] == "notified"), "{ends:?}");
+    assert_eq!(attempts(&ends), [1; 5], "to wait costs no attempt");
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 6, "{asked:?}");
+    let waited: Vec<Duration> = asked[1..].iter().map(|(_, at)| at.duration_since(asked[0].1)).collect();
+    assert!(waited.iter().all(|waited| *waited >= Duration::from_secs(2)), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_mails_are_sent_than_the_rate_allows() {
+    let (asked, world) = with_service().await;
+    let mailer = Run::of(&world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 120\n").start();
+    role_is(&mailer.http().await, "active").await;
+    let began = Instant::now();
+    for n in 1..=7 {
+        notify(&world, &note(n, 0), BasicProperties::default()).await;
+    }
+    records(&world, 7).await;
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 7, "{asked:?}");
+    // The first at once, each of the others half a second after the one before.
+    let took = asked[6].1.duration_since(began);
+    assert!(took >= Duration::from_millis(2_900), "{took:?}");
 }
