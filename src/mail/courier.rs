@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::http::Http;
 use super::smtp::{PATIENCE, Smtp};
@@ -21,6 +22,15 @@ pub struct Courier {
     way: Arc<Way>,
     secrets: Arc<Vec<secrecy::SecretString>>,
     longest: Duration,
+}
+
+/// The way to the next hop is free for one mail. It is waited for before a delivery begins, so that the delivery's own time is spent on
+/// nothing else.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    courier: &'a Courier,
+    /// Its connection's; HTTP has no bound of its own.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -66,17 +76,21 @@ impl Courier {
         self.longest
     }
 
-    /// Brings one mail to the next hop, once. What is told of a failure is without password and address, in one line of at most 512
-    /// characters: it may go into logs and dead mails.
+    /// Waits until the way is free: for a mail server, for one of `mailer.smtp.pool` connections.
+    pub async fn slot(&self) -> Slot<'_> {
+        let room = match &*self.way {
+            Way::Smtp(server) => server.room().await,
+            Way::Http(_) => None,
+        };
+        Slot { courier: self, _room: room }
+    }
+
+    /// Brings one mail to the next hop, once, as soon as the way is free.
     ///
     /// # Errors
     /// See [`Undelivered`].
     pub async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
-        let result = match &*self.way {
-            Way::Smtp(server) => server.deliver(mail).await,
-            Way::Http(service) => service.deliver(mail).await,
-        };
-        result.map_err(|undelivered| undelivered.told(|detail| self.tellable(mail, &detail)))
+        self.slot().await.deliver(mail).await
     }
 
     /// Ends the connections that are open, once no mail is on its way.
@@ -94,6 +108,21 @@ impl Courier {
         let said = without_addresses(&scrubber.text(detail));
         let line = said.chars().map(|c| if c.is_control() { ' ' } else { c });
         line.take(MAX_DETAIL).collect()
+    }
+}
+
+impl Slot<'_> {
+    /// Brings one mail to the next hop, once. What is told of a failure is without password and address, in one line of at most 512
+    /// characters: it may go into logs and dead mails.
+    ///
+    /// # Errors
+    /// See [`Undelivered`].
+    pub async fn deliver(self, mail: &Mail) -> Result<Delivered, Undelivered> {
+        let result = match &*self.courier.way {
+            Way::Smtp(server) => server.deliver(mail).await,
+            Way::Http(service) => service.deliver(mail).await,
+        };
+        result.map_err(|undelivered| undelivered.told(|detail| self.courier.tellable(mail, &detail)))
     }
 }
 

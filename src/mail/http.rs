@@ -87,6 +87,8 @@ fn judge(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
     let status = Some(code);
     match code {
         408 | 425 | 429 | 500..=599 => Undelivered::Again { detail, status, after },
+        // It is still busy with this very mail, which it knows by its key.
+        409 => Undelivered::Later { detail, status: code },
         // Who we are, or where and how we ask: not one mail would be taken.
         401 | 403..=405 | 407 | 300..=399 => Undelivered::Stop { detail, status },
         400..=499 => Undelivered::Never { detail, status },
@@ -142,6 +144,7 @@ mod tests {
     fn every_status_has_its_meaning() {
         let named = |status| match judge(status, None, "") {
             Undelivered::Again { .. } => "again",
+            Undelivered::Later { .. } => "later",
             Undelivered::Never { .. } => "never",
             Undelivered::Stop { .. } => "stop",
         };
@@ -162,7 +165,8 @@ mod tests {
         406..=406: never
         407..=407: stop
         408..=408: again
-        409..=424: never
+        409..=409: later
+        410..=424: never
         425..=425: again
         426..=428: never
         429..=429: again

@@ -56,7 +56,7 @@ pub struct Delivered {
 /// Why a mail was not delivered, named by what is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undelivered {
-    /// It is tried again: a passing trouble of the next hop, or of the way there.
+    /// It is tried again: a passing trouble of the next hop's own, or of the way there, whoever the mail is for.
     Again {
         /// What happened.
         detail: String,
@@ -64,6 +64,14 @@ pub enum Undelivered {
         status: Option<u16>,
         /// How long the next hop asked us to wait.
         after: Option<Duration>,
+    },
+    /// It is tried again, and nobody else waits for that: the next hop works, and does not take this mail yet. It knows the sender too
+    /// little, or a mailbox is full.
+    Later {
+        /// What happened.
+        detail: String,
+        /// The code of the answer.
+        status: u16,
     },
     /// This mail is not taken, whenever it comes: it is given up.
     Never {
@@ -86,6 +94,7 @@ impl Undelivered {
     fn told(self, tell: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Again { detail, status, after } => Self::Again { detail: tell(detail), status, after },
+            Self::Later { detail, status } => Self::Later { detail: tell(detail), status },
             Self::Never { detail, status } => Self::Never { detail: tell(detail), status },
             Self::Stop { detail, status } => Self::Stop { detail: tell(detail), status },
         }

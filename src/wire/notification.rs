@@ -21,6 +21,8 @@ use crate::domain::user::{EmailAddress, UserId};
 pub const TYPE: &str = "password-reset";
 /// The language the person prefers.
 const LANGUAGE: &str = "resetd-language";
+/// When a notification that is published again was issued, in seconds since 1970, as far as the mailer knows.
+const ISSUED_AT: &str = "resetd-issued-at";
 
 /// What tells the person, for whoever sends mails. It holds the password.
 #[derive(Serialize, JsonSchema)]
@@ -261,15 +263,16 @@ fn issued(text: &str, from: &BasicProperties, now: Timestamp) -> Result<(Timesta
     if issued.duration_since(now) <= properties::MAX_AHEAD {
         return Ok((issued, None));
     }
-    let came = from.timestamp().and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
-    let came = came.filter(|came| *came <= now).unwrap_or(now);
-    Ok((came, Some("its issuedAt is more than 5 minutes ahead; it counts as issued when it came")))
+    let came = from.headers().as_ref().and_then(|headers| headers.inner().get(ISSUED_AT)).and_then(properties::integer);
+    let came = came.and_then(|seconds| Timestamp::from_second(seconds).ok()).filter(|came| *came <= now);
+    Ok((came.unwrap_or(now), Some("its issuedAt is more than 5 minutes ahead; it counts as issued when it came")))
 }
 
-/// The properties of a notification that is published again: it expires when the first one would have, and says when it was issued.
-pub fn published_again(properties: BasicProperties, note: &Note, expires_in: Duration) -> BasicProperties {
-    let issued = u64::try_from(note.issued_at.as_second()).unwrap_or_default();
-    properties.with_expiration(expires_in.as_millis().to_string().into()).with_timestamp(issued)
+/// The properties of a notification that is published again: they say when it was issued, as far as we know.
+pub fn published_again(properties: BasicProperties, note: &Note) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(ISSUED_AT.into(), AMQPValue::LongLongInt(note.issued_at.as_second()));
+    properties.with_headers(headers)
 }
 
 /// Reads what was sealed, for the notification that it came in.
@@ -462,8 +465,7 @@ mod tests {
         // Published again after it came an hour before it says it was issued; then it comes again half an hour later.
         let hour = issued - jiff::SignedDuration::from_hours(1);
         let (note, _) = super::read(&body, &properties, hour).unwrap();
-        let again = published_again(properties.clone(), &note, Duration::from_millis(7));
-        assert_eq!(again.expiration().as_ref().map(|text| text.as_str()), Some("7"));
+        let again = published_again(properties.clone(), &note);
         assert_eq!(came(&again, 1_800), (-1_800, true));
         assert_eq!(came(&again, 4_000), (0, true), "nor is it issued later than now");
         assert_eq!(came(&again, 0), (0, false), "what the body says counts as soon as it can be");

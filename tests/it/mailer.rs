@@ -2,6 +2,7 @@
 //! cannot be sent is said and kept without its password. The mail server is a real socket that counts.
 
 mod faults;
+mod flow;
 mod replays;
 mod takeover;
 mod template;

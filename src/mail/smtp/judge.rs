@@ -70,7 +70,7 @@ impl Trouble {
 }
 
 /// What is done next. (RFC 5321, section 4.2.1: 4yz is asked again, 5yz is not; RFC 4954, section 6: 530, 534, 535 and 538 are about
-/// the login, wherever they come.)
+/// the login, wherever they come.) Greeting, login and sender are the same for every mail; behind them an answer is about this one.
 pub(super) fn judge(stage: Stage, trouble: Trouble) -> Undelivered {
     let at = stage.as_str();
     let (code, text) = match trouble {
@@ -87,13 +87,20 @@ pub(super) fn judge(stage: Stage, trouble: Trouble) -> Undelivered {
         // Not one mail would pass: it is not this one that is refused.
         (Stage::Opening | Stage::Login | Stage::Sender, 500..=599) => stop(Some(code), detail),
         (Stage::SenderInUtf8 | Stage::Recipient | Stage::Data | Stage::Text, 500..=599) => never(Some(code), detail),
-        // 4yz, and what is no answer to what was asked.
+        // The server is closing. Its disk is full, which 452 says everywhere but at the recipient, where it is a mailbox.
+        (_, 421) | (Stage::SenderInUtf8 | Stage::Data | Stage::Text, 452) => again(Some(code), detail),
+        (Stage::SenderInUtf8 | Stage::Recipient | Stage::Data | Stage::Text, 400..=499) => later(code, detail),
+        // What would be said to every mail, and what is no answer to what was asked.
         (_, 0..=499 | 600..) => again(Some(code), detail),
     }
 }
 
 fn again(status: Option<u16>, detail: String) -> Undelivered {
     Undelivered::Again { detail, status, after: None }
+}
+
+fn later(status: u16, detail: String) -> Undelivered {
+    Undelivered::Later { detail, status }
 }
 
 fn never(status: Option<u16>, detail: String) -> Undelivered {
@@ -111,6 +118,7 @@ mod tests {
     fn named(stage: Stage, code: u16) -> &'static str {
         match judge(stage, Trouble::Reply { code, text: "said".into() }) {
             Undelivered::Again { .. } => "again",
+            Undelivered::Later { .. } => "later",
             Undelivered::Never { .. } => "never",
             Undelivered::Stop { .. } => "stop",
         }
@@ -137,7 +145,12 @@ mod tests {
         Login 500..=599: stop
         Sender 200..=499: again
         Sender 500..=599: stop
-        SenderInUtf8 200..=499: again
+        SenderInUtf8 200..=399: again
+        SenderInUtf8 400..=420: later
+        SenderInUtf8 421..=421: again
+        SenderInUtf8 422..=451: later
+        SenderInUtf8 452..=452: again
+        SenderInUtf8 453..=499: later
         SenderInUtf8 500..=529: never
         SenderInUtf8 530..=530: stop
         SenderInUtf8 531..=533: never
@@ -145,7 +158,10 @@ mod tests {
         SenderInUtf8 536..=537: never
         SenderInUtf8 538..=538: stop
         SenderInUtf8 539..=599: never
-        Recipient 200..=499: again
+        Recipient 200..=399: again
+        Recipient 400..=420: later
+        Recipient 421..=421: again
+        Recipient 422..=499: later
         Recipient 500..=529: never
         Recipient 530..=530: stop
         Recipient 531..=533: never
@@ -153,7 +169,12 @@ mod tests {
         Recipient 536..=537: never
         Recipient 538..=538: stop
         Recipient 539..=599: never
-        Data 200..=499: again
+        Data 200..=399: again
+        Data 400..=420: later
+        Data 421..=421: again
+        Data 422..=451: later
+        Data 452..=452: again
+        Data 453..=499: later
         Data 500..=529: never
         Data 530..=530: stop
         Data 531..=533: never
@@ -161,7 +182,12 @@ mod tests {
         Data 536..=537: never
         Data 538..=538: stop
         Data 539..=599: never
-        Text 200..=499: again
+        Text 200..=399: again
+        Text 400..=420: later
+        Text 421..=421: again
+        Text 422..=451: later
+        Text 452..=452: again
+        Text 453..=499: later
         Text 500..=529: never
         Text 530..=530: stop
         Text 531..=533: never

@@ -3,12 +3,14 @@
 //! lettre's own pool is not used. It takes a connection back wherever in a dialogue its user gave up, so that a mail that was given up
 //! by a time limit would leave its recipient to the next one; here only a connection whose transaction has ended is used again.
 
+mod dial;
 mod judge;
 mod letter;
 mod lines;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lettre::transport::smtp::Error;
@@ -18,10 +20,11 @@ use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Quit, Rcpt, Rset
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::response::Response;
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::net::lookup_host;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use self::dial::{dial, share};
 use self::judge::{Stage, Trouble, judge};
 use self::letter::Letter;
 use self::lines::Lines;
@@ -49,7 +52,7 @@ pub(super) struct Smtp {
     credentials: Option<Credentials>,
     /// For one step.
     timeout: Duration,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     idle: Mutex<VecDeque<(Instant, Line)>>,
 }
 
@@ -77,19 +80,21 @@ impl Smtp {
             credentials: login
                 .map(|login| Credentials::new(login.user.clone(), login.password.expose_secret().to_owned())),
             timeout,
-            room: Semaphore::new(server.pool.into()),
+            room: Arc::new(Semaphore::new(server.pool.into())),
             idle: Mutex::default(),
             server: server.clone(),
         })
     }
 
-    /// Sends one mail, once.
+    /// Waits until a connection is free, or may be opened.
+    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    /// Sends one mail, once, by a connection that [`Smtp::room`] was waited for.
     pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
         let letter = Letter::of(mail, &self.server.from, SystemTime::now())
             .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
-        let Ok(_place) = self.room.acquire().await else {
-            return Err(judge(Stage::Opening, Trouble::Lost("the mailer ends".into())));
-        };
         match timeout(self.timeout * PATIENCE, self.send(&letter)).await {
             Ok(sent) => sent,
             Err(_) => Err(judge(Stage::Text, Trouble::TimedOut)),
@@ -149,12 +154,21 @@ impl Smtp {
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, Trouble> {
-        let server = (self.server.host.as_str(), self.server.port);
+        let lost = |error: std::io::Error| Trouble::Lost(error.to_string());
+        let found = lookup_host((self.server.host.as_str(), self.server.port)).await.map_err(lost)?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        let share = share(self.timeout, addresses.len());
         if let (Tls::Wrapper, Some(tls)) = (self.server.tls, &self.tls) {
-            let connection = AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, Some(tls.clone()), None);
+            let connection = AsyncSmtpConnection::connect_tokio1(
+                addresses.as_slice(),
+                Some(share),
+                &self.hello,
+                Some(tls.clone()),
+                None,
+            );
             return connection.await.map_err(opening);
         }
-        let stream = TcpStream::connect(server).await.map_err(|error| Trouble::Lost(error.to_string()))?;
+        let stream = dial(&addresses, share).await.map_err(lost)?;
         let _ = stream.set_nodelay(true);
         AsyncSmtpConnection::connect_with_transport(Box::new(Lines(stream)), &self.hello).await.map_err(opening)
     }

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::time::{sleep, sleep_until};
 
 use super::desk::{Berth, Desk, Leave};
+use super::office::Sent;
 use super::trip::{Ending, Mail};
 use crate::amqp::consumer::Delivery;
 use crate::amqp::names::EMAIL_KEY;
@@ -30,10 +30,11 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Pays everything, in order.
 pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, ending: &Ending) -> Result<(), Leave> {
-    let (unsent, detail) = match ending {
+    let (unsent, detail, status, attempts) = match ending {
         Ending::Known => return Ok(()),
-        Ending::Sent(delivered) => (None, format!("status {}", delivered.status)),
-        Ending::Unsent(reason, detail) => (Some(*reason), detail.clone()),
+        // Perhaps in the session before: then this delivery itself knows nothing of it.
+        Ending::Sent(Sent { status, attempts }) => (None, format!("status {status}"), Some(*status), *attempts),
+        Ending::Unsent(reason, detail) => (Some(*reason), detail.clone(), mail.status, mail.luggage.tried),
     };
     let mut remains = Remains::of(&delivery.body, &mail.scrubber);
     if mail.note.is_err() {
@@ -42,12 +43,12 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
     // As the record has it: it is read again from the stream, and must count once.
     let at = wire::to_the_millisecond(Timestamp::now());
     if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
-        let death = Death { reason, detail: detail.clone(), status: mail.status, attempts: mail.luggage.tried, at };
+        let death = Death { reason, detail: detail.clone(), status, attempts, at };
         let (body, properties) = wire::dead_mail::message(&remains, &delivery.properties, &death);
         let message = Message { exchange: "", key: &desk.office.names.emails_dead(), body: &body, properties };
         owe(desk, mail, "a dead mail", &message).await?;
     }
-    let Some(end) = end(mail, &remains, unsent, at) else {
+    let Some(end) = end(mail, &remains, unsent, (status, attempts), at) else {
         let reason = without_addresses(&detail);
         tracing::warn!(reason, "a message of the email queue is no notification: it is a dead mail now");
         metrics::mail_ended("", "notification_failed", Unsent::InvalidNotification.as_str());
@@ -94,8 +95,13 @@ fn log(end: &MailEnd, detail: &str) {
 }
 
 /// The mail's end; `None` where the message does not even say whose it was.
-fn end(mail: &Mail, remains: &Remains, unsent: Option<Unsent>, at: Timestamp) -> Option<MailEnd> {
-    let (status, attempts) = (mail.status, mail.luggage.tried);
+fn end(
+    mail: &Mail,
+    remains: &Remains,
+    unsent: Option<Unsent>,
+    (status, attempts): (Option<u16>, u32),
+    at: Timestamp,
+) -> Option<MailEnd> {
     if let Ok(Note { id, job, org, user, batch, issued_at, .. }) = &mail.note {
         return Some(MailEnd {
             note: id.as_str().to_owned(),
@@ -176,27 +182,21 @@ async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Res
     }
 }
 
-/// Publishes a mail again, to wait at the broker or to be taken later: a fresh message with what it has been through, that expires when
-/// the first one would have.
+/// Publishes a mail again, to wait at the broker or to be taken later: a fresh message with what it has been through. It does not expire:
+/// behind others it would be gone, unsaid, before its turn came; the mailer looks at its age itself.
 pub(super) async fn publish_again(desk: &Desk, delivery: Delivery<()>, mail: &Mail, berth: Berth) {
     let names = &desk.office.names;
     let (exchange, key) = match berth {
         Berth::Queue => (names.notifications(), EMAIL_KEY.to_owned()),
         Berth::Rung(rung) => (String::new(), names.emails_parked(rung)),
     };
-    let properties = wire::again::properties(&delivery.properties, &mail.luggage);
-    let properties = expiring(properties, mail, desk.office.ttl);
+    let mut properties = wire::again::properties(&delivery.properties, &mail.luggage);
+    if let Ok(note) = &mail.note {
+        properties = wire::notification::published_again(properties, note);
+    }
     let message = Message { exchange: &exchange, key: &key, body: &delivery.body, properties };
     if owe(desk, mail, "a mail that waits", &message).await.is_ok() {
         failpoint::reach(Stage::Again, mail.note.as_ref().map_or("", |note| note.id.as_str()));
         delivery.ack(&desk.over).await;
     }
-}
-
-/// An hour after it is too old to be sent, as the first message.
-fn expiring(properties: BasicProperties, mail: &Mail, ttl: Duration) -> BasicProperties {
-    let Ok(note) = &mail.note else { return properties };
-    let age = Duration::try_from(Timestamp::now().duration_since(note.issued_at)).unwrap_or_default();
-    let left = (ttl + crate::config::Notification::GRACE).saturating_sub(age).max(Duration::from_secs(1));
-    wire::notification::published_again(properties, note, left)
 }

@@ -45,7 +45,8 @@ pub(super) struct Desk {
     pub(super) lease: Renewed,
     /// Cancelled when nothing new is begun: a mail that waits goes back, one in the air is finished.
     pub(super) draining: CancellationToken,
-    /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace has ended.
+    /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace is nearly over. A delivery in
+    /// the air is still finished.
     pub(super) over: CancellationToken,
     /// Cancelled when all deliveries are given back, since nothing can be sent for long.
     pub(super) returning: CancellationToken,

@@ -35,8 +35,6 @@ use crate::telemetry::metrics;
 use office::{NAME, Office};
 use session::End;
 
-/// Beside the longest delivery, for its record and for closing.
-const LEAST_GRACE: Duration = Duration::from_secs(5);
 /// A session that lasted for so long was no failure.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -81,13 +79,6 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let ended = health.clone();
     let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
     let post = Post { config: &config, board: &board, office, shutdown };
-    if post.config.grace < post.office.longest + LEAST_GRACE {
-        tracing::warn!(
-            "shutdown.grace is shorter than the longest delivery, {} s, and {} s more: a mail that is cut short at the end is sent once more",
-            post.office.longest.as_secs(),
-            LEAST_GRACE.as_secs()
-        );
-    }
     let worked = post.work().await;
     post.office.courier.close().await;
     health.cancel();

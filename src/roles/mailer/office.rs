@@ -21,7 +21,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::user::UserId;
 use crate::http::MailSource;
 use crate::mail::seal::Keys;
-use crate::mail::{Courier, Delivered, Templates};
+use crate::mail::{Courier, Templates};
 use crate::org::gate::Gate;
 use crate::org::guard::Guard;
 use crate::org::limiter::Limiter;
@@ -33,6 +33,15 @@ pub(super) const NAME: &str = "mailer";
 const SUBJECT: &str = "emails.lease";
 /// Mails that were sent while their record could not be confirmed: more than are in hand at once by far, and forgotten beyond that.
 const MAX_SENT: usize = 10_000;
+
+/// What is recorded of a mail that the next hop took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sent {
+    /// The code of its answer.
+    pub(super) status: u16,
+    /// Tries that counted.
+    pub(super) attempts: u32,
+}
 
 /// The mailer's office.
 #[derive(Debug)]
@@ -59,7 +68,7 @@ pub(super) struct Office {
     pub(super) hold: Duration,
     /// From which wait of all on, the mails are given back.
     pub(super) long: Duration,
-    sent: Mutex<HashMap<String, Delivered>>,
+    sent: Mutex<HashMap<String, Sent>>,
     worked: AtomicBool,
 }
 
@@ -119,20 +128,20 @@ impl Office {
         }
     }
 
-    fn sent(&self) -> MutexGuard<'_, HashMap<String, Delivered>> {
+    fn sent(&self) -> MutexGuard<'_, HashMap<String, Sent>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next hop has taken a mail, and no record says so yet.
-    pub(super) fn has_sent(&self, note: &Note, delivered: Delivered) {
+    pub(super) fn has_sent(&self, note: &Note, how: Sent) {
         let mut sent = self.sent();
         if sent.len() < MAX_SENT {
-            sent.insert(note.id.as_str().to_owned(), delivered);
+            sent.insert(note.id.as_str().to_owned(), how);
         }
     }
 
-    /// What the next hop said when it took this mail, where no record says so.
-    pub(super) fn was_sent(&self, note: &Note) -> Option<Delivered> {
+    /// What is to be recorded of this mail, where the next hop took it and no record says so.
+    pub(super) fn was_sent(&self, note: &Note) -> Option<Sent> {
         self.sent().get(note.id.as_str()).copied()
     }
 

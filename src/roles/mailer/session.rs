@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,7 @@ use super::{Held, Post, trip};
 use crate::amqp::claim::REPEAT;
 use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::link::Link;
-use crate::amqp::trouble::Trouble;
+use crate::amqp::trouble::{ANSWER, Trouble};
 use crate::board::Session as Standing;
 use crate::domain::retry::StopCause;
 
@@ -207,10 +207,15 @@ impl Session {
                 tracing::info!(in_hand, "draining");
                 desk.draining.cancel();
                 intake.cancel().await;
-                if tokio::time::timeout(grace, mails.wait()).await.is_err() {
-                    let in_hand = mails.len();
-                    tracing::warn!(in_hand, "shutdown.grace has ended; these mails go back to their queue");
+                if timeout(grace.saturating_sub(ANSWER), mails.wait()).await.is_err() {
+                    tracing::info!(
+                        in_hand = mails.len(),
+                        "mails in the air are waited for, whatever shutdown.grace is"
+                    );
+                    // What is owed is given up after `ANSWER`, and so with the grace. A delivery ends by itself, and its record is
+                    // published: cut off, it would be made once more.
                     desk.over.cancel();
+                    mails.wait().await;
                 }
             }
             End::Trouble(_) => {

@@ -1,7 +1,7 @@
 //! The trip of one mail, from top to bottom; each stage is one line here and one function below.
 //!
 //! ```text
-//! delivery → parse → sent already? → its own wait → turn → newest? → its key here? → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
+//! delivery → parse → sent already? → its own wait → turn → newest? → its key here? → slot → gate (lease, breaker, pause, too old?, limiter) → open → write → next hop
 //!          → again, wait at the broker, or give up
 //!          → record, or dead mail and record, confirmed → ack
 //! ```
@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use super::debts;
 use super::desk::{Berth, Desk, Leave};
 use super::in_hand::Place;
-use super::office::person;
+use super::office::{Office, Sent, person};
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{Lane, Refusal};
 use crate::domain::mailing::{About, Standing, Unsent};
@@ -70,7 +70,7 @@ pub(super) enum Ending {
     /// A record says that it was sent: only its ack had been lost.
     Known,
     /// The next hop has taken it.
-    Sent(Delivered),
+    Sent(Sent),
     /// It is not sent, and why.
     Unsent(Unsent, String),
 }
@@ -169,8 +169,12 @@ async fn travel(
         if let Some(detail) = lacks_key(desk, note).filter(|_| ahead(expires).is_some()) {
             return Err(wait_for_its_key(desk, note, &detail));
         }
-        let pass = office.gate.pass(Lane::Interactive, Some(expires), false);
-        let permit = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
+        // The slot first: between the permit and the delivery nothing is waited for.
+        let pass = async {
+            let slot = office.courier.slot().await;
+            (slot, office.gate.pass(Lane::Interactive, Some(expires), false).await)
+        };
+        let (slot, permit) = match overtaken.run_until_cancelled(desk.unless_left(hold, pass)).await {
             None => continue,
             Some(left) => left?,
         };
@@ -203,41 +207,32 @@ async fn travel(
             }
         };
         let began = Instant::now();
-        let delivering = timeout(office.longest + TO_SPARE, office.courier.deliver(&written));
+        let delivering = timeout(office.longest + TO_SPARE, slot.deliver(&written));
         let delivered = delivering.await.unwrap_or_else(|_late| {
             let detail = format!("no answer within {} s", office.longest.as_secs());
             Err(Undelivered::Again { detail, status: None, after: None })
         });
         metrics::mail_tried(status_of(&delivered), began.elapsed());
-        let (status, is_probe) = (status_of(&delivered), permit.is_probe());
-        mail.status = status.or(mail.status);
+        mail.status = status_of(&delivered).or(mail.status);
+        let is_probe = permit.is_probe();
+        report(&office, permit, note, &delivered);
         match delivered {
-            Ok(delivered) => {
-                office.has_sent(note, delivered);
-                permit.answered(&note.user, Verdict::Worked);
-                office.gate.mended(StopCause::MailRefused);
-                mail.luggage.tried += 1;
+            Ok(Delivered { status }) => {
+                let sent = Sent { status, attempts: mail.luggage.tried + 1 };
+                office.has_sent(note, sent);
                 failpoint::reach(Stage::Delivered, note.id.as_str());
-                return Ok(Ending::Sent(delivered));
+                return Ok(Ending::Sent(sent));
             }
-            Err(Undelivered::Never { detail, .. }) => {
-                permit.answered(&note.user, Verdict::Worked);
-                office.gate.mended(StopCause::MailRefused);
-                mail.luggage.tried += 1;
+            Err(Undelivered::Never { detail, status }) => {
+                mail.luggage.tried += u32::from(status.is_some());
                 return Ok(Ending::Unsent(Unsent::Undeliverable, mail.scrubber.text(&detail)));
             }
             Err(Undelivered::Stop { detail, .. }) => {
-                permit.answered(&note.user, Verdict::Neutral);
                 let detail = mail.scrubber.text(&detail);
                 office.gate.stop(StopCause::MailRefused, &format!("no mail can be sent: {detail}"));
             }
-            Err(Undelivered::Again { detail, after: Some(wait), .. }) => {
-                permit.answered(&note.user, Verdict::Throttled);
-                office.gate.throttled(wait);
-                failed(note, mail, Some(wait), &detail);
-            }
-            Err(Undelivered::Again { detail, after: None, .. }) => {
-                faulted(permit, note, status);
+            Err(Undelivered::Again { detail, after: Some(wait), .. }) => failed(note, mail, Some(wait), &detail),
+            Err(Undelivered::Again { detail, after: None, .. } | Undelivered::Later { detail, .. }) => {
                 mail.luggage.tried += 1;
                 mail.luggage.probes += u32::from(is_probe);
                 if mail.luggage.tried.saturating_sub(mail.luggage.probes) >= office.policy.max_attempts {
@@ -252,10 +247,35 @@ async fn travel(
     }
 }
 
+/// What a try says of the next hop.
+fn report(office: &Office, permit: Permit<()>, note: &Note, delivered: &Result<Delivered, Undelivered>) {
+    match delivered {
+        // It took this one, or would take others.
+        Ok(_) | Err(Undelivered::Later { .. } | Undelivered::Never { status: Some(_), .. }) => {
+            permit.answered(&note.user, Verdict::Worked);
+            office.gate.mended(StopCause::MailRefused);
+        }
+        // Of other mails this says nothing.
+        Err(Undelivered::Never { status: None, .. } | Undelivered::Stop { .. }) => {
+            permit.answered(&note.user, Verdict::Neutral);
+        }
+        Err(Undelivered::Again { after: Some(wait), .. }) => {
+            permit.answered(&note.user, Verdict::Throttled);
+            office.gate.throttled(*wait);
+        }
+        // It counts as if it were of several people: while the next hop is away, one mail that waits opens the breaker, and is not
+        // given up.
+        Err(Undelivered::Again { after: None, .. }) => {
+            let anybody = UserId::parse(&uuid::Uuid::new_v4().to_string());
+            permit.answered(&anybody.unwrap_or_else(|_| note.user.clone()), Verdict::Faulted);
+        }
+    }
+}
+
 /// Whether nothing is left to be sent.
 fn standing(desk: &Desk, note: &Note, overtaken: bool) -> Option<Ending> {
-    if let Some(delivered) = desk.office.was_sent(note) {
-        return Some(Ending::Sent(delivered));
+    if let Some(sent) = desk.office.was_sent(note) {
+        return Some(Ending::Sent(sent));
     }
     let superseded = |detail: &str| Some(Ending::Unsent(Unsent::Superseded, detail.into()));
     match desk.office.ledger.standing(&about(note)) {
@@ -330,18 +350,9 @@ fn open(desk: &Desk, note: &Note) -> Result<Words, String> {
     }
 }
 
-/// A fault that is not of this mail's own counts as if it were of several people: while the next hop is away, one mail that waits
-/// opens the breaker, and is not given up.
-fn faulted(permit: Permit<()>, note: &Note, status: Option<u16>) {
-    let is_the_hops_own = status.is_none_or(|status| status == 421 || status >= 500);
-    let any = UserId::parse(&uuid::Uuid::new_v4().to_string());
-    let user = if is_the_hops_own { any.unwrap_or_else(|_| note.user.clone()) } else { note.user.clone() };
-    permit.answered(&user, Verdict::Faulted);
-}
-
 fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
     match delivered {
-        Ok(Delivered { status, .. }) => Some(*status),
+        Ok(Delivered { status, .. }) | Err(Undelivered::Later { status, .. }) => Some(*status),
         Err(
             Undelivered::Again { status, .. } | Undelivered::Never { status, .. } | Undelivered::Stop { status, .. },
         ) => *status,

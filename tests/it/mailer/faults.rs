@@ -112,6 +112,8 @@ async fn a_broker_killed_while_mails_are_sent_makes_no_second_copy_of_any() {
     role_is(&http, "active").await;
     let ends = by_note(&records(&world, 40).await);
     assert_eq!((ends.len(), ends.values().filter(|end| end["outcome"] == "notified").count()), (40, 40));
+    let untold = ends.values().find(|end| end["status"] != 250 || end["attempts"] != 1);
+    assert_eq!(untold, None, "what is recorded later says the same");
     is_empty(&world).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     let mut ids: Vec<String> = slow.letters().into_iter().map(|letter| letter.message_id).collect();
