@@ -74,11 +74,12 @@ Examples:
     #[command(
         after_help = "It runs until SIGTERM or SIGINT: a mail in the air is waited for (three times mailer.timeout at most), and the others go back; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
 
-Of several notifications for one person the newest alone is sent; what cannot be sent is kept, without its password, in emails.dead (resetd dead --queue emails list). It wants mailer.enabled = true, and so do the workers.
+Of several notifications for one person the newest alone is sent; what cannot be sent is kept, without its password, in emails.dead (resetd dead --queue emails list). Set mailer.enabled = true for the worker too.
 
 Examples:
   resetd --config /etc/resetd/resetd.toml mailer
-  RESETD__MAILER__ENABLED=true EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer
+  RESETD__MAILER__SMTP__HOST=smtp.example.com RESETD__MAILER__FROM=noreply@example.com resetd mailer
+  EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer
   resetd --config /etc/resetd/resetd.toml mailer --preview samples"
     )]
     Mailer(With<roles::mailer::Args>),

@@ -248,13 +248,8 @@ impl Config {
     /// What a mailer needs.
     ///
     /// # Errors
-    /// Where it takes no part, [`Config::delivery`] is not complete, its backoff ends before it begins, or the page would be shown to
-    /// anybody.
+    /// Where [`Config::delivery`] is not complete, its backoff ends before it begins, or the page would be shown to anybody.
     pub fn mailer(&self) -> Result<mailer::Mailer, ConfigError> {
-        if !self.mailer.enabled {
-            let wants = "true where a mailer runs, for the workers too: they let the messages lie an hour longer, so that the mailer says which came too late";
-            return Err(ConfigError::wrong("mailer.enabled", false, wants));
-        }
         let mailer = self.delivery()?;
         let (base, longest) = (self.retry.policy.base, self.mailer.retry_max);
         if longest < base {

@@ -335,7 +335,7 @@ fn one_call_a_minute_may_be_the_whole_limit() {
 }
 
 #[test]
-fn a_mailer_takes_part_by_name_and_its_waits_are_what_can_be_waited() {
+fn a_mailers_waits_are_what_can_be_waited() {
     let said = |own: &str, other: &str| {
         let text = format!("{other}[mailer]\n{own}[mailer.http]\nurl = \"https://mail/\"\n");
         load(&[&text], []).and_then(|config| config.mailer().map(drop)).map_err(|error| error.to_string())
@@ -344,12 +344,11 @@ fn a_mailer_takes_part_by_name_and_its_waits_are_what_can_be_waited() {
         let error = said(own, other).unwrap_err();
         assert!(error.contains(key), "{error}");
     };
-    said("enabled = true\ntimeout = \"60s\"\n", "[notification]\nttl = \"1192h\"\n").unwrap();
-    refused("", "", "mailer.enabled is false; it must be true");
-    refused("enabled = true\ntimeout = \"61s\"\n", "", "mailer.timeout");
-    refused("enabled = true\nretry_max = \"400ms\"\n", "[retry]\nbase = \"500ms\"\n", "mailer.retry_max");
-    refused("enabled = true\n", "[notification]\nttl = \"1193h\"\n", "notification.ttl");
-    refused("enabled = true\n", "[http]\nlisten = \"0.0.0.0:9464\"\n", "http.token");
+    said("timeout = \"60s\"\n", "[notification]\nttl = \"1192h\"\n").unwrap();
+    refused("timeout = \"61s\"\n", "", "mailer.timeout");
+    refused("retry_max = \"400ms\"\n", "[retry]\nbase = \"500ms\"\n", "mailer.retry_max");
+    refused("", "[notification]\nttl = \"1193h\"\n", "notification.ttl");
+    refused("", "[http]\nlisten = \"0.0.0.0:9464\"\n", "http.token");
     let open = load(&["[http]\nlisten = \"0.0.0.0:9464\"\n[mailer.http]\nurl = \"https://mail/\"\n"], []).unwrap();
     assert!(open.delivery().is_ok(), "a sample is shown to who asked for it alone");
 }

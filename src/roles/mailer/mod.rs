@@ -70,6 +70,11 @@ pub fn preview(config: &Config, folder: &Path) -> Result<()> {
 /// # Errors
 /// Where the configuration does not do, or at the start the broker refuses what only somebody can mend.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    if !config.mailer.enabled {
+        tracing::warn!(
+            "mailer.enabled is false: a worker configured so lets a message expire at the broker as soon as it is too old, and nobody says so; set it true, here and for the workers"
+        );
+    }
     let board = Board::new([NAME].into_iter());
     let name = claim::process_name();
     let office = Arc::new(Office::open(&config, &board, name.clone())?);

@@ -33,14 +33,18 @@ async fn a_template_that_cannot_be_filled_in_stops_the_line_and_gives_nobody_up(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mailer_that_takes_no_part_does_not_start_and_shows_its_samples() {
+async fn a_mailer_that_the_workers_are_not_told_of_warns_and_its_samples_need_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let samples = folder.path().join("samples");
-    let open =
-        "[http]\nlisten = \"0.0.0.0:9464\"\n[mailer]\nfrom = \"a@example.com\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\n";
-    let run = |arguments: &[&str]| Run::new(arguments).config(open);
-    crate::process::ends(run(&["mailer"]), 2, &["mailer.enabled is false", "true"]).await;
-    let (code, out, said) = run(&["mailer", "--preview", samples.to_str().unwrap()]).end().await;
+    let smtp = "[amqp]\nurl = \"amqp://127.0.0.1:1\"\n[mailer]\nfrom = \"a@example.com\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\n";
+    let open = format!("[http]\nlisten = \"0.0.0.0:9464\"\n{smtp}");
+    crate::process::ends(Run::new(&["mailer"]).config(&open), 2, &["http.token"]).await;
+    let run = Run::new(&["mailer", "--preview", samples.to_str().unwrap()]).config(&open);
+    let (code, out, said) = run.end().await;
     assert_eq!(code, 0, "{said}");
     says(&out, &["en.eml"]);
+
+    let mut mailer = Run::new(&["mailer"]).config(&format!("[http]\nlisten = \"127.0.0.1:0\"\n{smtp}")).start();
+    eventually("it warns", async || mailer.stderr().contains("mailer.enabled is false").then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
 }
