@@ -17,6 +17,7 @@ pub mod amqp;
 pub mod board;
 pub mod cli;
 pub mod config;
+mod dial;
 pub mod domain;
 pub mod failpoint;
 pub mod http;

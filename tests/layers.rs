@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 8] = [
     &["roles"],
     &["pipeline", "http"],
     &["scim", "amqp", "org", "mail"],
-    &["config", "wire", "telemetry", "board", "failpoint"],
+    &["config", "wire", "telemetry", "board", "dial", "failpoint"],
     &["domain"],
     &["sim"],
 ];

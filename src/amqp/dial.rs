@@ -2,7 +2,7 @@
 //! and a thread for each broker that takes the socket and says nothing: the socket is opened here, and cut where no connection comes of it.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
-use tokio::time::timeout;
 
 use super::tls;
 use super::trouble::ANSWER;
 use crate::config::amqp::Tls;
+use crate::dial::first_of;
 
 /// How long any address may take to open a socket.
 const LONGEST: Duration = Duration::from_secs(3);
@@ -44,28 +44,13 @@ pub(super) fn patience(addresses: usize) -> Duration {
     (ANSWER / parts).min(LONGEST)
 }
 
-/// The first of a name's addresses that answers.
-async fn answering<T, F>(addresses: &[SocketAddr], open: impl Fn(SocketAddr) -> F) -> io::Result<T>
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let mut last = io::Error::other("its name has no address");
-    for address in addresses {
-        match timeout(patience(addresses.len()), open(*address)).await {
-            Ok(Ok(socket)) => return Ok(socket),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
-        }
-    }
-    Err(last)
-}
-
 /// Opens a connection, by TLS where its URL says so.
 pub(super) async fn connect(uri: AMQPUri, tls: &Tls, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
     let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
     let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    let plain = answering(&addresses, |address| AsyncTcpStream::connect(&runtime, vec![address])).await?;
+    let open = |address| AsyncTcpStream::connect(&runtime, vec![address]);
+    let plain = first_of(&addresses, patience(addresses.len()), open).await?;
     let mut cut = Cut(None);
     if let AsyncTcpStream::Plain(socket) = &plain {
         cut.0 = Some(socket.get_ref().as_fd().try_clone_to_owned()?.into());
@@ -87,13 +72,15 @@ pub(super) async fn connect(uri: AMQPUri, tls: &Tls, properties: ConnectionPrope
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_says_nothing_leaves_time_for_the_others_and_for_the_handshake() {
         let addresses: Vec<SocketAddr> = (1..=9).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
         for there in [2, 3, 9] {
-            let opened = answering(&addresses[..there], |address| async move {
+            let opened = first_of(&addresses[..there], patience(there), |address| async move {
                 if usize::from(address.port()) < there {
                     std::future::pending().await
                 }
@@ -103,7 +90,7 @@ mod tests {
             assert_eq!(usize::from(opened.await.unwrap()), there);
             assert!(began.elapsed() < ANSWER - Duration::from_millis(900), "{:?} for {there}", began.elapsed());
         }
-        let error = answering(&addresses[..1], |_| std::future::pending::<io::Result<()>>()).await;
+        let error = first_of(&addresses[..1], patience(1), |_| std::future::pending::<io::Result<()>>()).await;
         assert_eq!(error.unwrap_err().to_string(), "127.0.0.1:1 does not answer");
     }
 }

@@ -5,22 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-/// Tries one address after the other, each for its share of the time: one that swallows everything leaves some to the others.
+use crate::dial::first_of;
+
+/// The first of them that answers.
 ///
 /// # Errors
 /// What the last of them said.
 pub(super) async fn dial(addresses: &[SocketAddr], share: Duration) -> io::Result<TcpStream> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for address in addresses {
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failed = error,
-            Err(_) => failed = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(failed)
+    first_of(addresses, share, TcpStream::connect).await
 }
 
 /// How much of the time each of so many addresses has.
