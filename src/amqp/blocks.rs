@@ -4,6 +4,7 @@
 //! 2,400 of those a second (RabbitMQ 3.10: four accesses to a file for each, one after the other). Eight consumers get seven times as many.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
 use lapin::Connection;
@@ -19,9 +20,11 @@ const TAG: &str = "resetd-block";
 /// Blocks that are read at once.
 const READERS: usize = 8;
 /// Records of a block; so many of each reader wait in memory for their turn at most.
-const BLOCK: u64 = 1_000;
+const BLOCK: u64 = 2_000;
 /// Records on their way to one reader: with more, the broker needs longer for each.
 const PREFETCH: u16 = 400;
+/// A reader lets records gather for so long: being woken for each costs a third of what reading it does.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// The offset of a record of the last chunk of a stream that has one.
 ///
@@ -59,25 +62,30 @@ async fn block(
 ) -> Result<Vec<Delivery>, Trouble> {
     let what = format!("reading stream {stream} from offset {}", offsets.start);
     let channel = within(&what, connection.create_channel()).await?;
-    let mut consumer = attach(&channel, stream, TAG, PREFETCH, Start::Offset(offsets.start)).await?;
-    let mut records = Vec::new();
+    let consumer = attach(&channel, stream, TAG, PREFETCH, Start::Offset(offsets.start)).await?;
+    let mut chunks = consumer.ready_chunks(PREFETCH.into());
+    let (mut records, mut unacked) = (Vec::new(), 0);
     loop {
-        let record = tokio::time::timeout(ANSWER, consumer.next()).await;
-        let Ok(Some(Ok(delivery))) = record else { return Err(Trouble::Again(format!("{what}: no more comes"))) };
+        let chunk = tokio::time::timeout(ANSWER, chunks.next()).await.ok().flatten();
+        let chunk: Option<Vec<_>> = chunk.and_then(|chunk| chunk.into_iter().collect::<Result<_, _>>().ok());
+        let Some(chunk) = chunk else { return Err(Trouble::Again(format!("{what}: no more comes"))) };
         heard();
-        let Some(offset) = offset(&delivery.properties) else {
+        let last = chunk.last().and_then(|last| Some((last.acker.clone(), offset(&last.properties)?)));
+        let Some((acker, last)) = last else {
             return Err(Trouble::Again(format!("{what}: a record has no offset")));
         };
-        let acker = delivery.acker.clone();
-        if offsets.contains(&offset) {
-            records.push(delivery);
-        }
-        if offset + 1 >= offsets.end {
+        unacked += chunk.len();
+        records.extend(
+            chunk.into_iter().filter(|record| offset(&record.properties).is_some_and(|at| offsets.contains(&at))),
+        );
+        if last + 1 >= offsets.end {
             closing(channel.close(200, "bye".into())).await;
             return Ok(records);
         }
-        if records.len().is_multiple_of(ACK_EVERY) {
+        if unacked >= ACK_EVERY {
             within(&what, acker.ack(BasicAckOptions { multiple: true })).await?;
+            unacked = 0;
         }
+        tokio::time::sleep(GATHER).await;
     }
 }
