@@ -222,8 +222,9 @@ impl Process {
 }
 
 pub async fn ready(http: &str) {
+    let client = reqwest::Client::new();
     eventually("the worker is ready", async || {
-        let answer = reqwest::get(format!("{http}/readyz")).await.ok()?;
+        let answer = client.get(format!("{http}/readyz")).send().await.ok()?;
         (answer.status() == 200).then_some(())
     })
     .await;
