@@ -1,7 +1,7 @@
 //! Reading a long stretch of a stream: several blocks of it at once, handed on in the stream's order.
 //!
 //! A record that was written by itself, as each of a worker at its quota is, lies in a chunk of its own, and one consumer gets some
-//! 2,400 of those a second (RabbitMQ 3.10: four accesses to a file for each, one after the other). Eight consumers get seven times as many.
+//! 2,400 of those a second (RabbitMQ 3.10: four accesses to a file for each, one after the other). Eight consumers get five to seven times as many.
 
 use std::ops::Range;
 use std::time::Duration;
