@@ -237,7 +237,7 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             roles::worker::check(&config)?;
             let listener = listener(&config).await?;
-            roles::worker::run(config, listener, shutdown).await
+            in_a_task(roles::worker::run(config, listener, shutdown)).await
         }
         Role::Mailer(with) => {
             let config = Config::load(&files, environment)?;
@@ -246,7 +246,7 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
             }
             config.mailer()?;
             let listener = listener(&config).await?;
-            roles::mailer::run(config, listener, shutdown).await
+            in_a_task(roles::mailer::run(config, listener, shutdown)).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
         Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
@@ -261,6 +261,12 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
         Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
         Role::Man(with) => roles::man::run(&with.args, Cli::command()),
     }
+}
+
+/// For a role that lasts: what runs outside of a task is woken from another thread each time. The others stay outside, since they may
+/// block their thread on a pipe, on which no signal and no connection should wait.
+async fn in_a_task(role: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    tokio::spawn(role).await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// Where health, metrics and the page are served.

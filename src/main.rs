@@ -23,11 +23,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let _within = runtime.enter();
         cli::start_telemetry(&cli)?
     };
-    // In a task, since what runs outside of one is woken from another thread each time.
-    let result = runtime.block_on(async {
-        let role = tokio::spawn(cli::run(cli, worker, shutdown()?));
-        role.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
-    });
+    let result = runtime.block_on(async { cli::run(cli, worker, shutdown()?).await });
     if let Some(exporting) = exporting {
         exporting.end();
     }
