@@ -12,7 +12,7 @@ use crate::board::Session;
 use crate::config::amqp::Amqp;
 use crate::telemetry::{logs, metrics};
 
-/// Connects, works until a connection is lost, and connects again. `work` is told whether this is the first connection; `out_of_work`
+/// Connects, works until a connection is lost, and connects again. `work` is told whether the first try gave it: later, others may have been there before; `out_of_work`
 /// hears what is in the way, and says whether it ever worked, or stood by to: what must be mended ends the process only before that.
 pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
     amqp: &Amqp,
@@ -46,6 +46,8 @@ pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
                 ended?;
             }
             Err(trouble) => {
+                // Who held a lease when the broker went goes first when it is back.
+                is_first = false;
                 // While the broker is away, never long: the process before must be back before the others try.
                 failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
                 if !out_of_work(&trouble) && matches!(trouble, Trouble::Mend(_)) {

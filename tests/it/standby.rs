@@ -385,13 +385,16 @@ async fn after_the_broker_was_killed_the_worker_before_is_first_and_finishes_wit
     let users = world.reset_many("main", 10).await;
     eventually("all calls are in the air", async || (first.calls().len() == 10).then_some(())).await;
     node.end("kill").await;
+    let third = Worker::start(&world).await;
     eventually("all passwords are set", async || (world.main().stats().password_sets == 10).then_some(())).await;
+    eventually("the third has found no broker", async || (!third.said("broker").is_empty()).then_some(())).await;
     node.start().await;
     world.connection = connect(node.url()).await;
     nobody_is_locked_out(&world, &users).await;
     role_is(&first.http, "active").await;
     role_is(&second.http, "standby").await;
-    assert_eq!((first.calls().len(), second.calls().len()), (10, 0));
+    role_is(&third.http, "standby").await;
+    assert_eq!([&first, &second, &third].map(|worker| worker.calls().len()), [10, 0, 0]);
     assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
     assert_eq!(first.waits(), 0);
 }
