@@ -7,6 +7,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::trouble::{Trouble, closing, within};
@@ -36,6 +37,8 @@ pub struct Delivery<L = Lane> {
     pub properties: BasicProperties,
     /// Whether the broker delivered it before.
     pub redelivered: bool,
+    /// When it came: the broker takes back what is held too long.
+    pub came: Instant,
     acker: lapin::Acker,
 }
 
@@ -90,6 +93,7 @@ impl<L: Copy> Intake<L> {
             body: from.data,
             properties: from.properties,
             redelivered: from.redelivered,
+            came: Instant::now(),
             acker: from.acker,
         }
     }

@@ -69,11 +69,16 @@ impl Ticket {
             trace: span.place().or(producer),
             span,
             lane: delivery.lane,
-            held_until: Instant::now() + hold,
+            held_until: delivery.came + hold,
             deliveries_before: deliveries_before(delivery),
             luggage,
             wishes,
         }
+    }
+
+    /// Whether it runs alone: while it is in hand, no other job is.
+    pub(super) fn runs_alone(&self) -> bool {
+        self.deliveries_before >= SUSPECT
     }
 
     /// What the job is remembered by.
@@ -111,7 +116,7 @@ impl Ticket {
     /// How often it was delivered before, to be carried along by a job that runs alone. It has just outlived a delivery, so that it
     /// gets no nearer to its limit by being returned and published again, however often.
     pub(super) fn carried_deliveries(&self) -> u64 {
-        if self.deliveries_before >= SUSPECT { self.deliveries_before.min(OFTEN) } else { 0 }
+        if self.runs_alone() { self.deliveries_before.min(OFTEN) } else { 0 }
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-use super::Halt;
 use super::desk::Desk;
 use super::memory::Trip;
 use super::ticket::Ticket;
+use super::{Berth, Halt, Leave};
 use crate::domain::failure::Failure;
 use crate::domain::form::PasswordForm;
 use crate::domain::job::Reset;
@@ -211,6 +211,10 @@ async fn follow(
         Next::After(delay) => {
             trip.until =
                 SignedDuration::try_from(delay).ok().and_then(|delay| Timestamp::now().checked_add(delay).ok());
+            if ticket.runs_alone() {
+                // It would hold up everybody, and the breaker must hear of other users before this one has used up its tries.
+                return Err(Leave::Again(Berth::Lane).into());
+            }
             desk.wait_its_time(ticket, trip).await?;
             trip.until = None;
         }

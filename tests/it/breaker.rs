@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use lapin::types::AMQPValue;
 use resetd::org::limiter::Limiter;
 use resetd::sim::{Org, Settings, Stats};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, reset_body, unlimited, with_header};
 
 /// How `/readyz` shows the org's breaker; `None` while it is closed.
 async fn breaker(world: &World, org: &str) -> Option<Value> {
@@ -206,6 +207,32 @@ impl Server {
         self.stop.cancel();
         eventually("connections are refused", async || tokio::net::TcpStream::connect(self.place).await.err()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_is_down_costs_jobs_that_run_alone_no_attempts_either() {
+    // Each hears of one fault at most before the breaker has heard of three users, and of one more before it has heard of five.
+    let plan = Plan::new().config("[retry]\nmax_attempts = 3\nbase = \"20ms\"\nmax = \"40ms\"");
+    let mut world = plan.org("alone", unlimited(), "rate_per_minute = 600").start().await;
+    world.stop_worker().await.unwrap();
+    let mut outcomes = world.outcomes().await;
+    world.sim("alone").add_fault(fault("status=500,always"));
+    let channel = world.channel().await;
+    for n in 0..4 {
+        let user = format!("u-{n}");
+        let properties = with_header(named(&user), "resetd-deliveries", AMQPValue::LongLongInt(3));
+        world.publish_on(&channel, "alone", reset_body(&user).to_string().as_bytes(), properties).await;
+    }
+    world.start_worker().await;
+    world.ready().await;
+    opened(&world, "alone").await;
+    assert_eq!(world.sim("alone").stats().calls, 5);
+    world.sim("alone").clear_faults();
+    for (job, record) in by_job(&outcomes.take(4).await) {
+        assert_eq!(record["outcome"], "succeeded", "{job}: {record}");
+    }
+    assert_eq!(world.depth("resets.alone.dead").await, 0);
+    assert_eq!(locked_out(world.sim("alone"), &world.drained("emails").await), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

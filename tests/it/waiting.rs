@@ -283,6 +283,31 @@ async fn no_delivery_is_held_through_an_outage_whose_end_always_seems_near() {
     assert_eq!((world.main().stats().password_sets, world.depth("resets.main.dead").await), (30, 0));
 }
 
+/// Properties of a job that runs alone: as if it was delivered so often before.
+fn delivered(times: i64) -> BasicProperties {
+    with_header(BasicProperties::default(), "resetd-deliveries", AMQPValue::LongLongInt(times))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_delivery_is_held_longer_because_it_waits_to_run_alone() {
+    let hold = Duration::from_secs(5);
+    let faults = ["other", "alone"].map(|user| fault(&format!("status=429,retry_after=4,next=1,user={user}")));
+    let settings = resetd::sim::Settings { faults: faults.into(), ..unlimited() };
+    let mut world = Plan::new().org("main", settings, "").holding(hold, FAR).start().await;
+    world.stop_worker().await.unwrap();
+    let mut outcomes = world.outcomes().await;
+    let other = ("main", "other".to_owned(), BasicProperties::default());
+    send(&world, [other, ("main.bulk", "alone".to_owned(), delivered(3))]).await;
+    world.start_worker().await;
+    lie_ready(&world, &LANES, 0).await;
+    let taken = Instant::now();
+    lie_ready(&world, &LANES, 1).await;
+    let held = taken.elapsed();
+    eprintln!("one that waited 4 s to run alone, and then for a pause, was given back after {held:?}");
+    assert!(held < hold + Duration::from_secs(2), "{held:?}");
+    succeed(&mut outcomes, 2, 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_delivery_is_held_through_a_pause_that_is_long() {
     let world = Plan::new().holding(FAR, Duration::from_secs(2)).start().await;
@@ -324,8 +349,7 @@ async fn a_job_that_was_returned_often_is_published_again_and_comes_no_nearer_to
     let mut world = plan.start().await;
     world.stop_worker().await.unwrap();
     let (mut outcomes, mut parked) = (world.outcomes().await, copies(&world, "15s").await);
-    let returned = |n| with_header(BasicProperties::default(), "resetd-deliveries", AMQPValue::LongLongInt(n));
-    send(&world, [("main", "nine".to_owned(), returned(9)), ("main.bulk", "often".to_owned(), returned(14))]).await;
+    send(&world, [("main", "nine".to_owned(), delivered(9)), ("main.bulk", "often".to_owned(), delivered(14))]).await;
     world.start_worker().await;
     let copy = parked.next().await;
     assert_eq!(copy.id(), "often");
@@ -342,14 +366,13 @@ async fn jobs_that_run_alone_between_others_cost_nobody_a_delivery() {
     world.stop_worker().await.unwrap();
     let mut outcomes = world.outcomes().await;
     // Every other one was returned so often that three times more would be its end.
-    let often = with_header(BasicProperties::default(), "resetd-deliveries", AMQPValue::LongLongInt(17));
     send(
         &world,
         (0..60).map(|n| {
             (
                 if n < 40 { "main" } else { "main.bulk" },
                 format!("u-{n}"),
-                if n % 2 == 0 { BasicProperties::default() } else { often.clone() },
+                if n % 2 == 0 { BasicProperties::default() } else { delivered(17) },
             )
         }),
     )

@@ -105,7 +105,7 @@ pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
         turn
     });
     let luggage = again::luggage(&delivery.properties);
-    let held_until = Instant::now() + office.hold;
+    let held_until = delivery.came + office.hold;
     Arrival { delivery, mail: Mail { note, luggage, status: None, scrubber, held_until, place, turn: None }, turn }
 }
 
