@@ -65,9 +65,9 @@ impl Broker {
     }
 
     /// As [`Broker::tell`], off the runtime's threads.
-    pub async fn told(self: &std::sync::Arc<Self>, command: &'static str) {
+    pub async fn told(self: &std::sync::Arc<Self>, command: &'static str) -> String {
         let broker = std::sync::Arc::clone(self);
-        tokio::task::spawn_blocking(move || broker.tell(command)).await.unwrap();
+        tokio::task::spawn_blocking(move || broker.tell(command)).await.unwrap()
     }
 }
 
