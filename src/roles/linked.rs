@@ -12,8 +12,9 @@ use crate::board::Session;
 use crate::config::amqp::Amqp;
 use crate::telemetry::{logs, metrics};
 
-/// Connects, works until a connection is lost, and connects again. `work` is told whether the first try gave it: later, others may have been there before; `out_of_work`
-/// hears what is in the way, and says whether it ever worked, or stood by to: what must be mended ends the process only before that.
+/// Connects, works until a connection is lost, and connects again. `work` is told whether the very first try gave it: where not, others
+/// may have worked when the broker went. `out_of_work` hears what is in the way, and says whether it ever worked, or stood by to: what
+/// must be mended ends the process only before that.
 pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
     amqp: &Amqp,
     role: &str,
