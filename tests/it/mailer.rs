@@ -142,6 +142,15 @@ async fn succeeded(world: &World, job: &str, user: &str) {
 
 /// The records of mails from the stream, once there are so many.
 async fn records(world: &World, count: usize) -> Vec<Taken> {
+    records_until(world, |records| records.len() >= count).await
+}
+
+/// What became of so many notifications, by their ids. (A broker that is killed may swallow a record's confirm: then it is there twice.)
+async fn ends_of(world: &World, count: usize) -> BTreeMap<String, Value> {
+    by_note(&records_until(world, |records| by_note(records).len() >= count).await)
+}
+
+async fn records_until(world: &World, are_enough: impl Fn(&[Taken]) -> bool) -> Vec<Taken> {
     let (_connection, mut stream) = eventually("the stream has a leader", async || {
         let connection = crate::world::connect(&world.amqp_url).await;
         let channel = connection.create_channel().await.ok()?;
@@ -149,7 +158,7 @@ async fn records(world: &World, count: usize) -> Vec<Taken> {
     })
     .await;
     let mut records = Vec::new();
-    while records.len() < count {
+    while !are_enough(&records) {
         let record = stream.next().await;
         if record.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == "mail") {
             records.push(record);
