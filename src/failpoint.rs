@@ -2,7 +2,7 @@
 //! feature `failpoints`, which the crate's own tests turn on; in any other build they are nothing.
 //!
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
-//! holds the job up for as long as a test needs to break the network, and less than what its last words may take.
+//! says so and holds the job up for as long as a test needs to break the network, and less than what its last words may take.
 
 /// A stage of the trip that a job has just reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,10 @@ pub fn reach(stage: Stage, job: &str) {
     match asked.to_lowercase().strip_prefix(&here) {
         Some("=abort") => std::process::abort(),
         Some("=panic") => std::panic::panic_any("a failpoint"),
-        Some("=pause") => std::thread::sleep(std::time::Duration::from_millis(400)),
+        Some("=pause") => {
+            tracing::info!("held up at {here}");
+            std::thread::sleep(std::time::Duration::from_millis(400));
+        }
         Some(_) | None => {}
     }
 }
