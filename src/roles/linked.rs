@@ -39,7 +39,6 @@ pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
                 tracing::info!("connected to the broker");
                 let link = Arc::new(link);
                 let ended = work(Arc::clone(&link), is_first).await;
-                is_first = false;
                 metrics::broker_connected(false);
                 if let Some(link) = Arc::into_inner(link) {
                     link.close().await;
@@ -47,8 +46,6 @@ pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
                 ended?;
             }
             Err(trouble) => {
-                // Who held a lease when the broker went goes first when it is back.
-                is_first = false;
                 // While the broker is away, never long: the process before must be back before the others try.
                 failures = if matches!(trouble, Trouble::Mend(_)) { failures + 1 } else { 0 };
                 if !out_of_work(&trouble) && matches!(trouble, Trouble::Mend(_)) {
@@ -56,6 +53,8 @@ pub(super) async fn keep_linked<W: Future<Output = Result<(), Trouble>>>(
                 }
             }
         }
+        // Who held a lease when the broker went goes first when it is back.
+        is_first = false;
         wait(failures, shutdown).await;
     }
     Ok(())
