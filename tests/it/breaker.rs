@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use lapin::types::AMQPValue;
 use resetd::org::limiter::Limiter;
 use resetd::sim::{Org, Settings, Stats};
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, reset_body, unlimited, with_header};
+use crate::world::{Plan, World, by_job, delivered, eventually, fault, locked_out, named, reset_body, unlimited};
 
 /// How `/readyz` shows the org's breaker; `None` while it is closed.
 async fn breaker(world: &World, org: &str) -> Option<Value> {
@@ -220,7 +219,7 @@ async fn an_org_that_is_down_costs_jobs_that_run_alone_no_attempts_either() {
     let channel = world.channel().await;
     for n in 0..4 {
         let user = format!("u-{n}");
-        let properties = with_header(named(&user), "resetd-deliveries", AMQPValue::LongLongInt(3));
+        let properties = delivered(named(&user), 3);
         world.publish_on(&channel, "alone", reset_body(&user).to_string().as_bytes(), properties).await;
     }
     world.start_worker().await;

@@ -7,15 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
-use lapin::types::AMQPValue;
 use resetd::amqp::publisher::{Message, Publisher};
 use resetd::domain::ledger::WorkerName;
 use resetd::wire;
 
 use crate::process::{Process, Run, role_is, slow};
 use crate::world::{
-    Plan, Taken, Tap, World, by_id, connect, eventually, exclusive, locked_out, named, reset_body, text, unlimited,
-    with_header,
+    Plan, Taken, Tap, World, by_id, connect, delivered, eventually, exclusive, locked_out, named, reset_body, text,
+    unlimited, with_header,
 };
 
 /// What a worker that is asked to end at `stage` of `job` is started by; `how` is `abort` or `panic`.
@@ -259,11 +258,7 @@ async fn jobs_that_must_run_alone_cost_those_among_them_no_deliveries() {
     for n in 0..60 {
         // As one that was published again after so many deliveries: two more, and it is a dead letter.
         let properties = named(&format!("job-{n}"));
-        let properties = if n % 2 == 0 {
-            properties
-        } else {
-            with_header(properties, "resetd-deliveries", AMQPValue::LongLongInt(17))
-        };
+        let properties = if n % 2 == 0 { properties } else { delivered(properties, 17) };
         let body = reset_body(&format!("u-{n}")).to_string();
         world.publish(if n % 3 == 0 { "main.bulk" } else { "main" }, body.as_bytes(), properties).await;
     }

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 use crate::broker_faults::Node;
 use crate::process::{says, slow};
 use crate::world::{
-    Asked, Plan, Scribe, Tap, World, by_id, by_job, connect, eventually, exclusive, fault, locked_out, reset_body,
-    text, unlimited, with_header,
+    Asked, Plan, Scribe, Tap, World, by_id, by_job, connect, delivered, eventually, exclusive, fault, locked_out,
+    reset_body, text, unlimited, with_header,
 };
 
 /// Never reached in a test that is about something else.
@@ -283,11 +283,6 @@ async fn no_delivery_is_held_through_an_outage_whose_end_always_seems_near() {
     assert_eq!((world.main().stats().password_sets, world.depth("resets.main.dead").await), (30, 0));
 }
 
-/// Properties of a job that runs alone: as if it was delivered so often before.
-fn delivered(times: i64) -> BasicProperties {
-    with_header(BasicProperties::default(), "resetd-deliveries", AMQPValue::LongLongInt(times))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_delivery_is_held_longer_because_it_waits_to_run_alone() {
     let hold = Duration::from_secs(5);
@@ -297,7 +292,7 @@ async fn no_delivery_is_held_longer_because_it_waits_to_run_alone() {
     world.stop_worker().await.unwrap();
     let mut outcomes = world.outcomes().await;
     let other = ("main", "other".to_owned(), BasicProperties::default());
-    send(&world, [other, ("main.bulk", "alone".to_owned(), delivered(3))]).await;
+    send(&world, [other, ("main.bulk", "alone".to_owned(), delivered(BasicProperties::default(), 3))]).await;
     world.start_worker().await;
     lie_ready(&world, &LANES, 0).await;
     let taken = Instant::now();
@@ -349,7 +344,8 @@ async fn a_job_that_was_returned_often_is_published_again_and_comes_no_nearer_to
     let mut world = plan.start().await;
     world.stop_worker().await.unwrap();
     let (mut outcomes, mut parked) = (world.outcomes().await, copies(&world, "15s").await);
-    send(&world, [("main", "nine".to_owned(), delivered(9)), ("main.bulk", "often".to_owned(), delivered(14))]).await;
+    let returned = |n| delivered(BasicProperties::default(), n);
+    send(&world, [("main", "nine".to_owned(), returned(9)), ("main.bulk", "often".to_owned(), returned(14))]).await;
     world.start_worker().await;
     let copy = parked.next().await;
     assert_eq!(copy.id(), "often");
@@ -372,7 +368,7 @@ async fn jobs_that_run_alone_between_others_cost_nobody_a_delivery() {
             (
                 if n < 40 { "main" } else { "main.bulk" },
                 format!("u-{n}"),
-                if n % 2 == 0 { BasicProperties::default() } else { delivered(17) },
+                if n % 2 == 0 { BasicProperties::default() } else { delivered(BasicProperties::default(), 17) },
             )
         }),
     )

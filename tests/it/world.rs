@@ -326,6 +326,11 @@ pub fn with_header(properties: BasicProperties, name: &str, value: AMQPValue) ->
     properties.with_headers(table)
 }
 
+/// As if the job was delivered so often before; from three times on it runs alone.
+pub fn delivered(properties: BasicProperties, times: i64) -> BasicProperties {
+    with_header(properties, "resetd-deliveries", AMQPValue::LongLongInt(times))
+}
+
 pub fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
