@@ -141,9 +141,9 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// A worker of this world, at its address once it is ready.
+    /// A worker of this world, run as the systemd unit and the image do, at its address once it is ready.
     pub async fn worker(world: &World) -> (Process, String) {
-        let process = Run::of(world, &["--log", "json", "worker"]).start();
+        let process = Run::of(world, &["--log", "json", "worker"]).env("MALLOC_ARENA_MAX", "2").start();
         let http = process.http().await;
         ready(&http).await;
         (process, http)

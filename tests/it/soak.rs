@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
-use crate::process::{Process, Run, ready};
+use crate::process::Process;
 use crate::world::{Plan, World, connect, eventually, named, reset_body, unlimited};
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -36,14 +36,6 @@ async fn sample(process: &Process, http: &str, at: Duration) -> Option<Sample> {
     let metrics = reqwest::get(format!("{http}/metrics")).await.ok()?.text().await.ok()?;
     let tasks = metrics.lines().find_map(|line| line.strip_prefix("resetd_tasks "))?.parse().ok()?;
     Some(Sample { at, rss_mib: field("VmRSS:")? as f64 / 1024.0, threads: field("Threads:")?, tasks })
-}
-
-/// A worker as the systemd unit and the image run it, ready.
-async fn deployed(world: &World) -> (Process, String) {
-    let process = Run::of(world, &["--log", "json", "worker"]).env("MALLOC_ARENA_MAX", "2").start();
-    let http = process.http().await;
-    ready(&http).await;
-    (process, http)
 }
 
 /// Runs it on a thread of its own.
@@ -147,8 +139,8 @@ async fn half_an_hour_of_jobs_and_restarts_of_the_broker_leaves_memory_threads_t
     let broker = Arc::new(tokio::task::spawn_blocking(Broker::private).await.unwrap());
     let keys = format!("rate_per_minute = {}\nrequest_timeout = \"2s\"", rate * 60 * 2);
     let mut world: World = Plan::at(&broker.url).org("main", unlimited(), &keys).prepare().await;
-    let (active, active_http) = deployed(&world).await;
-    let (standby, standby_http) = deployed(&world).await;
+    let (active, active_http) = Process::worker(&world).await;
+    let (standby, standby_http) = Process::worker(&world).await;
     let begun = Instant::now();
     let seen = Arc::new(Mutex::new(Seen::default()));
     let stop = CancellationToken::new();
