@@ -336,7 +336,7 @@ pub fn exit_code(result: &Result<()>) -> ExitCode {
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<ConfigError>() || cause.is::<logs::StartError>() || cause.is::<crate::sim::SettingsError>()
-    })
+    error
+        .chain()
+        .any(|cause| cause.is::<ConfigError>() || cause.is::<logs::StartError>() || cause.is::<sim::SettingsError>())
 }

@@ -1,5 +1,5 @@
-//! Failpoints: places in the trip of a job where a test can end the process, or make it panic. They are compiled in only with the
-//! feature `failpoints`, which the crate's own tests turn on; in any other build they are nothing.
+//! Failpoints: places in the trip of a job where a test can end the process, or make it panic. They are in debug builds only, which is
+//! what tests run; in a release build they are nothing, and `.ci/run` looks that its name is not in one.
 //!
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
 //! says so and holds the job up for as long as a test needs to break the network, and less than what its last words may take.
@@ -26,14 +26,14 @@ pub enum Stage {
 }
 
 /// Does what the test that runs this process asks for at this stage.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(debug_assertions))]
 pub fn reach(_stage: Stage, _job: &str) {}
 
 /// Does what the test that runs this process asks for at this stage.
 ///
 /// # Panics
 /// Where it asks for that.
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 pub fn reach(stage: Stage, job: &str) {
     use std::sync::LazyLock;
     static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("RESETD_FAILPOINT").ok());

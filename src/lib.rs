@@ -11,7 +11,8 @@
 //! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, turns; `mail`: from a notification to the next hop, and what seals and opens one |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
-//! | 0 | `sim`: a simulated org that imports nothing of ours |
+//!
+//! The simulated org is a crate of its own, `crates/sim`, which knows nothing of this one.
 
 pub mod amqp;
 pub mod board;
@@ -26,6 +27,5 @@ pub mod org;
 pub mod pipeline;
 pub mod roles;
 pub mod scim;
-pub mod sim;
 pub mod telemetry;
 pub mod wire;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src/`, from the top. What stands on one line does not import each other.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
     &["roles"],
@@ -14,7 +14,6 @@ const LAYERS: [&[&str]; 8] = [
     &["scim", "amqp", "org", "mail"],
     &["config", "wire", "telemetry", "board", "dial", "failpoint"],
     &["domain"],
-    &["sim"],
 ];
 
 /// The roles that may start the simulated org; `cli` names its settings' error for the exit code.
@@ -38,12 +37,21 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// Every source by its path below `src/`, without its comments.
 fn code() -> BTreeMap<String, String> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let uncommented = |text: String| {
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        lines.collect::<Vec<_>>().join("\n")
-    };
     let name = |path: &Path| path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
-    sources(&src).iter().map(|path| (name(path), uncommented(fs::read_to_string(path).unwrap()))).collect()
+    sources(&src).iter().map(|path| (name(path), uncommented(&fs::read_to_string(path).unwrap()))).collect()
+}
+
+fn uncommented(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a text names this crate, as `NAME::`, `use NAME;` or `use NAME as`.
+fn uses(text: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let is_whole = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+    let imported = [format!("use {name};"), format!("use {name} as ")];
+    text.match_indices(&path).any(|(at, _)| is_whole(at)) || imported.iter().any(|line| text.contains(line))
 }
 
 fn room(file: &str) -> &str {
@@ -81,20 +89,31 @@ fn imports_point_down_only() {
     for (file, text) in files.iter().filter(|(file, _)| *file != "lib.rs") {
         for other in named(text).into_iter().filter(|other| other != room(file)) {
             seen += 1;
-            if other == "sim" {
-                assert!(MAY_START_SIM.iter().any(|may| file.starts_with(may)), "{file} may not use the simulated org");
-            } else {
-                assert!(level(room(file)) < level(&other), "{file} imports {other}, which is not below it");
-            }
+            assert!(level(room(file)) < level(&other), "{file} imports {other}, which is not below it");
         }
     }
     assert!(seen > 50, "the test reads what it should: {seen} imports");
 }
 
 #[test]
-fn the_simulated_org_stands_alone() {
-    for (file, text) in code().iter().filter(|(file, _)| room(file) == "sim") {
-        assert_eq!(named(text), Vec::<String>::new(), "{file}");
+fn only_its_own_command_and_the_demo_start_the_simulated_org() {
+    let files = code();
+    let users: Vec<&String> = files.iter().filter(|(_, text)| uses(text, "sim")).map(|(file, _)| file).collect();
+    let others: Vec<_> = users.iter().filter(|file| !MAY_START_SIM.iter().any(|may| file.starts_with(may))).collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert!(users.len() >= 4, "the test sees who uses it: {users:?}");
+}
+
+#[test]
+fn the_simulated_org_and_the_testkit_know_nothing_of_resetd() {
+    for name in ["sim", "testkit"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates").join(name);
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("resetd"), "{name} depends on resetd");
+        for path in sources(&folder.join("src")) {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(!uses(&uncommented(&text), "resetd"), "{} uses resetd", path.display());
+        }
     }
 }
 
@@ -102,8 +121,7 @@ fn the_simulated_org_stands_alone() {
 fn the_domain_is_pure() {
     for (file, text) in code().iter().filter(|(file, _)| room(file) == "domain") {
         for crate_name in IMPURE {
-            let used = text.contains(&format!("{crate_name}::")) || text.contains(&format!("use {crate_name}"));
-            assert!(!used, "{file} uses {crate_name}");
+            assert!(!uses(text, crate_name), "{file} uses {crate_name}");
         }
     }
 }

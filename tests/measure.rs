@@ -1,21 +1,16 @@
 //! The figures: `make measure`. Not part of the tests, since a figure depends on the machine; each prints what it saw.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
-#![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
-
-#[path = "it/broker.rs"]
-#[expect(dead_code, reason = "shared with the integration tests, which use all of it")]
-mod broker;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use broker::Broker;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use resetd::sim::Stats;
+use sim::Stats;
+use testkit::broker::Broker;
 
 /// Ends its process with the test.
 struct Process(Child);

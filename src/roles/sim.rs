@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{self, ExtensionForm, Fault, Org, PasswordForm, Settings};
+use sim::{ExtensionForm, Fault, Org, PasswordForm, Settings};
 
 /// The flags of `resetd sim`. Each of them wins over the settings file.
 #[derive(Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use jiff::{SignedDuration, Timestamp, ToSpan};
-use resetd::sim::{Fault, Settings};
 use serde_json::{Value, json};
+use sim::{Fault, Settings};
 
 use crate::world::{
     LIMIT, Plan, Tap, World, by_id, by_job, eventually, fault, locked_out, named, reset_body, text, unlimited,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use resetd::org::limiter::Limiter;
-use resetd::sim::{Org, Settings, Stats};
 use serde_json::{Value, json};
+use sim::{Org, Settings, Stats};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};

@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
-use crate::broker::Broker;
+use crate::broker::Node;
 use crate::process::{Process, Run, says, slow};
 use crate::relay::Relay;
 use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, unlimited};
@@ -22,76 +20,6 @@ use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 use resetd::amqp::topology;
 use resetd::amqp::trouble::ANSWER;
 use resetd::config::amqp::{Amqp, Tls};
-
-/// The one node that these tests kill and block, one after the other.
-pub struct Node {
-    broker: Arc<Broker>,
-    down: AtomicBool,
-    failed: AtomicBool,
-}
-
-/// The node, as long as one test has it.
-pub struct Lent(MutexGuard<'static, Node>);
-
-impl std::ops::Deref for Lent {
-    type Target = Node;
-
-    fn deref(&self) -> &Node {
-        &self.0
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.0.failed.store(std::thread::panicking(), Ordering::Relaxed);
-    }
-}
-
-impl Node {
-    pub async fn lent() -> Lent {
-        static NODE: OnceCell<Mutex<Node>> = OnceCell::const_new();
-        let start = async || {
-            let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
-            Mutex::new(Node { broker: Arc::new(broker), down: AtomicBool::new(false), failed: AtomicBool::new(false) })
-        };
-        let node = NODE.get_or_init(start).await.lock().await;
-        // A test that failed may have left it down, silent, or under an alarm.
-        if node.failed.load(Ordering::Relaxed) {
-            if !node.down.load(Ordering::Relaxed) {
-                node.end("kill").await;
-            }
-            node.start().await;
-        }
-        Lent(node)
-    }
-
-    pub fn url(&self) -> &str {
-        &self.broker.url
-    }
-
-    pub async fn tell(&self, command: &'static str) {
-        self.broker.told(command).await;
-    }
-
-    /// Ends it by `kill` or `stop`.
-    pub async fn end(&self, how: &'static str) {
-        self.down.store(true, Ordering::Relaxed);
-        self.tell(how).await;
-    }
-
-    pub async fn start(&self) {
-        self.tell("start").await;
-        self.down.store(false, Ordering::Relaxed);
-    }
-
-    /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
-    /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
-    pub async fn world(&self, plan: Plan) -> World {
-        let world = plan.start().await;
-        tokio::time::sleep_until(Instant::now() + Duration::from_secs(4)).await;
-        world
-    }
-}
 
 /// `/readyz` says that the org has this role, and why.
 async fn role(world: &World, role: &str) -> String {
@@ -107,7 +35,7 @@ async fn role(world: &World, role: &str) -> String {
 /// 200 jobs in both lanes, with this happening when 60 of them are done.
 async fn through(what: &str, node: &Node, interrupt: impl AsyncFnOnce(&World)) {
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 6000");
-    let world = node.world(plan).await;
+    let world = plan.settled().await;
     let users = world.reset_many("main", 200).await;
     eventually("60 passwords are set", async || (world.main().stats().password_sets >= 60).then_some(())).await;
     interrupt(&world).await;
@@ -213,7 +141,7 @@ async fn a_full_email_queue_stops_the_line_until_there_is_room() {
         "ctl set_policy --apply-to queues {0}full ^{0}emails$ {{\"max-length\":5,\"overflow\":\"reject-publish\"}}",
         world.prefix
     );
-    node.tell(full.leak()).await;
+    node.tell(full).await;
     let users = world.reset_many("main", 60).await;
     let reason = role(&world, "stopped").await;
     says(&reason, &["a notification cannot be published", "refused it", &world.named("notifications")]);
@@ -303,8 +231,8 @@ async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
     users
 }
 
-fn a_second_a_call() -> resetd::sim::Settings {
-    resetd::sim::Settings { latency: Duration::from_millis(1500), ..unlimited() }
+fn a_second_a_call() -> sim::Settings {
+    sim::Settings { latency: Duration::from_millis(1500), ..unlimited() }
 }
 
 async fn deleted_while_idle(queue: &str) {

@@ -1,6 +1,5 @@
 //! `resetd check`: what it finds, that the rest still runs when something is down, and that it changes nothing.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::response::IntoResponse;
@@ -8,10 +7,10 @@ use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOption
 use lapin::types::{AMQPValue, FieldTable};
 use resetd::amqp::names::Names;
 use resetd::amqp::topology;
-use resetd::sim;
+
 use serde_json::{Value, json};
 
-use crate::broker::Broker;
+use crate::broker::Node;
 use crate::process::{Process, Run, says};
 use crate::relay::Relay;
 use crate::world::{Plan, Scribe, World, eventually, named, text, unlimited};
@@ -145,10 +144,10 @@ async fn a_queue_of_another_kind_fails_with_what_to_do_and_is_not_changed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_rights_are_named_one_by_one_and_an_alarm_is_seen() {
-    let broker = Arc::new(Broker::private());
-    let world = Plan::at(&broker.url).prepare().await;
+    let node = Node::lent().await;
+    let world = Plan::at(node.url()).prepare().await;
     declare(&world).await;
-    broker.told("ctl add_user ops secret").await;
+    node.tell("ctl add_user ops secret").await;
     let prefix = world.prefix.replace('.', "\\.");
     let own = world.amqp_url.replace("guest:guest", "ops:secret");
     let restricted = || Run::of(&world, &["check", "--json"]).config(&format!("[amqp]\nurl = {own:?}\n"));
@@ -160,7 +159,7 @@ async fn missing_rights_are_named_one_by_one_and_an_alarm_is_seen() {
     let permissions: String = format!(
         "ctl set_permissions ops ^{prefix}resets.*$ ^({prefix}resets.*|amq\\.default)$ ^{prefix}resets\\.main$"
     );
-    broker.tell(&permissions);
+    node.tell(permissions).await;
     let (code, findings) = checked(restricted()).await;
     assert_eq!(code, 1);
     let found = of(&findings, "rights")["says"].as_str().unwrap().replace(&world.prefix, "");
@@ -178,14 +177,14 @@ async fn missing_rights_are_named_one_by_one_and_an_alarm_is_seen() {
     for held in ["write resets,", "write amq.default", "read resets.main,"] {
         assert!(!found.contains(held), "{held} in {found}");
     }
-    broker.told("ctl set_vm_memory_high_watermark 0").await;
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
     let began = Instant::now();
     let (code, findings) = check(&world).await;
     assert_eq!(code, 1);
     is(&findings, "alarm", "fail", &["resource alarm", "no one is reset"]);
     is(&findings, "topology", "ok", &["all 15"]);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    broker.told("ctl set_vm_memory_high_watermark 0.4").await;
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use resetd::sim::{ExtensionForm, PasswordForm, Settings};
 use serde_json::{Value, json};
+use sim::{ExtensionForm, PasswordForm, Settings};
 
 use axum::response::IntoResponse;
 use sha2::{Digest, Sha256};

@@ -3,12 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test fails loudly, in its helpers too")]
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
-mod broker;
-mod browser;
-mod certificates;
-mod mail_server;
-mod relay;
 mod world;
+
+use testkit::{broker, browser, certificates, mail_server, relay};
 
 mod answers;
 mod breaker;
@@ -37,6 +34,7 @@ mod soak;
 mod standby;
 mod terminal;
 mod tls;
+#[cfg(feature = "otel")]
 mod traces;
 mod trip;
 mod waiting;

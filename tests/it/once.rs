@@ -11,11 +11,11 @@ use resetd::amqp::{names::Names, topology};
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use resetd::domain::user::UserId;
-use resetd::sim::Settings;
 use resetd::wire;
 use serde_json::{Value, json};
+use sim::Settings;
 
-use crate::broker_faults::Node;
+use crate::broker::Node;
 use crate::process::{Process, role_is};
 use crate::relay::Relay;
 use crate::world::{
@@ -491,7 +491,7 @@ async fn an_outcome_whose_confirm_is_lost_is_not_recorded_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_killed_while_ten_calls_are_in_the_air_costs_no_second_call() {
     let node = Node::lent().await;
-    let mut world = node.world(Plan::at(node.url()).org("main", taking(Duration::from_millis(1500)), "")).await;
+    let mut world = Plan::at(node.url()).org("main", taking(Duration::from_millis(1500)), "").settled().await;
     for n in 0..10 {
         let key = if n % 2 == 0 { "main" } else { "main.bulk" };
         world.reset(key, &format!("u-{n}"), &format!("job-{n}")).await;

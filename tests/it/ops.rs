@@ -100,7 +100,7 @@ async fn a_bit_of_everything(world: &World) -> usize {
 }
 
 async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
-    let settings = resetd::sim::Settings { client_secret: CLIENT_SECRET.into(), ..unlimited() };
+    let settings = sim::Settings { client_secret: CLIENT_SECRET.into(), ..unlimited() };
     let world = Plan::new().org("main", settings, "").prepare().await;
     let run = Run::of(&world, &["--log", log, "worker"]).env("RUST_LOG", filter);
     let mut worker = run.start();
@@ -307,8 +307,8 @@ async fn metrics_count_what_happened() {
 }
 
 /// A call of the org's at its own pace, for 20 calls a second.
-fn twenty_a_second() -> resetd::sim::Settings {
-    resetd::sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
+fn twenty_a_second() -> sim::Settings {
+    sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
 }
 
 /// Waits until this long after the beginning of one of the org's windows of a second. A permit falls every 50 ms from the first
@@ -350,7 +350,7 @@ async fn a_whole_quota_is_spent_and_no_call_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_admits_half_of_the_rate_loses_nobody_and_its_retry_after_is_kept() {
-    let settings = resetd::sim::Settings { quota: 10, window: Duration::from_secs(1), ..unlimited() };
+    let settings = sim::Settings { quota: 10, window: Duration::from_secs(1), ..unlimited() };
     let world = Plan::new().org("main", settings, "rate_per_minute = 1200").start().await;
     let begun = tokio::time::Instant::now();
     let users = world.reset_many("main", 80).await;
@@ -402,7 +402,7 @@ async fn an_org_that_is_down_slows_no_other_and_its_jobs_are_done_once_it_is_up(
     let up = world.recorded(60).await;
     assert!(up.iter().all(|record| record.routing_key == "up.succeeded"), "the other org's jobs wait");
 
-    let org = resetd::sim::Org::new(unlimited()).unwrap();
+    let org = sim::Org::new(unlimited()).unwrap();
     let listener = tokio::net::TcpListener::bind(place).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let _stop = stop.clone().drop_guard();

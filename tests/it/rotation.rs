@@ -1,6 +1,6 @@
 //! A secret is changed by a restart: the worker drains, the next one has the new secret, nothing is lost and nobody is reset twice.
 
-use resetd::sim::Secret;
+use sim::Secret;
 
 use crate::process::{Process, slow};
 use crate::world::{Plan, eventually, locked_out};

@@ -10,7 +10,7 @@ use resetd::mail::seal::Keys;
 use resetd::wire;
 use serde_json::{Value, json};
 
-use crate::broker::Broker;
+use crate::broker::Node;
 use crate::ops::disguises;
 use crate::process::{Process, Run, ends, says};
 use crate::relay::Relay;
@@ -126,12 +126,12 @@ fn set_passwords(org: &Relay) -> BTreeSet<String> {
 /// How many mails there are of 21 jobs, of which one is refused; and how many of the 21 passwords that the org was sent were in what the
 /// broker was sent, and in its files.
 async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
-    let broker = Broker::private();
-    let relay = Relay::listening_to(&broker.url);
+    let node = Node::lent().await;
+    let relay = Relay::listening_to(node.url());
     let seal = pair.map(|pair| seal_to(&[pair])).unwrap_or_default();
     // A password that is tried again, and one that ends as a dead letter after it was made.
-    let plan = Plan::at(&broker.url).config(&seal).config("[password]\nkind = \"policy\"");
-    let settings = resetd::sim::Settings { password: resetd::sim::PasswordForm::Plaintext, ..unlimited() };
+    let plan = Plan::at(node.url()).config(&seal).config("[password]\nkind = \"policy\"");
+    let settings = sim::Settings { password: sim::PasswordForm::Plaintext, ..unlimited() };
     let mut world = plan.org("main", settings, "").config("[wire]\npassword = \"plaintext\"").prepare().await;
     let org = Relay::listening_to(&world.orgs["main"].base);
     world.config = world.config.replace(&world.orgs["main"].base, org.url().trim_end_matches('/'));
@@ -157,9 +157,8 @@ async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
     // That of the refused one too, which is in no mail.
     let passwords: Vec<String> = set.into_iter().collect();
     assert_eq!((passwords.len(), world.depth("resets.main.dead").await), (21, 1));
-    let folder = broker.folder();
-    let broker = std::sync::Arc::new(broker);
-    broker.told("stop").await;
+    let folder = node.folder();
+    node.end("stop").await;
     let mut stored = Vec::new();
     files(&folder, &mut stored);
     let sent: Vec<_> = relay.heard().into_iter().map(|bytes| ("the network".to_owned(), bytes)).collect();

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use resetd::sim;
+
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::broker_faults::Node;
+use crate::broker::Node;
 use crate::process::{Process, Run, other_queue, readyz, role, role_is, says, slow, stopped};
 use crate::relay::Relay;
 use crate::world::{Plan, SimOrg, Taken, World, connect, eventually, locked_out, unlimited};

@@ -90,7 +90,7 @@ async fn a_hundred_jobs_in_both_lanes_leave_a_hundred_people_who_log_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_one_user_run_one_after_the_other_in_the_order_they_came() {
-    let jitter = resetd::sim::Settings { latency_jitter: std::time::Duration::from_millis(10), ..unlimited() };
+    let jitter = sim::Settings { latency_jitter: std::time::Duration::from_millis(10), ..unlimited() };
     let world = Plan::new().org("main", jitter, "").start().await;
     let mut emails = world.tap("emails").await;
     let channel = world.channel().await;

@@ -12,7 +12,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::broker_faults::Node;
+use crate::broker::Node;
 use crate::process::{says, slow};
 use crate::world::{
     Asked, Plan, Scribe, Tap, World, by_id, by_job, connect, delivered, eventually, exclusive, fault, locked_out,
@@ -123,7 +123,7 @@ async fn five_hundred_jobs_that_wait_five_minutes_do_not_slow_a_hundred_that_do_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_jobs_whose_own_backoff_is_minutes_do_not_slow_a_hundred_that_work() {
-    let settings = resetd::sim::Settings { faults: vec![fault("status=409,next=500")], ..unlimited() };
+    let settings = sim::Settings { faults: vec![fault("status=409,next=500")], ..unlimited() };
     let world = Plan::new()
         .config("[retry]\nbase = \"5m\"\nmax = \"5m\"\ninline_max = \"1s\"")
         .org("main", settings, "rate_per_minute = 900")
@@ -244,7 +244,7 @@ async fn not_after_is_looked_at_when_a_job_comes_back_and_when_a_pause_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_parked_between_two_tries_keeps_its_count() {
     let faults = vec![fault("status=409,next=1,user=once"), fault("status=409,always,user=never")];
-    let settings = resetd::sim::Settings { faults, ..unlimited() };
+    let settings = sim::Settings { faults, ..unlimited() };
     let world = Plan::new()
         .config("[retry]\nbase = \"15s\"\nmax = \"15s\"\ninline_max = \"1ms\"\nmax_attempts = 2")
         .org("main", settings, "")
@@ -267,7 +267,7 @@ async fn a_job_parked_between_two_tries_keeps_its_count() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_delivery_is_held_through_an_outage_whose_end_always_seems_near() {
     let hold = Duration::from_secs(3);
-    let settings = resetd::sim::Settings { faults: vec![fault("target=token,status=500,always")], ..unlimited() };
+    let settings = sim::Settings { faults: vec![fault("target=token,status=500,always")], ..unlimited() };
     let world = Plan::new().org("main", settings, "").holding(hold, FAR).start().await;
     let mut outcomes = world.outcomes().await;
     send(&world, in_both_lanes("u", 30)).await;
@@ -287,7 +287,7 @@ async fn no_delivery_is_held_through_an_outage_whose_end_always_seems_near() {
 async fn no_delivery_is_held_longer_because_it_waits_to_run_alone() {
     let hold = Duration::from_secs(5);
     let faults = ["other", "alone"].map(|user| fault(&format!("status=429,retry_after=4,next=1,user={user}")));
-    let settings = resetd::sim::Settings { faults: faults.into(), ..unlimited() };
+    let settings = sim::Settings { faults: faults.into(), ..unlimited() };
     let mut world = Plan::new().org("main", settings, "").holding(hold, FAR).start().await;
     world.stop_worker().await.unwrap();
     let mut outcomes = world.outcomes().await;
@@ -339,7 +339,7 @@ async fn no_delivery_is_held_though_the_rate_is_slow() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_was_returned_often_is_published_again_and_comes_no_nearer_to_its_limit() {
-    let settings = resetd::sim::Settings { faults: vec![fault("status=429,retry_after=12,always")], ..unlimited() };
+    let settings = sim::Settings { faults: vec![fault("status=429,retry_after=12,always")], ..unlimited() };
     let plan = Plan::new().org("main", settings, "").holding(Duration::from_secs(2), FAR);
     let mut world = plan.start().await;
     world.stop_worker().await.unwrap();
@@ -384,7 +384,7 @@ const PAUSES: u32 = 40;
 /// It takes three quarters of a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forty_long_pauses_without_a_call_between_return_a_job_once_and_bring_none_to_its_limit() {
-    let settings = resetd::sim::Settings { faults: vec![fault("status=429,retry_after=1,always")], ..unlimited() };
+    let settings = sim::Settings { faults: vec![fault("status=429,retry_after=1,always")], ..unlimited() };
     let mut world = Plan::new().org("main", settings, "").holding(FAR, Duration::from_millis(300)).start().await;
     send(&world, in_both_lanes("u", 20)).await;
     eventually("forty calls were refused", async || (world.main().stats().calls >= u64::from(PAUSES)).then_some(()))
@@ -481,7 +481,7 @@ async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_
     let mut plan = Plan::new().holding(FAR, Duration::from_secs(2));
     for (org, fault, _) in &stops {
         let faults = vec![serde_json::from_value(fault.clone()).unwrap()];
-        plan = plan.org(org, resetd::sim::Settings { faults, ..unlimited() }, "");
+        plan = plan.org(org, sim::Settings { faults, ..unlimited() }, "");
     }
     let world = plan.start().await;
     let mut outcomes = world.outcomes().await;
@@ -525,7 +525,7 @@ async fn is_consumed(world: &World, queue: &str) -> bool {
 /// 200 jobs, and an alarm once some are done. No call begins after the pulse's limit, and all is given back.
 async fn into_an_alarm(node: &Node) -> World {
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 600").config("[amqp]\nprefetch = 16");
-    let world = node.world(plan.holding(Duration::from_secs(5), FAR)).await;
+    let world = plan.holding(Duration::from_secs(5), FAR).settled().await;
     send(&world, in_both_lanes("u", 200)).await;
     eventually("20 are set", async || (world.main().stats().password_sets >= 20).then_some(())).await;
     node.tell(ALARM).await;
@@ -581,7 +581,7 @@ async fn an_alarm_stops_all_calls_and_all_goes_on_when_it_ends_and_nobody_is_res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_alarm_that_no_job_could_tell_of_lets_no_call_begin() {
     let node = Node::lent().await;
-    let world = node.world(Plan::at(node.url()).config("[retry]\ninline_max = \"30s\"")).await;
+    let world = Plan::at(node.url()).config("[retry]\ninline_max = \"30s\"").settled().await;
     let start = Instant::now() + Duration::from_secs(20);
     let wish = in_time(Duration::from_secs(20));
     let jobs = in_both_lanes("u", 20);
@@ -602,7 +602,7 @@ async fn an_alarm_that_no_job_could_tell_of_lets_no_call_begin() {
 async fn an_alarm_in_which_the_broker_is_killed_loses_nobody_and_resets_nobody_twice() {
     let node = Node::lent().await;
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 600");
-    let world = node.world(plan).await;
+    let world = plan.settled().await;
     send(&world, in_both_lanes("u", 200)).await;
     eventually("20 are set", async || (world.main().stats().password_sets >= 20).then_some(())).await;
     node.tell(ALARM).await;
@@ -615,7 +615,7 @@ async fn an_alarm_in_which_the_broker_is_killed_loses_nobody_and_resets_nobody_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_alarm_does_not_keep_a_worker_with_nothing_in_hand_from_ending() {
     let node = Node::lent().await;
-    let mut world = node.world(Plan::at(node.url())).await;
+    let mut world = Plan::at(node.url()).settled().await;
     node.tell(ALARM).await;
     let asked = Instant::now();
     world.stop_worker().await.unwrap();

@@ -8,28 +8,17 @@ use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use resetd::config::{Config, Environment};
-use resetd::sim;
+
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use testkit::process::Configured as _;
+
 use crate::broker::Broker;
 
-/// As long as any one thing may take before a test gives up on it.
-pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// Looks until it is so, 50 times a second, with a limit.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = std::time::Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+pub use testkit::{LIMIT, eventually};
 
 /// What a test says of its world before it starts.
 pub struct Plan {
@@ -123,6 +112,14 @@ impl Plan {
         world.ready().await;
         world
     }
+
+    /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
+    /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
+    pub async fn settled(self) -> World {
+        let world = self.start().await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        world
+    }
 }
 
 /// An org without a quota.
@@ -161,18 +158,8 @@ pub struct Worker {
     pub task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        if let Some(worker) = &self.worker {
-            worker.shutdown.cancel();
-        }
-    }
-}
-
-impl World {
-    /// The configuration as files, for a worker in this process or in its own.
-    pub fn files(&self) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
+impl testkit::process::Configured for World {
+    fn files(&self) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
         let folder = tempfile::tempdir().unwrap();
         let broker = format!(
             "[amqp]\nurl = {:?}\nprefix = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n",
@@ -186,7 +173,18 @@ impl World {
         }
         (folder, paths)
     }
+}
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(worker) = &self.worker {
+            worker.shutdown.cancel();
+        }
+    }
+}
+
+impl World {
     pub fn load(&self) -> Config {
         let (_folder, paths) = self.files();
         let mut config = Config::load(&paths, Environment::default()).unwrap();

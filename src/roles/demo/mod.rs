@@ -31,7 +31,6 @@ use crate::amqp::topology::{self, Thing};
 use crate::config::{Config, Environment};
 use crate::roles::{mailer, worker};
 use crate::scim::http_client;
-use crate::sim;
 use crate::wire::outcome;
 use crate::wire::properties::job_properties;
 use postbox::Postbox;

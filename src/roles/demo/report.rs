@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::postbox::Letter;
 use super::script;
-use crate::sim::{Org, Stats};
+use sim::{Org, Stats};
 
 /// What stands before the password in the default `notification.body`, and after it.
 const BEFORE_PASSWORD: &str = "password is: ";

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::domain::form::{ExtensionForm, Form, PasswordForm};
 use crate::domain::job::Lane;
-use crate::sim::{self, Fault, FaultError, Settings, Stats};
+use sim::{Fault, FaultError, Settings, Stats};
 
 /// Resets that must end in somebody who logs in.
 pub(super) const GOOD: usize = 60;

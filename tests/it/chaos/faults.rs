@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use resetd::sim;
+
 use tokio::time::{Instant, sleep};
 
 use super::plan::{Network, Node, Process as ProcessFault, Step};

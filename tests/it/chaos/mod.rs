@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use resetd::sim;
+
 use tokio::time::Instant;
 
 use self::check::{Check, Records};

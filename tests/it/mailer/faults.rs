@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use tokio::sync::Mutex;
 
 use super::*;
-use crate::broker_faults::Node;
+use crate::broker::Node;
 use crate::world::connect;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +99,7 @@ async fn a_broker_killed_while_mails_are_sent_makes_no_second_copy_of_any() {
     let node = Node::lent().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let slow = Postbox::answering(|_, _| (Duration::from_millis(300), "250 taken".to_owned()));
-    let mut world = node.world(Plan::at(node.url()).config(&section(listener.local_addr().unwrap().port()))).await;
+    let mut world = Plan::at(node.url()).config(&section(listener.local_addr().unwrap().port())).settled().await;
     let _serving = serve(&slow, listener).await;
     for n in 0..40 {
         notify(&world, &note(n, 0), BasicProperties::default()).await;

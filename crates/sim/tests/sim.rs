@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use resetd::sim::{ExtensionForm, Fault, Org, PasswordForm, RetryAfterForm, Settings, Stats, UserView};
 use serde_json::{Value, json};
+use sim::{ExtensionForm, Fault, Org, PasswordForm, RetryAfterForm, Settings, Stats, UserView};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::world::{LIMIT, eventually};
+use crate::{LIMIT, eventually};
 
 /// One browser with a profile of its own. It is killed, with all its processes, when this is dropped.
 pub struct Browser {
@@ -30,7 +30,7 @@ pub struct Tab {
 
 impl Browser {
     pub async fn start() -> Self {
-        let found = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/browser"));
+        let found = Command::new(crate::script("browser"));
         let found = tokio::task::spawn_blocking(move || { found }.stderr(Stdio::inherit()).output()).await.unwrap();
         let found = found.expect("scripts/browser runs");
         assert!(found.status.success(), "scripts/browser finds a browser");

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::certificates::Authority;
-use crate::world::eventually;
+use crate::eventually;
 
 /// The first of them installs it, and no other at the same time.
 static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -28,7 +28,7 @@ impl RealServer {
     /// `mode` is `starttls`, `wrapper` or `off`; with a certificate it wants a login as `mailer` with `pass word`.
     pub async fn start(mode: &str, authority: Option<&Authority>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
+        let mut command = Command::new(crate::script("samples"));
         command.arg("smtpd").arg(folder.path()).arg(mode);
         if let Some(authority) = authority {
             let (certificate, key) = authority.issue("smtp", "IP:127.0.0.1", "2");

@@ -245,6 +245,7 @@ async fn while_held(network: &mut watch::Receiver<Network>, held: fn(&Network) -
     Ok(())
 }
 
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -252,7 +253,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::Relay;
-    use crate::world::eventually;
+    use crate::eventually;
 
     /// A server that a test speaks for, and a relay in front of it.
     async fn server() -> (TcpListener, Relay) {

@@ -1,5 +1,5 @@
 //! A simulated Genesys Cloud org over HTTP: the OAuth token endpoint and SCIM Users, strict about what it takes, with a
-//! quota of its own and scripted faults. It stands alone and imports nothing of the rest, so that a field name that is
+//! quota of its own and scripted faults. It stands alone and knows nothing of `resetd`, so that a field name that is
 //! wrong there cannot agree with itself here.
 //!
 //! From the outside in: `server` has the routes, `oauth`, `scim`, `listing` and `control` answer them, `play` carries out

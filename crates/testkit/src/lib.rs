@@ -1,0 +1,27 @@
+//! What the integration tests share. It knows nothing of `resetd` but that it is a binary, so that a change there builds nothing here.
+//!
+//! Everything here ends with the value that stands for it, and what is shared by a whole run ends with the run.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly, in its helpers too")]
+#![expect(missing_docs, reason = "no one but the tests reads it")]
+
+pub mod broker;
+pub mod browser;
+pub mod certificates;
+pub mod mail_server;
+pub mod process;
+pub mod relay;
+mod wait;
+
+pub use wait::{LIMIT, eventually};
+
+use std::path::{Path, PathBuf};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// One of the repository's scripts.
+pub fn script(name: &str) -> PathBuf {
+    root().join("scripts").join(name)
+}
