@@ -2,6 +2,8 @@
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
+# What tests, lint and the chaos run are built with, so that all share one build. A build for use has no traces unless it asks.
+features := --features otel
 
 .PHONY: help
 help: ## say what there is
@@ -14,12 +16,17 @@ demo: ## the whole trip on this machine, from a job to a mail that logs in
 	scripts/broker run "$(target)/debug/resetd" demo $(ARGS)
 
 .PHONY: test
-test: ## all tests, against a RabbitMQ of their own
-	@scripts/need
+test: test-unit ## all tests, against a RabbitMQ of their own
 	scripts/broker install --private
 	scripts/browser
 	scripts/samples install
-	cargo test --locked $(ARGS)
+	scripts/tools nextest
+	cargo nextest run --locked --workspace $(features) -E 'kind(test)' $(ARGS)
+
+.PHONY: test-unit
+test-unit: ## what needs no broker and no browser, in seconds: for the inner loop
+	@scripts/need
+	cargo test --quiet --locked --workspace $(features) --lib --test docs --test layers
 
 .PHONY: test-brokers
 test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
