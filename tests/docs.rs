@@ -42,7 +42,7 @@ fn quoted(text: &str) -> Vec<&str> {
 
 #[test]
 fn every_test_that_the_threat_table_names_exists() {
-    let page = file("docs/SECURITY.md");
+    let page = file("docs/security.md");
     let is_name =
         |text: &str| text.len() > 20 && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_');
     let (mut seen, mut source) = (0, String::new());
