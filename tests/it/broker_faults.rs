@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
-    /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
+    /// of its end can be lost, with all that was confirmed there (`docs/development/facts.md#a-broker-that-was-killed`). Nothing tells of that, so here time does.
     pub async fn world(&self, plan: Plan) -> World {
         let world = plan.start().await;
         tokio::time::sleep_until(Instant::now() + Duration::from_secs(4)).await;

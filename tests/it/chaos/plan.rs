@@ -246,7 +246,7 @@ impl Plan {
             network: steps((2000, 6000), (1000, 3000)).steps(Dice::new(seed, 3), |dice| {
                 dice.pick(&[Network::Cut, Network::CutAndRefuse, Network::Stall, Network::HoldThere, Network::HoldBack])
             }),
-            // A node that ends within seconds of a declare may lose what was declared (`FACTS.md`), hence the long gaps.
+            // A node that ends within seconds of a declare may lose what was declared (`docs/development/facts.md#a-broker-that-was-killed`), hence the long gaps.
             node: steps((15_000, 20_000), (1000, 3000))
                 .steps(Dice::new(seed, 4), |dice| dice.pick(&[Node::Kill, Node::Stop, Node::Alarm])),
             org: steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
