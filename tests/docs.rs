@@ -402,3 +402,111 @@ mod references {
         assert_eq!(prose("a.toml", "#!/bin/sh\n# One.\na = 1 # two"), " One.\n two");
     }
 }
+
+/// The contract's tables beside the names and defaults in the code.
+mod contract {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use resetd::amqp::names::Names;
+    use resetd::amqp::topology::{Thing, mailers_things, things};
+    use resetd::domain::mailing::Unsent;
+    use resetd::domain::outcome::{OutcomeKind, Reason};
+
+    /// What stands between a heading and the next.
+    fn section(heading: &str) -> String {
+        let page = super::file("docs/contract.md");
+        let mut lines = page.lines().skip_while(|line| line.trim_start_matches('#').trim() != heading);
+        assert!(lines.next().is_some(), "no heading {heading:?}");
+        lines.take_while(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// The cells of the rows of a table below a heading, without its head.
+    fn rows(heading: &str) -> Vec<Vec<String>> {
+        let section = section(heading);
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix('|'));
+        rows.map(|row| row.split(" | ").map(|cell| cell.trim().to_owned()).collect()).skip(1).collect()
+    }
+
+    /// What is quoted in the first cell of each row.
+    fn names(heading: &str) -> Vec<String> {
+        rows(heading).iter().flat_map(|row| super::quoted(&row[0]).into_iter().map(str::to_owned)).collect()
+    }
+
+    fn sorted<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        names.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    #[test]
+    fn its_reasons_and_outcomes_are_those_of_the_code() {
+        let check = |heading, expected: Vec<&str>| {
+            let names = names(heading);
+            assert_eq!(sorted(names.iter().map(String::as_str)), sorted(expected), "{heading}");
+        };
+        check("Reasons", Reason::ALL.map(Reason::as_str).into());
+        check("The record of a mail", Unsent::ALL.map(Unsent::as_str).into());
+        check("Fields", OutcomeKind::ALL.map(OutcomeKind::as_str).into());
+        for row in rows("Fields") {
+            let kind = OutcomeKind::named(row[0].trim_matches('`')).unwrap();
+            assert_eq!(row[1], kind.is_success().to_string(), "{}", kind.as_str());
+        }
+    }
+
+    #[test]
+    fn its_tables_have_each_exchange_and_queue_that_is_declared_and_no_other() {
+        let tables = ["Jobs and dead letters", "Delay queues", "The email queue", "The outcome stream"];
+        let mut told = BTreeSet::new();
+        for table in tables {
+            let mut first = String::new();
+            // The table of record types has names of another kind.
+            for name in names(table).into_iter().take_while(|name| name != "outcome") {
+                // `.2m` and `.10m` stand for names that end so.
+                let end = name.starts_with('.').then(|| first.rsplit_once('.').unwrap().0);
+                let name = end.map_or(name.clone(), |begin| format!("{begin}{name}"));
+                first.clone_from(&name);
+                told.insert(name);
+            }
+        }
+        let names = Names::new("", "ORG");
+        let declared = things(&names).into_iter().chain(mailers_things(&names)).filter_map(|thing| match thing {
+            Thing::Exchange { name, .. } | Thing::Queue { name, .. } => Some(name),
+            Thing::Binding { .. } => None,
+        });
+        assert_eq!(told, declared.collect());
+    }
+
+    /// The keys of the defaults, those behind a `#` too, with their values; an org's are under `orgs.NAME`.
+    fn defaults() -> BTreeMap<String, String> {
+        let (mut keys, mut at) = (BTreeMap::new(), String::new());
+        for line in super::file("config/default.toml").lines() {
+            let line = line.trim_start_matches("# ");
+            if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                at = section.replace("orgs.main", "orgs.NAME");
+            } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+                keys.insert(format!("{at}.{key}"), value.trim_matches('"').to_owned());
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn its_keys_are_in_the_defaults_with_the_values_it_says() {
+        let (defaults, mut compared) = (defaults(), 0);
+        for heading in ["Keys: broker and orgs", "Keys: what is sent", "Keys: retries and the process"] {
+            for row in rows(heading) {
+                let (keys, values) = (super::quoted(&row[0]), row[1].split(", ").map(|value| value.trim_matches('`')));
+                let section = keys[0].rsplit_once('.').unwrap().0;
+                let full = |key: &str| if key.contains('.') { key.to_owned() } else { format!("{section}.{key}") };
+                for key in keys.iter().map(|key| full(key)) {
+                    assert!(defaults.contains_key(&key), "{key} is no key");
+                }
+                for (key, value) in
+                    keys.iter().zip(values).filter(|(_, value)| !value.contains(' ') && *value != "none")
+                {
+                    assert_eq!(value.trim_matches('"'), defaults[&full(key)], "{key}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared >= 20, "{compared}");
+    }
+}
