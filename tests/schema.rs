@@ -1,4 +1,4 @@
-//! What `resetd schema` prints: kept in docs/schema, and true of the contract's examples and of messages as the worker writes them.
+//! What `resetd schema` prints: kept in docs/schema, and true of the examples in docs/contract.md and of messages as the worker writes them.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly, in its helpers too")]
 
 use std::process::Command;

@@ -29,7 +29,7 @@ pub enum Standing {
     AsDeclared,
     /// It is there as something else; in the broker's words.
     Differs(String),
-    /// This user may not declare it; on RabbitMQ before 4.3 it is there all the same.
+    /// This user may not declare it. It is there all the same, but on RabbitMQ 4.3, where the right may be wanted to look.
     Forbidden,
 }
 
@@ -79,7 +79,7 @@ pub async fn standing(connection: &Connection, thing: &Thing) -> Result<Standing
     match there {
         Ok(()) => {}
         Err(Refused(AMQPSoftError::NOTFOUND, _)) => return Ok(Standing::Missing),
-        // From 4.3 on it takes the right to configure even to look.
+        // 4.3.0 wants the right to configure even to look, later ones any right: `docs/development/facts.md#rights`.
         Err(Refused(AMQPSoftError::ACCESSREFUSED, _)) => return Ok(Standing::Forbidden),
         Err(Refused(_, said)) => return Ok(Standing::Differs(said)),
     }

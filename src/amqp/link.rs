@@ -14,7 +14,7 @@ use super::pulse::Pulse;
 use super::trouble::{Trouble, closing, unreadable, within};
 use crate::config::amqp::{Amqp, place};
 
-/// The heartbeat, in seconds: section 3 of the contract.
+/// The heartbeat, in seconds: `docs/contract.md#at-the-broker`.
 const HEARTBEAT: u16 = 10;
 /// The largest frame, in bytes: the broker's own default. Less, and a job whose producer wrote long headers could not be taken.
 /// Said at once, since lapin writes zeros over all of its buffers (16 MiB) when the broker's answer makes it grow them.

@@ -1,4 +1,4 @@
-//! What things are called at the broker: section 3 of the contract, with the prefix.
+//! What things are called at the broker, with the prefix: `docs/contract.md#at-the-broker`.
 
 use crate::domain::job::Lane;
 use crate::domain::rung::Rung;

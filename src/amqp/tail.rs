@@ -27,14 +27,14 @@ const STRETCH: u64 = 4_000;
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start<'a> {
-    /// As `x-stream-offset` has it in words: `first`, or an age such as `1h` (`FACTS.md`, streams).
+    /// As `x-stream-offset` has it in words: `first`, or an age such as `1h` (`docs/development/facts.md#streams`).
     Words(&'a str),
     /// At this record, which is there.
     Offset(u64),
 }
 
 impl Start<'_> {
-    /// For `x-stream-offset`: a plain integer is an offset (`FACTS.md`, streams).
+    /// For `x-stream-offset`: a plain integer is an offset (`docs/development/facts.md#streams`).
     fn argument(self) -> AMQPValue {
         match self {
             Self::Words(words) => AMQPValue::LongString(words.into()),

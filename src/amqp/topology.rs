@@ -1,4 +1,5 @@
-//! What a worker, and a mailer, declares before it works: section 3 of the contract. Declaring changes nothing that exists and deletes nothing.
+//! What a worker, and a mailer, declares before it works: `docs/contract.md#at-the-broker`. Declaring changes nothing that exists and
+//! deletes nothing.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};

@@ -18,7 +18,7 @@ pub use tenure::{Before, Tenure};
 
 /// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(24);
-/// How long a name made from what a job says counts as done: section 4 of the contract.
+/// How long a name made from what a job says counts as done: `docs/contract.md#jobs-without-a-message-id`.
 pub const DERIVED_KEPT: SignedDuration = SignedDuration::from_mins(10);
 /// What such a name begins with, and a producer's own id may.
 const DERIVED: &str = "sha256:";

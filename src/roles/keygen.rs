@@ -16,7 +16,7 @@ use crate::mail::keys::{Bits, Pair};
 #[command(
     after_help = "It writes NAME.pub.pem, for the workers (notification.seal_to), and NAME.key.pem, which only its owner can read, for who opens (mailer.open_with, or your own mail service). Files that are there are never overwritten. The private key should not lie where workers or the broker run: it opens every password that was sealed to it.
 
-Standard output is TOML, with the kid, which is the key's RFC 7638 thumbprint. How keys are changed: docs/SECURITY.md.
+Standard output is TOML, with the kid, which is the key's RFC 7638 thumbprint. How keys are changed: docs/security.md.
 
 Examples:
   resetd keygen /etc/resetd/mail-2026

@@ -1,4 +1,4 @@
-//! The message for the email queue, written and read back: section 5 of the contract.
+//! The message for the email queue, written and read back: `docs/contract.md#notifications`.
 
 use std::time::Duration;
 
@@ -149,7 +149,7 @@ pub fn message(
     (body, headed(properties, notification))
 }
 
-/// What the message says beside the body that the contract gives it, where there is something to say.
+/// What the message says beside its body (`docs/contract.md#notifications`), where there is something to say.
 fn headed(properties: BasicProperties, notification: &Notification<'_>) -> BasicProperties {
     let language = notification.language.map(|language| (LANGUAGE, language.as_str()));
     let batch = notification.batch.map(|batch| (properties::BATCH, batch));

@@ -1,4 +1,4 @@
-//! The record of a job's end, as `outcomes` and `reply_to` get it: section 6 of the contract.
+//! The record of a job's end, as `outcomes` and `reply_to` get it: `docs/contract.md#outcomes`.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};

@@ -1,6 +1,7 @@
 //! SCIM as this org takes it: the PATCH in both wire forms, the search for a user by name, and what its answers say.
 //!
-//! Sources: RFC 7644, sections 3.4.2 (search), 3.5.2 (PATCH) and 3.12 (errors); the extension's urn and the platform's own error body: `docs/ARCHITECTURE.md`, "Facts".
+//! Sources: RFC 7644, sections 3.4.2 (search), 3.5.2 (PATCH) and 3.12 (errors); the extension's urn and the platform's own error body:
+//! `docs/development/facts.md#genesys-cloud`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

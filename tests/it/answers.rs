@@ -1,4 +1,4 @@
-//! Section 6's table: what each answer of the org does to a job, to the other jobs, and to the whole line.
+//! What each answer of the org does to a job, to the other jobs, and to the whole line.
 
 use std::time::{Duration, UNIX_EPOCH};
 

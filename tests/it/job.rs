@@ -1,4 +1,4 @@
-//! Sections 4 and 5 of the contract: which jobs are taken and which refused, what the org gets, and what the person is told.
+//! Which jobs are taken and which refused, what the org gets, and what the person is told.
 
 use std::collections::BTreeSet;
 

@@ -380,7 +380,7 @@ async fn after_the_broker_was_killed_the_worker_before_is_first_and_finishes_wit
     let settings = sim::Settings { latency: Duration::from_millis(700), ..unlimited() };
     let mut world = Plan::at(node.url()).org("main", settings, "request_timeout = \"5s\"").prepare().await;
     let [first, second] = Worker::crew(&world).await;
-    // A topology younger than that may be lost with its broker (`FACTS.md`); nothing tells of that, so here time does.
+    // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`); nothing tells of that, so here time does.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let users = world.reset_many("main", 10).await;
     eventually("all calls are in the air", async || (first.calls().len() == 10).then_some(())).await;

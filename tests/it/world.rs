@@ -114,7 +114,8 @@ impl Plan {
     }
 
     /// As [`Plan::start`], and until the topology is old enough to outlive the broker: what was declared within a second
-    /// of its end can be lost, with all that was confirmed there (`FACTS.md`, RabbitMQ). Nothing tells of that, so here time does.
+    /// of its end can be lost, with all that was confirmed there (`docs/development/facts.md#a-broker-that-was-killed`).
+    /// Nothing tells of that, so here time does.
     pub async fn settled(self) -> World {
         let world = self.start().await;
         tokio::time::sleep(Duration::from_secs(4)).await;

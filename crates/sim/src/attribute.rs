@@ -8,7 +8,7 @@ use super::settings::ExtensionForm;
 pub(super) const ENVELOPE_PREFIX: &str = "genesys:";
 /// The schema of an element of `Extensions` in the `envelope` form.
 pub(super) const ENVELOPE_SCHEMA: &str = "urn:ietf:params:scim:schemas:extension:genesys:2.0:User";
-/// The schema of the extension in the `urn` form (`FACTS.md`, Users).
+/// The schema of the extension in the `urn` form (`docs/development/facts.md#users`).
 pub(super) const URN_SCHEMA: &str = "urn:ietf:params:scim:schemas:extension:genesys:purecloud:2.0:User";
 
 /// An attribute that a path names.

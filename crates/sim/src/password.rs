@@ -38,7 +38,7 @@ fn from_hex(text: &str) -> Result<Digest, &'static str> {
     Ok(Digest(bytes))
 }
 
-/// The default policy of Genesys Cloud (`FACTS.md`, Users).
+/// The default policy of Genesys Cloud (`docs/development/facts.md#passwords`).
 fn fits_policy(text: &str) -> bool {
     text.chars().count() >= 8
         && text.chars().any(char::is_lowercase)

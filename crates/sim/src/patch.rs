@@ -1,4 +1,5 @@
-//! The body of a PATCH, read strictly: RFC 7644, section 3.5.2, and the two wire forms of `CONTRACT.md`, section 4.
+//! The body of a PATCH, read strictly: RFC 7644, section 3.5.2, and the two wire forms of
+//! `docs/contract.md#what-the-org-gets`.
 
 use std::{borrow::Cow, collections::HashSet};
 

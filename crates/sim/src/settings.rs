@@ -15,7 +15,7 @@ pub struct Settings {
     pub client_id: String,
     /// The secret of that client. Default `demo-secret`.
     pub client_secret: Secret,
-    /// How long a token is good for. Default 24 h, as at Genesys Cloud (`FACTS.md`, Token).
+    /// How long a token is good for. Default 24 h, as at Genesys Cloud (`docs/development/facts.md#tokens`).
     #[serde(deserialize_with = "span::deserialize")]
     pub token_ttl: Duration,
     /// What the token answer says in `scope`; the field is left out where this is `None`, the default.
@@ -55,7 +55,7 @@ pub enum PasswordForm {
     Plaintext,
 }
 
-/// Where the extension attributes are in a PATCH (`CONTRACT.md`, section 4).
+/// Where the extension attributes are in a PATCH (`docs/contract.md#what-the-org-gets`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExtensionForm {

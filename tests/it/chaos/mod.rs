@@ -39,7 +39,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     let mut world = prepare(&setup, &plan, &broker.url).await;
     let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
     let mut crew = start(&world, &relays).await;
-    // A topology younger than that may be lost with its broker (`FACTS.md`).
+    // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
     tokio::time::sleep(Duration::from_secs(5)).await;
 
     let (start, began) = (Instant::now(), Timestamp::now());

@@ -207,7 +207,7 @@ pub enum Node {
     Alarm,
 }
 
-/// Faults of the org, as `src/sim/` reads them. A late one is carried out while its caller still waits, or could: what an org
+/// Faults of the org, as `crates/sim/src/` reads them. A late one is carried out while its caller still waits, or could: what an org
 /// does after that is outside of what is promised.
 const ORG: [&str; 11] = [
     "status=500,share=0.4",
@@ -246,7 +246,7 @@ impl Plan {
             network: steps((2000, 6000), (1000, 3000)).steps(Dice::new(seed, 3), |dice| {
                 dice.pick(&[Network::Cut, Network::CutAndRefuse, Network::Stall, Network::HoldThere, Network::HoldBack])
             }),
-            // A node that ends within seconds of a declare may lose what was declared (`FACTS.md`), hence the long gaps.
+            // A node that ends within seconds of a declare may lose what was declared (`docs/development/facts.md#a-broker-that-was-killed`), hence the long gaps.
             node: steps((15_000, 20_000), (1000, 3000))
                 .steps(Dice::new(seed, 4), |dice| dice.pick(&[Node::Kill, Node::Stop, Node::Alarm])),
             org: steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
