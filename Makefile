@@ -33,15 +33,14 @@ chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECO
 	cargo test --locked --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
-lint: ## formatting, clippy, documentation, the alerts, and the dependencies where cargo-deny is installed
+lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be
 	@scripts/need
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked -- -D warnings # what is built for use: without the features that tests turn on
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --features failpoints,otel -- -D warnings
+	cargo clippy --locked --lib --bins -- -D warnings # what is built for use: without the features that tests turn on
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --features failpoints,otel
 	scripts/promtool check rules deploy/prometheus/alerts.yml
-	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
-	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
+	scripts/deny
 
 .PHONY: measure
 measure: ## the figures: throughput beside the least loop, the quota, the start, sealing
