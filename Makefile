@@ -2,8 +2,8 @@
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
-# What tests are built from: each target builds the same, so that none compiles again what another has.
-tested := --locked --workspace --features failpoints,otel
+# What tests, lint, chaos and soak are built with, so that all share one build.
+features := --features failpoints,otel
 
 .PHONY: help
 help: ## say what there is
@@ -26,7 +26,7 @@ test: ## all tests, against a RabbitMQ of their own
 .PHONY: build-tests
 build-tests: ## compile the tests and run none
 	@scripts/need
-	cargo test $(tested) --no-run
+	cargo test --locked --workspace $(features) --no-run
 
 .PHONY: test-repeat
 test-repeat: ## `make test` 20 times (N=20), every second time with a core loaded; goes on where it was interrupted
@@ -42,15 +42,15 @@ test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a 
 chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
 	@scripts/need
 	scripts/broker install --private
-	cargo test $(tested) --test it chaos:: -- --ignored --nocapture
+	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be
 	@scripts/need
 	cargo fmt --all --check
-	cargo clippy $(tested) --all-targets -- -D warnings
+	cargo clippy --locked --workspace $(features) --all-targets -- -D warnings
 	cargo clippy --locked --lib --bins -- -D warnings # what is built for use: without the features that tests turn on
-	RUSTDOCFLAGS="-D warnings" cargo doc $(tested) --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace $(features) --no-deps --document-private-items
 	scripts/promtool check rules deploy/prometheus/alerts.yml
 	scripts/deny
 
@@ -70,13 +70,13 @@ screenshot: ## the README's picture of the page, docs/page.png, and all its stat
 	@scripts/need
 	scripts/broker install --private
 	scripts/browser
-	cargo test $(tested) --test it pictures_of_the_page -- --ignored
+	cargo test --locked --workspace $(features) --test it pictures_of_the_page -- --ignored
 
 .PHONY: soak
 soak: ## half an hour of jobs while the broker is restarted: memory, threads, tasks, channels
 	@scripts/need
 	scripts/broker install --private
-	cargo test $(tested) --release --test it soak -- --ignored --nocapture
+	cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 
 .PHONY: clean
 clean: ## remove what was built
