@@ -1,4 +1,4 @@
-# `make` alone says what there is. ARGS="..." is handed to the program that demo, test and test-brokers run.
+# `make` alone says what there is. ARGS="..." is handed to the program that demo, test, test-brokers and bench run.
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -28,6 +28,16 @@ test-unit: ## what needs no broker and no browser, in seconds: for the inner loo
 	@scripts/need
 	cargo test --quiet --locked --workspace $(features) --lib --test docs --test layers
 
+.PHONY: build-tests
+build-tests: ## compile the tests and run none
+	@scripts/need
+	cargo test --locked --workspace $(features) --no-run
+
+.PHONY: test-repeat
+test-repeat: ## `make test` 20 times (N=20), every second time with a core loaded; goes on where it was interrupted
+	@scripts/need
+	scripts/repeat $(or $(N),20)
+
 .PHONY: test-brokers
 test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
 	@scripts/need
@@ -37,38 +47,41 @@ test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a 
 chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
 	@scripts/need
 	scripts/broker install --private
-	cargo test --locked --test it chaos:: -- --ignored --nocapture
+	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
-lint: ## formatting, clippy, documentation, the alerts, and the dependencies where cargo-deny is installed
+lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be
 	@scripts/need
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked -- -D warnings # what is built for use: without the features that tests turn on
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace $(features) --all-targets -- -D warnings
+	cargo clippy --locked --lib --bins -- -D warnings # what is built for use: without the features that tests turn on
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace $(features) --no-deps --document-private-items
 	scripts/promtool check rules deploy/prometheus/alerts.yml
-	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
-	else echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
+	scripts/deny
 
-.PHONY: measure
-measure: ## the figures: throughput beside the least loop, the quota, the start, sealing
+.PHONY: bench
+bench: ## the figures: throughput beside the least loop, the quota, the start, sealing, mails
 	@scripts/need
 	scripts/broker install --private
-	cargo build --locked --release --examples
-	cargo test --locked --release --test measure -- --ignored --nocapture
+	cargo build --locked --release --bins --examples
+	cargo test --locked --release --test bench -- --ignored --nocapture --test-threads 1 $(ARGS)
+
+.PHONY: bench-floor
+bench-floor: ## fails where the worker is slower than it was, beside the least loop: docs/performance.md
+	@$(MAKE) --no-print-directory bench ARGS="--exact floor"
 
 .PHONY: screenshot
 screenshot: ## the README's picture of the page, docs/page.png, and all its states in target/page
 	@scripts/need
 	scripts/broker install --private
 	scripts/browser
-	cargo test --locked --test it pictures_of_the_page -- --ignored
+	cargo test --locked --workspace $(features) --test it pictures_of_the_page -- --ignored
 
 .PHONY: soak
 soak: ## half an hour of jobs while the broker is restarted: memory, threads, tasks, channels
 	@scripts/need
 	scripts/broker install --private
-	cargo test --locked --release --test it soak -- --ignored --nocapture
+	cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 
 .PHONY: clean
 clean: ## remove what was built
