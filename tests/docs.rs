@@ -411,6 +411,7 @@ mod contract {
     use resetd::amqp::topology::{Thing, mailers_things, things};
     use resetd::domain::mailing::Unsent;
     use resetd::domain::outcome::{OutcomeKind, Reason};
+    use resetd::domain::rung::Delays;
 
     /// What stands between a heading and the next.
     fn section(heading: &str) -> String {
@@ -467,7 +468,9 @@ mod contract {
             }
         }
         let names = Names::new("", "ORG");
-        let declared = things(&names).into_iter().chain(mailers_things(&names)).filter_map(|thing| match thing {
+        let delays = Delays::default();
+        let declared = things(&names, &delays).into_iter().chain(mailers_things(&names, &delays));
+        let declared = declared.filter_map(|thing| match thing {
             Thing::Exchange { name, .. } | Thing::Queue { name, .. } => Some(name),
             Thing::Binding { .. } => None,
         });

@@ -8,7 +8,7 @@ use lapin::{Channel, Connection, ExchangeKind};
 use super::names::{EMAIL_KEY, Names};
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
-use crate::domain::rung::Rung;
+use crate::domain::rung::{Delays, Rung};
 
 /// Deliveries before the broker itself dead-letters a job, as the last resort.
 pub const DELIVERY_LIMIT: i32 = 20;
@@ -48,7 +48,7 @@ pub enum Thing {
 }
 
 /// All of one org's things and those that all orgs share, in an order in which nothing is bound before it exists.
-pub fn things(names: &Names) -> Vec<Thing> {
+pub fn things(names: &Names, delays: &Delays) -> Vec<Thing> {
     let mut things = vec![
         exchange(names.resets(), ExchangeKind::Direct),
         exchange(names.notifications(), ExchangeKind::Direct),
@@ -67,7 +67,7 @@ pub fn things(names: &Names) -> Vec<Thing> {
         things.push(binding(names.lane(lane), names.resets(), names.lane_key(lane)));
     }
     for rung in Rung::ALL {
-        let ttl = i32::try_from(rung.wait().as_millis()).unwrap_or(i32::MAX);
+        let ttl = i32::try_from(delays.of(rung).as_millis()).unwrap_or(i32::MAX);
         // No key: a job comes back to its own lane by its own.
         let arguments = [
             ("x-message-ttl", AMQPValue::LongInt(ttl)),
@@ -85,12 +85,12 @@ pub fn things(names: &Names) -> Vec<Thing> {
 }
 
 /// What a mailer works with: those that it shares with the workers, and those of mails that wait.
-pub fn mailers_things(names: &Names) -> Vec<Thing> {
+pub fn mailers_things(names: &Names, delays: &Delays) -> Vec<Thing> {
     let mut things =
         vec![exchange(names.notifications(), ExchangeKind::Direct), exchange(names.outcomes(), ExchangeKind::Topic)];
     things.extend(of_mails(names));
     for rung in Rung::ALL {
-        let ttl = i32::try_from(rung.wait().as_millis()).unwrap_or(i32::MAX);
+        let ttl = i32::try_from(delays.of(rung).as_millis()).unwrap_or(i32::MAX);
         let arguments = [
             ("x-message-ttl", AMQPValue::LongInt(ttl)),
             ("x-dead-letter-exchange", text(&names.notifications())),
@@ -140,8 +140,8 @@ fn binding(queue: String, exchange: String, key: String) -> Thing {
 ///
 /// # Errors
 /// As [`declare`].
-pub async fn declare_on(connection: &Connection, names: &Names) -> Result<(), Trouble> {
-    declare(connection, &things(names)).await
+pub async fn declare_on(connection: &Connection, names: &Names, delays: &Delays) -> Result<(), Trouble> {
+    declare(connection, &things(names, delays)).await
 }
 
 /// Declares things on a channel of its own, since a refusal closes the channel.

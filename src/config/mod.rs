@@ -21,7 +21,8 @@ use crate::domain::{
     form::Form,
     notification::{Template, Unfit},
     password::PasswordKind,
-    retry::RetryPolicy,
+    retry::{HALTED, RetryPolicy},
+    rung::Delays,
     user::EmailAddress,
 };
 pub use source::Environment;
@@ -63,6 +64,8 @@ pub struct Retry {
     pub after_max: Duration,
     /// A job's own wait up to this is spent in memory.
     pub inline_max: Duration,
+    /// How long the parked queues hold a job. Not keys: all workers of a broker must declare the same; tests make them shorter.
+    pub delays: Delays,
 }
 
 /// What the person gets.
@@ -329,8 +332,8 @@ fn retry(raw: &raw::Retry) -> Result<Retry, ConfigError> {
             &format!("at least retry.base, {}", value::show(raw.base.0)),
         ));
     }
-    let policy = RetryPolicy { max_attempts: raw.max_attempts, base: raw.base.0, max: raw.max.0 };
-    Ok(Retry { policy, after_max: raw.after_max.0, inline_max: raw.inline_max.0 })
+    let policy = RetryPolicy { max_attempts: raw.max_attempts, base: raw.base.0, max: raw.max.0, halted: HALTED };
+    Ok(Retry { policy, after_max: raw.after_max.0, inline_max: raw.inline_max.0, delays: Delays::default() })
 }
 
 fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {

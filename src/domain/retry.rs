@@ -16,7 +16,12 @@ pub struct RetryPolicy {
     pub base: Duration,
     /// The bound of every backoff of our own.
     pub max: Duration,
+    /// How long after it was halted processing is tried again for the first time. Not a key; tests make it shorter.
+    pub halted: Duration,
 }
+
+/// How long after it was halted processing is tried again for the first time.
+pub const HALTED: Duration = Duration::from_secs(15);
 
 /// How often one job may be throttled while others pass before it is given up.
 pub const MAX_THROTTLES: u32 = 20;
@@ -179,9 +184,9 @@ fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Ne
     if spent >= policy.max_attempts { Next::DeadLetter(Reason::RetriesExhausted) } else { next }
 }
 
-/// How long until a stopped line tries again: 15 s after it stopped, doubled with each try since, at most 5 min.
-pub fn retry_after_stop(tries: u32) -> Duration {
-    Duration::from_secs(15).saturating_mul(1 << tries.min(10)).min(Duration::from_secs(300))
+/// How long until a stopped line tries again: `first` after it stopped, doubled with each try since, at most 5 min.
+pub fn retry_after_stop(first: Duration, tries: u32) -> Duration {
+    first.saturating_mul(1 << tries.min(10)).min(Duration::from_secs(300))
 }
 
 /// Exponential backoff with full jitter: uniform between nothing and `base · 2^(failures − 1)`, never above `max`.
@@ -199,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     const POLICY: RetryPolicy =
-        RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60) };
+        RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60), halted: HALTED };
     const S7: Duration = Duration::from_secs(7);
 
     fn after(failure: &Failure, before: Progress, forbidden_users: usize) -> (Decision, Progress) {
@@ -284,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_stopped_line_tries_again_ever_later() {
-        let waits = [0, 1, 2, 3, 4, 5, 1000].map(|tries| retry_after_stop(tries).as_secs());
+        let waits = [0, 1, 2, 3, 4, 5, 1000].map(|tries| retry_after_stop(HALTED, tries).as_secs());
         assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
     }
 
@@ -300,7 +305,8 @@ mod tests {
     proptest! {
         #[test]
         fn our_own_backoff_never_exceeds_its_bound(base in 1_u64..10_000, max in 1_u64..100_000, failures in 0_u32..1000, chance in 0.0..1.0_f64) {
-            let policy = RetryPolicy { max_attempts: 5, base: Duration::from_millis(base), max: Duration::from_millis(max) };
+            let (base, max) = (Duration::from_millis(base), Duration::from_millis(max));
+            let policy = RetryPolicy { max_attempts: 5, base, max, halted: HALTED };
             prop_assert!(backoff(&policy, failures, chance) <= policy.max);
         }
 

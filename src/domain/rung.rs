@@ -25,19 +25,33 @@ impl Rung {
             Rung::Long => "10m",
         }
     }
+}
 
-    /// How long it holds a job.
-    pub const fn wait(self) -> Duration {
-        match self {
-            Rung::Short => Duration::from_secs(15),
-            Rung::Middle => Duration::from_secs(120),
-            Rung::Long => Duration::from_secs(600),
-        }
+/// How long each parked queue holds a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delays([Duration; Rung::ALL.len()]);
+
+impl Default for Delays {
+    /// What the queues' names say.
+    fn default() -> Self {
+        Self([15, 120, 600].map(Duration::from_secs))
+    }
+}
+
+impl Delays {
+    /// Others than the names say, the shortest first.
+    pub fn new(delays: [Duration; Rung::ALL.len()]) -> Self {
+        Self(delays)
+    }
+
+    /// How long this one holds a job.
+    pub fn of(&self, rung: Rung) -> Duration {
+        self.0[rung as usize]
     }
 
     /// The longest that is not longer than the wait; the shortest where none is.
-    pub fn fitting(wait: Duration) -> Self {
-        Self::ALL.into_iter().rev().find(|rung| rung.wait() <= wait).unwrap_or(Rung::Short)
+    pub fn fitting(&self, wait: Duration) -> Rung {
+        Rung::ALL.into_iter().rev().find(|rung| self.of(*rung) <= wait).unwrap_or(Rung::Short)
     }
 }
 
@@ -47,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_largest_rung_that_fits_is_taken() {
-        let fitting = |seconds| Rung::fitting(Duration::from_secs(seconds)).as_str();
+        let fitting = |seconds| Delays::default().fitting(Duration::from_secs(seconds)).as_str();
         assert_eq!([1, 14, 15, 119].map(fitting), ["15s"; 4]);
         assert_eq!([120, 599].map(fitting), ["2m"; 2]);
         assert_eq!([600, 86_400].map(fitting), ["10m"; 2]);

@@ -168,7 +168,7 @@ impl Desk {
         let ahead = moment.and_then(|moment| Duration::try_from(moment.duration_since(Timestamp::now())).ok());
         let Some(wait) = ahead.filter(|wait| !wait.is_zero()) else { return Ok(()) };
         if wait > self.org.retry.inline_max && !trip.may_be_set() {
-            return Err(Leave::Again(Berth::Rung(Rung::fitting(wait))));
+            return Err(Leave::Again(Berth::Rung(self.org.retry.delays.fitting(wait))));
         }
         let _wait = ticket.span.wait("wait until it may be tried");
         self.unless_left(sleep(wait), ticket, trip).await
@@ -199,7 +199,7 @@ impl Desk {
         {
             return declared.clone();
         }
-        let declared = topology::declare_on(&self.link.publishing, &self.org.names).await;
+        let declared = topology::declare_on(&self.link.publishing, &self.org.names, &self.org.retry.delays).await;
         *last = Some((Instant::now(), declared.clone()));
         declared
     }

@@ -37,7 +37,8 @@ pub struct Org {
     pub(super) form: Form,
     pub(super) rules: Rules,
     pub(super) password: PasswordKind,
-    pub(super) retry: config::Retry,
+    /// How failures are waited out.
+    pub retry: config::Retry,
     pub(super) notification: config::Notification,
     /// How long the broker keeps one.
     pub(super) expires: Duration,

@@ -7,6 +7,7 @@ use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOption
 use lapin::types::{AMQPValue, FieldTable};
 use resetd::amqp::names::Names;
 use resetd::amqp::topology;
+use resetd::domain::rung::Delays;
 
 use serde_json::{Value, json};
 
@@ -45,7 +46,7 @@ fn is(findings: &[Value], what: &str, result: &str, parts: &[&str]) {
 }
 
 async fn declare(world: &World) {
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main")).await.unwrap();
+    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

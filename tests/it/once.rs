@@ -10,6 +10,7 @@ use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use resetd::amqp::{names::Names, topology};
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use resetd::domain::rung::Delays;
 use resetd::domain::user::UserId;
 use resetd::wire;
 use serde_json::{Value, json};
@@ -264,7 +265,7 @@ async fn write_outcome(world: &World, job: &JobId, user: &str, finished_at: Time
 }
 
 async fn declared(world: &World) {
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main")).await.unwrap();
+    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

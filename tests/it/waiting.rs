@@ -192,7 +192,7 @@ async fn a_far_not_before_waits_in_the_largest_rung_that_fits_with_all_the_job_c
     assert_eq!(ready_in(&world, &LANES).await, 0);
 }
 
-/// It takes 32 s: the shortest rung twice, and the rest in memory.
+/// It takes 32 s: the shortest rung twice, at its real length, and the rest in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_job_comes_back_to_its_own_lane_and_is_parked_again_for_the_remainder() {
     let world = Plan::new().start().await;
@@ -221,7 +221,7 @@ async fn a_parked_job_comes_back_to_its_own_lane_and_is_parked_again_for_the_rem
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn not_after_is_looked_at_when_a_job_comes_back_and_when_a_pause_ends() {
-    let world = Plan::new().start().await;
+    let world = Plan::new().delaying([3, 120, 600].map(Duration::from_secs)).start().await;
     let mut outcomes = world.outcomes().await;
     let early = with_header(BasicProperties::default(), "not-before", in_time(Duration::from_secs(16)));
     let both = with_header(early, "not-after", in_time(Duration::from_secs(5)));
@@ -246,7 +246,8 @@ async fn a_job_parked_between_two_tries_keeps_its_count() {
     let faults = vec![fault("status=409,next=1,user=once"), fault("status=409,always,user=never")];
     let settings = sim::Settings { faults, ..unlimited() };
     let world = Plan::new()
-        .config("[retry]\nbase = \"15s\"\nmax = \"15s\"\ninline_max = \"1ms\"\nmax_attempts = 2")
+        .config("[retry]\nbase = \"2s\"\nmax = \"2s\"\ninline_max = \"1ms\"\nmax_attempts = 2")
+        .delaying([2, 120, 600].map(Duration::from_secs))
         .org("main", settings, "")
         .start()
         .await;
@@ -318,11 +319,12 @@ async fn no_delivery_is_held_through_a_pause_that_is_long() {
     assert_eq!(world.main().stats().calls, 32);
 }
 
-/// It takes 18 s or 36: what was held for its time spends 15 s in a parked queue.
+/// It takes 8 s or 12: what was held for its time spends 3 s in a parked queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_delivery_is_held_though_the_rate_is_slow() {
     let hold = Duration::from_secs(3);
-    let world = Plan::new().org("main", unlimited(), "rate_per_minute = 60").holding(hold, FAR).start().await;
+    let plan = Plan::new().org("main", unlimited(), "rate_per_minute = 60").holding(hold, FAR);
+    let world = plan.delaying([3, 120, 600].map(Duration::from_secs)).start().await;
     let (mut outcomes, mut parked) = (world.outcomes().await, copies(&world, "15s").await);
     send(&world, in_both_lanes("u", 7)).await;
     lie_ready(&world, &LANES, 0).await;
@@ -378,14 +380,16 @@ async fn jobs_that_run_alone_between_others_cost_nobody_a_delivery() {
     assert_eq!((world.main().stats().calls, world.depth("resets.main.dead").await), (60, 0));
 }
 
-/// So many pauses of a second, one after the other.
+/// So many pauses, one after the other.
 const PAUSES: u32 = 40;
 
-/// It takes three quarters of a minute.
+/// It takes a quarter of a minute: each second that the org asks for is cut to 300 ms, which is long here. (The next test but two
+/// waits the whole seconds.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forty_long_pauses_without_a_call_between_return_a_job_once_and_bring_none_to_its_limit() {
     let settings = sim::Settings { faults: vec![fault("status=429,retry_after=1,always")], ..unlimited() };
-    let mut world = Plan::new().org("main", settings, "").holding(FAR, Duration::from_millis(300)).start().await;
+    let plan = Plan::new().config("[retry]\nafter_max = \"300ms\"").org("main", settings, "");
+    let mut world = plan.holding(FAR, Duration::from_millis(100)).start().await;
     send(&world, in_both_lanes("u", 20)).await;
     eventually("forty calls were refused", async || (world.main().stats().calls >= u64::from(PAUSES)).then_some(()))
         .await;
@@ -465,7 +469,7 @@ async fn stopped(world: &World, org: &str) -> String {
     .await
 }
 
-/// It takes 45 s: the second try after a stop comes 30 s after the first.
+/// It takes 12 s: the second try after a stop comes 8 s after the first. (`answers` has one that waits the real 15 s.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_when_it_is_mended() {
     let refused = json!({"error": "invalid_client", "description": "client not found: demo"});
@@ -478,7 +482,7 @@ async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_
             &["missing.permissions", "directory:user:setPassword"],
         ),
     ];
-    let mut plan = Plan::new().holding(FAR, Duration::from_secs(2));
+    let mut plan = Plan::new().holding(FAR, Duration::from_secs(2)).halted_for(Duration::from_secs(4));
     for (org, fault, _) in &stops {
         let faults = vec![serde_json::from_value(fault.clone()).unwrap()];
         plan = plan.org(org, sim::Settings { faults, ..unlimited() }, "");

@@ -8,6 +8,7 @@ use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use resetd::config::{Config, Environment};
+use resetd::domain::rung::Delays;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -26,8 +27,11 @@ pub struct Plan {
     pub prefix: String,
     config: String,
     orgs: Vec<(String, sim::Settings, String)>,
-    holding: Option<(Duration, Duration)>,
+    changes: Vec<Change>,
 }
+
+/// What a test makes shorter that is no key of the configuration.
+type Change = Box<dyn Fn(&mut Config) + Send + Sync>;
 
 /// A configuration that is quick; a test lays its own over it.
 const QUICK: &str = r#"
@@ -48,7 +52,7 @@ impl Plan {
 
     pub fn at(amqp_url: &str) -> Self {
         let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
-        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new(), holding: None }
+        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new(), changes: Vec::new() }
     }
 
     /// Lays TOML over the quick configuration.
@@ -59,8 +63,22 @@ impl Plan {
     }
 
     /// A worker in this process that holds a delivery for so long at most, and takes a wait of all for long from `long` on.
-    pub fn holding(mut self, hold: Duration, long: Duration) -> Self {
-        self.holding = Some((hold, long));
+    pub fn holding(self, hold: Duration, long: Duration) -> Self {
+        self.with(move |config| (config.hold, config.long) = (hold, long))
+    }
+
+    /// A worker in this process whose parked queues hold a job for so long, the shortest first.
+    pub fn delaying(self, delays: [Duration; 3]) -> Self {
+        self.with(move |config| config.retry.delays = Delays::new(delays))
+    }
+
+    /// A worker in this process that tries again so long after it was halted, and ever later.
+    pub fn halted_for(self, halted: Duration) -> Self {
+        self.with(move |config| config.retry.policy.halted = halted)
+    }
+
+    fn with(mut self, change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        self.changes.push(Box::new(change));
         self
     }
 
@@ -99,7 +117,7 @@ impl Plan {
             config,
             orgs,
             connection,
-            holding: self.holding,
+            changes: self.changes,
             shutdown,
             worker: None,
         }
@@ -147,7 +165,7 @@ pub struct World {
     pub config: String,
     pub orgs: BTreeMap<String, SimOrg>,
     pub connection: Connection,
-    holding: Option<(Duration, Duration)>,
+    changes: Vec<Change>,
     shutdown: CancellationToken,
     worker: Option<Worker>,
 }
@@ -189,8 +207,8 @@ impl World {
     pub fn load(&self) -> Config {
         let (_folder, paths) = self.files();
         let mut config = Config::load(&paths, Environment::default()).unwrap();
-        if let Some((hold, long)) = self.holding {
-            (config.hold, config.long) = (hold, long);
+        for change in &self.changes {
+            change(&mut config);
         }
         config
     }

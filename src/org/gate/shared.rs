@@ -29,7 +29,7 @@ impl<T> Shared<T> {
             // The board is written under the lock, so that it cannot say the opposite of a later change.
             let mut state = self.lock();
             self.board.stop(&self.org, cause, why);
-            let stop = Stop::again(state.stops.get(&cause), cause, Instant::now());
+            let stop = Stop::again(state.stops.get(&cause), cause, self.policy.halted, Instant::now());
             state.stops.insert(cause, stop).is_none()
         };
         if first {

@@ -41,6 +41,8 @@ pub(super) struct State<T> {
 /// How often the line tried again while it is stopped for a cause, and when it does so next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop {
+    /// How long until the first of them.
+    first: Duration,
     tries: u32,
     until: Instant,
 }
@@ -64,16 +66,16 @@ pub(super) enum Move {
 
 impl Stop {
     /// A stop, or one more after the one before. The token endpoint's refusal is a try in itself; else a permit is.
-    pub(super) fn again(before: Option<&Self>, cause: StopCause, now: Instant) -> Self {
+    pub(super) fn again(before: Option<&Self>, cause: StopCause, first: Duration, now: Instant) -> Self {
         let refused = u32::from(cause == StopCause::ClientRefused);
         let tries = before.map_or(0, |stop| stop.tries.saturating_add(refused));
-        Self { tries, until: now + retry_after_stop(tries) }
+        Self { first, tries, until: now + retry_after_stop(first, tries) }
     }
 
     /// One try is let through.
     fn tried(&mut self, now: Instant) {
         self.tries = self.tries.saturating_add(1);
-        self.until = now + retry_after_stop(self.tries);
+        self.until = now + retry_after_stop(self.first, self.tries);
     }
 }
 

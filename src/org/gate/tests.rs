@@ -9,9 +9,11 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::board::{BreakerState, Role, Session};
+use crate::domain::retry::HALTED;
 use crate::domain::user::UserId;
 
-const POLICY: RetryPolicy = RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60) };
+const POLICY: RetryPolicy =
+    RetryPolicy { max_attempts: 5, base: Duration::from_secs(2), max: Duration::from_secs(60), halted: HALTED };
 
 /// A gate at 60 permits a minute whose tokens come from a script.
 struct Bench {

@@ -11,6 +11,7 @@ use crate::amqp::topology::{self, DELIVERY_LIMIT, Thing};
 use crate::amqp::trouble::{Trouble, closing};
 use crate::config::Config;
 use crate::domain::job::Lane;
+use crate::domain::rung::Delays;
 
 /// The oldest version that dead-letters at least once, and the newest that this was tried on.
 const VERSIONS: [(u32, u32); 2] = [(3, 10), (4, 3)];
@@ -126,7 +127,7 @@ async fn of_org(looking: &Connection, publishing: Option<&Connection>, names: &N
 
 async fn stand(looking: &Connection, names: &Names) -> Result<Stand, Trouble> {
     let mut stand = Stand::default();
-    for thing in topology::things(names) {
+    for thing in topology::things(names, &Delays::default()) {
         let name = match &thing {
             Thing::Exchange { name, .. } | Thing::Queue { name, .. } => name.clone(),
             // They cannot be seen without changing something.

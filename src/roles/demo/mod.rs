@@ -29,6 +29,7 @@ use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology::{self, Thing};
 use crate::config::{Config, Environment};
+use crate::domain::rung::Delays;
 use crate::roles::{mailer, worker};
 use crate::scim::http_client;
 use crate::wire::outcome;
@@ -195,7 +196,8 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 
 /// Removes what the worker declared under the demo's prefix.
 async fn clean_up(connection: &Connection, names: &Names) {
-    for thing in topology::things(names).into_iter().chain(topology::mailers_things(names)) {
+    let delays = Delays::default();
+    for thing in topology::things(names, &delays).into_iter().chain(topology::mailers_things(names, &delays)) {
         let Ok(channel) = connection.create_channel().await else { continue };
         match thing {
             Thing::Queue { name, .. } => {

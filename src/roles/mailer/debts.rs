@@ -162,7 +162,7 @@ async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Res
             }
             Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
         };
-        let things = topology::mailers_things(&desk.office.names);
+        let things = topology::mailers_things(&desk.office.names, &desk.office.retry.delays);
         let mended = tokio::select! {
             () = desk.over.cancelled() => return Err(Leave::Unsettled),
             mended = topology::declare(&desk.link.publishing, &things) => mended,

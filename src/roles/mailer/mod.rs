@@ -181,7 +181,7 @@ impl Post<'_> {
     /// Stands by until the lease is ours and nobody else can still be sending.
     async fn take_over(&self, link: &Link) -> Result<Held, Trouble> {
         let office = &self.office;
-        topology::declare(&link.publishing, &topology::mailers_things(&office.names)).await?;
+        topology::declare(&link.publishing, &topology::mailers_things(&office.names, &office.retry.delays)).await?;
         let stands_by = || {
             office.works();
             self.board.session(NAME, Session::Standby);

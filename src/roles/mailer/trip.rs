@@ -311,7 +311,7 @@ fn ahead(until: Timestamp) -> Option<Duration> {
 /// A short wait is spent in memory, a longer one parked at the broker.
 async fn wait_its_time(desk: &Desk, hold: Instant, wait: Duration) -> Result<(), Leave> {
     if wait > desk.office.retry.inline_max {
-        return Err(Leave::Again(Berth::Rung(Rung::fitting(wait))));
+        return Err(Leave::Again(Berth::Rung(desk.office.retry.delays.fitting(wait))));
     }
     desk.unless_left(hold, sleep(wait)).await
 }
@@ -329,8 +329,9 @@ fn lacks_key(desk: &Desk, note: &Note) -> Option<String> {
 /// It waits at the broker by itself, before the gate, so that it costs the others neither time nor a permit: about as long again as it
 /// has waited already, until somebody gives us the key or it is too old.
 fn wait_for_its_key(desk: &Desk, note: &Note, detail: &str) -> Leave {
-    let rung = Rung::fitting(Timestamp::now().duration_since(note.issued_at).try_into().unwrap_or_default());
-    let delay_ms = millis(rung.wait());
+    let delays = &desk.office.retry.delays;
+    let rung = delays.fitting(Timestamp::now().duration_since(note.issued_at).try_into().unwrap_or_default());
+    let delay_ms = millis(delays.of(rung));
     tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, delay_ms, detail, "a mail waits for its key");
     desk.office.lacks_key(&format!(
         "a mail cannot be opened: {detail} (last seen at {}); such mails wait at the broker while others are sent; add that private key to mailer.open_with and start the mailer again",

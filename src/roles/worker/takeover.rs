@@ -25,7 +25,7 @@ pub(super) struct Held {
 /// Stands by until the lease is ours and nobody else can still be at work.
 pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> Result<Held, Trouble> {
     let org = &office.org;
-    topology::declare_on(&link.publishing, &org.names).await?;
+    topology::declare_on(&link.publishing, &org.names, &org.retry.delays).await?;
     // Read from now on, so that little is left to read when the time comes.
     let _reading = crew.ledger.reading();
     let stands_by = || {
