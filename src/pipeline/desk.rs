@@ -199,7 +199,7 @@ impl Desk {
         {
             return declared.clone();
         }
-        let declared = topology::declare_on(&self.link.publishing, &self.org.names).await;
+        let declared = self.link.declare(&topology::things(&self.org.names)).await;
         *last = Some((Instant::now(), declared.clone()));
         declared
     }

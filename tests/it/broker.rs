@@ -15,17 +15,22 @@ impl Broker {
     /// The node that all tests share; nobody may stop it.
     pub fn shared() -> &'static Broker {
         static SHARED: OnceLock<Broker> = OnceLock::new();
-        SHARED.get_or_init(|| Broker::start(&[]))
+        SHARED.get_or_init(|| Broker::start(&[], None))
     }
 
     /// A node for one test, which may do with it what it likes.
     pub fn private() -> Broker {
-        Broker::start(&["--private"])
+        Broker::start(&["--private"], None)
+    }
+
+    /// The same with these lines in its `rabbitmq.conf`, such as `channel_max = 64`, and none of `RESETD_BROKER_CONF`.
+    pub fn private_with(conf: &str) -> Broker {
+        Broker::start(&["--private"], Some(conf))
     }
 
     /// One for one test that takes TLS too, with the certificates of this folder: see `scripts/broker`.
     pub fn with_tls(folder: &str) -> Broker {
-        Broker::start(&["--private", "--tls", folder])
+        Broker::start(&["--private", "--tls", folder], None)
     }
 
     /// The port on which it takes TLS, where it does.
@@ -39,9 +44,13 @@ impl Broker {
         self.tell("folder").strip_prefix("folder ").expect("scripts/broker says its folder").into()
     }
 
-    fn start(arguments: &[&str]) -> Broker {
+    fn start(arguments: &[&str], conf: Option<&str>) -> Broker {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/broker");
-        let mut script = Command::new(script)
+        let mut script = Command::new(script);
+        if let Some(conf) = conf {
+            script.env("RESETD_BROKER_CONF", conf);
+        }
+        let mut script = script
             .arg("serve")
             .args(arguments)
             .stdin(Stdio::piped())

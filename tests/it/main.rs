@@ -13,6 +13,7 @@ mod world;
 mod answers;
 mod breaker;
 mod broker_faults;
+mod channels;
 mod chaos;
 mod check;
 mod crash;

@@ -38,6 +38,7 @@ pub struct Plan {
     config: String,
     orgs: Vec<(String, sim::Settings, String)>,
     holding: Option<(Duration, Duration)>,
+    again: Option<Duration>,
 }
 
 /// A configuration that is quick; a test lays its own over it.
@@ -59,7 +60,14 @@ impl Plan {
 
     pub fn at(amqp_url: &str) -> Self {
         let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
-        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new(), holding: None }
+        Self {
+            amqp_url: amqp_url.to_owned(),
+            prefix,
+            config: String::new(),
+            orgs: Vec::new(),
+            holding: None,
+            again: None,
+        }
     }
 
     /// Lays TOML over the quick configuration.
@@ -72,6 +80,12 @@ impl Plan {
     /// A worker in this process that holds a delivery for so long at most, and takes a wait of all for long from `long` on.
     pub fn holding(mut self, hold: Duration, long: Duration) -> Self {
         self.holding = Some((hold, long));
+        self
+    }
+
+    /// A worker in this process that tries again so soon what failed.
+    pub fn trying_again_after(mut self, least: Duration) -> Self {
+        self.again = Some(least);
         self
     }
 
@@ -111,6 +125,7 @@ impl Plan {
             orgs,
             connection,
             holding: self.holding,
+            again: self.again,
             shutdown,
             worker: None,
         }
@@ -150,6 +165,7 @@ pub struct World {
     pub orgs: BTreeMap<String, SimOrg>,
     pub connection: Connection,
     holding: Option<(Duration, Duration)>,
+    again: Option<Duration>,
     shutdown: CancellationToken,
     worker: Option<Worker>,
 }
@@ -192,6 +208,9 @@ impl World {
         let mut config = Config::load(&paths, Environment::default()).unwrap();
         if let Some((hold, long)) = self.holding {
             (config.hold, config.long) = (hold, long);
+        }
+        if let Some(again) = self.again {
+            config.again = again;
         }
         config
     }
