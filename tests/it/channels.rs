@@ -105,6 +105,30 @@ async fn a_worker_and_a_mailer_that_looked_more_often_than_there_are_channels_st
     assert_eq!(refusals, 0, "who stands by is refused nothing");
 }
 
+/// The broker's part of it: such a message is confirmed where the queue is, though another connection has it to itself, and stays nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_one() {
+    let node = small().await;
+    let (holder, looking) = (connect(&node.url).await, connect(&node.url).await);
+    let lease = format!("t{}.lease", uuid::Uuid::new_v4().simple());
+    let channel = holder.create_channel().await.unwrap();
+    let declare = async |passive| {
+        let options = QueueDeclareOptions { exclusive: true, passive, ..QueueDeclareOptions::default() };
+        channel.queue_declare(lease.as_str().into(), options, FieldTable::default()).await.unwrap()
+    };
+    declare(false).await;
+    let publisher = Publisher::open(Arc::new(looking)).await.unwrap();
+    let properties = named("look").with_expiration("0".into());
+    let look = Message { exchange: "", key: &lease, body: b"", properties };
+    for _ in 0..20 {
+        assert_eq!(publisher.publish(&look).await, Ok(()));
+    }
+    eventually("nothing lies there", async || (declare(true).await.message_count() == 0).then_some(())).await;
+    holder.close(200, "bye".into()).await.unwrap();
+    eventually("the queue is gone", async || publisher.publish(&look).await.err()).await;
+    assert!(matches!(publisher.publish(&look).await, Err(Unpublished::Returned { .. })));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_it_is_fixed() {
     let node = small().await;
