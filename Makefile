@@ -78,10 +78,11 @@ screenshot: ## the README's picture of the page, docs/page.png, and all its stat
 	cargo test --locked --workspace $(features) --test it pictures_of_the_page -- --ignored
 
 .PHONY: soak
-soak: ## half an hour of jobs while the broker is restarted: memory, threads, tasks, channels
+soak: ## half an hour of jobs while the broker is restarted, then an hour without: memory, threads, tasks, channels, the takeover
 	@scripts/need
 	scripts/broker install --private
 	cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
+	SOAK_RESTART=0 SOAK_MINUTES=60 cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 
 .PHONY: clean
 clean: ## remove what was built

@@ -11,6 +11,7 @@ use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 
+use super::channels;
 use super::tail::{ACK_EVERY, Start, attach};
 use super::trouble::{ANSWER, Trouble, closing, within};
 use crate::wire::ledger::offset;
@@ -18,7 +19,7 @@ use crate::wire::ledger::offset;
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-block";
 /// Blocks that are read at once.
-const READERS: usize = 8;
+pub(super) const READERS: usize = 8;
 /// Records of a block; so many of each reader wait in memory for their turn at most.
 const BLOCK: u64 = 2_000;
 /// Records on their way to one reader: with more, the broker needs longer for each.
@@ -32,7 +33,7 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Where the broker refuses it or does not answer, and where the stream is empty.
 pub(super) async fn near_end(connection: &Connection, stream: &str) -> Result<u64, Trouble> {
     let what = format!("reading the end of stream {stream}");
-    let channel = within(&what, connection.create_channel()).await?;
+    let channel = within(&what, channels::open(connection)).await?;
     let mut consumer = attach(&channel, stream, TAG, 1, Start::Words("last")).await?;
     let record = tokio::time::timeout(ANSWER, consumer.next()).await;
     closing(channel.close(200, "bye".into())).await;
@@ -61,7 +62,7 @@ async fn block(
     heard: &(dyn Fn() + Sync),
 ) -> Result<Vec<Delivery>, Trouble> {
     let what = format!("reading stream {stream} from offset {}", offsets.start);
-    let channel = within(&what, connection.create_channel()).await?;
+    let channel = within(&what, channels::open(connection)).await?;
     let consumer = attach(&channel, stream, TAG, PREFETCH, Start::Offset(offsets.start)).await?;
     let mut chunks = consumer.ready_chunks(PREFETCH.into());
     let (mut records, mut unacked) = (Vec::new(), 0);

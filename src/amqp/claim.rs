@@ -1,7 +1,7 @@
 //! The claim to do what one process alone may do: an org's jobs, or the mails. Stand by until the lease is ours, then read the ledger
 //! up to a fence of our own, so that everything is known that the process before has done. `docs/adr/0006` has the argument.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::lease::{FRESH, LAST_WORDS, Lease};
 use super::ledger::Ledger;
 use super::link::Link;
-use super::publisher::{Message, Publisher};
+use super::publisher::{Message, Publisher, Unpublished};
 use super::trouble::Trouble;
 use crate::domain::ledger::{Before, Holder, Tenure, WorkerName};
 use crate::wire;
@@ -21,7 +21,7 @@ use crate::wire;
 pub const REPEAT: Duration = Duration::from_secs(3600);
 /// How much later than the process before all others try, after the broker was lost.
 pub const AFTER_YOU: Duration = Duration::from_secs(3);
-/// How often one who stands by tries.
+/// How often one who stands by looks.
 const TRY: Duration = Duration::from_millis(250);
 /// How long the record may take that the lease is given up: under an alarm it would take for ever.
 const RELEASED: Duration = Duration::from_secs(1);
@@ -66,15 +66,21 @@ impl Claim {
         self.tenure().is_settled() && self.ledger.holder(&self.subject) == Holder::Was(self.name.clone())
     }
 
-    /// Tries until the lease is ours; `standing_by` is called each time that it is another's.
+    /// Looks until the lease is free, and takes it; `standing_by` is called each time that it is another's.
     ///
     /// # Errors
     /// Where a connection is lost, or the broker refuses it for another reason than that somebody holds it.
     pub async fn stand_by(&self, link: &Link, standing_by: impl Fn()) -> Result<Lease, Trouble> {
+        let lost = || Trouble::Again("a connection to the broker was lost".into());
+        let publisher = Publisher::of(Arc::clone(&link.pool));
         let mut said = false;
         loop {
             let tried = Instant::now();
-            if let Some(lease) = Lease::take(link, self.queue.clone()).await? {
+            // One that a session before had is this connection's still.
+            let is_ours = link.leases().contains(&self.queue);
+            let is_free =
+                is_ours || !link.lost().run_until_cancelled(self.is_held(&publisher)).await.ok_or_else(lost)??;
+            if is_free && let Some(lease) = Lease::take(link, self.queue.clone()).await? {
                 return Ok(lease);
             }
             standing_by();
@@ -83,8 +89,20 @@ impl Claim {
                 said = true;
             }
             if timeout(TRY.saturating_sub(tried.elapsed()), link.lost().cancelled()).await.is_ok() {
-                return Err(Trouble::Again("a connection to the broker was lost".into()));
+                return Err(lost());
             }
+        }
+    }
+
+    /// Whether somebody holds the lease. What is published to its queue expires there at once, and comes back where there is no such queue:
+    /// nothing is refused. To declare what another holds would be, and each refusal costs the connection one of its channels.
+    async fn is_held(&self, publisher: &Publisher) -> Result<bool, Trouble> {
+        let properties = BasicProperties::default().with_expiration("0".into());
+        match publisher.publish(&Message { exchange: "", key: &self.queue, body: b"", properties }).await {
+            // One that is just being deleted may refuse it.
+            Ok(()) | Err(Unpublished::Refused { .. }) => Ok(true),
+            Err(Unpublished::Returned { .. }) => Ok(false),
+            Err(Unpublished::Lost(trouble)) => Err(trouble),
         }
     }
 
@@ -115,14 +133,14 @@ impl Claim {
     }
 
     /// Gives the lease up, with everything done: the next process need not wait.
-    pub async fn release(&self, lease: Lease, publisher: &Publisher) {
+    pub async fn release(&self, lease: Lease, link: &Link, publisher: &Publisher) {
         let record = wire::ledger::released(&self.subject, &self.name, Timestamp::now());
         let written = timeout(RELEASED, self.write(publisher, record)).await;
         let late = || Trouble::Again(format!("not confirmed within {} s", RELEASED.as_secs()));
         if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
             tracing::warn!(org = self.subject, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
-        lease.release().await;
+        lease.release(link).await;
         tracing::info!(org = self.subject, "released");
     }
 

@@ -10,6 +10,7 @@ use lapin::{BasicProperties, Channel, Connection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::channels;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
@@ -49,7 +50,7 @@ impl<L: Copy> Intake<L> {
     /// Where the broker does not answer.
     pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, Trouble> {
         let what = format!("opening a channel for queue {queue}");
-        let channel = within(&what, connection.create_channel()).await?;
+        let channel = within(&what, channels::open(connection)).await?;
         within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         Ok(Self { lane, queue, channel, consumer: None })
     }

@@ -9,8 +9,9 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::channels;
 use super::names::Names;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
@@ -20,6 +21,9 @@ use crate::domain::rung::Rung;
 const EVERY: Duration = Duration::from_secs(2);
 /// How long one who asks once waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long at most until an org is asked for again whose queues were not there: each such answer costs the connection a channel for as
+/// long as it lives.
+const LONGEST: Duration = Duration::from_secs(64);
 /// How often it looks whether the connection still lives while nobody looks on.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -98,33 +102,64 @@ impl Depths {
     /// Asks on this connection while somebody looks on, until the connection is lost or this is dropped.
     pub async fn follow(&self, connection: &Connection) {
         let mut lookers = self.0.lookers.subscribe();
+        let mut refused = BTreeMap::new();
         while connection.status().connected() {
             if tokio::time::timeout(WATCH, lookers.wait_for(|lookers| *lookers > 0)).await.is_err() {
                 continue;
             }
-            // A queue that is not there yet ends the channel: it is looked for again.
-            if let Err(trouble) = self.ask(connection, &mut lookers).await {
+            if let Err(trouble) = self.ask(connection, &mut lookers, &mut refused).await {
                 tracing::debug!(reason = %trouble, "how much lies at the broker is not known");
                 sleep(EVERY).await;
             }
         }
     }
 
-    /// Asks again and again, until nobody looks on any more.
-    async fn ask(&self, connection: &Connection, lookers: &mut watch::Receiver<usize>) -> Result<(), Trouble> {
-        let channel = within("opening a channel", connection.create_channel()).await?;
+    /// Asks again and again, until nobody looks on any more. An org of which a queue is not there, or may not be looked at, is asked for more
+    /// and more seldom, and the others all the same.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        lookers: &mut watch::Receiver<usize>,
+        refused: &mut BTreeMap<String, Refused>,
+    ) -> Result<(), Trouble> {
+        let mut channel = within(OPENING, channels::open(connection)).await?;
         while *lookers.borrow_and_update() > 0 {
             for (org, names) in &self.0.orgs {
-                let depth = depth(&channel, (self.0.ask)(names)).await?;
-                self.0.known.send_modify(|known| {
-                    let _ = known.insert(org.clone(), depth);
-                });
+                if refused.get(org).is_some_and(|refused| Instant::now() < refused.until) {
+                    continue;
+                }
+                match depth(&channel, (self.0.ask)(names)).await {
+                    Ok(depth) => {
+                        refused.remove(org);
+                        self.0.known.send_modify(|known| {
+                            let _ = known.insert(org.clone(), depth);
+                        });
+                    }
+                    Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_))) => {
+                        tracing::debug!(org, reason = %trouble, "how much lies at the broker is not known");
+                        let wait = refused.get(org).map_or(EVERY, |refused| (refused.wait * 2).min(LONGEST));
+                        refused.insert(org.clone(), Refused { wait, until: Instant::now() + wait });
+                        // The refusal has closed it.
+                        channel = within(OPENING, channels::open(connection)).await?;
+                    }
+                    Err(trouble @ (Trouble::Again(_) | Trouble::Misfit(_))) => return Err(trouble),
+                }
             }
             let _ = tokio::time::timeout(EVERY, lookers.wait_for(|lookers| *lookers == 0)).await;
         }
         closing(channel.close(200, "bye".into())).await;
         Ok(())
     }
+}
+
+/// What opening a channel is called.
+const OPENING: &str = "opening a channel";
+
+/// That an org's queues could not be looked at, and when that is tried again.
+#[derive(Debug)]
+struct Refused {
+    wait: Duration,
+    until: Instant,
 }
 
 /// The queues that are looked at.

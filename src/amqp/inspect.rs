@@ -12,6 +12,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
+use super::channels;
 use super::topology::Thing;
 use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
@@ -42,7 +43,7 @@ async fn ask<T>(
     what: &str,
     question: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
 ) -> Result<Result<T, Refused>, Trouble> {
-    let channel = within(what, connection.create_channel()).await?;
+    let channel = within(what, channels::open(connection)).await?;
     match timeout(ANSWER, question(channel.clone())).await {
         Ok(Ok(answer)) => {
             closing(channel.close(200, "bye".into())).await;
@@ -159,7 +160,7 @@ pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, Troub
 /// Where the broker is lost.
 pub async fn is_blocked(connection: &Connection) -> Result<bool, Trouble> {
     let what = "publishing what goes nowhere";
-    let channel = within(what, connection.create_channel()).await?;
+    let channel = within(what, channels::open(connection)).await?;
     within(what, channel.confirm_select(ConfirmSelectOptions::default())).await?;
     // The first one is taken, and only then the connection blocked.
     for _ in 0..2 {

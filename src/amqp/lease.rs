@@ -12,6 +12,7 @@ use lapin::{Channel, Connection, ErrorKind};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::channels;
 use super::link::Link;
 use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
@@ -64,7 +65,11 @@ impl Lease {
     /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
     pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, Trouble> {
         let sent = Instant::now();
-        let Some(channel) = declare(&link.consuming, &queue).await? else { return Ok(None) };
+        let Some(channel) = declare(&link.consuming, &queue).await? else {
+            link.leases().remove(&queue);
+            return Ok(None);
+        };
+        link.leases().insert(queue.clone());
         let renewed = Renewed(Arc::new(Mutex::new(sent)));
         let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
         let renewing = renew(channel.clone(), queue.clone(), renewed.clone(), gone.clone());
@@ -83,10 +88,11 @@ impl Lease {
     }
 
     /// Gives it up, so that another process has it within its next try.
-    pub async fn release(self) {
+    pub async fn release(self, link: &Link) {
         let Self { channel, queue, _renewing: renewing, .. } = self;
         // Else it would find the lease lost.
         drop(renewing);
+        link.leases().remove(&queue);
         let delete = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
         closing(async { delete.await.map(drop) }).await;
         closing(channel.close(200, "bye".into())).await;
@@ -96,7 +102,7 @@ impl Lease {
 /// `None`: somebody else holds it. (The refusal closes the channel.)
 async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>, Trouble> {
     let what = format!("taking the lease {queue}");
-    let channel = within(&what, connection.create_channel()).await?;
+    let channel = within(&what, channels::open(connection)).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let declared = tokio::time::timeout(ANSWER, channel.queue_declare(queue.into(), options, FieldTable::default()));
     match declared.await {

@@ -11,6 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::channels;
 use super::trouble::{ANSWER, Trouble, closing, within};
 
 /// Letters in one round, at least.
@@ -54,7 +55,7 @@ impl Letters {
     /// Where it does not exist, or the broker refuses it or does not answer.
     pub async fn open(connection: &Connection, queue: &str) -> Result<Self, Trouble> {
         let what = format!("opening queue {queue}");
-        let channel = within(&what, connection.create_channel()).await?;
+        let channel = within(&what, channels::open(connection)).await?;
         let (there, consumers) = count(&channel, queue).await?;
         let (queue, shared) = (queue.to_owned(), consumers > 0);
         let size = there.div_ceil(ROUNDS).max(ROUND);
@@ -166,7 +167,7 @@ impl Held {
 /// # Errors
 /// Where the queue does not exist, or the broker is lost or does not answer.
 pub async fn until_back(connection: &Connection, queue: &str, letters: usize) -> Result<(), Trouble> {
-    let channel = within("opening a channel", connection.create_channel()).await?;
+    let channel = within("opening a channel", channels::open(connection)).await?;
     let begun = Instant::now();
     while count(&channel, queue).await?.0 < letters && begun.elapsed() < BACK {
         sleep(Duration::from_millis(10)).await;

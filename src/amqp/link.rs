@@ -1,16 +1,22 @@
 //! Two connections, one that consumes and one that publishes: under a resource alarm everything on a publishing one hangs, acks too.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::uri::AMQPScheme;
 use lapin::{Connection, ConnectionProperties};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::channels::{Needs, allowed, worn};
 use super::dial;
 use super::greeting::greeting;
+use super::publisher::{self, Pool};
 use super::pulse::Pulse;
+use super::topology::{self, Thing};
 use super::trouble::{Trouble, closing, unreadable, within};
 use crate::config::amqp::{Amqp, place};
 
@@ -23,6 +29,12 @@ const FRAME_MAX: u32 = 128 * 1024;
 const SAID: Duration = Duration::from_secs(2);
 /// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
 const WATCH: Duration = Duration::from_millis(200);
+/// So many declare their topology at once.
+const DECLARING: usize = 8;
+/// What the publishing connection needs: those who declare, the pulse, and one channel to publish on.
+const PUBLISHING: usize = DECLARING + 2;
+/// Said where a connection is replaced before its channels run out.
+const WORN: &str = "the broker has refused so much that few channels are left on a connection: it is replaced";
 
 /// Both connections. There is no recovery in it: when one is lost, both are dropped and made anew.
 #[derive(Debug)]
@@ -31,33 +43,96 @@ pub struct Link {
     pub consuming: Connection,
     /// Declares and publishes.
     pub publishing: Arc<Connection>,
+    /// The channels that all publishers of this process share.
+    pub pool: Arc<Pool>,
     /// Whether what is published can be expected to be confirmed.
     pub pulse: Pulse,
+    /// The leases that the consuming connection holds, as far as is known.
+    leases: Mutex<BTreeSet<String>>,
+    declaring: Semaphore,
+    /// Whether the broker refused what was declared last.
+    refused: AtomicBool,
+    amqp: Amqp,
+    role: String,
     lost: CancellationToken,
     _watch: DropGuard,
 }
 
 impl Link {
-    /// Opens both; `role` is what the broker's own pages show.
+    /// Opens both; `role` is what the broker's own pages show, and `needs` what the consuming one is needed for.
     ///
     /// # Errors
-    /// Where the broker is not there, refuses the login or the vhost, or does not answer in time.
-    pub async fn open(amqp: &Amqp, role: &str) -> Result<Self, Trouble> {
+    /// Where the broker is not there, refuses the login or the vhost, or does not answer in time; and where it allows a connection fewer
+    /// channels than are needed.
+    pub async fn open(amqp: &Amqp, role: &str, needs: &Needs) -> Result<Self, Trouble> {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
+        let spare = needs.leave(allowed(&consuming))?;
         let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
+        let publishers = Needs { channels: PUBLISHING, who: "those who declare and publish".into(), or: "" };
+        let left = publishers.leave(allowed(&publishing))? + 1;
+        let size = publisher::size(left);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let (first, second) = (consuming.status().clone(), publishing.status().clone());
         let signal = lost.clone();
+        let unworn = [worn(&consuming, spare / 2), worn(&publishing, (left - size) / 2)];
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            while first.connected() && second.connected() {
-                tokio::time::sleep(WATCH).await;
+            let lives = async {
+                while first.connected() && second.connected() {
+                    tokio::time::sleep(WATCH).await;
+                }
+            };
+            let [first_worn, second_worn] = unworn;
+            tokio::select! {
+                () = lives => {}
+                () = first_worn => tracing::warn!("{WORN}"),
+                () = second_worn => tracing::warn!("{WORN}"),
             }
             signal.cancel();
         }));
         let pulse = Pulse::of(&publishing);
         let beating = pulse.clone().beat(Arc::clone(&publishing), lost.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
-        Ok(Self { consuming, publishing, pulse, lost, _watch: stop.drop_guard() })
+        Ok(Self {
+            consuming,
+            pool: Pool::new(Arc::clone(&publishing), size),
+            publishing,
+            pulse,
+            leases: Mutex::default(),
+            declaring: Semaphore::new(DECLARING),
+            refused: AtomicBool::new(false),
+            amqp: amqp.clone(),
+            role: role.to_owned(),
+            lost,
+            _watch: stop.drop_guard(),
+        })
+    }
+
+    /// Declares things. Once the broker has refused that, it is tried on a connection of its own until it succeeds: each refusal costs a
+    /// channel for as long as its connection lives, and a refusal may last for days.
+    ///
+    /// # Errors
+    /// As [`topology::declare`].
+    pub async fn declare(&self, things: &[Thing]) -> Result<(), Trouble> {
+        let _place = self.declaring.acquire().await;
+        let declared = if self.refused.load(Ordering::Relaxed) {
+            let connection = connect(&self.amqp, &format!("resetd {} (declaring)", self.role)).await?;
+            let declared = topology::declare(&connection, things).await;
+            closing(connection.close(200, "bye".into())).await;
+            declared
+        } else {
+            topology::declare(&self.publishing, things).await
+        };
+        match &declared {
+            Ok(()) => self.refused.store(false, Ordering::Relaxed),
+            Err(Trouble::Mend(_) | Trouble::Missing(_)) => self.refused.store(true, Ordering::Relaxed),
+            Err(Trouble::Again(_) | Trouble::Misfit(_)) => {}
+        }
+        declared
+    }
+
+    /// The leases that the consuming connection holds, as far as is known.
+    pub(super) fn leases(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancelled when one of them is lost.
@@ -88,7 +163,7 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     let why = match connected {
         Ok(connection) => return Ok(connection),
         Err(Trouble::Again(why)) => why,
-        Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_))) => return Err(trouble),
+        Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_) | Trouble::Misfit(_))) => return Err(trouble),
     };
     // A broker that does not take our certificate says so and closes, and lapin may hear the second first. So it is asked once more.
     if is_tls && let Ok(Err(Trouble::Mend(said))) = timeout(SAID, greeting(amqp)).await {

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus};
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::trouble::{ANSWER, Trouble, closing, explain, silent};
+use super::channels::{self, allowed};
+use super::trouble::{ANSWER, Trouble, explain, silent};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -47,36 +47,44 @@ pub enum Unpublished {
     Lost(Trouble),
 }
 
-/// Publishes on channels of its own, each with one message on its way at a time.
+/// The channels of one connection on which messages are published, each with one message on its way at a time.
 ///
 /// lapin gives a returned message to whichever publish of its channel is confirmed next. With two on their way, one that no queue
 /// took may look confirmed, and is lost. With one, a return is its own.
 #[derive(Debug)]
-pub struct Publisher {
+pub struct Pool {
     connection: Arc<Connection>,
     free: Mutex<Vec<Channel>>,
     at_once: Semaphore,
 }
 
-/// Messages on their way at once; a broker allows 2,047 channels for a connection, which all orgs share.
-const AT_ONCE: usize = 64;
+/// One who publishes, by the channels of a pool: an org's session, or a command.
+#[derive(Debug)]
+pub struct Publisher {
+    pool: Arc<Pool>,
+    at_once: Semaphore,
+}
 
-impl Publisher {
-    /// Opens the first channel; more are opened as more is published at once.
-    ///
-    /// # Errors
-    /// Where the broker refuses it or does not answer.
-    pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
-        let first = confirming(&connection).await?;
-        Ok(Self { connection, free: Mutex::new(vec![first]), at_once: Semaphore::new(AT_ONCE) })
+/// Messages of one publisher on their way at once.
+const AT_ONCE: usize = 64;
+/// Messages of all publishers of a pool on their way at once, where the broker allows so many channels.
+const MOST: usize = 256;
+/// What a command opens beside its pool.
+const BESIDE: usize = 8;
+
+/// How many channels a pool has at most, where so many are left beside everything else: no more than half, so that there are others in
+/// place of those that the broker closes.
+pub(super) fn size(left: usize) -> usize {
+    (left / 2).clamp(1, MOST)
+}
+
+impl Pool {
+    /// One of so many channels at most. They are opened as more is published at once, and live as long as the connection.
+    pub(super) fn new(connection: Arc<Connection>, size: usize) -> Arc<Self> {
+        Arc::new(Self { connection, free: Mutex::default(), at_once: Semaphore::new(size) })
     }
 
-    /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection, on which no channel is
-    /// opened meanwhile either.
-    ///
-    /// # Errors
-    /// Where the message is not known to lie in a queue; see [`Unpublished`].
-    pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
+    async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
         let _place = self.at_once.acquire().await;
         let free = self.free().pop();
         let channel = match free {
@@ -84,7 +92,7 @@ impl Publisher {
             None => confirming(&self.connection).await.map_err(Unpublished::Lost)?,
         };
         let published = publish(&channel, message, self.connection.status()).await;
-        // One that was lost, or whose publish was given up before its confirm, is not used again.
+        // One that was lost, or whose publish was given up before its confirm, is not used again: it is closed when it is dropped.
         if !matches!(published, Err(Unpublished::Lost(_))) {
             self.free().push(channel);
         }
@@ -94,17 +102,39 @@ impl Publisher {
     fn free(&self) -> MutexGuard<'_, Vec<Channel>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Closes the channels.
-    pub async fn close(&self) {
-        let free = std::mem::take(&mut *self.free());
-        join_all(free.iter().map(|channel| closing(channel.close(200, "bye".into())))).await;
+impl Publisher {
+    /// One on a connection of its own: the first channel is opened now.
+    ///
+    /// # Errors
+    /// Where the broker refuses it or does not answer.
+    pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
+        let first = confirming(&connection).await?;
+        let pool = Pool::new(Arc::clone(&connection), size(allowed(&connection).saturating_sub(BESIDE)));
+        pool.free().push(first);
+        Ok(Self::of(pool))
+    }
+
+    /// One of those that share a pool. No channel is opened before something is published.
+    pub fn of(pool: Arc<Pool>) -> Self {
+        Self { pool, at_once: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection, on which no channel is
+    /// opened meanwhile either.
+    ///
+    /// # Errors
+    /// Where the message is not known to lie in a queue; see [`Unpublished`].
+    pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
+        let _place = self.at_once.acquire().await;
+        self.pool.publish(message).await
     }
 }
 
 async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
     let status = connection.status();
-    let channel = unless_silent("opening a channel", connection.create_channel(), status).await?;
+    let channel = unless_silent("opening a channel", channels::open(connection), status).await?;
     let confirms = channel.confirm_select(ConfirmSelectOptions::default());
     unless_silent("asking for confirms", confirms, status).await?;
     Ok(channel)

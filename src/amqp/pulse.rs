@@ -9,6 +9,7 @@ use lapin::{BasicProperties, Connection, ConnectionStatus};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::channels;
 use super::trouble::{ANSWER, Trouble, within};
 
 /// How often it proves itself.
@@ -69,7 +70,7 @@ impl Pulse {
 
     async fn prove(&self, connection: &Connection) -> Trouble {
         let what = "proving the publishing connection";
-        let channel = match within(what, connection.create_channel()).await {
+        let channel = match within(what, channels::open(connection)).await {
             Ok(channel) => channel,
             Err(trouble) => return trouble,
         };

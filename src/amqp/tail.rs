@@ -12,6 +12,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel, Connection, Consumer};
 
 use super::blocks;
+use super::channels;
 use super::trouble::{Trouble, closing, within};
 use crate::wire::ledger::offset;
 
@@ -151,7 +152,7 @@ impl<'a> Tail<'a> {
 
 impl One {
     async fn open(connection: &Connection, stream: &str, tag: &str, from: Start<'_>) -> Result<Self, Trouble> {
-        let channel = within("opening a channel", connection.create_channel()).await?;
+        let channel = within("opening a channel", channels::open(connection)).await?;
         let consumer = attach(&channel, stream, tag, PREFETCH, from).await?;
         Ok(Self { channel, records: consumer.ready_chunks(ACK_EVERY), unacked: None, count: 0, in_a_row: 0 })
     }

@@ -5,6 +5,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
+use super::channels;
 use super::names::{EMAIL_KEY, Names};
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
@@ -149,7 +150,7 @@ pub async fn declare_on(connection: &Connection, names: &Names, delays: &Delays)
 /// # Errors
 /// Where one exists with other arguments or kind, or a right is missing: the text names it and what to do.
 pub async fn declare(connection: &Connection, things: &[Thing]) -> Result<(), Trouble> {
-    let channel = within("opening a channel", connection.create_channel()).await?;
+    let channel = within("opening a channel", channels::open(connection)).await?;
     for thing in things {
         within(&thing.what(), thing.declare(&channel)).await?;
     }

@@ -6,6 +6,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Error, ErrorKind};
 
 use super::tls;
+use crate::config::ConfigError;
 
 /// Something between us and the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,27 @@ pub enum Trouble {
     /// Somebody must mend it; trying again only shows when they did.
     #[error("{0}")]
     Mend(String),
+    /// The configuration asks for more than this broker gives: somebody must change one of both.
+    #[error("{0}")]
+    Misfit(String),
+}
+
+impl Trouble {
+    /// Whether it stays until somebody does something.
+    pub fn stays(&self) -> bool {
+        match self {
+            Self::Mend(_) | Self::Misfit(_) => true,
+            Self::Again(_) | Self::Missing(_) => false,
+        }
+    }
+
+    /// As what ends the process: a misfit is the configuration's.
+    pub fn ends(self) -> anyhow::Error {
+        match self {
+            Self::Misfit(why) => ConfigError::new(why).into(),
+            trouble @ (Self::Again(_) | Self::Missing(_) | Self::Mend(_)) => trouble.into(),
+        }
+    }
 }
 
 /// Where the configuration's URL has no parts, which it was looked through for when it was read.
@@ -60,6 +82,11 @@ pub fn explain(what: &str, error: &Error) -> Trouble {
         && let Some(disagreement) = tls::disagreement(error)
     {
         return Trouble::Mend(format!("{what}: {disagreement}"));
+    }
+    if matches!(error.kind(), ErrorKind::ChannelsLimitReached) {
+        return Trouble::Again(format!(
+            "{what}: no channel is left on its connection (channel_max of the broker); it is made anew"
+        ));
     }
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
         return Trouble::Again(format!("{what}: {error}"));

@@ -29,6 +29,8 @@ pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
 const HOLD: Duration = Duration::from_mins(8);
+/// At least so long until a connection or a session that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether this build can send traces.
 const HAS_OTEL: bool = cfg!(feature = "otel");
@@ -113,6 +115,8 @@ pub struct Config {
     pub hold: Duration,
     /// From which wait on, of all the org's calls, the deliveries are given back and not held meanwhile. Not a key either.
     pub long: Duration,
+    /// How long at least until a connection or a session that failed is tried again; after more failures it is longer. Not a key either.
+    pub again: Duration,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     mailing: raw::Mailer,
@@ -190,6 +194,7 @@ impl Config {
             telemetry: telemetry::Telemetry::check(&raw.telemetry)?,
             hold: HOLD,
             long: HOLD / 2,
+            again: AGAIN,
             orgs: raw.orgs,
             wire: raw.wire,
             mailing: raw.mailer,

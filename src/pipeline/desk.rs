@@ -199,7 +199,7 @@ impl Desk {
         {
             return declared.clone();
         }
-        let declared = topology::declare_on(&self.link.publishing, &self.org.names, &self.org.retry.delays).await;
+        let declared = self.link.declare(&topology::things(&self.org.names, &self.org.retry.delays)).await;
         *last = Some((Instant::now(), declared.clone()));
         declared
     }

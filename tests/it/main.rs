@@ -10,6 +10,7 @@ use testkit::{broker, browser, certificates, mail_server, relay};
 mod answers;
 mod breaker;
 mod broker_faults;
+mod channels;
 mod chaos;
 mod check;
 mod crash;

@@ -82,6 +82,11 @@ impl Plan {
         self
     }
 
+    /// A worker in this process that tries again so soon what failed.
+    pub fn trying_again_after(self, least: Duration) -> Self {
+        self.with(move |config| config.again = least)
+    }
+
     /// Adds an org: how it behaves, and more keys of its section (such as `rate_per_minute = 300`).
     pub fn org(mut self, name: &str, settings: sim::Settings, keys: &str) -> Self {
         self.orgs.push((name.to_owned(), settings, keys.to_owned()));

@@ -18,6 +18,8 @@ pub struct Broker {
     pub url: String,
     pipe: Mutex<Option<Pipe>>,
     script: Option<Child>,
+    /// Where the run keeps what it knows of this node, if it is the run's.
+    lent: Option<PathBuf>,
 }
 
 /// The way to `scripts/broker serve`: a command goes in, its answer comes out.
@@ -30,20 +32,37 @@ impl Broker {
     /// The node that all tests share; nobody may stop it.
     pub fn shared() -> &'static Broker {
         static SHARED: OnceLock<Broker> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let folder = Run::this().folder.join("shared");
-            Broker { url: Run::this().start(&folder, &[]), pipe: Mutex::new(None), script: None }
-        })
+        SHARED.get_or_init(|| Broker::sharing("shared", &[], None))
+    }
+
+    /// A node that some tests share, under this name, and that has these lines in its `rabbitmq.conf`; nobody may stop it.
+    pub fn shared_with(name: &str, conf: &str) -> Broker {
+        Broker::sharing(name, &["--private"], Some(conf))
+    }
+
+    fn sharing(name: &str, arguments: &[&str], conf: Option<&str>) -> Broker {
+        let lent = Run::this().folder.join(name);
+        Broker {
+            url: Run::this().start(&lent, arguments, conf),
+            pipe: Mutex::new(None),
+            script: None,
+            lent: Some(lent),
+        }
     }
 
     /// A node for one test, which may do with it what it likes.
     pub fn private() -> Broker {
-        Broker::start(&["--private"])
+        Broker::start(&["--private"], None)
+    }
+
+    /// The same with these lines in its `rabbitmq.conf`, such as `channel_max = 64`, and none of `RESETD_BROKER_CONF`.
+    pub fn private_with(conf: &str) -> Broker {
+        Broker::start(&["--private"], Some(conf))
     }
 
     /// One for one test that takes TLS too, with the certificates of this folder: see `scripts/broker`.
     pub fn with_tls(folder: &str) -> Broker {
-        Broker::start(&["--private", "--tls", folder])
+        Broker::start(&["--private", "--tls", folder], None)
     }
 
     /// The port on which it takes TLS, where it does.
@@ -54,11 +73,18 @@ impl Broker {
 
     /// Where all of its files are.
     pub fn folder(&self) -> PathBuf {
-        self.tell("folder").strip_prefix("folder ").expect("scripts/broker says its folder").into()
+        match &self.lent {
+            Some(lent) => fs::read_to_string(lent.join("folder")).unwrap().trim().into(),
+            None => self.tell("folder").strip_prefix("folder ").expect("scripts/broker says its folder").into(),
+        }
     }
 
-    fn start(arguments: &[&str]) -> Broker {
-        let mut script = Command::new(script("broker"))
+    fn start(arguments: &[&str], conf: Option<&str>) -> Broker {
+        let mut script = Command::new(script("broker"));
+        if let Some(conf) = conf {
+            script.env("RESETD_BROKER_CONF", conf);
+        }
+        let mut script = script
             .arg("serve")
             .args(arguments)
             .stdin(Stdio::piped())
@@ -69,7 +95,7 @@ impl Broker {
         let answers = Box::new(BufReader::new(script.stdout.take().unwrap()));
         let mut pipe = Pipe { commands, answers };
         let url = pipe.answer().strip_prefix("ready ").expect("scripts/broker says ready").to_owned();
-        Broker { url, pipe: Mutex::new(Some(pipe)), script: Some(script) }
+        Broker { url, pipe: Mutex::new(Some(pipe)), script: Some(script), lent: None }
     }
 
     /// `kill`, `stop`, `start`, `pause`, `resume`, `folder` or `ctl …`: see `scripts/broker`. Waits until it is done.
@@ -135,7 +161,7 @@ impl Node {
         let mark = folder.with_extension("lent");
         let was_left = mark.exists();
         File::create(&mark).unwrap();
-        let url = Run::this().start(&folder, &["--private"]);
+        let url = Run::this().start(&folder, &["--private"], None);
         let way = |name: &str| (OpenOptions::new(), folder.join(name));
         let (mut to, commands) = way("in");
         let (mut from, answers) = way("out");
@@ -148,7 +174,7 @@ impl Node {
             pipe.ask(&format!("echo {token}"));
             while pipe.answer() != token {}
         }
-        let broker = Broker { url, pipe: Mutex::new(Some(pipe)), script: None };
+        let broker = Broker { url, pipe: Mutex::new(Some(pipe)), script: None, lent: Some(folder) };
         if was_left {
             broker.ask("kill"); // it may be down already
             broker.tell("start");
@@ -231,7 +257,7 @@ impl Run {
     }
 
     /// Starts the node of this folder, where nobody did yet, and returns its URL.
-    fn start(&self, folder: &Path, arguments: &[&str]) -> String {
+    fn start(&self, folder: &Path, arguments: &[&str], conf: Option<&str>) -> String {
         let url = folder.join("url");
         if let Ok(url) = fs::read_to_string(&url) {
             return url.trim().to_owned();
@@ -243,6 +269,9 @@ impl Run {
         }
         let mut command = Command::new(script("broker"));
         command.arg("lend").arg(folder).arg(self.runner.to_string()).args(arguments).stdin(Stdio::null());
+        if let Some(conf) = conf {
+            command.env("RESETD_BROKER_CONF", conf);
+        }
         let started = command.stderr(Stdio::inherit()).output().expect("scripts/broker runs");
         assert!(started.status.success(), "scripts/broker starts a node");
         String::from_utf8(started.stdout).unwrap().trim().to_owned()

@@ -25,18 +25,14 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
                 Trouble::Again(_) | Trouble::Missing(_) => {
                     "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS"
                 }
-                Trouble::Mend(_) => {
+                Trouble::Mend(_) | Trouble::Misfit(_) => {
                     "mend that; certificates and keys are in amqp.ca_file, client_cert_file and client_key_file"
                 }
             };
             return vec![failed("broker", &trouble, cure)];
         }
     };
-    let connected = tokio::try_join!(
-        link::connect(&config.amqp, "resetd check (looking)"),
-        link::connect(&config.amqp, "resetd check (publishing)")
-    );
-    match connected {
+    match connections(config).await {
         Err(trouble) => {
             findings.push(failed("login", &trouble, "correct user, password and vhost in amqp.url"));
         }
@@ -46,12 +42,9 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
             findings.push(alarm);
             for org in config.org_names() {
                 let names = Names::new(&config.amqp.prefix, org);
-                let publishing = takes.then_some(&publishing);
-                let found = of_org(&looking, publishing, &names).await;
-                findings.extend(found.into_iter().map(|finding| finding.of(org)));
+                findings.extend(of_org(config, takes, &names).await.into_iter().map(|finding| finding.of(org)));
             }
-            let goodbye = |connection| closing(Connection::close(connection, 200, "bye".into()));
-            tokio::join!(goodbye(&looking), goodbye(&publishing));
+            goodbye(looking, publishing).await;
         }
     }
     findings
@@ -106,7 +99,31 @@ struct Stand {
     forbidden: Vec<String>,
 }
 
-async fn of_org(looking: &Connection, publishing: Option<&Connection>, names: &Names) -> Vec<Finding> {
+/// Both connections of a look at the broker.
+async fn connections(config: &Config) -> Result<(Connection, Connection), Trouble> {
+    tokio::try_join!(
+        link::connect(&config.amqp, "resetd check (looking)"),
+        link::connect(&config.amqp, "resetd check (publishing)")
+    )
+}
+
+/// On connections of its own: many of the answers are refusals, each of which costs a channel for as long as its connection lives.
+async fn of_org(config: &Config, takes: bool, names: &Names) -> Vec<Finding> {
+    let (looking, publishing) = match connections(config).await {
+        Ok(connections) => connections,
+        Err(trouble) => return vec![failed("topology", &trouble, "try again; a worker would too")],
+    };
+    let findings = of_org_by(&looking, takes.then_some(&publishing), names).await;
+    goodbye(looking, publishing).await;
+    findings
+}
+
+async fn goodbye(looking: Connection, publishing: Connection) {
+    let goodbye = |connection| closing(Connection::close(connection, 200, "bye".into()));
+    tokio::join!(goodbye(&looking), goodbye(&publishing));
+}
+
+async fn of_org_by(looking: &Connection, publishing: Option<&Connection>, names: &Names) -> Vec<Finding> {
     let stand = match stand(looking, names).await {
         Ok(stand) => stand,
         Err(trouble) => return vec![failed("topology", &trouble, "try again; a worker would too")],

@@ -13,13 +13,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::kind::Kind;
 use super::{Act, look, stdout, table};
+use crate::amqp::channels::Needs;
 use crate::amqp::letters::{Held, until_back};
 use crate::amqp::link::Link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Publisher, Unpublished};
+use crate::amqp::trouble::Trouble;
 use crate::config::{Config, ConfigError};
 use crate::failpoint::{self, Stage};
 
+/// What its consuming connection needs: the letters of one queue at a time, and a look at it.
+const CHANNELS: usize = 4;
 /// Letters that are published at once.
 const AT_ONCE: usize = 32;
 /// How long after an interrupt what is on its way may still be confirmed.
@@ -72,7 +76,8 @@ pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdow
             "given where standard input is no terminal to ask on; --dry-run only says what would be done"
         ));
     }
-    let link = Link::open(&config.amqp, "dead").await?;
+    let needs = Needs { channels: CHANNELS, who: "dead letters".into(), or: "" };
+    let link = Link::open(&config.amqp, "dead", &needs).await.map_err(Trouble::ends)?;
     let mut plans = Vec::new();
     for org in orgs {
         plans.push(plan::<K>(deed, &link, org, &args, config, &shutdown).await?);
@@ -163,7 +168,7 @@ fn yes(mut from: impl BufRead) -> Result<bool> {
 }
 
 async fn carry_out<K: Kind>(deed: Deed, link: &Link, plans: &[Plan<K>], shutdown: &CancellationToken) -> Result<()> {
-    let publisher = Publisher::open(Arc::clone(&link.publishing)).await?;
+    let publisher = Publisher::of(Arc::clone(&link.pool));
     for plan in plans.iter().filter(|plan| !plan.meant.is_empty()) {
         let done = AtomicUsize::new(0);
         let ended = tokio::select! {
@@ -181,7 +186,6 @@ async fn carry_out<K: Kind>(deed: Deed, link: &Link, plans: &[Plan<K>], shutdown
             aside(&format!("{}: {} {other}", K::title(&plan.org), table::many(meant - done)))?;
         }
     }
-    publisher.close().await;
     Ok(())
 }
 

@@ -49,6 +49,6 @@ pub(super) async fn open(connection: &Connection, queue: &str) -> Result<Letters
         Err(Trouble::Missing(why)) => bail!(
             "{why}; has a worker with this org and this amqp.prefix declared the queues? Start `resetd worker` once, or correct --org"
         ),
-        Err(trouble @ (Trouble::Again(_) | Trouble::Mend(_))) => Err(trouble.into()),
+        Err(trouble @ (Trouble::Again(_) | Trouble::Mend(_) | Trouble::Misfit(_))) => Err(trouble.into()),
     }
 }

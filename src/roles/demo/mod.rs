@@ -24,10 +24,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology::{self, Thing};
+use crate::amqp::{channels, link};
 use crate::config::{Config, Environment};
 use crate::domain::rung::Delays;
 use crate::roles::{mailer, worker};
@@ -125,7 +125,7 @@ async fn watch(
     postbox: &Postbox,
     rate: u32,
 ) -> Result<Report> {
-    let channel = connection.create_channel().await?;
+    let channel = channels::open(connection).await?;
     let mut outcomes = outcomes(&channel, names).await?;
     let publisher = Publisher::open(Arc::clone(connection)).await?;
     let jobs = script::jobs();
@@ -198,7 +198,7 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 async fn clean_up(connection: &Connection, names: &Names) {
     let delays = Delays::default();
     for thing in topology::things(names, &delays).into_iter().chain(topology::mailers_things(names, &delays)) {
-        let Ok(channel) = connection.create_channel().await else { continue };
+        let Ok(channel) = channels::open(connection).await else { continue };
         match thing {
             Thing::Queue { name, .. } => {
                 let _ = channel.queue_delete(name.into(), QueueDeleteOptions::default()).await;

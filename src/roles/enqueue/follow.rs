@@ -118,7 +118,7 @@ pub(super) async fn follow(batch: &Batch<'_>, mut show: impl FnMut(&Seen) -> Res
             Err(Trouble::Missing(why)) => {
                 bail!("{why}; has a worker with this amqp.prefix declared it? Start `resetd worker` once")
             }
-            Err(Trouble::Again(why) | Trouble::Mend(why)) => bail!(why),
+            Err(Trouble::Again(why) | Trouble::Mend(why) | Trouble::Misfit(why)) => bail!(why),
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -165,7 +165,7 @@ async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Res
         let things = topology::mailers_things(&desk.office.names, &desk.office.retry.delays);
         let mended = tokio::select! {
             () = desk.over.cancelled() => return Err(Leave::Unsettled),
-            mended = topology::declare(&desk.link.publishing, &things) => mended,
+            mended = desk.link.declare(&things) => mended,
         };
         if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
             let cure =

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::linked::{keep_linked, standing, wait};
 use super::stdout;
+use crate::amqp::channels::{LEASE, Needs, READING};
 use crate::amqp::claim::{self, AFTER_YOU, after_another};
 use crate::amqp::lease::{FRESH, Lease};
 use crate::amqp::link::Link;
@@ -89,7 +90,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     health.cancel();
     let _ = serving.await;
     metrics::broker_connected(false);
-    worked.map_err(|trouble| anyhow::anyhow!("{trouble}"))
+    worked.map_err(Trouble::ends)
 }
 
 /// The one post that this process holds or waits for.
@@ -109,12 +110,13 @@ struct Held {
 impl Post<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
+        let needs = Needs { channels: READING + LEASE + 1, who: "the mailer's queues".into(), or: "" };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.out_of_work(trouble);
             self.office.has_worked()
         };
-        keep_linked(&self.config.amqp, "mailer", &self.shutdown, work, out_of_work).await
+        keep_linked(self.config, "mailer", &needs, &self.shutdown, work, out_of_work).await
     }
 
     async fn work_with(&self, link: &Arc<Link>, is_first: bool) -> Result<(), Trouble> {
@@ -147,7 +149,7 @@ impl Post<'_> {
                 End::Trouble(trouble) => trouble,
             };
             self.out_of_work(&trouble);
-            if matches!(trouble, Trouble::Mend(_)) && !self.office.has_worked() {
+            if trouble.stays() && !self.office.has_worked() {
                 return Err(trouble);
             }
             if link.lost().is_cancelled() {
@@ -155,7 +157,7 @@ impl Post<'_> {
             }
             failures = if begun.elapsed() > LONG { 1 } else { failures + 1 };
             tokio::select! {
-                () = wait(failures, &self.shutdown) => {}
+                () = wait(self.config.again, failures, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
@@ -169,25 +171,23 @@ impl Post<'_> {
             None => return End::Drained,
         };
         let (end, clean) = session::run(self, link, &held).await;
-        let publisher = Arc::clone(&held.publisher);
         match end {
-            End::Drained if clean => self.office.claim.release(held.lease, &publisher).await,
+            End::Drained if clean => self.office.claim.release(held.lease, link, &held.publisher).await,
             End::Drained | End::Trouble(_) => {}
         }
-        publisher.close().await;
         end
     }
 
     /// Stands by until the lease is ours and nobody else can still be sending.
     async fn take_over(&self, link: &Link) -> Result<Held, Trouble> {
         let office = &self.office;
-        topology::declare(&link.publishing, &topology::mailers_things(&office.names, &office.retry.delays)).await?;
+        link.declare(&topology::mailers_things(&office.names, &office.retry.delays)).await?;
         let stands_by = || {
             office.works();
             self.board.session(NAME, Session::Standby);
         };
         let lease = office.claim.stand_by(link, stands_by).await?;
-        let publisher = Arc::new(Publisher::open(Arc::clone(&link.publishing)).await?);
+        let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
         let lost = || Trouble::Again("the lease was lost while the ledger was read".into());
         let gone = lease.gone().clone();
         gone.run_until_cancelled(self.settle_in(&publisher)).await.ok_or_else(lost)??;
@@ -226,7 +226,7 @@ impl Post<'_> {
             Trouble::Again(why) | Trouble::Missing(why) => {
                 tracing::warn!(reason = why, "not consuming; it goes on by itself")
             }
-            Trouble::Mend(why) => {
+            Trouble::Mend(why) | Trouble::Misfit(why) => {
                 tracing::error!(reason = why, "not consuming until this is mended; nothing is lost");
             }
         }

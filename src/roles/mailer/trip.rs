@@ -26,7 +26,6 @@ use crate::domain::job::{Lane, Refusal};
 use crate::domain::mailing::{About, Standing, Unsent};
 use crate::domain::note::{Content, Note, Words};
 use crate::domain::retry::{StopCause, backoff};
-use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
 use crate::mail::seal::CannotOpen;

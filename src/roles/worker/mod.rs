@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::linked::{keep_linked, standing, wait};
 use crate::amqp::{
+    channels::{LEASE, Needs, READING},
     claim::{self, AFTER_YOU, Claim},
     depths::Depths,
     ledger::Ledger,
@@ -24,13 +25,16 @@ use crate::amqp::{
 };
 use crate::board::Board;
 use crate::config::{Config, ConfigError};
-use crate::domain::{form::PasswordForm, password::PasswordKind};
+use crate::domain::{form::PasswordForm, job::Lane, password::PasswordKind};
 use crate::http::{self, Scene, Source};
 use crate::mail::seal::Seal;
 use crate::pipeline::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
 use session::End;
+
+/// What helps where the broker allows too few channels, beside more of them.
+const FEWER: &str = ", or divide the orgs among workers with configurations of their own";
 
 /// What a worker needs of the configuration and of the files that it names.
 ///
@@ -90,7 +94,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     health.cancel();
     let _ = serving.await;
     metrics::broker_connected(false);
-    worked.map_err(|trouble| anyhow::anyhow!("{trouble}"))
+    worked.map_err(Trouble::ends)
 }
 
 /// What the page shows of an org.
@@ -139,12 +143,15 @@ struct Crew<'a> {
 impl Crew<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
+        let orgs = self.orgs.len();
+        let who = if orgs == 1 { "one org".to_owned() } else { format!("{orgs} orgs") };
+        let needs = Needs { channels: READING + orgs * (LEASE + Lane::ALL.len()), who, or: FEWER };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.orgs.iter().for_each(|office| self.out_of_work(office, trouble));
             self.orgs.iter().any(Office::has_worked)
         };
-        keep_linked(&self.config.amqp, "worker", &self.shutdown, work, out_of_work).await
+        keep_linked(self.config, "worker", &needs, &self.shutdown, work, out_of_work).await
     }
 
     /// All orgs at once; one that cannot go on is not another's trouble, except at the start.
@@ -177,7 +184,7 @@ impl Crew<'_> {
                 End::Trouble(trouble) => trouble,
             };
             self.out_of_work(office, &trouble);
-            if matches!(trouble, Trouble::Mend(_)) && !office.has_worked() {
+            if trouble.stays() && !office.has_worked() {
                 self.shutdown.cancel();
                 return Err(trouble);
             }
@@ -186,7 +193,7 @@ impl Crew<'_> {
             }
             failures = if begun.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
             tokio::select! {
-                () = wait(failures, &self.shutdown) => {}
+                () = wait(self.config.again, failures, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
@@ -200,12 +207,10 @@ impl Crew<'_> {
             None => return End::Drained,
         };
         let (end, clean) = session::run(self, office, link, &held).await;
-        let publisher = Arc::clone(&held.publisher);
         match end {
-            End::Drained if clean => office.claim.release(held.lease, &publisher).await,
+            End::Drained if clean => office.claim.release(held.lease, link, &held.publisher).await,
             End::Drained | End::Trouble(_) => {}
         }
-        publisher.close().await;
         end
     }
 
@@ -219,7 +224,7 @@ impl Crew<'_> {
             Trouble::Again(why) | Trouble::Missing(why) => {
                 tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself");
             }
-            Trouble::Mend(why) => {
+            Trouble::Mend(why) | Trouble::Misfit(why) => {
                 tracing::error!(org = name, reason = why, "not consuming until this is mended; nothing is lost");
             }
         }

@@ -25,7 +25,7 @@ pub(super) struct Held {
 /// Stands by until the lease is ours and nobody else can still be at work.
 pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> Result<Held, Trouble> {
     let org = &office.org;
-    topology::declare_on(&link.publishing, &org.names, &org.retry.delays).await?;
+    link.declare(&topology::things(&org.names, &org.retry.delays)).await?;
     // Read from now on, so that little is left to read when the time comes.
     let _reading = crew.ledger.reading();
     let stands_by = || {
@@ -33,7 +33,7 @@ pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> 
         crew.board.session(&org.name, Session::Standby);
     };
     let lease = office.claim.stand_by(link, stands_by).await?;
-    let publisher = Arc::new(Publisher::open(Arc::clone(&link.publishing)).await?);
+    let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
     let lost = || Trouble::Again("the lease was lost while the ledger was read".into());
     let gone = lease.gone().clone();
     gone.run_until_cancelled(settle_in(crew, office, &publisher)).await.ok_or_else(lost)??;

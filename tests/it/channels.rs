@@ -1,0 +1,277 @@
+//! A broker that allows a connection few channels: nothing that it refuses again and again uses them up, and what needs more than there
+//! are says so at its start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, Consumer};
+use resetd::amqp::channels::{LEASE, Needs, READING};
+use resetd::amqp::depths::Depths;
+use resetd::amqp::link::Link;
+use resetd::amqp::names::Names;
+use resetd::amqp::publisher::{Message, Publisher, Unpublished};
+use resetd::amqp::topology;
+use resetd::config::amqp::{Amqp, Tls};
+use resetd::domain::job::Lane;
+use resetd::domain::rung::Delays;
+use resetd::roles::demo::postbox::Postbox;
+use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::broker::Broker;
+use crate::mailer;
+use crate::process::{Process, Run, ends, other_queue, role_is, says, stopped};
+use crate::relay::Relay;
+use crate::world::{LIMIT, Plan, connect, eventually, named, unlimited};
+
+/// What the small node allows a connection.
+const FEW: usize = 32;
+
+/// The node that these tests share.
+async fn small() -> &'static Broker {
+    static NODE: OnceCell<Broker> = OnceCell::const_new();
+    let start = || Broker::shared_with("few-channels", &format!("channel_max = {FEW}"));
+    NODE.get_or_init(async || tokio::task::spawn_blocking(start).await.unwrap()).await
+}
+
+/// The lines of the node's log with these words.
+fn logged(node: &Broker, words: &str) -> usize {
+    std::fs::read_to_string(node.folder().join("log")).unwrap().lines().filter(|line| line.contains(words)).count()
+}
+
+/// Leases that another process seems to hold: this test, which is told of each look at them.
+struct Holder {
+    connection: Connection,
+    looks: Vec<Consumer>,
+}
+
+impl Holder {
+    async fn of(node: &Broker, leases: &[String]) -> Self {
+        let connection = connect(&node.url).await;
+        let channel = connection.create_channel().await.unwrap();
+        let mut looks = Vec::new();
+        for lease in leases {
+            let (exclusive, none) =
+                (QueueDeclareOptions { exclusive: true, ..Default::default() }, FieldTable::default());
+            channel.queue_declare(lease.as_str().into(), exclusive, none.clone()).await.unwrap();
+            let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            looks.push(channel.basic_consume(lease.as_str().into(), "".into(), unacked, none).await.unwrap());
+        }
+        Self { connection, looks }
+    }
+
+    /// Waits until each lease was looked at so often from now on.
+    async fn looked_at(&mut self, times: usize) {
+        for looks in &mut self.looks {
+            let looked = looks.by_ref().take(times).for_each(|look| async { drop(look.unwrap()) });
+            timeout(LIMIT, looked).await.expect("who stands by looks again and again");
+        }
+    }
+
+    async fn releases(self) {
+        self.connection.close(200, "bye".into()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_and_a_mailer_that_looked_more_often_than_there_are_channels_still_take_over() {
+    let node = small().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let world = Plan::at(&node.url).config(&mailer::section(port)).prepare().await;
+    let _serving = mailer::serve(&Postbox::new(), listener).await;
+    let names = Names::new(&world.prefix, "main");
+    let mut holder = Holder::of(node, &[names.lease(), names.emails_lease()]).await;
+    let worker = Run::of(&world, &["--log", "json", "worker"]).start();
+    let mails = Run::of(&world, &["--log", "json", "mailer"]).start();
+    let (worker_http, mails_http) = (worker.http().await, mails.http().await);
+    role_is(&worker_http, "standby").await;
+    mailer::role_is(&mails_http, "standby").await;
+    holder.looked_at(FEW + 1).await;
+    let refusals = logged(node, &names.lease());
+    role_is(&worker_http, "standby").await;
+    mailer::role_is(&mails_http, "standby").await;
+    let released = Instant::now();
+    holder.releases().await;
+    role_is(&worker_http, "active").await;
+    mailer::role_is(&mails_http, "active").await;
+    let took = released.elapsed();
+    eprintln!("released: both were active {took:?} later");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(refusals, 0, "who stands by is refused nothing");
+}
+
+/// The broker's part of it: such a message is confirmed where the queue is, though another connection has it to itself, and stays nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_one() {
+    let node = small().await;
+    let (holder, looking) = (connect(&node.url).await, connect(&node.url).await);
+    let lease = format!("t{}.lease", uuid::Uuid::new_v4().simple());
+    let channel = holder.create_channel().await.unwrap();
+    let declare = async |passive| {
+        let options = QueueDeclareOptions { exclusive: true, passive, ..QueueDeclareOptions::default() };
+        channel.queue_declare(lease.as_str().into(), options, FieldTable::default()).await.unwrap()
+    };
+    declare(false).await;
+    let publisher = Publisher::open(Arc::new(looking)).await.unwrap();
+    let properties = named("look").with_expiration("0".into());
+    let look = Message { exchange: "", key: &lease, body: b"", properties };
+    for _ in 0..20 {
+        assert_eq!(publisher.publish(&look).await, Ok(()));
+    }
+    eventually("nothing lies there", async || (declare(true).await.message_count() == 0).then_some(())).await;
+    holder.close(200, "bye".into()).await.unwrap();
+    eventually("the queue is gone", async || publisher.publish(&look).await.err()).await;
+    assert!(matches!(publisher.publish(&look).await, Err(Unpublished::Returned { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_it_is_fixed() {
+    let node = small().await;
+    let relay = Relay::to(&node.url);
+    let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(20)).prepare().await;
+    world.connection = connect(&node.url).await;
+    let names = Names::new(&world.prefix, "main");
+    let holder = Holder::of(node, &[names.lease()]).await;
+    let http = world.start_worker().await.http.clone();
+    role_is(&http, "standby").await;
+    let queue = "resets.main.parked.10m";
+    let wrong = other_queue(&world, queue).await;
+    relay.cut();
+    says(&stopped(&http, "main").await, &[queue, "PRECONDITION"]);
+    let refused = format!("for queue '{}'", world.named(queue));
+    eventually("it was refused more often than there are channels", async || {
+        (logged(node, &refused) > FEW).then_some(())
+    })
+    .await;
+    wrong.await;
+    role_is(&http, "standby").await;
+    holder.releases().await;
+    role_is(&http, "active").await;
+    let users = world.reset_many("main", 10).await;
+    assert!(world.recorded(users.len()).await.iter().all(|record| record.routing_key == "main.succeeded"));
+    world.stop_worker().await.unwrap();
+}
+
+fn amqp(url: &str) -> Amqp {
+    Amqp { url: url.to_owned().into(), prefix: String::new(), prefetch: 1, tls: Tls::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_given_up_before_refusals_have_used_up_their_channels() {
+    let node = small().await;
+    let needs = Needs { channels: 16, who: "the test".into(), or: "" };
+    let open = async || Link::open(&amqp(&node.url), "test", &needs).await.unwrap();
+    let nowhere = Message { exchange: "resetd.no.such.exchange", key: "", body: b"", properties: named("m") };
+    let link = open().await;
+    let publisher = Publisher::of(Arc::clone(&link.pool));
+    let mut refused = 0;
+    while !link.lost().is_cancelled() {
+        let said = publisher.publish(&nowhere).await.expect_err("there is no such exchange").to_string();
+        says(&said, &["resetd.no.such.exchange"]);
+        refused += 1;
+    }
+    eprintln!("the publishing connection was given up after {refused} refusals of {FEW} channels");
+    assert!((2..FEW).contains(&refused), "{refused}");
+    let (link, mut refused) = (open().await, 0);
+    while !link.lost().is_cancelled() {
+        let declared = link.consuming.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        declared.queue_declare("resetd.no.such.queue".into(), passive, FieldTable::default()).await.unwrap_err();
+        refused += 1;
+    }
+    eprintln!("the consuming connection was given up after {refused}");
+    assert!((2..FEW).contains(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_channel_left_is_closed_and_says_so() {
+    let node = small().await;
+    let connection = Arc::new(connect(&node.url).await);
+    let mut open = Vec::new();
+    for _ in 0..FEW {
+        open.push(connection.create_channel().await.unwrap());
+    }
+    let trouble = Publisher::open(Arc::clone(&connection)).await.expect_err("no channel is left");
+    says(&trouble.to_string(), &["no channel is left", "channel_max"]);
+    assert!(!connection.status().connected());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_whose_channel_was_refused_is_passed_over() {
+    let node = small().await;
+    let connection = Arc::new(connect(&node.url).await);
+    for _ in 0..FEW - 2 {
+        let channel = connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("resetd.no.such.queue".into(), passive, FieldTable::default()).await.unwrap_err();
+    }
+    // Two channels are left, behind all that were refused.
+    let message = Message { exchange: "", key: "resetd.no.such.queue", body: b"", properties: named("m") };
+    for _ in 0..2 {
+        let publisher = Publisher::open(Arc::clone(&connection)).await.unwrap();
+        assert!(matches!(publisher.publish(&message).await, Err(Unpublished::Returned { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_orgs_of_one_worker_publish_at_once_over_128_channels() {
+    let node = tokio::task::spawn_blocking(|| Broker::private_with("channel_max = 128")).await.unwrap();
+    let mut plan = Plan::at(&node.url);
+    for n in 0..30 {
+        plan = plan.org(&format!("org{n}"), unlimited(), "");
+    }
+    let world = plan.prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    // Before that a stream that many declare at once may have closed its connection (541).
+    let begun = worker.stderr().len();
+    let jobs = futures_util::future::join_all(world.orgs.keys().map(|org| world.reset_many(org, 60))).await;
+    let records = world.recorded(jobs.iter().map(Vec::len).sum()).await;
+    assert!(records.iter().all(|record| record.routing_key.ends_with(".succeeded")));
+    assert_eq!(worker.terminated().await.0, 0);
+    let log = &worker.stderr()[begun..];
+    for trouble in ["could not be confirmed", "not consuming", "no channel is left"] {
+        assert!(!log.contains(trouble), "{trouble}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orgs_that_need_more_channels_than_the_broker_allows_end_with_2_and_both_numbers() {
+    let node = small().await;
+    let mut plan = Plan::at(&node.url);
+    for n in 0..20 {
+        plan = plan.org(&format!("org{n}"), unlimited(), "");
+    }
+    let world = plan.prepare().await;
+    let needed = (READING + 20 * (LEASE + 2)).to_string();
+    let parts = ["20 orgs", &needed, &FEW.to_string(), "channel_max", "divide the orgs"];
+    ends(Run::of(&world, &["worker"]), 2, &parts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_whose_queues_are_missing_keeps_nobody_from_seeing_the_others_and_is_asked_for_seldom() {
+    let node = small().await;
+    let world = Plan::at(&node.url).prepare().await;
+    let (there, absent) = (Names::new(&world.prefix, "main"), Names::new(&world.prefix, "absent"));
+    topology::declare_on(&world.connection, &there, &Delays::default()).await.unwrap();
+    let lane = absent.lane(Lane::Interactive);
+    let depths = Depths::new(BTreeMap::from([("main".to_owned(), there), ("absent".to_owned(), absent)]));
+    let connection = connect(&node.url).await;
+    let watched = depths.clone();
+    let _looking = depths.looking();
+    let following = tokio::spawn(async move { watched.follow(&connection).await });
+    let mut last = None;
+    for _ in 0..3 {
+        let newer = async || depths.of("main").map(|depth| depth.at).filter(|at| last.is_none_or(|last| *at > last));
+        last = Some(eventually("what lies there is known anew", newer).await);
+    }
+    following.abort();
+    assert_eq!(depths.of("absent"), None);
+    let asked = logged(node, &format!("no queue '{lane}'"));
+    assert!((1..=2).contains(&asked), "asked {asked} times for a queue that is not there");
+}
