@@ -215,46 +215,50 @@ async fn throughput(bench: &Bench) {
     sim.terminate();
 }
 
-/// The ratio of the worker's jobs/s to the least loop's: the median that [`floor`] saw when this was last set, on 2026-11-28 on
-/// two cores. docs/performance.md says how, and how to set it anew.
-const USUAL_RATIO: f64 = 0.5;
-/// What may be lost of it before [`floor`] fails.
+/// Jobs/s of the worker over those of the least loop: the median of the medians that five runs of [`floor`] saw on 2026-11-28, on
+/// two cores that broker, org and both share, a release build without features. `docs/performance.md` has them, and says how to
+/// set it anew.
+const USUAL_RATIO: f64 = 0.70;
+/// How much of it may be lost.
 const SLACK: f64 = 0.1;
 const PAIRS: usize = 7;
 const JOBS_OF_A_PAIR: usize = 4_000;
 
-/// The worker is not slower than it was, beside the least loop: the median of some pairs, in turn, since a machine's speed
-/// changes while it is measured.
+/// The worker is no slower than it was, beside the least loop. The two run in turn, since the machine's own speed changes, and
+/// the median of some pairs counts. Where that is below the floor, as many pairs again have their say.
 #[tokio::test]
 #[ignore = "a measurement; make bench-floor"]
 async fn floor() {
     let bench = Bench::new().await;
     let (sim, token) = unlimited(&bench).await;
-    let (mut ratios, mut of_cpu) = (Vec::new(), Vec::new());
-    for pair in 1..=PAIRS {
+    let floor = USUAL_RATIO * (1.0 - SLACK);
+    let mut ratios = Vec::new();
+    for pair in 1..=2 * PAIRS {
         let ours = bench.run(Which::Resetd, JOBS_OF_A_PAIR, &token).await;
         let least = bench.run(Which::LeastLoop, JOBS_OF_A_PAIR, &token).await;
         ratios.push(ours.jobs_per_second / least.jobs_per_second);
-        of_cpu.push(ours.cpu_ms_per_job / least.cpu_ms_per_job);
-        println!(
-            "pair {pair}: jobs/s {:.0} to {:.0}, ratio {:.3}; CPU a job {:.3} ms to {:.3} ms, ratio {:.2}",
-            ours.jobs_per_second,
-            least.jobs_per_second,
-            ratios[pair - 1],
-            ours.cpu_ms_per_job,
-            least.cpu_ms_per_job,
-            of_cpu[pair - 1]
-        );
+        println!("pair {pair}: {:.3}", ratios[pair - 1]);
+        println!("  resetd:     {ours}\n  least loop: {least}");
+        if pair == PAIRS && median(&ratios) >= floor {
+            break;
+        }
     }
     sim.terminate();
-    let (ratio, cpu, least) = (median(ratios), median(of_cpu), USUAL_RATIO * (1.0 - SLACK));
-    println!("median ratio of jobs/s {ratio:.3} (usual {USUAL_RATIO:.3}, floor {least:.3}), of CPU a job {cpu:.2}");
-    assert!(ratio >= least, "the worker has become slower beside the least loop: {ratio:.3} is below {least:.3}");
+    let ratio = median(&ratios);
+    println!(
+        "jobs/s over the least loop's: median of {} pairs {ratio:.3}, usual {USUAL_RATIO:.3}, floor {floor:.3}",
+        ratios.len()
+    );
+    assert!(
+        ratio >= floor,
+        "the worker is slower than it was beside the least loop: {ratio:.3}, and the floor is {floor:.3}"
+    );
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// An org that takes all, a token for it, and the topology.
