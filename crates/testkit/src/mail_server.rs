@@ -14,9 +14,6 @@ use tokio::task::JoinHandle;
 use crate::certificates::Authority;
 use crate::eventually;
 
-/// The first of them installs it, and no other at the same time.
-static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// aiosmtpd, with a folder for what it is sent. It ends when this is dropped.
 pub struct RealServer {
     process: Child,
@@ -35,7 +32,6 @@ impl RealServer {
             command.args([certificate, key]).args(["mailer", "pass word"]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let _alone = STARTING.lock().await;
         let started = tokio::task::spawn_blocking(move || {
             let mut process = command.spawn().expect("scripts/samples runs");
             let mut line = String::new();
