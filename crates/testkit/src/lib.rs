@@ -3,6 +3,7 @@
 //! Everything here ends with the value that stands for it, and what is shared by a whole run ends with the run.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly, in its helpers too")]
 #![expect(missing_docs, reason = "no one but the tests reads it")]
+#![expect(clippy::new_without_default, reason = "what starts something says so: new, not default")]
 
 pub mod broker;
 pub mod browser;
