@@ -1,4 +1,4 @@
-//! The yardstick for `tests/bench.rs`: the least loop that could be called a worker. No limiter, no retry, no ledger, no
+//! The yardstick for `crates/bench/tests/bench.rs`: the least loop that could be called a worker. No limiter, no retry, no ledger, no
 //! dead letters, no log: a delivery, a PATCH, two confirmed publishes, an ack.
 //!
 //! `least_loop AMQP_URL PREFIX SCIM_URL TOKEN JOBS`

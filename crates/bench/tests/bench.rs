@@ -4,7 +4,6 @@
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use sim::Stats;
 use testkit::broker::Broker;
+use testkit::process::binary;
 
 /// Ends its process with the test.
 struct Process(Child);
@@ -70,7 +70,7 @@ impl Bench {
 
     async fn sim(&self, arguments: &[&str]) -> Process {
         let log = fs::File::create(self.folder.path().join("sim.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
+        let mut command = Command::new(binary());
         let process = Process(command.args(["sim", "--listen", SIM]).args(arguments).stderr(log).spawn().unwrap());
         until("the sim", async || reqwest::get(format!("http://{SIM}/sim")).await.ok().map(drop)).await;
         process
@@ -85,7 +85,7 @@ impl Bench {
         );
         fs::write(&config, text).unwrap();
         let log = fs::File::create(self.folder.path().join("worker.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_resetd"));
+        let mut command = Command::new(binary());
         Process(command.env("RUST_LOG", "warn").arg("--config").arg(&config).arg("worker").stderr(log).spawn().unwrap())
     }
 
@@ -156,10 +156,8 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-fn least_loop() -> PathBuf {
-    let target = Path::new(env!("CARGO_BIN_EXE_resetd")).parent().unwrap();
-    target.join("examples/least_loop")
-}
+/// The least loop, built with this test.
+const LEAST_LOOP: &str = env!("CARGO_BIN_EXE_least_loop");
 
 const JOBS: usize = 8_000;
 
@@ -304,7 +302,7 @@ impl Bench {
         let process = match which {
             Which::Resetd => self.worker("rate_per_minute = 4000000000\nburst = 1000", 64),
             Which::LeastLoop => {
-                let mut command = Command::new(least_loop());
+                let mut command = Command::new(LEAST_LOOP);
                 let (scim, jobs) = (format!("http://{SIM}/api/v2/scim/v2"), jobs.to_string());
                 command.args([self.broker.url.as_str(), "", &scim, token, &jobs]);
                 Process(command.stdout(Stdio::null()).spawn().unwrap())
