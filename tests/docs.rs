@@ -114,8 +114,8 @@ mod references {
     const TOPS: [&str; 10] =
         ["docs/", "src/", "tests/", "config/", "scripts/", "examples/", "deploy/", "crates/", ".github/", ".ci/"];
     /// Whose files are read, beside the documents at the top.
-    const READ: [&str; 10] =
-        ["docs", "src", "tests", "config", "scripts", "examples", "deploy", "crates", ".github", ".ci"];
+    const READ: [&str; 11] =
+        ["docs", "src", "tests", "config", "scripts", "examples", "deploy", "crates", ".github", ".ci", ".config"];
     /// Files of libraries that our documents name.
     const ELSEWHERE: [&str; 3] = ["acknowledgement.rs", "channel.rs", "returned_messages.rs"];
     /// Documents of others that have numbered sections; ours are cited by their headings.

@@ -49,7 +49,10 @@ fn uncommented(text: &str) -> String {
 /// Whether a text names this crate, as `NAME::`, `use NAME;` or `use NAME as`.
 fn uses(text: &str, name: &str) -> bool {
     let path = format!("{name}::");
-    let is_whole = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+    let is_whole = |at: usize| {
+        let before = text[..at].strip_suffix("::").unwrap_or(&text[..at]);
+        !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+    };
     let imported = [format!("use {name};"), format!("use {name} as ")];
     text.match_indices(&path).any(|(at, _)| is_whole(at)) || imported.iter().any(|line| text.contains(line))
 }

@@ -383,8 +383,8 @@ async fn jobs_that_run_alone_between_others_cost_nobody_a_delivery() {
 /// So many pauses, one after the other.
 const PAUSES: u32 = 40;
 
-/// It takes a quarter of a minute: each second that the org asks for is cut to 300 ms, which is long here. (The next test but two
-/// waits the whole seconds.)
+/// It takes a quarter of a minute: each second that the org asks for is cut to 300 ms, which is long here. (The test after
+/// the next waits the whole seconds.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forty_long_pauses_without_a_call_between_return_a_job_once_and_bring_none_to_its_limit() {
     let settings = sim::Settings { faults: vec![fault("status=429,retry_after=1,always")], ..unlimited() };
