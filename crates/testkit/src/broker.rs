@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use crate::script;
 
+/// What the nodes of a run are configured with, unless `RESETD_BROKER_CONF` says something else: few channels for a connection, so
+/// that what uses them up is seen. (By default a broker allows 2,047.) `scripts/test-broker` says the same.
+const CONF: &str = "channel_max = 128";
 /// How many nodes there are to borrow at the most. A node takes some 100 MB and, to start, some 5 s of processor time.
 const NODES: usize = 4;
 
@@ -271,6 +274,8 @@ impl Run {
         command.arg("lend").arg(folder).arg(self.runner.to_string()).args(arguments).stdin(Stdio::null());
         if let Some(conf) = conf {
             command.env("RESETD_BROKER_CONF", conf);
+        } else if std::env::var_os("RESETD_BROKER_CONF").is_none() {
+            command.env("RESETD_BROKER_CONF", CONF);
         }
         let started = command.stderr(Stdio::inherit()).output().expect("scripts/broker runs");
         assert!(started.status.success(), "scripts/broker starts a node");
