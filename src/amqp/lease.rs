@@ -65,11 +65,12 @@ impl Lease {
     /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
     pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, Trouble> {
         let sent = Instant::now();
+        // Before it is: what is answered too late, or not to us, may still give the queue to this connection, and no look tells who has it.
+        link.leases().insert(queue.clone());
         let Some(channel) = declare(&link.consuming, &queue).await? else {
             link.leases().remove(&queue);
             return Ok(None);
         };
-        link.leases().insert(queue.clone());
         let renewed = Renewed(Arc::new(Mutex::new(sent)));
         let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
         let renewing = renew(channel.clone(), queue.clone(), renewed.clone(), gone.clone());

@@ -10,7 +10,9 @@ use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
 use resetd::amqp::channels::{LEASE, Needs, READING};
+use resetd::amqp::claim::{Claim, process_name};
 use resetd::amqp::depths::Depths;
+use resetd::amqp::ledger::Ledger;
 use resetd::amqp::link::Link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
@@ -23,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Node};
 use crate::mailer;
 use crate::process::{Process, Run, ends, other_queue, role_is, says, stopped};
 use crate::relay::Relay;
@@ -128,6 +130,35 @@ async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_on
     holder.close(200, "bye".into()).await.unwrap();
     eventually("the queue is gone", async || publisher.publish(&look).await.err()).await;
     assert!(matches!(publisher.publish(&look).await, Err(Unpublished::Returned { .. })));
+}
+
+/// A link of one that stands by, or works, and its claim to this lease.
+async fn candidate(url: &str, lease: &str) -> (Link, Claim) {
+    let needs = Needs { channels: 2, who: "the test".into(), or: "" };
+    let link = Link::open(&amqp(url), "test", &needs).await.unwrap();
+    let claim = Claim::new("main", lease.to_owned(), String::new(), process_name(), Ledger::new(""));
+    (link, claim)
+}
+
+/// A broker that answers a declaration after its time: the queue is there then, and it is our own connection that has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_stands_by_for_a_lease_that_was_declared_too_late_for_its_own_session() {
+    let node = Node::lent().await;
+    let lease = format!("t{}.lease", uuid::Uuid::new_v4().simple());
+    let (link, claim) = candidate(node.url(), &lease).await;
+    let starts_of_queues = "element(2,rabbit_amqqueue_sup_sup:find_for_vhost(<<\"/\">>))";
+    node.tell(format!("ctl eval sys:suspend({starts_of_queues}).")).await;
+    let late = claim.stand_by(&link, || {}).await;
+    node.tell(format!("ctl eval sys:resume({starts_of_queues}).")).await;
+    says(&late.expect_err("no queue is started").to_string(), &["did not answer", &lease]);
+    let held = async || {
+        let (other, properties) = (connect(node.url()).await, named("look").with_expiration("0".into()));
+        let publisher = Publisher::open(Arc::new(other)).await.unwrap();
+        publisher.publish(&Message { exchange: "", key: &lease, body: b"", properties }).await.ok()
+    };
+    eventually("the broker has finished the declaration", held).await;
+    let taken = timeout(Duration::from_secs(5), claim.stand_by(&link, || {})).await;
+    taken.expect("nobody else has it").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
