@@ -12,6 +12,7 @@ use lapin::{Connection, Consumer};
 use resetd::amqp::channels::{LEASE, Needs, READING};
 use resetd::amqp::claim::{Claim, process_name};
 use resetd::amqp::depths::Depths;
+use resetd::amqp::lease::Lease;
 use resetd::amqp::ledger::Ledger;
 use resetd::amqp::link::Link;
 use resetd::amqp::names::Names;
@@ -138,6 +139,47 @@ async fn candidate(url: &str, lease: &str) -> (Link, Claim) {
     let link = Link::open(&amqp(url), "test", &needs).await.unwrap();
     let claim = Claim::new("main", lease.to_owned(), String::new(), process_name(), Ledger::new(""));
     (link, claim)
+}
+
+/// A dead-letter queue for every queue of a virtual host is a common policy. A look expires, and is no dead letter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_at_a_lease_are_nobodys_dead_letters_whatever_a_policy_says() {
+    let node = Node::lent().await;
+    let connection = connect(node.url()).await;
+    let channel = connection.create_channel().await.unwrap();
+    let name = |what: &str| format!("t{}.{what}", uuid::Uuid::new_v4().simple());
+    let (dead, other, lease) = (name("dead"), name("other"), name("lease"));
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    for queue in [&dead, &other] {
+        channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    }
+    let arguments = format!("{{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"{dead}\"}}");
+    node.tell(format!("ctl set_policy DLX .* {arguments}")).await;
+    let (holder, _) = candidate(node.url(), &lease).await;
+    let held = Lease::take(&holder, lease.clone()).await.unwrap().expect("it is free");
+    let (standby, claim) = candidate(node.url(), &lease).await;
+    let (stood_by, mut looks) = tokio::sync::watch::channel(0);
+    let standing_by = || stood_by.send_modify(|times| *times += 1);
+    tokio::select! {
+        taken = claim.stand_by(&standby, standing_by) => panic!("another holds it: {taken:?}"),
+        looked = timeout(LIMIT, looks.wait_for(|times| *times >= 10)) => drop(looked.expect("it looks").unwrap()),
+    }
+    // The policy is in force, and what it has in store for others comes after all that was published before.
+    let publisher = Publisher::open(Arc::new(connect(node.url()).await)).await.unwrap();
+    let properties = named("look").with_expiration("0".into());
+    publisher.publish(&Message { exchange: "", key: &other, body: b"other", properties }).await.unwrap();
+    let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut letters =
+        channel.basic_consume(dead.as_str().into(), "".into(), unacked, FieldTable::default()).await.unwrap();
+    let first = timeout(LIMIT, letters.next()).await.expect("the other's is dead-lettered").unwrap().unwrap();
+    let renewed = held.renewed().is_fresh() && !held.gone().is_cancelled();
+    node.tell("ctl clear_policy DLX").await;
+    assert_eq!(first.data, b"other", "a look at a lease is a dead letter");
+    assert!(renewed, "it is renewed all the while");
+    // Of a worker of a release before this one, whose lease has no such arguments, it is refused as any other is.
+    assert!(Lease::take(&standby, other).await.unwrap().is_none());
+    held.release(&holder).await;
+    timeout(LIMIT, claim.stand_by(&standby, || {})).await.expect("it is free").unwrap();
 }
 
 /// A broker that answers a declaration after its time: the queue is there then, and it is our own connection that has it.
