@@ -21,6 +21,8 @@ pub const READING: usize = READERS + 7;
 pub struct Needs {
     /// Channels at once.
     pub channels: usize,
+    /// How many publish by the other connection: orgs, or a mailer.
+    pub publishers: usize,
     /// Who needs them, such as "60 orgs".
     pub who: String,
     /// What else than raising the limit helps where there are too few.
@@ -33,7 +35,7 @@ impl Needs {
     /// # Errors
     /// Where there are too few: both numbers, and what to do.
     pub(super) fn leave(&self, allowed: usize) -> Result<usize, Trouble> {
-        let Self { channels, who, or } = self;
+        let Self { channels, who, or, publishers: _ } = self;
         allowed.checked_sub(*channels).ok_or_else(|| {
             Trouble::Misfit(format!(
                 "{who} need {channels} channels on one connection, and the broker allows {allowed}: raise channel_max in rabbitmq.conf{or}"

@@ -68,7 +68,8 @@ impl Link {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
         let spare = needs.leave(allowed(&consuming))?;
         let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
-        let publishers = Needs { channels: PUBLISHING, who: "those who declare and publish".into(), or: "" };
+        let publishers =
+            Needs { channels: PUBLISHING, publishers: 0, who: "those who declare and publish".into(), or: "" };
         let left = publishers.leave(allowed(&publishing))? + 1;
         let size = publisher::size(left);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -94,7 +95,7 @@ impl Link {
         tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
         Ok(Self {
             consuming,
-            pool: Pool::new(Arc::clone(&publishing), size),
+            pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
             publishing,
             pulse,
             leases: Mutex::default(),

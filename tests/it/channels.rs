@@ -135,7 +135,7 @@ async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_on
 
 /// A link of one that stands by, or works, and its claim to this lease.
 async fn candidate(url: &str, lease: &str) -> (Link, Claim) {
-    let needs = Needs { channels: 2, who: "the test".into(), or: "" };
+    let needs = Needs { channels: 2, publishers: 1, who: "the test".into(), or: "" };
     let link = Link::open(&amqp(url), "test", &needs).await.unwrap();
     let claim = Claim::new("main", lease.to_owned(), String::new(), process_name(), Ledger::new(""));
     (link, claim)
@@ -238,7 +238,7 @@ fn amqp(url: &str) -> Amqp {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_given_up_before_refusals_have_used_up_their_channels() {
     let node = small().await;
-    let needs = Needs { channels: 16, who: "the test".into(), or: "" };
+    let needs = Needs { channels: 16, publishers: 1, who: "the test".into(), or: "" };
     let open = async || Link::open(&amqp(&node.url), "test", &needs).await.unwrap();
     let nowhere = Message { exchange: "resetd.no.such.exchange", key: "", body: b"", properties: named("m") };
     let link = open().await;
@@ -260,6 +260,27 @@ async fn connections_are_given_up_before_refusals_have_used_up_their_channels() 
     }
     eprintln!("the consuming connection was given up after {refused}");
     assert!((2..FEW).contains(&refused), "{refused}");
+}
+
+/// Each place stands for a message whose queue does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_org_whose_queue_does_not_answer_leaves_three_quarters_of_the_places_to_others() {
+    let node = small().await;
+    let needs = Needs { channels: 2, publishers: 2, who: "the test".into(), or: "" };
+    let link = Link::open(&amqp(&node.url), "test", &needs).await.unwrap();
+    let (hanging, other) = (Publisher::of(Arc::clone(&link.pool)), Publisher::of(Arc::clone(&link.pool)));
+    let mut places = Vec::new();
+    while let Ok(place) = timeout(Duration::from_secs(1), hanging.place()).await {
+        places.push(place.unwrap());
+    }
+    assert!((1..=FEW / 8).contains(&places.len()), "{} of at most {}", places.len(), FEW / 2);
+    let nobody = Message { exchange: "", key: "nobody", body: b"", properties: named("m") };
+    let published = timeout(Duration::from_secs(5), other.publish(&nobody)).await.expect("there is a place");
+    assert!(matches!(published, Err(Unpublished::Returned { .. })), "{published:?}");
+    // A place that was not used is given back with its channel.
+    places.clear();
+    let published = timeout(Duration::from_secs(5), hanging.publish(&nobody)).await.expect("there is a place again");
+    assert!(matches!(published, Err(Unpublished::Returned { .. })), "{published:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

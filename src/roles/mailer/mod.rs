@@ -110,7 +110,7 @@ struct Held {
 impl Post<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
-        let needs = Needs { channels: READING + LEASE + 1, who: "the mailer's queues".into(), or: "" };
+        let needs = Needs { channels: READING + LEASE + 1, publishers: 1, who: "the mailer's queues".into(), or: "" };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.out_of_work(trouble);

@@ -145,7 +145,7 @@ impl Crew<'_> {
     async fn work(&self) -> Result<(), Trouble> {
         let orgs = self.orgs.len();
         let who = if orgs == 1 { "one org".to_owned() } else { format!("{orgs} orgs") };
-        let needs = Needs { channels: READING + orgs * (LEASE + Lane::ALL.len()), who, or: FEWER };
+        let needs = Needs { channels: READING + orgs * (LEASE + Lane::ALL.len()), publishers: orgs, who, or: FEWER };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.orgs.iter().for_each(|office| self.out_of_work(office, trouble));
