@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
-use resetd::amqp::channels::{LEASE, Needs, READING};
+use resetd::amqp::channels::{LEASE, Needs, READING, REFUSALS};
 use resetd::amqp::claim::{Claim, process_name};
 use resetd::amqp::depths::Depths;
 use resetd::amqp::lease::Lease;
@@ -33,7 +33,7 @@ use crate::relay::Relay;
 use crate::world::{LIMIT, Plan, connect, eventually, named, unlimited};
 
 /// What the small node allows a connection.
-const FEW: usize = 32;
+const FEW: usize = 40;
 
 /// The node that these tests share.
 async fn small() -> &'static Broker {
@@ -207,7 +207,7 @@ async fn nobody_stands_by_for_a_lease_that_was_declared_too_late_for_its_own_ses
 async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_it_is_fixed() {
     let node = small().await;
     let relay = Relay::to(&node.url);
-    let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(20)).prepare().await;
+    let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(2)).prepare().await;
     world.connection = connect(&node.url).await;
     let names = Names::new(&world.prefix, "main");
     let holder = Holder::of(node, &[names.lease()]).await;
@@ -342,7 +342,7 @@ async fn orgs_that_need_more_channels_than_the_broker_allows_end_with_2_and_both
         plan = plan.org(&format!("org{n}"), unlimited(), "");
     }
     let world = plan.prepare().await;
-    let needed = (READING + 20 * (LEASE + 2)).to_string();
+    let needed = (READING + 20 * (LEASE + 2) + REFUSALS).to_string();
     let parts = ["20 orgs", &needed, &FEW.to_string(), "channel_max", "divide the orgs"];
     ends(Run::of(&world, &["worker"]), 2, &parts).await;
 }

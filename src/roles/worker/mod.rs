@@ -6,14 +6,13 @@ mod takeover;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::linked::{keep_linked, standing, wait};
+use super::linked::{Failures, keep_linked, standing};
 use crate::amqp::{
     channels::{LEASE, Needs, READING},
     claim::{self, AFTER_YOU, Claim},
@@ -176,7 +175,7 @@ impl Crew<'_> {
                 () = self.shutdown.cancelled() => return Ok(()),
             }
         }
-        let mut failures = 0;
+        let mut failures = Failures::default();
         loop {
             let begun = tokio::time::Instant::now();
             let trouble = match self.session(office, link).await {
@@ -191,9 +190,9 @@ impl Crew<'_> {
             if link.lost().is_cancelled() {
                 return Ok(());
             }
-            failures = if begun.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
+            failures.note(&trouble, begun.elapsed());
             tokio::select! {
-                () = wait(self.config.again, failures, &self.shutdown) => {}
+                () = failures.wait(self.config.again, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
