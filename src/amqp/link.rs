@@ -120,6 +120,9 @@ impl Link {
             let declared = topology::declare(&connection, things).await;
             closing(connection.close(200, "bye".into())).await;
             declared
+        } else if self.pulse.is_blocked() {
+            // Nothing is answered, and a channel that is asked for meanwhile keeps its number until the alarm ends.
+            return Err(Trouble::Again("declaring: a resource alarm of the broker blocks it (memory or disk)".into()));
         } else {
             topology::declare(&self.publishing, things).await
         };

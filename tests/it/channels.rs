@@ -17,7 +17,7 @@ use resetd::amqp::ledger::Ledger;
 use resetd::amqp::link::Link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::amqp::topology;
+use resetd::amqp::topology::{self, Thing};
 use resetd::config::amqp::{Amqp, Tls};
 use resetd::domain::job::Lane;
 use resetd::domain::rung::Delays;
@@ -260,6 +260,26 @@ async fn connections_are_given_up_before_refusals_have_used_up_their_channels() 
     }
     eprintln!("the consuming connection was given up after {refused}");
     assert!((2..FEW).contains(&refused), "{refused}");
+}
+
+fn queue_of_kind(name: &str, kind: &str) -> Thing {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString(kind.into()));
+    Thing::Queue { name: name.to_owned(), arguments }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_declared_under_an_alarm_asks_for_no_channel() {
+    let node = Node::lent().await;
+    let (link, _) = candidate(node.url(), "").await;
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
+    eventually("the alarm is felt", async || link.pulse.is_blocked().then_some(())).await;
+    let begun = Instant::now();
+    let declared = link.declare(&[queue_of_kind("never", "classic")]).await;
+    let took = begun.elapsed();
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
+    says(&declared.expect_err("nothing is declared").to_string(), &["resource alarm"]);
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 /// Each place stands for a message whose queue does not answer.
