@@ -50,7 +50,7 @@ pub struct Link {
     /// The leases that the consuming connection holds, as far as is known.
     leases: Mutex<BTreeSet<String>>,
     declaring: Semaphore,
-    /// Whether the broker refused what was declared last.
+    /// Whether the broker ever refused what was declared, to whichever org.
     refused: AtomicBool,
     amqp: Amqp,
     role: String,
@@ -108,8 +108,8 @@ impl Link {
         })
     }
 
-    /// Declares things. Once the broker has refused that, it is tried on a connection of its own until it succeeds: each refusal costs a
-    /// channel for as long as its connection lives, and a refusal may last for days.
+    /// Declares things. Once the broker has refused that to anybody, each declares on a connection of its own, for as long as this link
+    /// lives: each refusal costs a channel for as long as its connection lives, and a refusal may last for days.
     ///
     /// # Errors
     /// As [`topology::declare`].
@@ -126,10 +126,8 @@ impl Link {
         } else {
             topology::declare(&self.publishing, things).await
         };
-        match &declared {
-            Ok(()) => self.refused.store(false, Ordering::Relaxed),
-            Err(Trouble::Mend(_) | Trouble::Missing(_)) => self.refused.store(true, Ordering::Relaxed),
-            Err(Trouble::Again(_) | Trouble::Misfit(_)) => {}
+        if let Err(Trouble::Mend(_) | Trouble::Missing(_)) = &declared {
+            self.refused.store(true, Ordering::Relaxed);
         }
         declared
     }

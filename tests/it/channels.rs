@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
 use resetd::amqp::channels::{LEASE, Needs, READING, REFUSALS};
@@ -266,6 +266,22 @@ fn queue_of_kind(name: &str, kind: &str) -> Thing {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString(kind.into()));
     Thing::Queue { name: name.to_owned(), arguments }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_whose_queues_are_right_does_not_make_anothers_refusals_cost_channels_again() {
+    let node = small().await;
+    let (link, _) = candidate(&node.url, "").await;
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    let (right, wrong) = (queue_of_kind(&name, "classic"), queue_of_kind(&name, "quorum"));
+    for _ in 0..FEW {
+        link.declare(std::slice::from_ref(&right)).await.unwrap();
+        let refused = link.declare(std::slice::from_ref(&wrong)).await;
+        says(&refused.expect_err("it is of another kind").to_string(), &[&name, "PRECONDITION"]);
+        assert!(!link.lost().is_cancelled(), "the link is replaced");
+    }
+    let channel = link.consuming.create_channel().await.unwrap();
+    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
