@@ -16,11 +16,17 @@ pub const LEASE: usize = 1;
 /// What is needed to read the ledger and the depths. Several channels of each reader are being closed while the next are opened.
 pub const READING: usize = READERS + 7;
 
+/// Channels that are needed beside those at once: so many the broker may refuse, which are not used again, before half of them are gone and
+/// the connection is replaced. Without them the first refusal would have it replaced, and so again and again.
+pub const REFUSALS: usize = 16;
+
 /// What a process needs of its consuming connection.
 #[derive(Debug, Clone)]
 pub struct Needs {
     /// Channels at once.
     pub channels: usize,
+    /// How many publish by the other connection: orgs, or a mailer.
+    pub publishers: usize,
     /// Who needs them, such as "60 orgs".
     pub who: String,
     /// What else than raising the limit helps where there are too few.
@@ -28,17 +34,19 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Channels that are left over, of so many.
+    /// Channels that are left over, of so many: [`REFUSALS`] at least.
     ///
     /// # Errors
     /// Where there are too few: both numbers, and what to do.
     pub(super) fn leave(&self, allowed: usize) -> Result<usize, Trouble> {
-        let Self { channels, who, or } = self;
-        allowed.checked_sub(*channels).ok_or_else(|| {
-            Trouble::Misfit(format!(
-                "{who} need {channels} channels on one connection, and the broker allows {allowed}: raise channel_max in rabbitmq.conf{or}"
-            ))
-        })
+        let Self { channels, who, or, publishers: _ } = self;
+        let needed = channels + REFUSALS;
+        if allowed < needed {
+            return Err(Trouble::Misfit(format!(
+                "{who} need {needed} channels on one connection, and the broker allows {allowed}: raise channel_max in rabbitmq.conf{or}"
+            )));
+        }
+        Ok(allowed - channels)
     }
 }
 

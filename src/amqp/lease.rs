@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -23,6 +23,9 @@ pub const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long after its end what a call has brought may be published without a fresh lease.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A routing key of the default exchange, where no queue has such a name.
+const NOWHERE: &str = "resetd.lease.nowhere";
 
 /// One lease, held by the connection that consumes and lost with it.
 #[derive(Debug)]
@@ -65,11 +68,12 @@ impl Lease {
     /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
     pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, Trouble> {
         let sent = Instant::now();
+        // Before it is: what is answered too late, or not to us, may still give the queue to this connection, and no look tells who has it.
+        link.leases().insert(queue.clone());
         let Some(channel) = declare(&link.consuming, &queue).await? else {
             link.leases().remove(&queue);
             return Ok(None);
         };
-        link.leases().insert(queue.clone());
         let renewed = Renewed(Arc::new(Mutex::new(sent)));
         let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
         let renewing = renew(channel.clone(), queue.clone(), renewed.clone(), gone.clone());
@@ -104,13 +108,23 @@ async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>
     let what = format!("taking the lease {queue}");
     let channel = within(&what, channels::open(connection)).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let declared = tokio::time::timeout(ANSWER, channel.queue_declare(queue.into(), options, FieldTable::default()));
+    let declared = tokio::time::timeout(ANSWER, channel.queue_declare(queue.into(), options, without_dead_letters()));
     match declared.await {
         Ok(Ok(_)) => Ok(Some(channel)),
         Ok(Err(error)) if is_locked(&error) => Ok(None),
         Ok(Err(error)) => Err(explain(&what, &error)),
         Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
     }
+}
+
+/// What is published to a lease's queue by those who look at it expires there. A policy that gives every queue a dead-letter exchange would
+/// keep four such messages a second; arguments win over a policy, and by these they go to a queue that there is not.
+fn without_dead_letters() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let text = |value: &str| AMQPValue::LongString(value.into());
+    arguments.insert("x-dead-letter-exchange".into(), text(""));
+    arguments.insert("x-dead-letter-routing-key".into(), text(NOWHERE));
+    arguments
 }
 
 fn is_locked(error: &lapin::Error) -> bool {

@@ -50,7 +50,7 @@ pub struct Link {
     /// The leases that the consuming connection holds, as far as is known.
     leases: Mutex<BTreeSet<String>>,
     declaring: Semaphore,
-    /// Whether the broker refused what was declared last.
+    /// Whether the broker ever refused what was declared, to whichever org.
     refused: AtomicBool,
     amqp: Amqp,
     role: String,
@@ -68,7 +68,8 @@ impl Link {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
         let spare = needs.leave(allowed(&consuming))?;
         let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
-        let publishers = Needs { channels: PUBLISHING, who: "those who declare and publish".into(), or: "" };
+        let publishers =
+            Needs { channels: PUBLISHING, publishers: 0, who: "those who declare and publish".into(), or: "" };
         let left = publishers.leave(allowed(&publishing))? + 1;
         let size = publisher::size(left);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -94,7 +95,7 @@ impl Link {
         tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
         Ok(Self {
             consuming,
-            pool: Pool::new(Arc::clone(&publishing), size),
+            pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
             publishing,
             pulse,
             leases: Mutex::default(),
@@ -107,8 +108,8 @@ impl Link {
         })
     }
 
-    /// Declares things. Once the broker has refused that, it is tried on a connection of its own until it succeeds: each refusal costs a
-    /// channel for as long as its connection lives, and a refusal may last for days.
+    /// Declares things. Once the broker has refused that to anybody, each declares on a connection of its own, for as long as this link
+    /// lives: each refusal costs a channel for as long as its connection lives, and a refusal may last for days.
     ///
     /// # Errors
     /// As [`topology::declare`].
@@ -119,13 +120,14 @@ impl Link {
             let declared = topology::declare(&connection, things).await;
             closing(connection.close(200, "bye".into())).await;
             declared
+        } else if self.pulse.is_blocked() {
+            // Nothing is answered, and a channel that is asked for meanwhile keeps its number until the alarm ends.
+            return Err(Trouble::Again("declaring: a resource alarm of the broker blocks it (memory or disk)".into()));
         } else {
             topology::declare(&self.publishing, things).await
         };
-        match &declared {
-            Ok(()) => self.refused.store(false, Ordering::Relaxed),
-            Err(Trouble::Mend(_) | Trouble::Missing(_)) => self.refused.store(true, Ordering::Relaxed),
-            Err(Trouble::Again(_) | Trouble::Misfit(_)) => {}
+        if let Err(Trouble::Mend(_) | Trouble::Missing(_)) = &declared {
+            self.refused.store(true, Ordering::Relaxed);
         }
         declared
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::channels::{self, allowed};
@@ -56,6 +56,8 @@ pub struct Pool {
     connection: Arc<Connection>,
     free: Mutex<Vec<Channel>>,
     at_once: Semaphore,
+    /// So many of one publisher at once.
+    share: usize,
 }
 
 /// One who publishes, by the channels of a pool: an org's session, or a command.
@@ -63,6 +65,16 @@ pub struct Pool {
 pub struct Publisher {
     pool: Arc<Pool>,
     at_once: Semaphore,
+}
+
+/// One of a publisher's places, with its channel: one message can go at once.
+#[derive(Debug)]
+pub struct Place<'a> {
+    pool: &'a Pool,
+    /// None while a message is on its way: a channel whose publish was given up before its confirm is not used again.
+    channel: Option<Channel>,
+    _of_pool: SemaphorePermit<'a>,
+    _own: SemaphorePermit<'a>,
 }
 
 /// Messages of one publisher on their way at once.
@@ -78,25 +90,19 @@ pub(super) fn size(left: usize) -> usize {
     (left / 2).clamp(1, MOST)
 }
 
-impl Pool {
-    /// One of so many channels at most. They are opened as more is published at once, and live as long as the connection.
-    pub(super) fn new(connection: Arc<Connection>, size: usize) -> Arc<Self> {
-        Arc::new(Self { connection, free: Mutex::default(), at_once: Semaphore::new(size) })
-    }
+/// How many channels of a pool of this size one of so many publishers has at most: a quarter, so that one queue that does not answer, or
+/// two or three, keep no other org from publishing. One that is alone keeps nobody.
+fn share(size: usize, publishers: usize) -> usize {
+    let most = if publishers > 1 { size / 4 } else { size };
+    most.clamp(1, AT_ONCE)
+}
 
-    async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
-        let _place = self.at_once.acquire().await;
-        let free = self.free().pop();
-        let channel = match free {
-            Some(channel) => channel,
-            None => confirming(&self.connection).await.map_err(Unpublished::Lost)?,
-        };
-        let published = publish(&channel, message, self.connection.status()).await;
-        // One that was lost, or whose publish was given up before its confirm, is not used again: it is closed when it is dropped.
-        if !matches!(published, Err(Unpublished::Lost(_))) {
-            self.free().push(channel);
-        }
-        published
+impl Pool {
+    /// One of so many channels at most, for so many publishers. They are opened as more is published at once, and live as long as the
+    /// connection.
+    pub(super) fn new(connection: Arc<Connection>, size: usize, publishers: usize) -> Arc<Self> {
+        let share = share(size, publishers);
+        Arc::new(Self { connection, free: Mutex::default(), at_once: Semaphore::new(size), share })
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Channel>> {
@@ -111,14 +117,33 @@ impl Publisher {
     /// Where the broker refuses it or does not answer.
     pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
         let first = confirming(&connection).await?;
-        let pool = Pool::new(Arc::clone(&connection), size(allowed(&connection).saturating_sub(BESIDE)));
+        let pool = Pool::new(Arc::clone(&connection), size(allowed(&connection).saturating_sub(BESIDE)), 1);
         pool.free().push(first);
         Ok(Self::of(pool))
     }
 
     /// One of those that share a pool. No channel is opened before something is published.
     pub fn of(pool: Arc<Pool>) -> Self {
-        Self { pool, at_once: Semaphore::new(AT_ONCE) }
+        let at_once = Semaphore::new(pool.share);
+        Self { pool, at_once }
+    }
+
+    /// Waits for a place, and for its channel: for as long as others of this publisher, or of the pool, have messages on their way. What
+    /// may be published only until some moment looks at the clock after that.
+    ///
+    /// # Errors
+    /// Where a channel has to be opened, and the broker is lost or does not answer.
+    pub async fn place(&self) -> Result<Place<'_>, Unpublished> {
+        // Neither is ever closed.
+        let gone = |_| Unpublished::Lost(Trouble::Again("nothing is published any more".into()));
+        let own = self.at_once.acquire().await.map_err(gone)?;
+        let of_pool = self.pool.at_once.acquire().await.map_err(gone)?;
+        let free = self.pool.free().pop();
+        let channel = match free {
+            Some(channel) => channel,
+            None => confirming(&self.pool.connection).await.map_err(Unpublished::Lost)?,
+        };
+        Ok(Place { pool: &self.pool, channel: Some(channel), _of_pool: of_pool, _own: own })
     }
 
     /// Publishes and waits for the confirm: 10 s, and for as long as a resource alarm blocks the connection, on which no channel is
@@ -127,8 +152,33 @@ impl Publisher {
     /// # Errors
     /// Where the message is not known to lie in a queue; see [`Unpublished`].
     pub async fn publish(&self, message: &Message<'_>) -> Result<(), Unpublished> {
-        let _place = self.at_once.acquire().await;
-        self.pool.publish(message).await
+        self.place().await?.publish(message).await
+    }
+}
+
+impl Place<'_> {
+    /// As [`Publisher::publish`], at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn publish(mut self, message: &Message<'_>) -> Result<(), Unpublished> {
+        let Some(channel) = self.channel.take() else {
+            return Err(Unpublished::Lost(Trouble::Again("its channel is gone".into())));
+        };
+        let published = publish(&channel, message, self.pool.connection.status()).await;
+        // One that was lost is closed when it is dropped.
+        if !matches!(published, Err(Unpublished::Lost(_))) {
+            self.channel = Some(channel);
+        }
+        published
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            self.pool.free().push(channel);
+        }
     }
 }
 
@@ -174,6 +224,28 @@ async fn unless_silent<T>(
             Ok(answer) => return answer.map_err(|error| explain(what, &error)),
             Err(_) if was_blocked || status.blocked() => {}
             Err(_) => return Err(silent(what)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{share, size};
+
+    #[test]
+    fn one_of_several_publishers_has_a_quarter_of_a_pool_and_one_alone_has_64() {
+        // (channels left, publishers, its share)
+        for (left, publishers, most) in [
+            (2_037, 1, 64),
+            (2_037, 50, 64),
+            (119, 30, 14),
+            (119, 2, 14),
+            (119, 1, 59),
+            (9, 4, 1),
+            (3, 4, 1),
+            (0, 1, 1),
+        ] {
+            assert_eq!(share(size(left), publishers), most, "{left} channels, {publishers} publishers");
         }
     }
 }

@@ -34,6 +34,14 @@ impl Trouble {
         }
     }
 
+    /// Whether the broker refused what was asked of it, which costs a connection one of its channels.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Mend(_) | Self::Missing(_) => true,
+            Self::Again(_) | Self::Misfit(_) => false,
+        }
+    }
+
     /// As what ends the process: a misfit is the configuration's.
     pub fn ends(self) -> anyhow::Error {
         match self {

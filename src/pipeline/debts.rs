@@ -122,10 +122,15 @@ pub async fn collect(desk: &Desk) -> bool {
     while let Some((key, trip)) = org.memory.owed() {
         let Some((body, properties)) = notification(desk, key.job(), &trip) else { return false };
         let message = Message { exchange: &org.names.notifications(), key: "email", body: &body, properties };
+        let placed = desk.publisher.place().await;
         if !desk.lease.is_fresh() {
             return false;
         }
-        let unpublished = match desk.publisher.publish(&message).await {
+        let published = match placed {
+            Ok(place) => place.publish(&message).await,
+            Err(unpublished) => Err(unpublished),
+        };
+        let unpublished = match published {
             Ok(()) => {
                 org.memory.told(&key);
                 continue;
@@ -164,8 +169,7 @@ pub(super) async fn owe(
     let _publishing = ticket.span.publish(if message.exchange.is_empty() { message.key } else { message.exchange });
     let mut stopped = false;
     loop {
-        desk.may_publish(ticket, trip).await?;
-        let unpublished = match desk.unless_given_up(desk.publisher.publish(message), ticket, trip).await? {
+        let unpublished = match desk.publish(message, ticket, trip).await? {
             Ok(()) => {
                 if stopped {
                     desk.org.gate.mended(StopCause::Unpublishable);
@@ -203,8 +207,7 @@ async fn reply(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outc
     // Not by its name, of which each producer may have many.
     let _publishing = ticket.span.publish("a reply");
     for tried in 1..=REPLY_TRIES {
-        desk.may_publish(ticket, trip).await?;
-        let reason = match desk.unless_given_up(desk.publisher.publish(&message), ticket, trip).await? {
+        let reason = match desk.publish(&message, ticket, trip).await? {
             Ok(()) => return Ok(()),
             Err(Unpublished::Lost(_)) => {
                 desk.over.cancel();

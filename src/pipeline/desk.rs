@@ -14,7 +14,7 @@ use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
 use crate::amqp::lease::{LAST_WORDS, Renewed};
 use crate::amqp::link::Link;
-use crate::amqp::publisher::Publisher;
+use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::amqp::topology;
 use crate::amqp::trouble::{ANSWER, Trouble};
 use crate::domain::job::Lane;
@@ -150,16 +150,33 @@ impl Desk {
         }
     }
 
-    /// Waits until the lease is known to be held, before something is published; what a call has just brought need not wait.
-    pub(super) async fn may_publish(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
+    /// Publishes, unless the job has to leave first. The lease is looked at with the place at hand: waiting for one may take longer than
+    /// what it allows. While it is not known to be held, the place is another's.
+    pub(super) async fn publish(
+        &self,
+        message: &Message<'_>,
+        ticket: &Ticket,
+        trip: &Trip,
+    ) -> Result<Result<(), Unpublished>, Leave> {
+        loop {
+            while !self.may_publish(trip) {
+                self.unless_left(sleep(LOOK), ticket, trip).await?;
+            }
+            let place = match self.unless_given_up(self.publisher.place(), ticket, trip).await? {
+                Ok(place) => place,
+                Err(unpublished) => return Ok(Err(unpublished)),
+            };
+            if self.may_publish(trip) {
+                return self.unless_given_up(place.publish(message), ticket, trip).await;
+            }
+        }
+    }
+
+    /// Whether the lease is known to be held; what a call has just brought may be published a little longer.
+    fn may_publish(&self, trip: &Trip) -> bool {
         let has_just_called = trip.called.is_some_and(|ended| ended.elapsed() < LAST_WORDS);
-        if has_just_called && self.lease.allows_last_words(self.org.config.request_timeout) {
-            return Ok(());
-        }
-        while !self.lease.is_fresh() {
-            self.unless_left(sleep(LOOK), ticket, trip).await?;
-        }
-        Ok(())
+        let is_last_word = has_just_called && self.lease.allows_last_words(self.org.config.request_timeout);
+        is_last_word || self.lease.is_fresh()
     }
 
     /// Waits until the job may be tried: in memory where that is soon, or where its password may be set; else at the broker.

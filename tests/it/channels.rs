@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
-use resetd::amqp::channels::{LEASE, Needs, READING};
+use resetd::amqp::channels::{LEASE, Needs, READING, REFUSALS};
+use resetd::amqp::claim::{Claim, process_name};
 use resetd::amqp::depths::Depths;
+use resetd::amqp::lease::Lease;
+use resetd::amqp::ledger::Ledger;
 use resetd::amqp::link::Link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::amqp::topology;
+use resetd::amqp::topology::{self, Thing};
 use resetd::config::amqp::{Amqp, Tls};
 use resetd::domain::job::Lane;
 use resetd::domain::rung::Delays;
@@ -23,14 +26,14 @@ use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Node};
 use crate::mailer;
 use crate::process::{Process, Run, ends, other_queue, role_is, says, stopped};
 use crate::relay::Relay;
 use crate::world::{LIMIT, Plan, connect, eventually, named, unlimited};
 
 /// What the small node allows a connection.
-const FEW: usize = 32;
+const FEW: usize = 40;
 
 /// The node that these tests share.
 async fn small() -> &'static Broker {
@@ -130,11 +133,81 @@ async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_on
     assert!(matches!(publisher.publish(&look).await, Err(Unpublished::Returned { .. })));
 }
 
+/// A link of one that stands by, or works, and its claim to this lease.
+async fn candidate(url: &str, lease: &str) -> (Link, Claim) {
+    let needs = Needs { channels: 2, publishers: 1, who: "the test".into(), or: "" };
+    let link = Link::open(&amqp(url), "test", &needs).await.unwrap();
+    let claim = Claim::new("main", lease.to_owned(), String::new(), process_name(), Ledger::new(""));
+    (link, claim)
+}
+
+/// A dead-letter queue for every queue of a virtual host is a common policy. A look expires, and is no dead letter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_at_a_lease_are_nobodys_dead_letters_whatever_a_policy_says() {
+    let node = Node::lent().await;
+    let connection = connect(node.url()).await;
+    let channel = connection.create_channel().await.unwrap();
+    let name = |what: &str| format!("t{}.{what}", uuid::Uuid::new_v4().simple());
+    let (dead, other, lease) = (name("dead"), name("other"), name("lease"));
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    for queue in [&dead, &other] {
+        channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    }
+    let arguments = format!("{{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"{dead}\"}}");
+    node.tell(format!("ctl set_policy DLX .* {arguments}")).await;
+    let (holder, _) = candidate(node.url(), &lease).await;
+    let held = Lease::take(&holder, lease.clone()).await.unwrap().expect("it is free");
+    let (standby, claim) = candidate(node.url(), &lease).await;
+    let (stood_by, mut looks) = tokio::sync::watch::channel(0);
+    let standing_by = || stood_by.send_modify(|times| *times += 1);
+    tokio::select! {
+        taken = claim.stand_by(&standby, standing_by) => panic!("another holds it: {taken:?}"),
+        looked = timeout(LIMIT, looks.wait_for(|times| *times >= 10)) => drop(looked.expect("it looks").unwrap()),
+    }
+    // The policy is in force, and what it has in store for others comes after all that was published before.
+    let publisher = Publisher::open(Arc::new(connect(node.url()).await)).await.unwrap();
+    let properties = named("look").with_expiration("0".into());
+    publisher.publish(&Message { exchange: "", key: &other, body: b"other", properties }).await.unwrap();
+    let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut letters =
+        channel.basic_consume(dead.as_str().into(), "".into(), unacked, FieldTable::default()).await.unwrap();
+    let first = timeout(LIMIT, letters.next()).await.expect("the other's is dead-lettered").unwrap().unwrap();
+    let renewed = held.renewed().is_fresh() && !held.gone().is_cancelled();
+    node.tell("ctl clear_policy DLX").await;
+    assert_eq!(first.data, b"other", "a look at a lease is a dead letter");
+    assert!(renewed, "it is renewed all the while");
+    // Of a worker of a release before this one, whose lease has no such arguments, it is refused as any other is.
+    assert!(Lease::take(&standby, other).await.unwrap().is_none());
+    held.release(&holder).await;
+    timeout(LIMIT, claim.stand_by(&standby, || {})).await.expect("it is free").unwrap();
+}
+
+/// A broker that answers a declaration after its time: the queue is there then, and it is our own connection that has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_stands_by_for_a_lease_that_was_declared_too_late_for_its_own_session() {
+    let node = Node::lent().await;
+    let lease = format!("t{}.lease", uuid::Uuid::new_v4().simple());
+    let (link, claim) = candidate(node.url(), &lease).await;
+    let starts_of_queues = "element(2,rabbit_amqqueue_sup_sup:find_for_vhost(<<\"/\">>))";
+    node.tell(format!("ctl eval sys:suspend({starts_of_queues}).")).await;
+    let late = claim.stand_by(&link, || {}).await;
+    node.tell(format!("ctl eval sys:resume({starts_of_queues}).")).await;
+    says(&late.expect_err("no queue is started").to_string(), &["did not answer", &lease]);
+    let held = async || {
+        let (other, properties) = (connect(node.url()).await, named("look").with_expiration("0".into()));
+        let publisher = Publisher::open(Arc::new(other)).await.unwrap();
+        publisher.publish(&Message { exchange: "", key: &lease, body: b"", properties }).await.ok()
+    };
+    eventually("the broker has finished the declaration", held).await;
+    let taken = timeout(Duration::from_secs(5), claim.stand_by(&link, || {})).await;
+    taken.expect("nobody else has it").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_it_is_fixed() {
     let node = small().await;
     let relay = Relay::to(&node.url);
-    let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(20)).prepare().await;
+    let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(2)).prepare().await;
     world.connection = connect(&node.url).await;
     let names = Names::new(&world.prefix, "main");
     let holder = Holder::of(node, &[names.lease()]).await;
@@ -165,7 +238,7 @@ fn amqp(url: &str) -> Amqp {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_given_up_before_refusals_have_used_up_their_channels() {
     let node = small().await;
-    let needs = Needs { channels: 16, who: "the test".into(), or: "" };
+    let needs = Needs { channels: 16, publishers: 1, who: "the test".into(), or: "" };
     let open = async || Link::open(&amqp(&node.url), "test", &needs).await.unwrap();
     let nowhere = Message { exchange: "resetd.no.such.exchange", key: "", body: b"", properties: named("m") };
     let link = open().await;
@@ -187,6 +260,63 @@ async fn connections_are_given_up_before_refusals_have_used_up_their_channels() 
     }
     eprintln!("the consuming connection was given up after {refused}");
     assert!((2..FEW).contains(&refused), "{refused}");
+}
+
+fn queue_of_kind(name: &str, kind: &str) -> Thing {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString(kind.into()));
+    Thing::Queue { name: name.to_owned(), arguments }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_whose_queues_are_right_does_not_make_anothers_refusals_cost_channels_again() {
+    let node = small().await;
+    let (link, _) = candidate(&node.url, "").await;
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    let (right, wrong) = (queue_of_kind(&name, "classic"), queue_of_kind(&name, "quorum"));
+    for _ in 0..FEW {
+        link.declare(std::slice::from_ref(&right)).await.unwrap();
+        let refused = link.declare(std::slice::from_ref(&wrong)).await;
+        says(&refused.expect_err("it is of another kind").to_string(), &[&name, "PRECONDITION"]);
+        assert!(!link.lost().is_cancelled(), "the link is replaced");
+    }
+    let channel = link.consuming.create_channel().await.unwrap();
+    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_declared_under_an_alarm_asks_for_no_channel() {
+    let node = Node::lent().await;
+    let (link, _) = candidate(node.url(), "").await;
+    node.tell("ctl set_vm_memory_high_watermark 0").await;
+    eventually("the alarm is felt", async || link.pulse.is_blocked().then_some(())).await;
+    let begun = Instant::now();
+    let declared = link.declare(&[queue_of_kind("never", "classic")]).await;
+    let took = begun.elapsed();
+    node.tell("ctl set_vm_memory_high_watermark absolute 1GB").await;
+    says(&declared.expect_err("nothing is declared").to_string(), &["resource alarm"]);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Each place stands for a message whose queue does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_org_whose_queue_does_not_answer_leaves_three_quarters_of_the_places_to_others() {
+    let node = small().await;
+    let needs = Needs { channels: 2, publishers: 2, who: "the test".into(), or: "" };
+    let link = Link::open(&amqp(&node.url), "test", &needs).await.unwrap();
+    let (hanging, other) = (Publisher::of(Arc::clone(&link.pool)), Publisher::of(Arc::clone(&link.pool)));
+    let mut places = Vec::new();
+    while let Ok(place) = timeout(Duration::from_secs(1), hanging.place()).await {
+        places.push(place.unwrap());
+    }
+    assert!((1..=FEW / 8).contains(&places.len()), "{} of at most {}", places.len(), FEW / 2);
+    let nobody = Message { exchange: "", key: "nobody", body: b"", properties: named("m") };
+    let published = timeout(Duration::from_secs(5), other.publish(&nobody)).await.expect("there is a place");
+    assert!(matches!(published, Err(Unpublished::Returned { .. })), "{published:?}");
+    // A place that was not used is given back with its channel.
+    places.clear();
+    let published = timeout(Duration::from_secs(5), hanging.publish(&nobody)).await.expect("there is a place again");
+    assert!(matches!(published, Err(Unpublished::Returned { .. })), "{published:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,7 +378,7 @@ async fn orgs_that_need_more_channels_than_the_broker_allows_end_with_2_and_both
         plan = plan.org(&format!("org{n}"), unlimited(), "");
     }
     let world = plan.prepare().await;
-    let needed = (READING + 20 * (LEASE + 2)).to_string();
+    let needed = (READING + 20 * (LEASE + 2) + REFUSALS).to_string();
     let parts = ["20 orgs", &needed, &FEW.to_string(), "channel_max", "divide the orgs"];
     ends(Run::of(&world, &["worker"]), 2, &parts).await;
 }

@@ -19,12 +19,15 @@ const TAG: &str = "resetd-ledger";
 const IDLE: Duration = Duration::from_secs(1);
 /// How often it looks whether the connection still lives while nobody wants the stream read.
 const WATCH: Duration = Duration::from_millis(200);
+/// How long at most until a stream is asked for again that is not there, or may not be read: each refusal costs the connection a channel.
+const LONGEST: Duration = Duration::from_secs(64);
 
 impl Ledger {
     /// Reads the stream on this connection while somebody wants it read, until the connection is lost or this is dropped. The place is
     /// kept for the next connection.
     pub async fn follow(&self, connection: &Connection) {
         let mut readers = self.0.readers.subscribe();
+        let mut refusals = 0;
         while connection.status().connected() {
             if tokio::time::timeout(WATCH, readers.wait_for(|readers| *readers > 0)).await.is_err() {
                 continue;
@@ -35,7 +38,8 @@ impl Ledger {
             }
             self.kept().place.forget();
             tracing::warn!(reason = %trouble, "the ledger is read anew from a day back");
-            tokio::time::sleep(Duration::from_secs_f64(0.5 + rand::random::<f64>())).await;
+            refusals = if trouble.is_refusal() { refusals + 1 } else { 0 };
+            tokio::time::sleep(pause(refusals, rand::random())).await;
         }
     }
 
@@ -79,6 +83,26 @@ impl Ledger {
     }
 }
 
+/// Until it is read again: a second, and after each more refusal in a row twice as long. `chance` is between 0 and 1.
+fn pause(refusals: i32, chance: f64) -> Duration {
+    let times = 2_f64.powi((refusals - 1).clamp(0, 7));
+    Duration::from_secs_f64(times * (0.5 + chance)).min(LONGEST)
+}
+
 fn is_last(place: &Place, delivery: &Delivery) -> bool {
     place.is_last(crate::wire::ledger::offset(&delivery.properties), &delivery.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pause;
+
+    #[test]
+    fn a_stream_that_is_refused_is_asked_for_more_and_more_seldom() {
+        // (refusals in a row, seconds until the next try)
+        for (refusals, seconds) in [(0, 1), (1, 1), (2, 2), (3, 4), (7, 64), (8, 64), (1_000, 64)] {
+            assert_eq!(pause(refusals, 0.5).as_secs(), seconds, "{refusals}");
+        }
+        assert!(pause(0, 0.0).as_millis() == 500 && pause(0, 1.0).as_millis() == 1_500);
+    }
 }

@@ -76,7 +76,7 @@ pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdow
             "given where standard input is no terminal to ask on; --dry-run only says what would be done"
         ));
     }
-    let needs = Needs { channels: CHANNELS, who: "dead letters".into(), or: "" };
+    let needs = Needs { channels: CHANNELS, publishers: 1, who: "dead letters".into(), or: "" };
     let link = Link::open(&config.amqp, "dead", &needs).await.map_err(Trouble::ends)?;
     let mut plans = Vec::new();
     for org in orgs {

@@ -10,14 +10,13 @@ mod trip;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::linked::{keep_linked, standing, wait};
+use super::linked::{Failures, keep_linked, standing};
 use super::stdout;
 use crate::amqp::channels::{LEASE, Needs, READING};
 use crate::amqp::claim::{self, AFTER_YOU, after_another};
@@ -35,9 +34,6 @@ use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use office::{NAME, Office};
 use session::End;
-
-/// A session that lasted for so long was no failure.
-const LONG: Duration = Duration::from_secs(60);
 
 /// The flags of `resetd mailer`.
 #[derive(Debug, clap::Args)]
@@ -110,7 +106,7 @@ struct Held {
 impl Post<'_> {
     /// Connects, works until a connection is lost, and connects again.
     async fn work(&self) -> Result<(), Trouble> {
-        let needs = Needs { channels: READING + LEASE + 1, who: "the mailer's queues".into(), or: "" };
+        let needs = Needs { channels: READING + LEASE + 1, publishers: 1, who: "the mailer's queues".into(), or: "" };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.out_of_work(trouble);
@@ -141,7 +137,7 @@ impl Post<'_> {
                 () = self.shutdown.cancelled() => return Ok(()),
             }
         }
-        let mut failures = 0;
+        let mut failures = Failures::default();
         loop {
             let begun = Instant::now();
             let trouble = match self.session(link).await {
@@ -155,9 +151,9 @@ impl Post<'_> {
             if link.lost().is_cancelled() {
                 return Ok(());
             }
-            failures = if begun.elapsed() > LONG { 1 } else { failures + 1 };
+            failures.note(&trouble, begun.elapsed());
             tokio::select! {
-                () = wait(self.config.again, failures, &self.shutdown) => {}
+                () = failures.wait(self.config.again, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }

@@ -6,14 +6,13 @@ mod takeover;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::linked::{keep_linked, standing, wait};
+use super::linked::{Failures, keep_linked, standing};
 use crate::amqp::{
     channels::{LEASE, Needs, READING},
     claim::{self, AFTER_YOU, Claim},
@@ -145,7 +144,7 @@ impl Crew<'_> {
     async fn work(&self) -> Result<(), Trouble> {
         let orgs = self.orgs.len();
         let who = if orgs == 1 { "one org".to_owned() } else { format!("{orgs} orgs") };
-        let needs = Needs { channels: READING + orgs * (LEASE + Lane::ALL.len()), who, or: FEWER };
+        let needs = Needs { channels: READING + orgs * (LEASE + Lane::ALL.len()), publishers: orgs, who, or: FEWER };
         let work = |link: Arc<Link>, is_first| async move { self.work_with(&link, is_first).await };
         let out_of_work = |trouble: &Trouble| {
             self.orgs.iter().for_each(|office| self.out_of_work(office, trouble));
@@ -176,7 +175,7 @@ impl Crew<'_> {
                 () = self.shutdown.cancelled() => return Ok(()),
             }
         }
-        let mut failures = 0;
+        let mut failures = Failures::default();
         loop {
             let begun = tokio::time::Instant::now();
             let trouble = match self.session(office, link).await {
@@ -191,9 +190,9 @@ impl Crew<'_> {
             if link.lost().is_cancelled() {
                 return Ok(());
             }
-            failures = if begun.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
+            failures.note(&trouble, begun.elapsed());
             tokio::select! {
-                () = wait(self.config.again, failures, &self.shutdown) => {}
+                () = failures.wait(self.config.again, &self.shutdown) => {}
                 () = link.lost().cancelled() => return Ok(()),
             }
         }
