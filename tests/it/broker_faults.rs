@@ -515,7 +515,7 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     // The calls must not have ended when the broker fails, and rabbitmqctl takes seconds on a busy machine: as it does now.
     let begun = Instant::now();
     node.tell(mend).await;
-    let latency = (begun.elapsed() * 3).max(Duration::from_millis(1500));
+    let latency = (begun.elapsed() * 2).max(Duration::from_millis(1500));
     let timeout = (latency + Duration::from_millis(500)).as_secs_f64().ceil();
     let grace = Duration::from_secs_f64(timeout + 6.0);
     let org = sim::Settings { latency, ..unlimited() };

@@ -204,7 +204,7 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
         (status, ready),
         (200, json!({"ready": true, "orgs": {}, "mailer": {"role": "active", "reason": null}}))
     );
-    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     says(
         &metrics,
         &[
@@ -390,7 +390,7 @@ async fn a_mailer_that_fails_in_every_way_leaves_no_secret_in_its_log_its_record
     scene.notify(&with(note(6, 0), &json!({"to": "u-6"}))).await;
     let records = records(&scene.world, 6).await;
     eventually("five dead mails", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
-    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     let (_, ready) = readyz(&http).await.unwrap();
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     let message = crate::ops::message;

@@ -108,8 +108,8 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
     ready(&http).await;
     let jobs = a_bit_of_everything(&world).await;
     let records = world.recorded(jobs).await;
-    let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
-    let page = reqwest::get(format!("{http}/readyz")).await.unwrap().text().await.unwrap();
+    let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let page = testkit::http::get(format!("{http}/readyz")).await.unwrap().text().await.unwrap();
     assert_eq!(worker.terminated().await.0, 0);
     let mails = world.drained("emails").await;
     let letters = world.drained("resets.main.dead").await;
@@ -212,7 +212,7 @@ async fn health_and_readiness_say_what_the_contract_says() {
     let world = Plan::new().prepare().await;
     let (mut worker, http) = Process::worker(&world).await;
     let get = async |path: &str| {
-        let answer = reqwest::get(format!("{http}{path}")).await.unwrap();
+        let answer = testkit::http::get(format!("{http}{path}")).await.unwrap();
         let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
         (answer.status().as_u16(), kind, answer.text().await.unwrap())
     };
@@ -261,7 +261,7 @@ async fn metrics_count_what_happened() {
     }
     world.publish("main.bulk", b"{\"userId\":\"x\"}", named("none")).await;
     world.recorded(6).await;
-    let read = async || reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+    let read = async || testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     let metrics = eventually("nothing is in flight", async || {
         let metrics = read().await;
         let settled = [("interactive"), ("bulk")]

@@ -18,7 +18,7 @@ use crate::world::{Plan, World, eventually, fault, named, reset_body, text, unli
 const TOKEN: &str = "PAGETOKENVALUE-7c31";
 
 async fn state(http: &str) -> Value {
-    reqwest::get(format!("{http}/state")).await.unwrap().json().await.unwrap()
+    testkit::http::get(format!("{http}/state")).await.unwrap().json().await.unwrap()
 }
 
 /// What `/state` says of the org `main`, once that is as wanted.
@@ -154,10 +154,10 @@ async fn a_worker_that_others_can_reach_is_refused_without_a_token_and_never_wri
     let run = Run::of(&world, &["--log", "json", "worker"]).config(&format!("[http]\ntoken = {TOKEN:?}"));
     let mut worker = run.env("RUST_LOG", "trace").start();
     let http = worker.http().await;
-    let entered = reqwest::get(format!("{http}/?token={TOKEN}")).await.unwrap();
+    let entered = testkit::http::get(format!("{http}/?token={TOKEN}")).await.unwrap();
     assert_eq!(entered.status(), 401, "a client without a jar for cookies is led to the form");
     assert_eq!(
-        reqwest::Client::new().get(format!("{http}/state")).bearer_auth(TOKEN).send().await.unwrap().status(),
+        testkit::http::client().get(format!("{http}/state")).bearer_auth(TOKEN).send().await.unwrap().status(),
         200
     );
     assert_eq!(worker.terminated().await.0, 0);
@@ -170,7 +170,7 @@ async fn a_worker_that_others_can_reach_is_refused_without_a_token_and_never_wri
 async fn the_page_is_sealed_and_without_a_token_nobody_reaches_it_by_a_name() {
     let world = Plan::new().start().await;
     let http = &world.worker().http;
-    let answer = reqwest::get(format!("{http}/")).await.unwrap();
+    let answer = testkit::http::get(format!("{http}/")).await.unwrap();
     let headers = answer.headers().clone();
     let policy = headers["content-security-policy"].to_str().unwrap();
     for part in [
@@ -191,11 +191,11 @@ async fn the_page_is_sealed_and_without_a_token_nobody_reaches_it_by_a_name() {
         assert_eq!(headers[name], value);
     }
     for path in ["/", "/state", "/events"] {
-        let named = reqwest::Client::new().get(format!("{http}{path}")).header("host", "rebound.example:9464");
+        let named = testkit::http::client().get(format!("{http}{path}")).header("host", "rebound.example:9464");
         assert_eq!(named.send().await.unwrap().status(), 421, "{path}");
     }
     for method in [reqwest::Method::PUT, reqwest::Method::DELETE, reqwest::Method::POST] {
-        let asked = reqwest::Client::new().request(method.clone(), format!("{http}/state"));
+        let asked = testkit::http::client().request(method.clone(), format!("{http}/state"));
         assert_eq!(asked.send().await.unwrap().status(), 405, "{method}");
     }
 }
@@ -219,7 +219,7 @@ async fn next_event(stream: &mut reqwest::Response, seen: &mut String) -> Option
 async fn events_come_at_once_and_with_each_change_and_end_with_the_process_without_holding_it() {
     let world = Plan::new().prepare().await;
     let (mut worker, http) = Process::worker(&world).await;
-    let mut stream = reqwest::get(format!("{http}/events")).await.unwrap();
+    let mut stream = testkit::http::get(format!("{http}/events")).await.unwrap();
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let mut seen = String::new();
     let asked = Instant::now();
@@ -237,7 +237,7 @@ async fn events_come_at_once_and_with_each_change_and_end_with_the_process_witho
         assert!(apart >= SignedDuration::from_millis(900), "{apart:?}");
     }
     // Left open, by this and by one that does not read.
-    let _idle = reqwest::get(format!("{http}/events")).await.unwrap();
+    let _idle = testkit::http::get(format!("{http}/events")).await.unwrap();
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0);
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -256,7 +256,7 @@ async fn while_a_page_is_open_the_active_worker_shows_what_others_write_to_the_s
     assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
     let in_batch = with_header(named("night-shift/u-1"), "batch", text("night-shift"));
     world.publish("main.bulk", reset_body("u-1").to_string().as_bytes(), in_batch).await;
-    let mut stream = reqwest::get(format!("{http}/events")).await.unwrap();
+    let mut stream = testkit::http::get(format!("{http}/events")).await.unwrap();
     let mut seen = String::new();
     let batch = loop {
         let event = next_event(&mut stream, &mut seen).await.expect("it goes on");

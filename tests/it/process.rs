@@ -245,7 +245,7 @@ async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
     let http = worker.http().await;
     eventually("it has tried twice", async || (tries.load(Ordering::Relaxed) >= 2).then_some(())).await;
     says(&worker.stderr(), &["not consuming; it goes on by itself", &address.to_string()]);
-    let answer = reqwest::get(format!("{http}/readyz")).await.unwrap();
+    let answer = testkit::http::get(format!("{http}/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503);
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0);
@@ -283,7 +283,7 @@ async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everythin
     let (mut worker, http) = Process::worker(&world).await;
     world.reset("main", "first", "first").await;
     eventually("it pauses", async || {
-        let metrics = reqwest::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+        let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
         metrics.contains("resetd_pauses_total{org=\"main\"} 1").then_some(())
     })
     .await;

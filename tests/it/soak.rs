@@ -34,7 +34,7 @@ async fn sample(process: &Process, http: &str, at: Duration) -> Option<Sample> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse().ok()
     };
-    let metrics = reqwest::get(format!("{http}/metrics")).await.ok()?.text().await.ok()?;
+    let metrics = testkit::http::get(format!("{http}/metrics")).await.ok()?.text().await.ok()?;
     let tasks = metrics.lines().find_map(|line| line.strip_prefix("resetd_tasks "))?.parse().ok()?;
     Some(Sample { at, rss_mib: field("VmRSS:")? as f64 / 1024.0, threads: field("Threads:")?, tasks })
 }

@@ -238,7 +238,7 @@ impl World {
     }
 
     pub async fn readyz(&self) -> (u16, Value) {
-        let answer = reqwest::get(format!("{}/readyz", self.worker().http)).await.unwrap();
+        let answer = testkit::http::get(format!("{}/readyz", self.worker().http)).await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -324,7 +324,7 @@ impl World {
 
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
-        reqwest::get(format!("{}/metrics", self.worker().http)).await.unwrap().text().await.unwrap()
+        testkit::http::get(format!("{}/metrics", self.worker().http)).await.unwrap().text().await.unwrap()
     }
 }
 

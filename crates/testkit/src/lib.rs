@@ -8,6 +8,7 @@
 pub mod broker;
 pub mod browser;
 pub mod certificates;
+pub mod http;
 pub mod mail_server;
 pub mod process;
 pub mod relay;

@@ -233,7 +233,7 @@ impl Process {
 }
 
 pub async fn ready(http: &str) {
-    let client = reqwest::Client::new();
+    let client = crate::http::client();
     eventually("the worker is ready", async || {
         let answer = client.get(format!("{http}/readyz")).send().await.ok()?;
         (answer.status() == 200).then_some(())
@@ -243,7 +243,7 @@ pub async fn ready(http: &str) {
 
 /// What `/readyz` says, where anybody answers within a second.
 pub async fn readyz(http: &str) -> Option<(u16, Value)> {
-    let asked = reqwest::Client::new().get(format!("{http}/readyz")).timeout(Duration::from_secs(1));
+    let asked = crate::http::client().get(format!("{http}/readyz")).timeout(Duration::from_secs(1));
     let answer = asked.send().await.ok()?;
     Some((answer.status().as_u16(), answer.json().await.ok()?))
 }
