@@ -3,6 +3,8 @@
 //! A broker allows a connection so many at once (`channel_max`), and lapin 4.12 never uses a number again whose channel the broker closed
 //! (`channel.rs`, `on_channel_close_ok_sent`): each refusal costs one, for as long as the connection lives.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use lapin::protocol::AMQPErrorKind;
@@ -19,6 +21,9 @@ pub const READING: usize = READERS + 7;
 /// Channels that are needed beside those at once: so many the broker may refuse, which are not used again, before half of them are gone and
 /// the connection is replaced. Without them the first refusal would have it replaced, and so again and again.
 pub const REFUSALS: usize = 16;
+
+/// How long at most until something is asked for again that was refused: queues that are not there, a stream that may not be read.
+pub(super) const REFUSED: Duration = Duration::from_secs(64);
 
 /// What a process needs of its consuming connection.
 #[derive(Debug, Clone)]

@@ -21,9 +21,6 @@ use crate::domain::rung::Rung;
 const EVERY: Duration = Duration::from_secs(2);
 /// How long one who asks once waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long at most until an org is asked for again whose queues were not there: each such answer costs the connection a channel for as
-/// long as it lives.
-const LONGEST: Duration = Duration::from_secs(64);
 /// How often it looks whether the connection still lives while nobody looks on.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -137,7 +134,7 @@ impl Depths {
                     }
                     Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_))) => {
                         tracing::debug!(org, reason = %trouble, "how much lies at the broker is not known");
-                        let wait = refused.get(org).map_or(EVERY, |refused| (refused.wait * 2).min(LONGEST));
+                        let wait = refused.get(org).map_or(EVERY, |refused| (refused.wait * 2).min(channels::REFUSED));
                         refused.insert(org.clone(), Refused { wait, until: Instant::now() + wait });
                         // The refusal has closed it.
                         channel = within(OPENING, channels::open(connection)).await?;

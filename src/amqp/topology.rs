@@ -137,14 +137,6 @@ fn binding(queue: String, exchange: String, key: String) -> Thing {
     Thing::Binding { queue, exchange, key }
 }
 
-/// Declares all of a worker's things for one org.
-///
-/// # Errors
-/// As [`declare`].
-pub async fn declare_on(connection: &Connection, names: &Names, delays: &Delays) -> Result<(), Trouble> {
-    declare(connection, &things(names, delays)).await
-}
-
 /// Declares things on a channel of its own, since a refusal closes the channel.
 ///
 /// # Errors

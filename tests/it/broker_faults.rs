@@ -17,10 +17,8 @@ use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, r
 use resetd::amqp::link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::amqp::topology;
 use resetd::amqp::trouble::ANSWER;
 use resetd::config::amqp::{Amqp, Tls};
-use resetd::domain::rung::Delays;
 
 /// `/readyz` says that the org has this role, and why.
 async fn role(world: &World, role: &str) -> String {
@@ -585,7 +583,7 @@ async fn a_publish_that_an_alarm_holds_up_is_lost_with_its_connection() {
 async fn what_needs_a_channel_more_waits_for_an_alarms_end_too() {
     let node = Node::lent().await;
     let world = Plan::at(node.url()).prepare().await;
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
     let connection = Arc::new(connect(node.url()).await);
     let publisher = Publisher::open(Arc::clone(&connection)).await.unwrap();
     node.tell("ctl set_vm_memory_high_watermark 0").await;

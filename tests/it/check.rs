@@ -6,8 +6,6 @@ use axum::response::IntoResponse;
 use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use resetd::amqp::names::Names;
-use resetd::amqp::topology;
-use resetd::domain::rung::Delays;
 
 use serde_json::{Value, json};
 
@@ -46,7 +44,7 @@ fn is(findings: &[Value], what: &str, result: &str, parts: &[&str]) {
 }
 
 async fn declare(world: &World) {
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

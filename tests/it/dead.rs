@@ -9,10 +9,8 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, Basi
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
 use resetd::amqp::names::Names;
-use resetd::amqp::topology;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
-use resetd::domain::rung::Delays;
 use resetd::wire::dead_letter;
 use serde_json::{Value, json};
 
@@ -24,7 +22,7 @@ pub const DEAD: &str = "resets.main.dead";
 /// A world with its queues, and no worker.
 pub async fn declared() -> World {
     let world = Plan::new().prepare().await;
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
     world
 }
 
@@ -471,7 +469,7 @@ async fn all_configured_orgs_are_meant_where_none_is_named_and_a_config_may_stan
     let orgs = "[orgs.first]\nregion = \"mypurecloud.de\"\n[orgs.second]\n";
     let amqp = format!("[amqp]\nurl = {:?}\nprefix = {:?}\n{orgs}", world.amqp_url, world.prefix);
     for org in ["first", "second"] {
-        topology::declare_on(&world.connection, &Names::new(&world.prefix, org), &Delays::default()).await.unwrap();
+        crate::world::declare(&world.connection, &Names::new(&world.prefix, org)).await;
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");

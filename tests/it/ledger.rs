@@ -9,12 +9,10 @@ use lapin::{BasicProperties, Connection};
 use resetd::amqp::ledger::Ledger;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher};
-use resetd::amqp::topology;
 use resetd::amqp::trouble::Trouble;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::ledger::{Holder, WorkerName};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
-use resetd::domain::rung::Delays;
 use resetd::domain::user::UserId;
 use resetd::wire;
 use tokio::task::JoinHandle;
@@ -81,7 +79,7 @@ impl Desk {
     async fn of(url: &str, prefix: &str) -> Self {
         let names = Names::new(prefix, "main");
         let connection = connect(url).await;
-        topology::declare_on(&connection, &names, &Delays::default()).await.unwrap();
+        crate::world::declare(&connection, &names).await;
         let publisher = Publisher::open(Arc::new(connect(url).await)).await.unwrap();
         let ledger = Ledger::new(names.ledger());
         Self { url: url.to_owned(), names, connection, publisher, ledger }
@@ -99,7 +97,7 @@ impl Desk {
     async fn declared_anew(&self) {
         let channel = self.connection.create_channel().await.unwrap();
         channel.queue_delete(self.names.ledger().into(), QueueDeleteOptions::default()).await.unwrap();
-        topology::declare_on(&self.connection, &self.names, &Delays::default()).await.unwrap();
+        crate::world::declare(&self.connection, &self.names).await;
     }
 
     /// Writes very many, without waiting for each one's confirm.

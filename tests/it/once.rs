@@ -7,10 +7,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
-use resetd::amqp::{names::Names, topology};
+use resetd::amqp::names::Names;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
-use resetd::domain::rung::Delays;
 use resetd::domain::user::UserId;
 use resetd::wire;
 use serde_json::{Value, json};
@@ -265,7 +264,7 @@ async fn write_outcome(world: &World, job: &JobId, user: &str, finished_at: Time
 }
 
 async fn declared(world: &World) {
-    topology::declare_on(&world.connection, &Names::new(&world.prefix, "main"), &Delays::default()).await.unwrap();
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ use futures_util::StreamExt;
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use resetd::amqp::names::Names;
+use resetd::amqp::topology;
 use resetd::config::{Config, Environment};
 use resetd::domain::rung::Delays;
 
@@ -149,6 +151,11 @@ impl Plan {
 /// An org without a quota.
 pub fn unlimited() -> sim::Settings {
     sim::Settings { quota: 0, ..sim::Settings::default() }
+}
+
+/// Declares what a worker of this org declares.
+pub async fn declare(connection: &Connection, names: &Names) {
+    topology::declare(connection, &topology::things(names, &Delays::default())).await.unwrap();
 }
 
 pub async fn connect(url: &str) -> Connection {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::place::From;
 use super::{Ledger, Place};
+use crate::amqp::channels;
 use crate::amqp::tail::Tail;
 use crate::amqp::trouble::{ANSWER, Trouble};
 
@@ -19,8 +20,6 @@ const TAG: &str = "resetd-ledger";
 const IDLE: Duration = Duration::from_secs(1);
 /// How often it looks whether the connection still lives while nobody wants the stream read.
 const WATCH: Duration = Duration::from_millis(200);
-/// How long at most until a stream is asked for again that is not there, or may not be read: each refusal costs the connection a channel.
-const LONGEST: Duration = Duration::from_secs(64);
 
 impl Ledger {
     /// Reads the stream on this connection while somebody wants it read, until the connection is lost or this is dropped. The place is
@@ -86,7 +85,7 @@ impl Ledger {
 /// Until it is read again: a second, and after each more refusal in a row twice as long. `chance` is between 0 and 1.
 fn pause(refusals: i32, chance: f64) -> Duration {
     let times = 2_f64.powi((refusals - 1).clamp(0, 7));
-    Duration::from_secs_f64(times * (0.5 + chance)).min(LONGEST)
+    Duration::from_secs_f64(times * (0.5 + chance)).min(channels::REFUSED)
 }
 
 fn is_last(place: &Place, delivery: &Delivery) -> bool {
