@@ -4,6 +4,7 @@
 pub mod batch;
 mod file;
 mod follow;
+mod rows;
 mod send;
 mod view;
 
@@ -34,7 +35,7 @@ const MAX_NAME: usize = 100;
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text. The columns reason and detail are left out. An NDJSON file has one job on each line:
+    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters. The columns reason and detail are left out. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
@@ -212,6 +213,8 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
         let Some((reason, detail)) = id.as_ref().and_then(|id| seen.given_up.get(id)) else { continue };
         let cell =
             |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
+        // On one line: a line break in a cell is refused when the file is read again.
+        let detail = detail.replace(char::is_control, " ");
         let row = sheet.columns.iter().map(cell).chain([reason.as_str(), detail.as_str()]);
         writer.write_record(row).with_context(|| cannot_write(path))?;
     }
