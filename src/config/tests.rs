@@ -138,6 +138,10 @@ fn a_secret_may_stand_in_a_file() {
 fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
     let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
+    let proxy: fn(&Config) -> Option<SecretString> = |config| match &config.http.proxy {
+        proxy::Proxy::By(url) => Some(url.clone()),
+        proxy::Proxy::Direct { .. } | proxy::Proxy::Environment { .. } => None,
+    };
     let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
     let login: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
         mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
@@ -153,6 +157,7 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let secrets = [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
         ("http", "token", "", "s3cr3t-in-a-file", page),
+        ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
         ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
         ("mailer.http", "token", http, "s3cr3t-in-a-file", bearer),

@@ -1,0 +1,148 @@
+//! What comes from outside before a job does: files, variables, URLs and proxies, read as they are meant or refused by name.
+
+use std::net::SocketAddr;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde_json::json;
+use testkit::proxy::Proxy;
+
+use crate::process::{Process, Run, ready, says};
+use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, unlimited};
+
+/// A proxy that would take whatever is asked of it to nobody.
+const NOBODY: &str = "http://127.0.0.1:9";
+/// What may name a proxy.
+const VARIABLES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+fn behind_nobody(run: Run) -> Run {
+    VARIABLES.iter().fold(run, |run, name| run.env(name, NOBODY))
+}
+
+fn address(base: &str) -> SocketAddr {
+    base.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_of_the_environment_is_not_used_but_warned_of() {
+    let world = Plan::new().prepare().await;
+    let worker = behind_nobody(Run::of(&world, &["--log", "json", "worker"])).start();
+    ready(&worker.http().await).await;
+    world.reset("main", "u-1", "job-1").await;
+    assert_eq!(by_job(&world.recorded(1).await)["job-1"]["outcome"], "succeeded");
+    let log = worker.stderr();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains("http.proxy")).collect();
+    assert_eq!(warned.len(), 1, "{log}");
+    says(warned[0], &["\"WARN\"", "HTTPS_PROXY", "not used"]);
+    let (code, out, said) = behind_nobody(Run::of(&world, &["check"])).end().await;
+    assert_eq!(code, 0, "{out}{said}");
+    says(&out, &["warn", "proxy", "HTTPS_PROXY", "http.proxy"]);
+    let (code, out, said) = Run::of(&world, &["check"]).env("HTTPS_PROXY", "").end().await;
+    assert_eq!(code, 0, "{out}{said}");
+    assert!(!out.contains("HTTPS_PROXY"), "{out}");
+}
+
+/// The world's org by names that do not resolve, and a proxy to where it is.
+async fn by_proxy(plan: Plan) -> (World, Proxy) {
+    let mut world = plan.prepare().await;
+    let base = world.orgs["main"].base.clone();
+    let proxy = Proxy::to(address(&base)).await;
+    world.config = world.config.replace(&base, "http://org.invalid");
+    (world, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_go_by_the_proxy_that_the_configuration_names_but_those_on_loopback() {
+    let plan = Plan::new().org("main", unlimited(), "").org("near", unlimited(), "");
+    let (world, proxy) = by_proxy(plan).await;
+    let own = format!("[http]\nproxy = \"http://ann:s3cret%20pw@{}\"\n", proxy.address());
+    // What the environment says is not asked where the configuration does.
+    let worker = behind_nobody(Run::of(&world, &["--log", "json", "worker"]).config(&own)).start();
+    ready(&worker.http().await).await;
+    for org in ["main", "near"] {
+        world.reset(org, "u-1", &format!("job-{org}")).await;
+    }
+    let ends = by_job(&world.recorded(2).await);
+    assert!(ends.values().all(|end| end["outcome"] == "succeeded"), "{ends:?}");
+    let asked = proxy.asked();
+    assert!(asked.contains(&"POST http://org.invalid/oauth/token HTTP/1.1".to_owned()), "{asked:?}");
+    assert!(asked.iter().all(|line| line.contains("http://org.invalid/")), "{asked:?}");
+    let mut heads = proxy.heads().into_iter();
+    let credentials = "proxy-authorization: basic yw5uonmzy3jldcbwdw==";
+    assert!(heads.all(|head| head.to_lowercase().contains(credentials)), "{:?}", proxy.heads());
+    assert_eq!((world.sim("main").stats().password_sets, world.sim("near").stats().password_sets), (1, 1));
+    assert!(!worker.stderr().contains("s3cret"), "{}", worker.stderr());
+    let (code, out, said) = Run::of(&world, &["check"]).config(&own).end().await;
+    assert_eq!(code, 0, "{out}{said}");
+    says(&out, &["http.proxy", &proxy.address().to_string()]);
+    assert!(!out.contains("s3cret"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environments_proxy_is_used_where_the_configuration_says_so() {
+    let (world, proxy) = by_proxy(Plan::new()).await;
+    let url = format!("http://{}", proxy.address());
+    let env = |run: Run| run.config("[http]\nproxy = \"env\"\n").env("HTTP_PROXY", &url).env("HTTPS_PROXY", &url);
+    let (code, out, said) = env(Run::of(&world, &["check"])).end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    assert!(!proxy.asked().is_empty());
+    // By TLS it is a tunnel to a name that only the proxy can know.
+    let tls = world.config.replace("http://org.invalid", "https://org.invalid");
+    let before = proxy.asked().len();
+    let (code, out, _) = env(Run::of(&world, &["check"]).config(&tls)).end().await;
+    assert_eq!(code, 1, "{out}");
+    let asked = proxy.asked().split_off(before);
+    assert!(!asked.is_empty() && asked.iter().all(|line| line == "CONNECT org.invalid:443 HTTP/1.1"), "{asked:?}");
+    // Not for whom the environment excepts.
+    let before = proxy.asked().len();
+    let (code, out, _) = env(Run::of(&world, &["check"])).env("NO_PROXY", ".invalid").end().await;
+    assert_eq!((code, proxy.asked().len()), (1, before), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_never_uses_a_proxy() {
+    let world = Plan::new().prepare().await;
+    let url = &world.amqp_url;
+    let run = behind_nobody(Run::new(&["demo"]).env("RESETD__AMQP__URL", url).env("RESETD__HTTP__PROXY", NOBODY));
+    let mut demo = run.start();
+    eventually("the demo ends", async || demo.has_ended()).await;
+    assert_eq!(demo.ended().await, 0, "{}{}", demo.stdout(), demo.stderr());
+}
+
+fn taken(_: &Asked) -> axum::response::Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mails_to_a_service_go_by_the_proxy_too() {
+    let service = Scribe::answering(taken).await;
+    let world = service.prepare(Plan::new()).await;
+    let base = world.config.split('"').find(|part| part.ends_with("/oauth/token")).unwrap();
+    let proxy = Proxy::to(address(base.strip_suffix("/oauth/token").unwrap())).await;
+    let own = format!(
+        "[http]\nproxy = \"http://{}\"\n[mailer]\nenabled = true\n[mailer.http]\nurl = \"http://mail.invalid/send\"\n",
+        proxy.address()
+    );
+    crate::world::declare(&world.connection, &resetd::amqp::names::Names::new(&world.prefix, "main")).await;
+    let note = json!({
+        "notificationId": "note-1", "jobId": "job-1", "org": "main", "userId": "u-1", "to": "u-1@example.com",
+        "subject": "s", "body": "Your temporary password is: pw.", "temporaryPassword": "pw",
+        "issuedAt": jiff::Timestamp::now().to_string(),
+    });
+    crate::mailer::notify(&world, &note, lapin::BasicProperties::default()).await;
+    let _mailer: Process = Run::of(&world, &["--log", "json", "mailer"]).config(&own).start();
+    eventually("the mail came", async || (!service.asked().is_empty()).then_some(())).await;
+    assert_eq!(proxy.asked(), ["POST http://mail.invalid/send HTTP/1.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_is_none_is_refused_and_its_password_not_repeated() {
+    let world = Plan::new().prepare().await;
+    for url in ["ftp://ann:s3cret@proxy:1", "proxy:3128", "http://", "socks5://proxy", "http://proxy/path"] {
+        let run = Run::of(&world, &["worker"]).config(&format!("[http]\nproxy = {url:?}\n"));
+        let (code, _, said) = run.end().await;
+        assert_eq!(code, 2, "{url}: {said}");
+        says(&said, &["http.proxy", "http://host:port", "\"env\""]);
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+}
