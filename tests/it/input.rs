@@ -146,3 +146,13 @@ async fn a_proxy_that_is_none_is_refused_and_its_password_not_repeated() {
         assert!(!said.contains("s3cret"), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_url_that_ends_in_a_slash_means_the_vhost_of_that_name() {
+    let world = Plan::new().start().await;
+    let url = world.amqp_url.strip_suffix("%2f").unwrap();
+    let run = Run::of(&world, &["enqueue", "-"]).config(&format!("[amqp]\nurl = {url:?}\n"));
+    let (code, out, said) = run.stdin("userId,email\nu-1,a@b\n").end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    says(&out, &["1 jobs queued"]);
+}
