@@ -69,7 +69,7 @@ impl Amqp {
                 return Err(ConfigError::new("amqp.url and amqp.url_file are both set; set one of them"));
             }
             Some(path) => value::secret_file("amqp.url_file", path)?,
-            None => raw.url,
+            None => SecretString::from(value::unbroken(raw.url.expose_secret())),
         };
         let Some(parsed) = parse(&url) else {
             return Err(ConfigError::new(

@@ -4,6 +4,7 @@
 //! what came of it, every value checked.
 
 pub mod amqp;
+mod env_file;
 pub mod http;
 pub mod mailer;
 pub mod org;

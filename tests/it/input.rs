@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use serde_json::json;
 use testkit::proxy::Proxy;
 
-use crate::process::{Process, Run, ready, says};
+use crate::process::{Process, Run, ends, ready, says};
 use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, unlimited};
 
 /// A proxy that would take whatever is asked of it to nobody.
@@ -155,4 +155,38 @@ async fn a_broker_url_that_ends_in_a_slash_means_the_vhost_of_that_name() {
     let (code, out, said) = run.stdin("userId,email\nu-1,a@b\n").end().await;
     assert_eq!((code, said.as_str()), (0, ""), "{out}");
     says(&out, &["1 jobs queued"]);
+}
+
+/// What `RESETD__HTTP__LISTEN` is found to be in this `.env`.
+async fn listens(dotenv: &str, value: &str) {
+    let run = Run::new(&["enqueue", "-"]);
+    run.file(".env", dotenv);
+    ends(run, 2, &[&format!("http.listen is {value:?}")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_env_file_is_read_as_it_is_meant() {
+    for (written, value) in [
+        ("pa$word", "pa$word"),
+        ("pa$$word$", "pa$$word$"),
+        ("'pa$HOME${X}'", "pa$HOME${X}"),
+        ("\"pa$word\"", "pa$word"),
+        ("\"pa\\$word\"", "pa$word"),
+        ("pa#word # why", "pa#word"),
+    ] {
+        listens(&format!("# one\nRESETD__HTTP__LISTEN={written}\n"), value).await;
+        listens(&format!("\u{feff}RESETD__HTTP__LISTEN={written}\r\n"), value).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_env_file_that_can_mean_two_things_is_refused_with_its_line() {
+    for line in ["export X=${SECRET}", "X=s3cret$HOME", "X=s3cret$A", "X=s3cret more", "s3cret", "X='s3cret"] {
+        let run = Run::new(&["enqueue", "-"]).env("HOME", "/s3cret");
+        run.file(".env", &format!("\u{feff}# one\nA=1\n\n{line}\nB=2\n"));
+        let (code, out, said) = run.end().await;
+        assert_eq!((code, out.as_str()), (2, ""), "{line}: {said}");
+        says(&said, &[".env, line 4: "]);
+        assert!(!said.contains("s3cret"), "{line}: {said}");
+    }
 }
