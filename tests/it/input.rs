@@ -190,3 +190,58 @@ async fn an_env_file_that_can_mean_two_things_is_refused_with_its_line() {
         assert!(!said.contains("s3cret"), "{line}: {said}");
     }
 }
+
+/// Two users, of whom the org knows one.
+const TWO: &str = "userName,email\nu-1@example.com,a@b\nnobody@elsewhere.com,c@d\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_no_longer_reads_what_enqueue_says_ends_nothing() {
+    let world = Plan::new().start().await;
+    let one = "userId,email\nu-9,a@b\n";
+    for arguments in [vec!["enqueue", "-"], vec!["enqueue", "-", "--batch", "b"], vec!["enqueue", "-", "--dry-run"]] {
+        let (code, _, said) = Run::of(&world, &arguments).stdin(one).unread().end().await;
+        assert_eq!((code, said.as_str()), (0, ""), "{arguments:?}");
+    }
+    let arguments = ["enqueue", "two.csv", "--batch", "two", "--wait", "--failed", "failed.csv"];
+    let run = Run::of(&world, &arguments).unread();
+    run.file("two.csv", TWO);
+    let failed = run.file("failed.csv", "");
+    let mut process = run.start();
+    assert_eq!(process.ended().await, 1, "one of them failed: {}", process.stderr());
+    says(&process.stderr(), &["1 jobs were given up"]);
+    says(&std::fs::read_to_string(failed).unwrap(), &["nobody@elsewhere.com,c@d,not_found"]);
+    for arguments in [["batch", "b", "--once"], ["batch", "b", "--json"]] {
+        let (code, _, said) = Run::of(&world, &arguments).unread().end().await;
+        assert_eq!((code, said.as_str()), (0, ""), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_failed_are_never_written_over_the_file_that_was_sent() {
+    let world = Plan::new().start().await;
+    for by in ["same", "link", "hard", "stdin"] {
+        let input = if by == "stdin" { "/dev/stdin" } else { "two.csv" };
+        let failed = if ["same", "stdin"].contains(&by) { "./two.csv" } else { "failed.csv" };
+        let run = Run::of(&world, &["enqueue", input, "--wait", "--failed", failed]);
+        let file = run.file("two.csv", TWO);
+        let other = file.with_file_name("failed.csv");
+        let run = match by {
+            "link" => {
+                std::os::unix::fs::symlink(&file, &other).unwrap();
+                run
+            }
+            "hard" => {
+                std::fs::hard_link(&file, &other).unwrap();
+                run
+            }
+            "stdin" => run.stdin_of(&file),
+            _ => run,
+        };
+        let mut process = run.start();
+        let code = process.ended().await;
+        assert_eq!((code, process.stdout().as_str()), (2, ""), "{by}: {}", process.stderr());
+        says(&process.stderr(), &["--failed", "the file that is sent", "another"]);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), TWO, "{by}");
+    }
+    assert_eq!(world.main().stats().calls, 0);
+}

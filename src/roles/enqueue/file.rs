@@ -59,6 +59,15 @@ pub(super) fn text(file: &Path) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
+/// Whether a path leads to the file that is read, however either of them is written; of a shell's redirection too.
+pub(super) fn is_same(input: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
+    let file =
+        |path: &Path| std::fs::metadata(path).ok().filter(|file| file.is_file()).map(|file| (file.dev(), file.ino()));
+    file(other).is_some_and(|other| file(input) == Some(other))
+}
+
 /// Every line as a job, or every bad line with its number.
 pub(super) fn sheet(text: &str, rules: &Rules, batch: Option<&str>) -> Result<Sheet> {
     let lines = if text.trim_start().starts_with('{') { ndjson(text) } else { csv(text)? };

@@ -8,7 +8,6 @@ mod rows;
 mod send;
 mod view;
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::stdout;
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
@@ -107,6 +107,12 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     {
         bail!(ConfigError::wrong("--not-after", end, &format!("later than --not-before, {begin}")));
     }
+    if let Some(path) = &args.failed
+        && file::is_same(&args.file, path)
+    {
+        let got = format!("{}, the file that is sent", path.display());
+        bail!(ConfigError::wrong("--failed", got, "another: what failed is written over all that stands in it"));
+    }
     // The stream has moments to the millisecond, by which an announcement is known again.
     let asked_at = to_the_millisecond(Timestamp::now());
     let batch = args.batch.clone().or_else(|| args.wait.then(|| made_up(asked_at)));
@@ -143,7 +149,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
             let batch = Batch { config, org: &org, name: &name, since: Since::Announced(asked_at) };
             wait(&batch, &sheet, args.failed.as_deref(), shutdown).await
         }
-        (_, Some(name)) => Ok(writeln!(std::io::stdout(), "resetd batch {name} shows how far they are")?),
+        (_, Some(name)) => stdout::say(&format!("resetd batch {name} shows how far they are")),
         (_, None) => Ok(()),
     }
 }
@@ -155,10 +161,9 @@ fn made_up(now: Timestamp) -> String {
 
 fn say(sheet: &Sheet, line: &str) -> Result<()> {
     let passed = sheet.jobs.iter().filter(|job| !job.resets).count();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")?;
+    stdout::say(line)?;
     if passed > 0 {
-        writeln!(out, "{passed} of them ask for no reset (no \"password\": true) and will be passed through")?;
+        stdout::say(&format!("{passed} of them ask for no reset (no \"password\": true) and will be passed through"))?;
     }
     Ok(())
 }
@@ -174,10 +179,10 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
             return Ok(ControlFlow::Continue(()));
         }
         bar.end();
-        writeln!(std::io::stdout().lock(), "{}", view::table(batch.org, batch.name, &seen.progress, now))?;
         if let Some(path) = failed {
             write_failed(path, sheet, seen)?;
         }
+        stdout::say(&view::table(batch.org, batch.name, &seen.progress, now))?;
         counts = seen.progress.counts();
         Ok(ControlFlow::Break(()))
     });
@@ -190,8 +195,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
         }
         None => {
             let name = batch.name;
-            writeln!(std::io::stdout().lock(), "the jobs go on without this; resetd batch {name} shows them again")?;
-            Ok(())
+            stdout::say(&format!("the jobs go on without this; resetd batch {name} shows them again"))
         }
     }
 }
