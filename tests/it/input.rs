@@ -245,3 +245,29 @@ async fn those_that_failed_are_never_written_over_the_file_that_was_sent() {
     }
     assert_eq!(world.main().stats().calls, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_moments_lie_as_far_ahead_as_can_be_written_is_done() {
+    let world = Plan::new().start().await;
+    let text = crate::world::text;
+    for (n, (name, moment)) in [
+        ("not-after", "9999-12-31T23:59:59Z"),
+        ("not-before", "2026-01-01T00:00:00.123456789012Z"),
+        ("not-after", "9999-12-31T23:59:59.999999999999-23:59"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let properties = crate::world::with_header(crate::world::named(&format!("job-{n}")), name, text(moment));
+        let body = crate::world::reset_body(&format!("u-{n}")).to_string();
+        world.publish("main", body.as_bytes(), properties).await;
+    }
+    let properties =
+        crate::world::with_header(crate::world::named("bad"), "not-after", text("2999-01-01T00:00:00+25:00"));
+    world.publish("main", crate::world::reset_body("u-9").to_string().as_bytes(), properties).await;
+    let ends = by_job(&world.recorded(4).await);
+    for (job, end) in &ends {
+        let wanted = if job == "bad" { json!("invalid_job") } else { json!(null) };
+        assert_eq!(end["reason"], wanted, "{end}");
+    }
+}

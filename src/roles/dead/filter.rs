@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::wire::letter::Letter;
+use crate::wire::read_moment;
 
 /// Filters; a letter must pass all of them.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -51,7 +52,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
 }
 
 fn ago(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if let Ok(moment) = text.parse() {
+    if let Some(moment) = read_moment(text) {
         return Ok(moment);
     }
     let span = text.parse::<SignedDuration>().ok().filter(|span| span.is_positive());

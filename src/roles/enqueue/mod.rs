@@ -23,7 +23,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
 use crate::wire::job::Rules;
-use crate::wire::to_the_millisecond;
+use crate::wire::{read_moment, to_the_millisecond};
 use file::{Job, REMARKS, Sheet};
 use follow::{Batch, Seen, Since, follow};
 use send::Sending;
@@ -84,7 +84,7 @@ enum LaneArg {
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| "it must be a moment such as 2026-11-24T18:00:00Z (RFC 3339)".to_owned())
+    read_moment(text).ok_or_else(|| "it must be a moment such as 2026-11-24T18:00:00Z (RFC 3339)".to_owned())
 }
 
 fn batch_name(text: &str) -> Result<String, String> {
