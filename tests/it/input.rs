@@ -247,6 +247,23 @@ async fn those_that_failed_are_never_written_over_the_file_that_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_has_passed_is_refused_before_anything_is_sent() {
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap();
+    let csv = "userId,email\nu-1,a@b\n";
+    for arguments in
+        [vec!["--not-after", "2020-01-01T00:00:00Z"], vec!["--dry-run", "--not-after", "2020-01-01T00:00:00Z"]]
+    {
+        let run = Run::of(&world, &[&["enqueue", "-"], &arguments[..]].concat()).stdin(csv);
+        ends(run, 2, &["--not-after is 2020-01-01T00:00:00Z", "later than now"]).await;
+    }
+    let far = ["enqueue", "-", "--not-after", "9999-12-31T23:59:59Z"];
+    let (code, out, said) = Run::of(&world, &far).stdin(csv).end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    assert_eq!(world.drained("resets.main.bulk").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_moments_lie_as_far_ahead_as_can_be_written_is_done() {
     let world = Plan::new().start().await;
     let text = crate::world::text;

@@ -44,7 +44,7 @@ Examples:
   resetd enqueue --dry-run agents.csv
   resetd enqueue --batch agents-november --wait --failed failed.csv agents.csv
   resetd enqueue --batch agents-november --wait failed.csv    # after mending it
-  resetd enqueue --org main --lane interactive --not-after 2026-11-24T18:00:00Z one.csv
+  resetd enqueue --org main --lane interactive --not-after 2030-01-31T18:00:00Z one.csv
   jq -c '.[]' agents.json | resetd enqueue -"
 )]
 pub struct Args {
@@ -106,6 +106,9 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         && end <= begin
     {
         bail!(ConfigError::wrong("--not-after", end, &format!("later than --not-before, {begin}")));
+    }
+    if let Some(end) = args.not_after.filter(|end| *end <= Timestamp::now()) {
+        bail!(ConfigError::wrong("--not-after", end, "later than now: every job would end as expired"));
     }
     if let Some(path) = &args.failed
         && file::is_same(&args.file, path)
