@@ -26,7 +26,7 @@ impl Filter {
     /// Whether a letter passes.
     pub(super) fn takes(&self, letter: &Letter) -> bool {
         let user = |wanted: &String| {
-            letter.user.as_ref().is_some_and(|user| user.as_str() == wanted)
+            letter.user.as_ref().is_some_and(|user| user.as_str().eq_ignore_ascii_case(wanted))
                 || letter.user_name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         };
         self.passes(&letter.reason, letter.dead_at, letter.batch.as_deref(), user)

@@ -119,7 +119,7 @@ fn job(
         Intent::PassThrough => (false, job_id(batch, &format!("#{line}"))),
         Intent::Reset(reset) => {
             let (column, user) = match reset.who.id() {
-                Some(id) => ("userId", id.as_str().to_owned()),
+                Some(id) => ("userId", id.in_lower_case().as_str().to_owned()),
                 None => ("userName", reset.who.as_str().to_lowercase()),
             };
             if let Some(first) = users.insert(user, line) {
@@ -410,6 +410,9 @@ mod tests {
         let text = "{\"userId\":\"u\",\"password\":1,\"email\":\"a@b\"}\n{\"userName\":\"A@b\",\"password\":1,\"email\":\"a@b\"}\n{}\n";
         let ids: Vec<_> = read(text, Some("agents")).unwrap().jobs.into_iter().filter_map(|job| job.id).collect();
         assert_eq!(ids, ["agents/u", "agents/A@b", "agents/#3"]);
+        let cases = "userId,email\n0F6E7C1A-1f00,a@b\n0f6e7c1a-1F00,c@d\n";
+        bad_in(cases, Some("b"), &["1 of 2 lines", "line 3: userId: the same user stands in line 2"]);
+        assert_eq!(read(cases, None).unwrap().jobs.len(), 2);
         let twice = "userId,userName,email\nu,,a@b\n,Ann,a@b\nu,,c@d\n,aNN,a@b\n";
         assert_eq!(read(twice, None).unwrap().jobs.len(), 4, "jobs without a batch have ids of their own");
         bad_in(
