@@ -69,7 +69,7 @@ impl Amqp {
                 return Err(ConfigError::new("amqp.url and amqp.url_file are both set; set one of them"));
             }
             Some(path) => value::secret_file("amqp.url_file", path)?,
-            None => raw.url,
+            None => SecretString::from(value::unbroken(raw.url.expose_secret())),
         };
         let Some(parsed) = parse(&url) else {
             return Err(ConfigError::new(
@@ -97,12 +97,16 @@ impl Amqp {
     }
 }
 
-/// The library's own reading takes an IPv6 address for no host, which is this machine: user and password would go there.
+/// The library's own reading takes an IPv6 address for no host, which is this machine: user and password would go there. And a URL that
+/// ends in `/` for the vhost without a name; RabbitMQ's Cluster Operator writes it and means the vhost `/`.
 fn parse(url: &SecretString) -> Option<AMQPUri> {
     let mut uri: AMQPUri = url.expose_secret().parse().ok()?;
     let url = Url::parse(url.expose_secret()).ok()?;
     if let Some(address) = url.host_str().and_then(|host| host.strip_prefix('[')?.strip_suffix(']')) {
         address.clone_into(&mut uri.authority.host);
+    }
+    if url.path() == "/" {
+        "/".clone_into(&mut uri.vhost);
     }
     Some(uri)
 }

@@ -1,10 +1,11 @@
-//! The section of what is served over HTTP.
+//! The section of what is served over HTTP, and of how others are called by it.
 
 use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, raw, value};
+use super::proxy::Proxy;
+use super::{ConfigError, Environment, raw, value};
 
 /// Fewer could be guessed.
 const LEAST: usize = 16;
@@ -16,10 +17,12 @@ pub struct Http {
     pub listen: SocketAddr,
     /// What whoever wants to see the page or its data must know; `None`: everybody on this machine sees them.
     pub token: Option<SecretString>,
+    /// How the orgs and the mail service are called.
+    pub proxy: Proxy,
 }
 
 impl Http {
-    pub(super) fn check(raw: raw::Http) -> Result<Self, ConfigError> {
+    pub(super) fn check(raw: raw::Http, environment: &Environment) -> Result<Self, ConfigError> {
         let listen = raw.listen.parse().map_err(|_| {
             let wants = "an address and a port, such as 127.0.0.1:9464";
             ConfigError::wrong("http.listen", format_args!("{:?}", raw.listen), wants)
@@ -36,7 +39,7 @@ impl Http {
                 "at least 16 characters of printable ASCII without blanks, such as the output of: openssl rand -hex 24",
             ));
         }
-        Ok(Self { listen, token })
+        Ok(Self { listen, token, proxy: Proxy::check(&raw, environment)? })
     }
 
     /// What is needed before anything is served: beyond this machine the page is shown only to those who know the token.

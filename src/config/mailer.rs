@@ -8,6 +8,7 @@ use lettre::message::Mailbox;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::proxy::Proxy;
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::language::Language;
 
@@ -106,6 +107,8 @@ pub struct Http {
     pub token: Option<SecretString>,
     /// The authorities that are trusted in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// How it is called: `http.proxy`.
+    pub proxy: Proxy,
 }
 
 impl Settings {
@@ -138,6 +141,7 @@ impl Mailer {
         settings: &Settings,
         raw: &raw::Mailer,
         environment: &Environment,
+        proxy: &Proxy,
     ) -> Result<Self, ConfigError> {
         let host = given(raw.smtp.host.as_ref());
         let url = raw.http.url.as_ref().map(ExposeSecret::expose_secret).filter(|url| !url.is_empty());
@@ -147,7 +151,7 @@ impl Mailer {
         };
         let via = match (host, url) {
             (Some(host), None) => Via::Smtp(Smtp::check(host, raw)?),
-            (None, Some(url)) => Via::Http(Http::check(key, url, &raw.http)?),
+            (None, Some(url)) => Via::Http(Http::check(key, url, &raw.http, proxy)?),
             (Some(_), Some(_)) => {
                 return Err(ConfigError::new(format!(
                     "mailer.smtp.host and {key} are both set; a mail goes one way: set one of them"
@@ -206,7 +210,7 @@ impl Smtp {
 }
 
 impl Http {
-    fn check(key: &str, url: &str, raw: &raw::MailerHttp) -> Result<Self, ConfigError> {
+    fn check(key: &str, url: &str, raw: &raw::MailerHttp, proxy: &Proxy) -> Result<Self, ConfigError> {
         let fits = |url: &Url| {
             let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
             matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain
@@ -221,7 +225,7 @@ impl Http {
             let got = "a text with characters that no header can carry (it is not repeated here)";
             return Err(ConfigError::wrong("mailer.http.token", got, "printable ASCII without blanks"));
         }
-        Ok(Self { url, token, ca_file: given_path(raw.ca_file.as_ref()) })
+        Ok(Self { url, token, ca_file: given_path(raw.ca_file.as_ref()), proxy: proxy.clone() })
     }
 }
 

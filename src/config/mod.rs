@@ -4,9 +4,11 @@
 //! what came of it, every value checked.
 
 pub mod amqp;
+mod env_file;
 pub mod http;
 pub mod mailer;
 pub mod org;
+pub mod proxy;
 mod raw;
 mod source;
 pub mod telemetry;
@@ -163,7 +165,7 @@ impl Config {
             retry(&raw.retry).err(),
             notification(raw.notification).err(),
             mailer::Settings::check(&raw.mailer).err(),
-            http::Http::check(raw.http).and_then(|http| http.check_served()).err(),
+            http::Http::check(raw.http, environment).and_then(|http| http.check_served()).err(),
             telemetry::Telemetry::check(&raw.telemetry).and_then(|telemetry| telemetry.check_built(HAS_OTEL)).err(),
             some_org(&raw.orgs).err(),
         ]
@@ -189,7 +191,7 @@ impl Config {
             retry: retry(&raw.retry)?,
             notification: notification(raw.notification)?,
             mailer: mailer::Settings::check(&raw.mailer)?,
-            http: http::Http::check(raw.http)?,
+            http: http::Http::check(raw.http, &environment)?,
             grace: raw.shutdown.grace.0,
             telemetry: telemetry::Telemetry::check(&raw.telemetry)?,
             hold: HOLD,
@@ -273,7 +275,7 @@ impl Config {
     /// # Errors
     /// Where neither way to deliver is set, or both are, or the one that is is not complete.
     pub fn delivery(&self) -> Result<mailer::Mailer, ConfigError> {
-        mailer::Mailer::check(&self.mailer, &self.mailing, &self.environment)
+        mailer::Mailer::check(&self.mailer, &self.mailing, &self.environment, &self.http.proxy)
     }
 
     /// One org, complete.

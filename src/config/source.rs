@@ -1,17 +1,19 @@
 //! Where the configuration comes from: the default, the files, the environment, each over the one before.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError as Cause, File, FileFormat};
 
-use super::{ConfigError, raw::Raw};
+use super::{ConfigError, env_file, raw::Raw, value};
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "RESETD";
 const SEPARATOR: &str = "__";
 
-/// The environment, taken once at the start: the process's variables over those of `.env`.
+/// The environment, taken once at the start: the process's variables over those of `.env`. A line break at the end of one is not part
+/// of it.
 #[derive(Clone, Default)]
 pub struct Environment(HashMap<String, String>);
 
@@ -25,22 +27,23 @@ impl Environment {
     /// The process's own, and what a `.env` in the working folder adds.
     ///
     /// # Errors
-    /// Where `.env` is there but cannot be read; its content is not repeated.
+    /// Where `.env` is there but cannot be read, with the line; its content is not repeated.
     pub fn of_process() -> Result<Self, ConfigError> {
-        let mut variables = match dotenvy::from_path_iter(".env") {
-            Ok(pairs) => pairs.collect::<Result<HashMap<_, _>, _>>().map_err(|_| unreadable_env())?,
-            Err(error) if error.not_found() => HashMap::new(),
-            Err(_) => return Err(unreadable_env()),
-        };
-        variables.extend(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
-        Ok(Self(variables))
+        let own =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let own: HashMap<String, String> = own.collect();
+        let mut variables: HashMap<_, _> = dotenv(&own)?.into_iter().collect();
+        variables.extend(own);
+        Ok(Self::unbroken(variables))
+    }
+
+    fn unbroken(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(variables.into_iter().map(|(name, text)| (name, value::unbroken(&text).to_owned())).collect())
     }
 
     /// One made of these.
     pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        Self::unbroken(variables.map(|(name, value)| (name.to_owned(), value.to_owned())))
     }
 
     /// Sets one over what is there.
@@ -54,8 +57,17 @@ impl Environment {
     }
 }
 
-fn unreadable_env() -> ConfigError {
-    ConfigError::new(".env in the working folder cannot be read: each line must be NAME=value, or begin with #")
+/// What the `.env` in the working folder adds to the process's own variables.
+fn dotenv(own: &HashMap<String, String>) -> Result<Vec<(String, String)>, ConfigError> {
+    let cannot =
+        |why: &dyn std::fmt::Display| ConfigError::new(format!(".env in the working folder cannot be read: {why}"));
+    let text = match std::fs::read_to_string(".env") {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(cannot(&error)),
+    };
+    env_file::read(&text, |name| own.contains_key(name))
+        .map_err(|env_file::Unreadable { line, why }| ConfigError::new(format!(".env, line {line}: {why}")))
 }
 
 /// Lays them over one another: default, compiled-in texts, files, environment.
@@ -82,6 +94,7 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
 fn toml_of(path: &Path) -> Result<String, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::new(format!("--config {}: it cannot be read: {error}", path.display())))?;
+    let text = value::unmarked(&text).to_owned();
     if let Err(error) = text.parse::<toml::Table>() {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.lines().count().max(1));

@@ -138,6 +138,10 @@ fn a_secret_may_stand_in_a_file() {
 fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
     let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
+    let proxy: fn(&Config) -> Option<SecretString> = |config| match &config.http.proxy {
+        proxy::Proxy::By(url) => Some(url.clone()),
+        proxy::Proxy::Direct { .. } | proxy::Proxy::Environment { .. } => None,
+    };
     let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
     let login: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
         mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
@@ -153,18 +157,26 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let secrets = [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
         ("http", "token", "", "s3cr3t-in-a-file", page),
+        ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
         ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
         ("mailer.http", "token", http, "s3cr3t-in-a-file", bearer),
     ];
     for (section, key, beside, secret, read) in secrets {
-        for end in ["", "\n", "\r\n"] {
-            let file = file(&format!("{secret}{end}"));
+        // A Windows editor may begin the file with a byte order mark.
+        for (begin, end) in [("", ""), ("", "\n"), ("", "\r\n"), ("\u{feff}", "\r\n")] {
+            let file = file(&format!("{begin}{secret}{end}"));
             // A secret of its own comes after the section's other keys.
             let own = format!("{key}_file = {:?}", file.path());
             let config = load(&[beside, &format!("[{section}]\n{own}")], []).unwrap();
-            assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {end:?}");
+            assert_eq!(read(&config).unwrap().expose_secret(), secret, "{section}.{key} {begin:?} {end:?}");
             assert!(!format!("{config:?}").contains("s3cr3t"), "{section}.{key}");
+        }
+        // As a shell or a Kubernetes secret leaves it.
+        let variable = format!("RESETD__{}__{key}", section.replace('.', "__")).to_uppercase();
+        for end in ["\n", "\r\n"] {
+            let config = load(&[beside], [(variable.as_str(), format!("{secret}{end}").as_str())]).unwrap();
+            assert_eq!(read(&config).unwrap().expose_secret(), secret, "{variable} {end:?}");
         }
         // What an unset variable of a compose file leaves behind.
         let given = format!("[{section}]\n{key} = {secret:?}\n{key}_file = \"\"");
@@ -189,6 +201,26 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
         .collect();
     let with_file = names.iter().filter(|name| raw.contains(&format!("{name}_file: Option<String>"))).count();
     assert_eq!((names.len(), with_file), (secrets.len() + 1, names.len()), "{names:?}");
+}
+
+#[test]
+fn a_broker_url_that_ends_in_a_slash_means_the_vhost_of_that_name() {
+    for (path, vhost) in [("", "/"), ("/", "/"), ("/%2f", "/"), ("/%2F", "/"), ("/?heartbeat=5", "/"), ("/a", "a")] {
+        let amqp = load(&[&format!("[amqp]\nurl = \"amqp://u:s3cr3t@broker:5672{path}\"")], []).unwrap().amqp;
+        assert_eq!(amqp.uri().unwrap().vhost, vhost, "{path:?}");
+    }
+}
+
+#[test]
+fn a_variable_has_no_line_break_at_its_end_and_a_file_no_byte_order_mark() {
+    let text = "[orgs.main]\nregion = \"mypurecloud.de\"";
+    let wire = "[wire]\npassword = \"sha256\"\nextensions = \"urn\"";
+    let variables =
+        [("GENESYS_CLIENT_ID", "id\n"), ("GENESYS_CLIENT_SECRET", "s3cr3t\r\n"), ("RESETD__AMQP__PREFIX", "p\n")];
+    let config = load(&[&format!("\u{feff}{text}"), wire], variables).unwrap();
+    let org = config.org("main").unwrap();
+    assert_eq!((org.client_id.as_str(), org.client_secret.expose_secret()), ("id", "s3cr3t"));
+    assert_eq!(config.amqp.prefix, "p");
 }
 
 #[test]

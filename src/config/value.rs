@@ -81,6 +81,16 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
+/// What a line break at the end of a value's text leaves: editors, shells and Kubernetes put one there, and no value has one.
+pub(super) fn unbroken(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
+}
+
+/// A text without the byte order mark that an editor may put before it.
+pub(super) fn unmarked(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// A secret as it stands, or of its file. An empty one is what an unset variable of a compose file leaves behind.
 pub(super) fn secret(
     key: &str,
@@ -95,7 +105,7 @@ pub(super) fn secret(
     }
 }
 
-/// The content of a file that holds a secret, without the line break at its end.
+/// The content of a file that holds a secret, without the line break at its end and a byte order mark before it.
 pub(super) fn secret_file(key: &str, path: &str) -> Result<SecretString, ConfigError> {
     let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         ConfigError::wrong(
@@ -104,7 +114,7 @@ pub(super) fn secret_file(key: &str, path: &str) -> Result<SecretString, ConfigE
             "the path of a readable file that holds the secret",
         )
     })?;
-    let secret = text.trim_end_matches(['\r', '\n']);
+    let secret = unbroken(unmarked(&text));
     if secret.is_empty() {
         return Err(ConfigError::wrong(
             key,

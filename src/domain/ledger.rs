@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use jiff::{SignedDuration, Timestamp};
 
 use super::job::JobId;
-use super::user::UserId;
+use super::user::{UserId, canonical};
 
 mod entry;
 mod tenure;
@@ -143,7 +143,7 @@ impl Book {
         }
         let id = self.hash(org, job);
         let reset = reset.filter(|(_, asked_at)| asked_at.duration_since(now) <= MAX_AHEAD);
-        let user = reset.map(|(user, asked_at)| (self.hash(org, user), asked_at.as_second()));
+        let user = reset.map(|(user, asked_at)| (self.hash(org, &canonical(user)), asked_at.as_second()));
         let mut room = Room::Enough;
         // The record does not say whose name it is: it is noted as either, and whoever asks knows which he means.
         if job.starts_with(DERIVED) {
@@ -199,7 +199,7 @@ impl Book {
 
     /// When the newest reset of a user that succeeded was asked for, in whole seconds.
     pub fn newest(&self, org: &str, user: &UserId) -> Option<Timestamp> {
-        let user = self.hash(org, user.as_str());
+        let user = self.hash(org, &canonical(user.as_str()));
         let newest = self.hours.values().filter_map(|generation| generation.newest.get(&user)).max();
         newest.and_then(|seconds| Timestamp::from_second(*seconds).ok())
     }

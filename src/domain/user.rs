@@ -1,5 +1,6 @@
 //! Whom a reset is for: the user at the org, and the address that is told.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -43,6 +44,23 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// By it ids are compared where two spellings of one user must meet, and it does no harm if two users do.
+    #[must_use]
+    pub fn in_lower_case(&self) -> Self {
+        Self(self.0.to_ascii_lowercase())
+    }
+}
+
+/// A user's id by which what was noted of them is found again. Genesys Cloud's ids are UUIDs, which are the same in any case (RFC 9562,
+/// section 4); any other id of SCIM is not (RFC 7643, section 3.1).
+pub fn canonical(id: &str) -> Cow<'_, str> {
+    let is_uuid = id.len() == 36
+        && id.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if is_uuid { Cow::Owned(id.to_ascii_lowercase()) } else { Cow::Borrowed(id) }
 }
 
 /// The name a user logs in with (RFC 7643, section 4.1.1), by which the org is asked for the id. It often is an address, so its `Debug`
@@ -166,6 +184,17 @@ mod tests {
             user(bad, false);
         }
         user(&"x".repeat(129), false);
+    }
+
+    #[test]
+    fn a_uuid_is_the_same_user_in_any_case_and_no_other_id_is() {
+        let uuid = "0F6E7C1A-1f00-4c2e-9d3b-AAAAAAAAAAAA";
+        assert_eq!(canonical(uuid), uuid.to_lowercase());
+        for other in
+            ["U-1", "", &uuid[1..], "0F6E7C1A_1f00-4c2e-9d3b-AAAAAAAAAAAA", "GF6E7C1A-1f00-4c2e-9d3b-AAAAAAAAAAAA"]
+        {
+            assert_eq!(canonical(other), other);
+        }
     }
 
     #[test]

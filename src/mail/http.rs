@@ -43,7 +43,7 @@ impl Http {
         if let Some(path) = &service.ca_file {
             builder = builder.tls_certs_only(authorities(path)?);
         }
-        let client = builder.build().map_err(|error| {
+        let client = service.proxy.on(builder).and_then(reqwest::ClientBuilder::build).map_err(|error| {
             ConfigError::new(format!(
                 "mailer.http: the HTTPS client cannot be built: {}; are CA certificates installed (Debian: apt-get install ca-certificates)?",
                 root(&error)

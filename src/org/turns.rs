@@ -20,8 +20,9 @@ pub struct Turn {
 }
 
 impl Turns {
-    /// Waits until no earlier job of the user is running.
+    /// Waits until no earlier job of the user is running, in whichever case their id is written.
     pub async fn take(&self, user: &UserId) -> Turn {
+        let user = &user.in_lower_case();
         let turnstile = {
             let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(users.entry(user.clone()).or_default())

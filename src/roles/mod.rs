@@ -15,3 +15,10 @@ pub mod worker;
 
 mod linked;
 mod stdout;
+
+/// Says at the start where the environment names a proxy that is not used.
+fn warn_of_proxy(proxy: &crate::config::proxy::Proxy) {
+    if let Some(unused) = proxy.unused() {
+        tracing::warn!("{unused}; set http.proxy = \"env\" where it is meant for them too, or http.proxy to another");
+    }
+}

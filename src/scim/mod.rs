@@ -7,21 +7,23 @@ pub mod token;
 
 use std::time::Duration;
 
-/// A client for all calls of the process: no retries and no redirects of its own, since every call passes the gate.
+use crate::config::proxy::Proxy;
+
+/// A client for all calls of the process: no retries and no redirects of its own, since every call passes the gate, and no proxy but
+/// the configured one.
 ///
 /// # Errors
 /// Where the system has no CA certificates.
-pub fn http_client() -> Result<reqwest::Client, NoClient> {
-    reqwest::Client::builder()
+pub fn http_client(proxy: &Proxy) -> Result<reqwest::Client, NoClient> {
+    let builder = reqwest::Client::builder()
         .user_agent(concat!("resetd/", env!("CARGO_PKG_VERSION")))
         .retry(reqwest::retry::never())
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(5))
         // Load balancers drop idle connections sooner than reqwest's 90 s.
         .pool_idle_timeout(Duration::from_secs(15))
-        .tcp_nodelay(true)
-        .build()
-        .map_err(|error| NoClient(error.without_url().to_string()))
+        .tcp_nodelay(true);
+    proxy.on(builder).and_then(reqwest::ClientBuilder::build).map_err(|error| NoClient(error.without_url().to_string()))
 }
 
 /// TLS could not be set up.

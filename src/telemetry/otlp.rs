@@ -59,6 +59,7 @@ fn export_to(collector: &Url) -> Result<(Traces, Exporting), Unexportable> {
     let base = collector.as_str().trim_end_matches('/');
     let endpoint = if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") };
     let client = reqwest::Client::builder()
+        .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .timeout(ANSWER)

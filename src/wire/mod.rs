@@ -22,6 +22,9 @@ pub mod waits;
 
 mod schema;
 
+use std::borrow::Cow;
+
+use jiff::fmt::temporal::Pieces;
 use jiff::{Timestamp, Unit};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
@@ -74,6 +77,27 @@ fn short(text: &str) -> ShortString {
 /// A moment as records have it, by which what was noted is known again when it is read.
 pub fn to_the_millisecond(at: Timestamp) -> Timestamp {
     at.round(Unit::Millisecond).unwrap_or(at)
+}
+
+/// A moment in RFC 3339 (section 5.6), in any of its ways. What lies below a nanosecond is cut off, and what lies beyond the last moment
+/// that can be reckoned with, some hours before the year 10000, is that one. An hour of an offset is at most 23, as the RFC has it.
+pub fn read_moment(text: &str) -> Option<Timestamp> {
+    let nanoseconds = 9;
+    let text = match text.find(['.', ',']) {
+        Some(dot) => {
+            let (before, rest) = text.split_at(dot + 1);
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            Cow::Owned(format!("{before}{}{}", &rest[..digits.min(nanoseconds)], &rest[digits..]))
+        }
+        None => Cow::Borrowed(text),
+    };
+    let parts = Pieces::parse(&*text).ok()?;
+    let (date, time, offset) = (parts.date(), parts.time()?, parts.to_numeric_offset()?);
+    if offset.seconds().unsigned_abs() >= 24 * 3600 {
+        return None;
+    }
+    let last = (date.year() == 9999).then_some(Timestamp::MAX);
+    offset.to_timestamp(date.to_datetime(time)).ok().or(last)
 }
 
 /// RFC 3339 in UTC, to the millisecond.

@@ -107,9 +107,9 @@ fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Tim
         }
         Some(value) => {
             let text = text(value).ok_or_else(|| wrong("not text"))?;
-            text.parse()
+            super::read_moment(text)
                 .map(Some)
-                .map_err(|_| wrong(&format!("a text of {} characters that is none", text.chars().count())))
+                .ok_or_else(|| wrong(&format!("a text of {} characters that is none", text.chars().count())))
         }
     }
 }
@@ -227,9 +227,14 @@ mod tests {
         let read = |value| wishes(&with("not-after", value), now()).map(|(wishes, _)| wishes.not_after);
         assert_eq!(read(text_of("2027-01-15T08:00:00Z")), Ok(Some(now())));
         assert_eq!(read(text_of("2027-01-15T09:00:00+01:00")), Ok(Some(now())));
+        assert_eq!(read(text_of("2027-01-15T08:00:00.000000000999Z")), Ok(Some(now())));
+        assert_eq!(read(text_of("9999-12-31T23:59:59Z")), Ok(Some(Timestamp::MAX)));
         assert_eq!(read(AMQPValue::Timestamp(1_800_000_000)), Ok(Some(now())));
         assert_eq!(read(AMQPValue::Void), Ok(None));
-        for bad in [text_of("tomorrow"), text_of("2027-01-15"), AMQPValue::Boolean(true), AMQPValue::LongLongInt(5)] {
+        let bad =
+            ["tomorrow", "2027-01-15", "2027-01-15T08:00:00+25:00", "2027-01-15T08:00:00", "2027-13-15T08:00:00Z"];
+        let bad = bad.map(text_of).into_iter().chain([AMQPValue::Boolean(true), AMQPValue::LongLongInt(5)]);
+        for bad in bad {
             let refusal = read(bad).unwrap_err().to_string();
             assert!(refusal.contains("not-after") && !refusal.contains("tomorrow"), "{refusal}");
         }

@@ -229,7 +229,7 @@ async fn a_dry_run_sends_nothing_and_what_cannot_be_meant_is_refused() {
         (vec!["--batch", ""], "1 to 100 characters"),
         (vec!["--not-after", "tomorrow"], "--not-after"),
         (
-            vec!["--not-before", "2027-01-02T00:00:00Z", "--not-after", "2027-01-01T00:00:00Z"],
+            vec!["--not-before", "2099-01-02T00:00:00Z", "--not-after", "2099-01-01T00:00:00Z"],
             "later than --not-before",
         ),
         (vec!["--failed", "f.csv"], "--wait"),
@@ -254,14 +254,14 @@ async fn a_dry_run_sends_nothing_and_what_cannot_be_meant_is_refused() {
 async fn what_is_wished_of_all_jobs_is_in_their_headers() {
     let mut world = Plan::new().start().await;
     world.stop_worker().await.unwrap();
-    let wishes = ["--not-before", "2027-01-01T00:00:00+01:00", "--not-after", "2027-01-02T00:00:00Z", "--batch", "b"];
+    let wishes = ["--not-before", "2099-01-01T00:00:00+01:00", "--not-after", "2099-01-02T00:00:00Z", "--batch", "b"];
     let (code, out, said) = enqueue(&world, &wishes, "userName,email\nann@example.com,a@b\n").await;
     assert_eq!((code, said.as_str()), (0, ""), "{out}");
     let jobs = world.drained("resets.main.bulk").await;
     let header = |name| jobs[0].header(name);
     assert_eq!(jobs[0].id(), "b/ann@example.com");
-    assert_eq!(header("not-before").as_deref(), Some("2026-12-31T23:00:00Z"));
-    assert_eq!((header("not-after").as_deref(), header("batch").as_deref()), (Some("2027-01-02T00:00:00Z"), Some("b")));
+    assert_eq!(header("not-before").as_deref(), Some("2098-12-31T23:00:00Z"));
+    assert_eq!((header("not-after").as_deref(), header("batch").as_deref()), (Some("2099-01-02T00:00:00Z"), Some("b")));
     assert_eq!(jobs[0].json(), json!({"password": true, "userName": "ann@example.com", "email": "a@b"}));
 }
 

@@ -124,7 +124,7 @@ async fn publish(world: &World, exchange: &str, key: &str, body: &[u8], properti
     assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
 }
 
-async fn notify(world: &World, note: &Value, properties: BasicProperties) {
+pub async fn notify(world: &World, note: &Value, properties: BasicProperties) {
     let id = note["notificationId"].as_str().unwrap();
     let properties = properties.with_message_id(id.into()).with_type("password-reset".into());
     publish(world, "notifications", "email", note.to_string().as_bytes(), properties).await;

@@ -68,7 +68,7 @@ impl Browser {
 
     /// A new page, which nothing was opened in yet.
     pub async fn tab(&self) -> Tab {
-        let http = reqwest::Client::new();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("http://127.0.0.1:{}/json/new?about:blank", self.port);
         let made: Value = http.put(url).send().await.unwrap().json().await.unwrap();
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();

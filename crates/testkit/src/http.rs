@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 /// The client. It keeps no connection open, since each test has a runtime of its own.
 pub fn client() -> &'static reqwest::Client {
     static CLIENT: LazyLock<reqwest::Client> =
-        LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+        LazyLock::new(|| reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap());
     &CLIENT
 }
 

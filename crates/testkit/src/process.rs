@@ -38,6 +38,8 @@ pub struct Run {
     arguments: Vec<String>,
     folder: tempfile::TempDir,
     stdin: Vec<u8>,
+    stdin_of: Option<PathBuf>,
+    unread: bool,
 }
 
 impl Run {
@@ -50,6 +52,8 @@ impl Run {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             folder,
             stdin: Vec::new(),
+            stdin_of: None,
+            unread: false,
         }
     }
 
@@ -89,6 +93,18 @@ impl Run {
         self
     }
 
+    /// Its standard input is this file.
+    pub fn stdin_of(mut self, path: &Path) -> Self {
+        self.stdin_of = Some(path.to_owned());
+        self
+    }
+
+    /// Whoever read its standard output has gone away, as in `resetd … | true`.
+    pub fn unread(mut self) -> Self {
+        self.unread = true;
+        self
+    }
+
     /// On a terminal of 80 columns, by `script`: what it writes to it, stderr too, is the stdout of the process.
     pub fn on_terminal(mut self) -> Self {
         let program = self.command.get_program().to_owned();
@@ -111,13 +127,22 @@ impl Run {
     }
 
     pub fn start(mut self) -> Process {
-        let command = self.command.args(self.arguments).stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let text = self.stdin;
-        std::thread::spawn(move || stdin.write_all(&text));
+        let stdin = self.stdin_of.map_or_else(Stdio::piped, |path| std::fs::File::open(path).unwrap().into());
+        let command = self.command.args(self.arguments).stdin(stdin);
+        let stdout = if self.unread {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer.into()
+        } else {
+            Stdio::piped()
+        };
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        if let Some(mut stdin) = child.stdin.take() {
+            let text = self.stdin;
+            std::thread::spawn(move || stdin.write_all(&text));
+        }
         Process {
-            out: collect(child.stdout.take().unwrap()),
+            out: child.stdout.take().map(collect).unwrap_or_default(),
             err: collect(child.stderr.take().unwrap()),
             child,
             _folder: self.folder,

@@ -96,6 +96,7 @@ fn the_newest_reset_of_a_user_is_the_one_asked_for_last() {
     assert_eq!(newest(&book, "u-2"), Some(at(10)));
     assert_eq!(newest(&book, "u-3"), None, "one asked for far ahead of now would supersede everything");
     assert_eq!(newest(&book, "u-4"), None);
+    assert_eq!(newest(&book, "U-1"), None, "an id of SCIM is the same only in the same case, unless it is a UUID");
 }
 
 #[test]

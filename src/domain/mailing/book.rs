@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::Mailed;
 use crate::domain::ledger::{KEPT, Room};
+use crate::domain::user::canonical;
 
 /// Jobs, and notifications that were told, at most: a day of two orgs at 300 a minute, and more; some 100 bytes each. The oldest hour is forgotten
 /// for a newer one.
@@ -94,7 +95,7 @@ impl MailBook {
         if self.job(id).place.is_some_and(|(_, known)| ended <= known) {
             return Room::Enough;
         }
-        let user = user.map(|user| self.hash(org, "user", user));
+        let user = user.map(|user| self.hash(org, "user", &canonical(user)));
         let place = self.places + 1;
         let Some(generation) = self.generation(at, now) else { return Room::Enough };
         generation.jobs.entry(id).or_default().place = Some((place, ended));
@@ -138,7 +139,7 @@ impl MailBook {
         if job.issued.is_some_and(|newest| newest > issued) {
             return Standing::Superseded;
         }
-        let user = self.hash(about.org, "user", about.user);
+        let user = self.hash(about.org, "user", &canonical(about.user));
         let last = self.hours.values().filter_map(|generation| generation.users.get(&user)).max();
         match (job.place, last) {
             (Some((place, _)), Some((last, other)))
@@ -247,6 +248,13 @@ mod tests {
         let other = About { note: "n1", org: "main", job: "j1", user: "another", issued_at: at(1) };
         assert_eq!(scene.0.standing(&other), Standing::Due, "another user's");
         assert_eq!(scene.0.standing(&About { org: "eu", user: "u", ..other }), Standing::Due, "another org's");
+        // A UUID is the same user in any case.
+        let upper = "0F6E7C1A-5B7E-4E0B-9D0C-6F1F5D1C2A3B";
+        for (job, user) in [("j5", upper.to_lowercase()), ("j6", upper.to_owned())] {
+            assert_eq!(scene.0.succeeded("main", job, Some(&user), at(5), at(NOW)), Room::Enough);
+        }
+        let older = About { note: "n5", org: "main", job: "j5", user: &upper.to_lowercase(), issued_at: at(5) };
+        assert_eq!(scene.0.standing(&older), Standing::Superseded);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const FAR_OFF: SignedDuration = SignedDuration::from_mins(5);
 
 /// Of all orgs that are complete, at the same time.
 pub(super) async fn findings(config: &Config) -> Vec<Finding> {
-    let http = match http_client() {
+    let http = match http_client(&config.http.proxy) {
         Ok(http) => http,
         Err(error) => return vec![Finding::fail("HTTPS", error.to_string(), "install CA certificates")],
     };

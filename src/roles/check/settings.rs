@@ -3,6 +3,7 @@
 use reqwest::Url;
 
 use super::finding::Finding;
+use crate::config::proxy::Proxy;
 use crate::config::{Config, ConfigError};
 use crate::domain::form::{ExtensionForm, Form, PasswordForm};
 use crate::domain::password::PasswordKind;
@@ -41,6 +42,7 @@ pub(super) fn findings(config: &Config, wrong: &[ConfigError]) -> Vec<Finding> {
         findings.push(wire(form, config.password, &urls));
         findings.extend(clear(&urls));
     }
+    findings.extend(proxy(&config.http.proxy));
     findings.extend(Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref())));
     findings
 }
@@ -74,6 +76,15 @@ fn wire(form: Form, kind: PasswordKind, urls: &[Url]) -> Finding {
             Finding::ok("wire form", says)
         }
     }
+}
+
+/// Only where there is one, used or not.
+fn proxy(proxy: &Proxy) -> Option<Finding> {
+    let cure = "set http.proxy = \"env\" where it is meant for these calls too, or http.proxy to another proxy's URL; else leave it";
+    let unused = proxy.unused().map(|unused| Finding::warn("proxy", unused, cure));
+    unused.or_else(|| {
+        Some(Finding::ok("proxy", format!("http.proxy: {}; this machine itself directly", proxy.places()?)))
+    })
 }
 
 /// Whether the passwords of the email queue can be read at the broker.

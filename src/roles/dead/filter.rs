@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::wire::letter::Letter;
+use crate::wire::read_moment;
 
 /// Filters; a letter must pass all of them.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -25,7 +26,7 @@ impl Filter {
     /// Whether a letter passes.
     pub(super) fn takes(&self, letter: &Letter) -> bool {
         let user = |wanted: &String| {
-            letter.user.as_ref().is_some_and(|user| user.as_str() == wanted)
+            letter.user.as_ref().is_some_and(|user| user.as_str().eq_ignore_ascii_case(wanted))
                 || letter.user_name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         };
         self.passes(&letter.reason, letter.dead_at, letter.batch.as_deref(), user)
@@ -51,7 +52,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
 }
 
 fn ago(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if let Ok(moment) = text.parse() {
+    if let Some(moment) = read_moment(text) {
         return Ok(moment);
     }
     let span = text.parse::<SignedDuration>().ok().filter(|span| span.is_positive());

@@ -28,6 +28,7 @@ use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::amqp::topology::{self, Thing};
 use crate::amqp::{channels, link};
+use crate::config::proxy::Proxy;
 use crate::config::{Config, Environment};
 use crate::domain::rung::Delays;
 use crate::roles::{mailer, worker};
@@ -164,7 +165,7 @@ async fn watch(
 
 /// Waits until the worker consumes: then everything that the jobs go through is declared.
 async fn until_ready(health: SocketAddr) -> Result<()> {
-    let http = http_client()?;
+    let http = http_client(&Proxy::default())?;
     while !http.get(format!("http://{health}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,7 +1,6 @@
 //! The table at the end: what became of every job, what it cost, and whether everybody can log in.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::postbox::Letter;
 use super::script;
+use crate::roles::stdout;
 use sim::{Org, Stats};
 
 /// What stands before the password in the default `notification.body`, and after it.
@@ -107,8 +107,7 @@ impl Report {
         row("time", format!("{:.1} s", end.took.as_secs_f64()));
         let shortest = end.stats.calls as f64 * 60.0 / f64::from(self.rate_per_minute);
         row("shortest for so many calls", format!("{shortest:.1} s at {} a minute", self.rate_per_minute));
-        writeln!(std::io::stdout().lock(), "{table}")?;
-        Ok(())
+        stdout::say(&table.to_string())
     }
 
     /// An error where anybody cannot log in.

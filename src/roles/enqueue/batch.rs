@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::{Batch, Seen, Since, follow};
 use super::view::{self, Bar};
-use super::{is_over, verdict};
+use super::{is_over, stdout, verdict};
 use crate::config::Config;
 
 /// How often a line of JSON is written while it goes on.
@@ -62,11 +62,11 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         if args.json {
             if is_last || said.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
                 said = Some(Instant::now());
-                writeln!(std::io::stdout().lock(), "{}", view::json(&org, &args.name, progress, now))?;
+                stdout::say(&view::json(&org, &args.name, progress, now).to_string())?;
             }
         } else if is_last {
             bar.end();
-            writeln!(std::io::stdout().lock(), "{}", view::table(&org, &args.name, progress, now))?;
+            stdout::say(&view::table(&org, &args.name, progress, now))?;
         } else {
             bar.show(progress, now);
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
+use super::rows::{lines, rows};
 use crate::domain::job::Intent;
 use crate::wire::batch::job_id;
 use crate::wire::job::{Rules, parse};
@@ -56,6 +57,15 @@ pub(super) fn text(file: &Path) -> Result<String> {
         anyhow::anyhow!("{} is not UTF-8; save it as UTF-8 (a spreadsheet: \"CSV UTF-8\")", file.display())
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// Whether a path leads to the file that is read, however either of them is written; of a shell's redirection too.
+pub(super) fn is_same(input: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
+    let file =
+        |path: &Path| std::fs::metadata(path).ok().filter(|file| file.is_file()).map(|file| (file.dev(), file.ino()));
+    file(other).is_some_and(|other| file(input) == Some(other))
 }
 
 /// Every line as a job, or every bad line with its number.
@@ -109,7 +119,7 @@ fn job(
         Intent::PassThrough => (false, job_id(batch, &format!("#{line}"))),
         Intent::Reset(reset) => {
             let (column, user) = match reset.who.id() {
-                Some(id) => ("userId", id.as_str().to_owned()),
+                Some(id) => ("userId", id.in_lower_case().as_str().to_owned()),
                 None => ("userName", reset.who.as_str().to_lowercase()),
             };
             if let Some(first) = users.insert(user, line) {
@@ -131,8 +141,8 @@ fn job(
 }
 
 fn ndjson(text: &str) -> Vec<Line> {
-    let numbered = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
-    numbered.map(|(line, number)| (number, object(line))).collect()
+    let written = lines(text).filter(|(_, line)| !line.trim().is_empty());
+    written.map(|(number, line)| (number, object(line))).collect()
 }
 
 /// A line of NDJSON, as it is but for the remarks.
@@ -164,31 +174,33 @@ fn cells(fields: &Map<String, Value>) -> Vec<(String, String)> {
 }
 
 fn csv(text: &str) -> Result<Vec<Line>> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
-    let header = reader.headers().context("the header row cannot be read")?.clone();
     if text.trim_start().starts_with('[') {
         bail!("the file is one JSON list; it must have a job on each line: jq -c '.[]' FILE | resetd enqueue -");
     }
-    if !header.iter().any(|name| name == "userId" || name == "userName") {
+    let mut rows = rows(text).into_iter();
+    let (line, header) = match rows.next() {
+        Some((line, Ok(header))) => (line, header),
+        Some((line, Err(why))) => bail!("line {line}: the header row cannot be read: {why}"),
+        None => (1, csv::StringRecord::new()),
+    };
+    let names = header.iter().map(|name| plain("the header row", name));
+    let header: Vec<&str> = names.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("line {line}: {why}"))?;
+    if !header.iter().any(|name| *name == "userId" || *name == "userName") {
         // What stands there is not repeated: without a header row it is somebody's data.
         let columns = header.len();
         bail!(
-            "line 1: the header row ({columns} columns) has no column userId, nor userName; it must be such as userId,email,title"
+            "line {line}: the header row ({columns} columns) has no column userId, nor userName; it must be such as userId,email,title"
         );
     }
     if let Some(twice) = header.iter().enumerate().find(|(at, name)| header.iter().take(*at).any(|seen| seen == *name))
     {
-        bail!("line 1: the column {:?} stands twice", twice.1);
+        bail!("line {line}: the column {:?} stands twice", twice.1);
     }
-    let rows = reader.into_records().map(|record| match record {
-        Ok(record) => (record.position().map_or(0, csv::Position::line), row(&header, &record)),
-        Err(error) => (error.position().map_or(0, csv::Position::line), Err(format!("it is not CSV: {error}"))),
-    });
-    Ok(rows.collect())
+    Ok(rows.map(|(line, record)| (line, record.and_then(|record| row(&header, &record)))).collect())
 }
 
 /// A row as the body of a job.
-fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<Written, String> {
+fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
     if record.len() != header.len() {
         return Err(format!(
             "it has {} cells and the header row {}; is a comma missing, or one too many that wants quotes?",
@@ -198,25 +210,61 @@ fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<Written
     }
     let mut body = Map::from_iter([("password".to_owned(), Value::Bool(true))]);
     let mut attributes = Map::new();
-    let own: Vec<(&str, &str)> = header.iter().zip(record).filter(|(name, _)| !REMARKS.contains(name)).collect();
-    for (name, cell) in own.iter().filter(|(_, cell)| !cell.is_empty()) {
-        match *name {
-            "userId" | "userName" | "email" => drop(body.insert((*name).to_owned(), (*cell).into())),
-            attribute => drop(attributes.insert(attribute.to_owned(), value(attribute, cell)?)),
+    let mut cells = Vec::with_capacity(header.len());
+    for (name, cell) in header.iter().copied().zip(record) {
+        if REMARKS.contains(&name) {
+            // Read for what it may have swallowed alone.
+            plain(&format!("column {name}"), cell)?;
+            continue;
         }
+        let text = match name {
+            "userId" | "userName" | "email" => {
+                let text = plain(&format!("column {name}"), cell)?;
+                if !text.is_empty() {
+                    body.insert(name.to_owned(), text.into());
+                }
+                text
+            }
+            attribute => {
+                let text = cell.trim();
+                if !text.is_empty() {
+                    attributes.insert(attribute.to_owned(), value(attribute, cell)?);
+                }
+                text
+            }
+        };
+        cells.push((name.to_owned(), text.to_owned()));
     }
     if !attributes.is_empty() {
         body.insert("attributes".into(), attributes.into());
     }
-    let cells = own.into_iter().map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect();
     Ok(Written { body: Value::Object(body).to_string(), cells })
 }
 
 fn value(name: &str, cell: &str) -> Result<Value, String> {
-    if cell.starts_with(['[', '{']) {
-        serde_json::from_str(cell).map_err(|_| format!("column {name}: the cell begins like JSON but is none"))
+    if cell.trim_start().starts_with(['[', '{']) {
+        serde_json::from_str(cell.trim()).map_err(|_| format!("column {name}: the cell begins like JSON but is none"))
     } else {
-        Ok(cell.into())
+        Ok(plain(&format!("column {name}"), cell)?.into())
+    }
+}
+
+/// The text of a cell, without the blanks around it. A line break in one comes from a quote at the wrong place, and what follows it are
+/// other people's rows; those around the text count too.
+fn plain<'a>(place: &str, cell: &'a str) -> Result<&'a str, String> {
+    let text = cell.trim_matches([' ', '\t']);
+    let what = |c: char| match c {
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some("a line break"),
+        c if c.is_control() => Some("a control character"),
+        _ => None,
+    };
+    match text.chars().enumerate().find_map(|(at, c)| Some((at, what(c)?))) {
+        None => Ok(text.trim()),
+        Some((at, what)) => Err(format!(
+            "{place}: character {} of {} is {what}; is a quote missing or one too many? What is meant so is sent as NDJSON, where JSON says it",
+            at + 1,
+            text.chars().count()
+        )),
     }
 }
 
@@ -319,10 +367,52 @@ mod tests {
     }
 
     #[test]
+    fn line_numbers_are_those_of_the_file_whatever_ends_a_line() {
+        for end in ["\n", "\r\n", "\r"] {
+            let csv =
+                ["", "userId,email,genesys:x", "", "u-1,a@b,\"[1,", "2]\"", "u/2,a@b,", "", "u/3,a@b,", ""].join(end);
+            bad(&csv, &["2 of 3 lines", "line 6: userId", "line 8: userId"]);
+            let ndjson = ["", "{\"userId\":\"u\",\"password\":1,\"email\":\"a@b\"}", "", "{", "{}"].join(end);
+            bad(&ndjson, &["1 of 3 lines", "line 4: column"]);
+        }
+    }
+
+    #[test]
+    fn an_unclosed_quote_drops_nobody_behind_it() {
+        let csv = |last: &str| format!("userId,email,title\nok--1,a@example.com,\"Agent\nu-2,c@d,{last}\nu-3,e@f,x\n");
+        bad(&csv("Lead"), &["line 2: cell 3: the quote that begins it is never closed", "nothing was sent"]);
+        bad(&csv("\"Lead\""), &["line 2: cell 3: the quote", "line 3"]);
+        // Closed by another row's: as CSV it is well formed, and two people stand in one cell.
+        bad(&csv("Lead\""), &["line 2: column title", "line break", "nothing was sent"]);
+        bad("userId,email,title\nu-1,a@b,\"\nu-2,c@d,\"\n", &["line 2: column title", "line break"]);
+        bad("userId,email,reason\nu-1,a@b,\"x\nu-2,c@d,\"\n", &["line 2: column reason", "line break"]);
+        bad("userId,\"email\nu-1,a@b\n", &["line 1: the header row cannot be read: cell 2"]);
+        bad("userId,\"email\nu-1\",title\nu-2,a@b,x\n", &["line 1: the header row", "line break"]);
+    }
+
+    #[test]
+    fn control_characters_in_a_value_are_an_error_unless_json_says_them() {
+        for (cell, what) in [("a\tb", "a control character"), ("a\u{0}b", "a control"), ("a\u{2028}b", "a line break")]
+        {
+            let says = format!("line 2: column title: character 2 of 3 is {what}");
+            bad(&format!("userId,email,title\nu-1,a@b,{cell}\n"), &[says.as_str()]);
+        }
+        let said = bodies("userId,email,title,genesys:x\nu-1,\ta@b ,\t Agent\t,\"[\"\"a\\nb\"\",\n1]\"\n").unwrap();
+        let expected =
+            r#"{"password":true,"userId":"u-1","email":"a@b","attributes":{"title":"Agent","genesys:x":["a\nb",1]}}"#;
+        assert_eq!(said, [expected]);
+        let line = r#"{"userId":"u","password":true,"email":"a@b","attributes":{"title":"a\nb"}}"#;
+        assert_eq!(bodies(line).unwrap(), [line]);
+    }
+
+    #[test]
     fn a_batch_names_its_jobs_by_their_users_of_whom_each_stands_once() {
         let text = "{\"userId\":\"u\",\"password\":1,\"email\":\"a@b\"}\n{\"userName\":\"A@b\",\"password\":1,\"email\":\"a@b\"}\n{}\n";
         let ids: Vec<_> = read(text, Some("agents")).unwrap().jobs.into_iter().filter_map(|job| job.id).collect();
         assert_eq!(ids, ["agents/u", "agents/A@b", "agents/#3"]);
+        let cases = "userId,email\n0F6E7C1A-1f00,a@b\n0f6e7c1a-1F00,c@d\n";
+        bad_in(cases, Some("b"), &["1 of 2 lines", "line 3: userId: the same user stands in line 2"]);
+        assert_eq!(read(cases, None).unwrap().jobs.len(), 2);
         let twice = "userId,userName,email\nu,,a@b\n,Ann,a@b\nu,,c@d\n,aNN,a@b\n";
         assert_eq!(read(twice, None).unwrap().jobs.len(), 4, "jobs without a batch have ids of their own");
         bad_in(

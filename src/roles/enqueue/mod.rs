@@ -4,10 +4,10 @@
 pub mod batch;
 mod file;
 mod follow;
+mod rows;
 mod send;
 mod view;
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,13 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::stdout;
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
 use crate::wire::job::Rules;
-use crate::wire::to_the_millisecond;
+use crate::wire::{read_moment, to_the_millisecond};
 use file::{Job, REMARKS, Sheet};
 use follow::{Batch, Seen, Since, follow};
 use send::Sending;
@@ -34,7 +35,7 @@ const MAX_NAME: usize = 100;
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text. The columns reason and detail are left out. An NDJSON file has one job on each line:
+    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters. The columns reason and detail are left out. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
@@ -43,7 +44,7 @@ Examples:
   resetd enqueue --dry-run agents.csv
   resetd enqueue --batch agents-november --wait --failed failed.csv agents.csv
   resetd enqueue --batch agents-november --wait failed.csv    # after mending it
-  resetd enqueue --org main --lane interactive --not-after 2026-11-24T18:00:00Z one.csv
+  resetd enqueue --org main --lane interactive --not-after 2030-01-31T18:00:00Z one.csv
   jq -c '.[]' agents.json | resetd enqueue -"
 )]
 pub struct Args {
@@ -83,7 +84,7 @@ enum LaneArg {
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| "it must be a moment such as 2026-11-24T18:00:00Z (RFC 3339)".to_owned())
+    read_moment(text).ok_or_else(|| "it must be a moment such as 2026-11-24T18:00:00Z (RFC 3339)".to_owned())
 }
 
 fn batch_name(text: &str) -> Result<String, String> {
@@ -105,6 +106,15 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         && end <= begin
     {
         bail!(ConfigError::wrong("--not-after", end, &format!("later than --not-before, {begin}")));
+    }
+    if let Some(end) = args.not_after.filter(|end| *end <= Timestamp::now()) {
+        bail!(ConfigError::wrong("--not-after", end, "later than now: every job would end as expired"));
+    }
+    if let Some(path) = &args.failed
+        && file::is_same(&args.file, path)
+    {
+        let got = format!("{}, the file that is sent", path.display());
+        bail!(ConfigError::wrong("--failed", got, "another: what failed is written over all that stands in it"));
     }
     // The stream has moments to the millisecond, by which an announcement is known again.
     let asked_at = to_the_millisecond(Timestamp::now());
@@ -142,7 +152,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
             let batch = Batch { config, org: &org, name: &name, since: Since::Announced(asked_at) };
             wait(&batch, &sheet, args.failed.as_deref(), shutdown).await
         }
-        (_, Some(name)) => Ok(writeln!(std::io::stdout(), "resetd batch {name} shows how far they are")?),
+        (_, Some(name)) => stdout::say(&format!("resetd batch {name} shows how far they are")),
         (_, None) => Ok(()),
     }
 }
@@ -154,10 +164,9 @@ fn made_up(now: Timestamp) -> String {
 
 fn say(sheet: &Sheet, line: &str) -> Result<()> {
     let passed = sheet.jobs.iter().filter(|job| !job.resets).count();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")?;
+    stdout::say(line)?;
     if passed > 0 {
-        writeln!(out, "{passed} of them ask for no reset (no \"password\": true) and will be passed through")?;
+        stdout::say(&format!("{passed} of them ask for no reset (no \"password\": true) and will be passed through"))?;
     }
     Ok(())
 }
@@ -173,10 +182,10 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
             return Ok(ControlFlow::Continue(()));
         }
         bar.end();
-        writeln!(std::io::stdout().lock(), "{}", view::table(batch.org, batch.name, &seen.progress, now))?;
         if let Some(path) = failed {
             write_failed(path, sheet, seen)?;
         }
+        stdout::say(&view::table(batch.org, batch.name, &seen.progress, now))?;
         counts = seen.progress.counts();
         Ok(ControlFlow::Break(()))
     });
@@ -189,8 +198,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
         }
         None => {
             let name = batch.name;
-            writeln!(std::io::stdout().lock(), "the jobs go on without this; resetd batch {name} shows them again")?;
-            Ok(())
+            stdout::say(&format!("the jobs go on without this; resetd batch {name} shows them again"))
         }
     }
 }
@@ -212,6 +220,8 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
         let Some((reason, detail)) = id.as_ref().and_then(|id| seen.given_up.get(id)) else { continue };
         let cell =
             |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
+        // On one line: a line break in a cell is refused when the file is read again.
+        let detail = detail.replace(char::is_control, " ");
         let row = sheet.columns.iter().map(cell).chain([reason.as_str(), detail.as_str()]);
         writer.write_record(row).with_context(|| cannot_write(path))?;
     }

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::note::Note;
-use crate::domain::user::UserId;
+use crate::domain::user::canonical;
 
 /// An org and a user of it.
-type Whom = (String, UserId);
+type Whom = (String, String);
 
 /// All of them; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +47,7 @@ impl InHand {
 
     /// One more.
     pub(super) fn enter(&self, note: &Note) -> Place {
-        let whom = (note.org.clone(), note.user.clone());
+        let whom = (note.org.clone(), canonical(note.user.as_str()).into_owned());
         let overtaken = CancellationToken::new();
         let mut all = self.lock();
         all.entered += 1;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::domain::job::JobId;
     use crate::domain::note::{Content, NoteId};
-    use crate::domain::user::EmailAddress;
+    use crate::domain::user::{EmailAddress, UserId};
 
     fn note(org: &str, user: &str, issued: i64) -> Note {
         Note {

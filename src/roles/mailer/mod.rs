@@ -72,6 +72,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
             "mailer.enabled is false: a worker configured so lets a message expire at the broker as soon as it is too old, and nobody says so; set it true, here and for the workers"
         );
     }
+    if matches!(config.mailer()?.via, Via::Http(_)) {
+        super::warn_of_proxy(&config.http.proxy);
+    }
     let board = Board::new([NAME].into_iter());
     let name = claim::process_name();
     let office = Arc::new(Office::open(&config, &board, name.clone())?);

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::linked::{Failures, keep_linked, standing};
+use super::warn_of_proxy;
 use crate::amqp::{
     channels::{LEASE, Needs, READING},
     claim::{self, AFTER_YOU, Claim},
@@ -60,7 +61,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         );
     }
     let recorder = metrics::install().context("metrics")?;
-    let client = http_client()?;
+    warn_of_proxy(&config.http.proxy);
+    let client = http_client(&config.http.proxy)?;
     let board = Board::new(worker.orgs.keys().map(String::as_str));
     // All orgs share the stream.
     let stream = Names::new(&config.amqp.prefix, "").ledger();
