@@ -248,7 +248,7 @@ async fn events_come_at_once_and_with_each_change_and_end_with_the_process_witho
 async fn while_a_page_is_open_the_active_worker_shows_what_others_write_to_the_stream_too() {
     let world = Plan::new().start().await;
     let http = &world.worker().http;
-    let announced = Announced { lane: Lane::Bulk, jobs: 3, at: Timestamp::now() };
+    let announced = Announced { lane: Lane::Bulk, jobs: 3, at: Timestamp::now(), not_before: None };
     let (body, properties) = wire::batch::announcement("main", "night-shift", &announced);
     let (channel, exchange) = (world.channel().await, world.named("outcomes"));
     let options = BasicPublishOptions::default();
@@ -333,7 +333,8 @@ async fn an_hour_of_history(world: &World) {
     let exchange = world.named("outcomes");
     let now = Timestamp::now();
     let options = BasicPublishOptions::default();
-    let announced = Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56) };
+    let announced =
+        Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56), not_before: None };
     let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
     let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
     let mut confirms = vec![sent.await.unwrap()];

@@ -169,11 +169,11 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     let following = follow(batch, |seen| {
         let now = Timestamp::now();
         if !is_over(batch.config, &seen.progress) {
-            bar.show(&seen.progress, now);
+            bar.show(seen, now);
             return Ok(ControlFlow::Continue(()));
         }
         bar.end();
-        writeln!(std::io::stdout().lock(), "{}", view::table(batch.org, batch.name, &seen.progress, now))?;
+        writeln!(std::io::stdout().lock(), "{}", view::table(batch, seen, now))?;
         if let Some(path) = failed {
             write_failed(path, sheet, seen)?;
         }

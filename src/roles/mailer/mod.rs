@@ -72,6 +72,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
             "mailer.enabled is false: a worker configured so lets a message expire at the broker as soon as it is too old, and nobody says so; set it true, here and for the workers"
         );
     }
+    tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
     let board = Board::new([NAME].into_iter());
     let name = claim::process_name();
     let office = Arc::new(Office::open(&config, &board, name.clone())?);
