@@ -111,6 +111,27 @@ async fn while_the_breaker_is_open_there_is_no_estimate_but_the_error_and_the_ne
     done(&world, 12).await;
     world.main().add_fault(fault("status=500,always"));
     nothing_moves(&world, "breaker_open", "failed", None).await;
+    let (_, said) = world.readyz().await;
+    let cause = &said["orgs"]["main"]["breaker"]["cause"];
+    assert!(cause.as_str().unwrap().contains("500"), "the error itself is said: {cause}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_that_cannot_be_reached_is_named_with_its_error() {
+    // Nobody listens there.
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = format!("scim_url = \"http://{closed}/scim\"\n{RATE}");
+    let mut world = Plan::new().org("main", unlimited(), RATE).prepare().await;
+    let own = format!("scim_url = \"{}/api/v2/scim/v2\"\n", world.orgs["main"].base);
+    world.config = world.config.replace(&own, "").replace(RATE, &nobody);
+    world.start_worker().await;
+    world.ready().await;
+    send(&world, "agents", 20).await;
+    let cause = eventually("the breaker is open", async || {
+        world.readyz().await.1["orgs"]["main"]["breaker"]["cause"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(cause.contains("onnection refused"), "{cause}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
