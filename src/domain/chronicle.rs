@@ -109,6 +109,8 @@ pub struct Lately {
     pub status: Option<Status>,
     /// How many jobs failed within a day, by their reason (`other`: one that is not known here), and have not ended otherwise since.
     pub failures: BTreeMap<&'static str, u32>,
+    /// Whose the newest of them are, by reason: users, or jobs where their users are not known.
+    pub failed: BTreeMap<&'static str, Vec<Box<str>>>,
     /// The last jobs, the newest first.
     pub latest: Vec<Line>,
     /// The batches of the last day, the one heard of last first.
@@ -144,7 +146,7 @@ impl Chronicle {
         let at = ended.at.min(now);
         tale.hour.ended(&ended.job, ended.kind, at, now);
         match ended.kind {
-            OutcomeKind::Failed | OutcomeKind::Expired => tale.failures.failed(&ended.job, ended.reason, at, now),
+            OutcomeKind::Failed | OutcomeKind::Expired => tale.failures.failed(ended, at, now),
             OutcomeKind::Succeeded | OutcomeKind::PassedThrough | OutcomeKind::Superseded | OutcomeKind::Duplicate => {
                 tale.failures.closed(&ended.job, at)
             }
@@ -202,6 +204,7 @@ impl Chronicle {
             pace: ends.pace(now, status.map(|status| status.rate)),
             status: status.cloned(),
             failures: tale.failures.by_reason(now),
+            failed: tale.failures.named(now),
             latest: tale.latest.iter().cloned().collect(),
             batches: tale.batches.stages(status, now),
         })

@@ -139,7 +139,11 @@ impl Scene {
             blocked: blocked.as_ref().map(view::Blocked::of),
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
             batches: lately.batches.iter().map(view::Batch::of).collect(),
-            failures: lately.failures.iter().map(|(reason, jobs)| view::Failures::of(reason, *jobs)).collect(),
+            failures: lately
+                .failures
+                .iter()
+                .map(|(reason, jobs)| view::Failures::of(reason, *jobs, lately.failed.get(reason)))
+                .collect(),
             latest: lately.latest.iter().map(view::Line::of).collect(),
         }
     }

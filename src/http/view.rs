@@ -271,11 +271,15 @@ pub(super) struct Failures {
     reason: &'static str,
     message: &'static str,
     jobs: u32,
+    /// The users of the newest of them, or their jobs where the users are not known.
+    who: Vec<String>,
 }
 
 impl Failures {
-    pub(super) fn of(reason: &'static str, jobs: u32) -> Self {
-        Self { reason, message: Reason::named(reason).map_or("Its dead letter says why", Reason::message), jobs }
+    pub(super) fn of(reason: &'static str, jobs: u32, who: Option<&Vec<Box<str>>>) -> Self {
+        let message = Reason::named(reason).map_or("Its dead letter says why", Reason::message);
+        let who = who.into_iter().flatten().map(|who| without_addresses(who)).collect();
+        Self { reason, message, jobs, who }
     }
 }
 

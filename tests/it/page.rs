@@ -58,8 +58,8 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
     let (mut first, at_first) = Process::worker(&world).await;
     a_little_of_everything(&world).await;
     let open = json!([
-        {"reason": "no_address", "message": "The job names nobody to notify and no fallback address is configured", "jobs": 1},
-        {"reason": "not_found", "message": "The org knows no such user", "jobs": 1},
+        {"reason": "no_address", "message": "The job names nobody to notify and no fallback address is configured", "jobs": 1, "who": ["x"]},
+        {"reason": "not_found", "message": "The org knows no such user", "jobs": 1, "who": ["nobody"]},
     ]);
     let main = shown(&at_first, "all has ended", |main| {
         let nothing_in_hand = main["queues"]["interactive"]["inFlight"] == 0 && main["queues"]["bulk"]["inFlight"] == 0;
@@ -311,7 +311,7 @@ async fn in_a_browser_the_numbers_move_while_200_jobs_run_and_nothing_is_asked_o
     fits_everywhere(&mut tab).await;
     tab.until(".says", |says| says == "Idle: no job waits").await;
     tab.until("[data-f=dead]", |dead| dead == "1").await;
-    assert_eq!(tab.text("[data-f=failures] td").await, "not_found\nThe org knows no such user");
+    assert_eq!(tab.text("[data-f=failures] td").await, "not_found\nThe org knows no such user\nmain-user-7");
     let bars = "[...document.querySelectorAll('rect.ok')].filter((bar) => bar.getAttribute('height') > 0).length";
     assert!(tab.value(bars).await.as_u64().unwrap() >= 1);
     assert_eq!(tab.value("document.querySelectorAll('.last tbody tr').length").await, 15);

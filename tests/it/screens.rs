@@ -1,7 +1,8 @@
 //! What the page, `/readyz`, `resetd batch` and `enqueue --wait` say of an org that does not move, and of how fast one moves.
 
 use jiff::{SignedDuration, Timestamp};
-use lapin::options::BasicPublishOptions;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use resetd::domain::batch::Announced;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::mailing::MailEnd;
@@ -10,6 +11,7 @@ use resetd::domain::user::UserId;
 use resetd::wire;
 use serde_json::{Value, json};
 
+use crate::browser::{Browser, Tab};
 use crate::process::{Process, Run, role_is};
 use crate::world::{Plan, World, eventually, fault, named, reset_body, text, unlimited, with_header};
 
@@ -285,4 +287,66 @@ async fn after_a_restart_a_batch_was_heard_of_when_its_last_record_was_written()
         .map(|batch| (batch["name"].as_str().unwrap(), batch["heardAt"].as_str().unwrap().parse().unwrap()))
         .collect();
     assert_eq!(heard, [("untold", after(5)), ("told", after(9))]);
+}
+
+/// What stands in each cell of a table's rows.
+async fn rows(tab: &mut Tab, table: &str) -> Value {
+    tab.value(&format!(
+        "[...document.querySelectorAll('{table} tbody tr')].map((tr) => [...tr.children].filter((td) => td.offsetWidth > 0).map((td) => td.innerText))"
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_names_who_failed_accounts_for_every_dead_letter_and_can_be_read_on_a_phone() {
+    let (world, browser) = tokio::join!(Plan::new().start(), Browser::start());
+    // One that the broker itself dead-lettered: no outcome tells of it.
+    let channel = world.channel().await;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let dead = world.named("resets.main.dead");
+    channel.queue_declare(dead.as_str().into(), options, FieldTable::default()).await.unwrap();
+    let sent = channel.basic_publish(
+        "".into(),
+        dead.as_str().into(),
+        BasicPublishOptions::default(),
+        b"{}",
+        named("x").with_delivery_mode(2),
+    );
+    assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+    let mut tab = browser.tab().await;
+    tab.open(&world.worker().http).await;
+    tab.until("[data-f=dead]", |dead| dead == "1").await;
+    let words = tab.text("[data-f=open]").await;
+    assert!(!words.contains("no job failed") && words.contains("resetd dead list"), "{words}");
+
+    world.main().add_fault(fault("status=404,always,user=gone-1"));
+    world.main().add_fault(fault("status=404,always,user=gone-2"));
+    for user in ["u-1", "gone-1", "gone-2"] {
+        let properties =
+            with_header(named(&format!("onboarding-november/{user}")), "batch", text("onboarding-november"));
+        world.publish("main.bulk", reset_body(user).to_string().as_bytes(), properties).await;
+    }
+    tab.until("[data-f=dead]", |dead| dead == "3").await;
+    tab.until("[data-f=failures]", |failed| failed.contains("gone-1") && failed.contains("gone-2")).await;
+    let words = tab.text("[data-f=open]").await;
+    assert!(words.contains("2 jobs failed within a day") && words.contains("1 more"), "{words}");
+    for width in [390, 1280] {
+        tab.size(width, 844).await;
+        let rows = rows(&mut tab, ".last").await;
+        for (row, user) in rows.as_array().unwrap().iter().zip(["gone-2", "gone-1", "u-1"]) {
+            let row: Vec<&str> = row.as_array().unwrap().iter().map(|cell| cell.as_str().unwrap()).collect();
+            assert!(row.contains(&"bulk"), "{width} wide: the lane is gone: {row:?}");
+            assert!(
+                row.iter().any(|cell| cell.contains(&format!("onboarding-november/{user}"))),
+                "{width} wide: {row:?}"
+            );
+        }
+        // Nothing of it is cut off where there is little room; else whoever points at it sees all of it.
+        let cut = tab.value("[...document.querySelectorAll('.last td')].filter((td) => td.offsetWidth > 0 && td.scrollWidth > td.clientWidth + 1).map((td) => td.innerText)").await;
+        assert!(width > 390 || cut == json!([]), "{width} wide: {cut}");
+        let wide = tab.value("document.documentElement.scrollWidth").await.as_u64().unwrap();
+        assert!(wide <= width.into(), "the page is {wide} wide at {width}");
+    }
+    let said = batch(&world, "onboarding-november").await;
+    assert_eq!(said["givenUp"], json!({"not_found": ["gone-1", "gone-2"]}), "{said}");
 }

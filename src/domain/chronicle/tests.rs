@@ -98,6 +98,19 @@ fn what_the_orgs_worker_said_last_counts_where_the_org_is_not_ours() {
 }
 
 #[test]
+fn the_newest_who_failed_are_named_by_their_reason() {
+    let mut chronicle = chronicle();
+    for n in 0..8 {
+        let mut failed = ended(&format!("b/u-{n}"), OutcomeKind::Failed, n);
+        failed.user = (n != 7).then(|| format!("u-{n}").into());
+        chronicle.ended(&failed, at(10));
+    }
+    chronicle.ended(&ended("b/u-5", OutcomeKind::Succeeded, 9), at(10));
+    let named: Vec<Box<str>> = ["b/u-7", "u-6", "u-4", "u-3", "u-2"].map(Box::from).into();
+    assert_eq!(lately(&chronicle, 10).failed, [("not_found", named)].into());
+}
+
+#[test]
 fn a_batch_was_heard_of_when_its_last_record_was_written_however_late_it_is_read() {
     let mut chronicle = chronicle();
     let mailed = |seconds: Option<i64>| Record::Mailed { job: "b/1".into(), told: true, at: seconds.map(at) };

@@ -1,7 +1,7 @@
 //! Following a batch in the stream of outcomes, and whether anybody works its org. The stream is read anew after a lost broker: what is known is a fold over it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +119,16 @@ impl Seen {
             }
         }
         self.progress.note(&record);
+    }
+
+    /// The jobs that were given up, by their reason.
+    pub(super) fn by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (job, (reason, _)) in &self.given_up {
+            reasons.entry(reason).or_default().push(job);
+        }
+        reasons.values_mut().for_each(|jobs| jobs.sort_unstable());
+        reasons
     }
 
     /// What its time left depends on.

@@ -7,12 +7,17 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, Unit};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::follow::{Batch, Outlook, Seen};
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::blocked::Blocked;
 use crate::wire::moment;
+
+/// So many of those that failed for a reason are named in the table.
+const NAMED: usize = 5;
+/// And in JSON.
+const MOST_NAMED: usize = 20;
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -112,6 +117,9 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
     row("done", progress.done().to_string());
     row("succeeded", counts.succeeded.to_string());
     row("failed", counts.failed.to_string());
+    for (reason, jobs) in seen.by_reason() {
+        row(&format!("  {reason}"), named(name, &jobs));
+    }
     let others = [
         ("expired", counts.expired),
         ("superseded by a newer reset", counts.superseded),
@@ -138,10 +146,27 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
     table.to_string()
 }
 
+/// How many there are, and whose the first of them are.
+fn named(batch: &str, jobs: &[&str]) -> String {
+    let some: Vec<&str> = jobs.iter().take(NAMED).map(|job| user_of(batch, job)).collect();
+    let more = jobs.len().saturating_sub(NAMED);
+    let rest = if more > 0 { format!(" and {more} more (resetd dead list)") } else { String::new() };
+    format!("{}: {}{rest}", jobs.len(), some.join(", "))
+}
+
+/// Whose job it is, as far as its id says.
+fn user_of<'a>(batch: &str, job: &'a str) -> &'a str {
+    job.strip_prefix(batch).and_then(|rest| rest.strip_prefix('/')).unwrap_or(job)
+}
+
 /// The same for scripts.
 pub(super) fn json(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> Value {
     let (Batch { org, name, .. }, progress, outlook) = (batch, &seen.progress, seen.outlook(now));
     let counts = progress.counts();
+    let given_up = seen.by_reason().into_iter().map(|(reason, jobs)| {
+        let users = jobs.iter().take(MOST_NAMED).map(|job| Value::from(user_of(name, job))).collect();
+        (reason.to_owned(), Value::Array(users))
+    });
     let blocked = outlook.blocked.as_ref().map(
         |blocked| json!({"cause": blocked.cause.as_str(), "reason": blocked.reason, "until": optional(blocked.until)}),
     );
@@ -151,6 +176,7 @@ pub(super) fn json(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> Value {
         "succeeded": counts.succeeded, "failed": counts.failed, "expired": counts.expired,
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
         "notified": counts.notified, "notificationFailed": counts.notification_failed,
+        "givenUp": given_up.collect::<Map<_, _>>(),
         "ratePerMinute": progress.ended_lately(now), "blocked": blocked,
         "secondsLeft": outlook.time_left(progress, now).map(|left| left.as_secs()),
         "enqueuedAt": optional(progress.announced().map(|announced| announced.at)),
@@ -242,19 +268,24 @@ mod tests {
         let batch = Batch { config: &config, org: "main", name: "agents", since: Since::Ever };
         let mut seen = Seen::default();
         seen.progress = half_done();
+        for (n, reason) in [(10, "rejected"), (20, "not_found"), (30, "not_found")] {
+            seen.given_up.insert(format!("agents/{n}"), (reason.to_owned(), String::new()));
+        }
         insta::assert_snapshot!(table(&batch, &seen, at(300)), @r"
-        ┌────────────────────────┬────────┐
-        │ batch                  ┆ agents │
-        ╞════════════════════════╪════════╡
-        │ org                    ┆ main   │
-        │ lane                   ┆ bulk   │
-        │ jobs                   ┆ 3000   │
-        │ done                   ┆ 1500   │
-        │ succeeded              ┆ 1350   │
-        │ failed                 ┆ 150    │
-        │ ended in the last 60 s ┆ 296    │
-        │ time left              ┆ 6 min  │
-        └────────────────────────┴────────┘
+        ┌────────────────────────┬───────────┐
+        │ batch                  ┆ agents    │
+        ╞════════════════════════╪═══════════╡
+        │ org                    ┆ main      │
+        │ lane                   ┆ bulk      │
+        │ jobs                   ┆ 3000      │
+        │ done                   ┆ 1500      │
+        │ succeeded              ┆ 1350      │
+        │ failed                 ┆ 150       │
+        │   not_found            ┆ 2: 20, 30 │
+        │   rejected             ┆ 1: 10     │
+        │ ended in the last 60 s ┆ 296       │
+        │ time left              ┆ 6 min     │
+        └────────────────────────┴───────────┘
         ");
     }
 
@@ -268,6 +299,14 @@ mod tests {
         outlook.blocked = Some(Blocked { cause: Cause::NoWorker, reason: "start one".into(), until: None });
         insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, no worker");
         assert_eq!(outlook.time_left(&half_done(), at(300)), None);
+    }
+
+    #[test]
+    fn those_who_failed_are_named_and_many_are_counted() {
+        let jobs: Vec<String> = (0..7).map(|n| format!("agents/u-{n}")).collect();
+        let jobs: Vec<&str> = jobs.iter().map(String::as_str).collect();
+        assert_eq!(named("agents", &jobs), "7: u-0, u-1, u-2, u-3, u-4 and 2 more (resetd dead list)");
+        assert_eq!(named("agents", &["agents-2/u", "job-1"]), "2: agents-2/u, job-1");
     }
 
     #[test]
