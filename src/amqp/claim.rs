@@ -57,6 +57,11 @@ impl Claim {
         Self { subject: subject.to_owned(), queue, stream, name, ledger, tenure: Mutex::default() }
     }
 
+    /// What this process is called in the ledger.
+    pub fn name(&self) -> &WorkerName {
+        &self.name
+    }
+
     fn tenure(&self) -> MutexGuard<'_, Tenure> {
         self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,8 +83,8 @@ impl Claim {
             let tried = Instant::now();
             // One that a session before had is this connection's still.
             let is_ours = link.leases().contains(&self.queue);
-            let is_free =
-                is_ours || !link.lost().run_until_cancelled(self.is_held(&publisher)).await.ok_or_else(lost)??;
+            let is_free = is_ours
+                || !link.lost().run_until_cancelled(is_held(&publisher, &self.queue)).await.ok_or_else(lost)??;
             if is_free && let Some(lease) = Lease::take(link, self.queue.clone()).await? {
                 return Ok(lease);
             }
@@ -91,18 +96,6 @@ impl Claim {
             if timeout(TRY.saturating_sub(tried.elapsed()), link.lost().cancelled()).await.is_ok() {
                 return Err(lost());
             }
-        }
-    }
-
-    /// Whether somebody holds the lease. What is published to its queue expires there at once, and comes back where there is no such queue:
-    /// nothing is refused. To declare what another holds would be, and each refusal costs the connection one of its channels.
-    async fn is_held(&self, publisher: &Publisher) -> Result<bool, Trouble> {
-        let properties = BasicProperties::default().with_expiration("0".into());
-        match publisher.publish(&Message { exchange: "", key: &self.queue, body: b"", properties }).await {
-            // One that is just being deleted may refuse it.
-            Ok(()) | Err(Unpublished::Refused { .. }) => Ok(true),
-            Err(Unpublished::Returned { .. }) => Ok(false),
-            Err(Unpublished::Lost(trouble)) => Err(trouble),
         }
     }
 
@@ -156,5 +149,20 @@ impl Claim {
         let message = Message { exchange: "", key: &self.stream, body: &body, properties };
         let published = publisher.publish(&message).await;
         published.map_err(|unpublished| Trouble::Again(format!("writing to the ledger: {unpublished}")))
+    }
+}
+
+/// Whether somebody holds the lease. What is published to its queue expires there at once, and comes back where there is no such queue:
+/// nothing is refused. To declare what another holds would be, and each refusal costs the connection one of its channels.
+///
+/// # Errors
+/// Where the connection is lost.
+pub async fn is_held(publisher: &Publisher, lease: &str) -> Result<bool, Trouble> {
+    let properties = BasicProperties::default().with_expiration("0".into());
+    match publisher.publish(&Message { exchange: "", key: lease, body: b"", properties }).await {
+        // One that is just being deleted may refuse it.
+        Ok(()) | Err(Unpublished::Refused { .. }) => Ok(true),
+        Err(Unpublished::Returned { .. }) => Ok(false),
+        Err(Unpublished::Lost(trouble)) => Err(trouble),
     }
 }

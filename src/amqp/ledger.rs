@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::trouble::{ANSWER, Trouble};
+use crate::domain::blocked::Status;
 use crate::domain::chronicle::{Chronicle, Ended, Lately, Mails, MailsLately};
 use crate::domain::job::JobId;
 use crate::domain::ledger::{Book, Entry, Holder, Room};
@@ -139,7 +140,12 @@ impl Ledger {
 
     /// See [`Chronicle::lately`].
     pub fn lately(&self, org: &str) -> Option<Lately> {
-        self.kept().chronicle.lately(org, Timestamp::now())
+        self.lately_with(org, None)
+    }
+
+    /// The same of an org that is ours, which stands so.
+    pub fn lately_with(&self, org: &str, own: Option<&Status>) -> Option<Lately> {
+        self.kept().chronicle.lately(org, Timestamp::now(), own)
     }
 
     /// What became of mails lately.
@@ -238,6 +244,7 @@ impl Ledger {
             Some(Told::Batch(about)) => kept.chronicle.batch(&about.org, &about.batch, &about.record, now),
             Some(Told::Mailed(mailed)) => kept.mailed(mailed, now),
             Some(Told::Lease(entry)) => kept.apply(entry, now),
+            Some(Told::State { org, status }) => kept.chronicle.stands(org, status),
             None => {}
         }
         let is_fence = matches!(told, Some(Told::Lease(Entry::Fence { .. })));

@@ -2,19 +2,17 @@
 //! holds state, so whoever wants to know reads these.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::blocked::{Blocked, Cause, Status};
 use super::job::Lane;
 use super::outcome::OutcomeKind;
+use super::rate::Ends;
 
-/// Over how long the rate is taken.
-pub const WINDOW: SignedDuration = SignedDuration::from_secs(60);
-/// Less than this is too short to tell a rate from.
-const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 /// Job ids of one batch at most; more than these are not counted. 48 bytes each.
 const MAX_JOBS: usize = 1_000_000;
 
@@ -31,6 +29,8 @@ pub enum Record<'a> {
         job: Cow<'a, str>,
         /// Whether the next hop took the mail.
         told: bool,
+        /// When that was, where the record says so.
+        at: Option<Timestamp>,
     },
 }
 
@@ -43,6 +43,8 @@ pub struct Announced {
     pub jobs: u64,
     /// When that was.
     pub at: Timestamp,
+    /// No job of it is called before this moment.
+    pub not_before: Option<Timestamp>,
 }
 
 /// How one job ended.
@@ -92,8 +94,8 @@ pub struct Progress {
     counts: Counts,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
-    /// How many ended in each second of the last minute.
-    recent: VecDeque<(i64, u64)>,
+    /// When its jobs ended lately.
+    ends: Ends,
 }
 
 /// Jobs by how they ended, each counted once, and by whether somebody was told.
@@ -153,7 +155,7 @@ impl Default for Progress {
             counts: Counts::default(),
             first: None,
             last: None,
-            recent: VecDeque::new(),
+            ends: Ends::default(),
         }
     }
 }
@@ -170,7 +172,7 @@ impl Progress {
                 self.ended = 0;
             }
             Record::Ended(ended) => self.ended(ended),
-            Record::Mailed { job, told } => {
+            Record::Mailed { job, told, at: _ } => {
                 let Some(mut known) = self.job(job) else { return };
                 // A mail that was told to have failed may have been sent in the end, never the other way round.
                 if known.told != Some(true) {
@@ -207,14 +209,7 @@ impl Progress {
     fn finished(&mut self, at: Timestamp) {
         self.first = Some(self.first.map_or(at, |first| first.min(at)));
         self.last = Some(self.last.map_or(at, |last| last.max(at)));
-        let second = at.as_second();
-        match self.recent.iter_mut().rev().find(|(known, _)| *known == second) {
-            Some((_, count)) => *count += 1,
-            None => self.recent.push_back((second, 1)),
-        }
-        // Records stand in the order of their confirms, so that these are almost in order, and the oldest goes.
-        let newest = self.last.map_or(second, Timestamp::as_second);
-        self.recent.retain(|(known, _)| *known > newest - WINDOW.as_secs());
+        self.ends.note(at);
     }
 
     fn hash(&self, job: &str) -> Hash {
@@ -302,30 +297,32 @@ impl Progress {
         self.last
     }
 
-    /// Jobs that end in a second, by those that did within the last minute; `None` where these are too few to tell.
-    pub fn rate(&self, now: Timestamp) -> Option<f64> {
-        let since = now.as_second() - WINDOW.as_secs();
-        let recent = self.recent.iter().filter(|(second, _)| *second > since);
-        let ended: u64 = recent.map(|(_, count)| count).sum();
-        let first = self.first?;
-        let age = now.duration_since(first);
-        if ended < 2 || age < SHORTEST {
-            return None;
-        }
-        // While the first one is within the window, the time before it is not known: it counts for nothing itself.
-        let (ended, span) = if age < WINDOW { (ended - 1, age) } else { (ended, WINDOW) };
-        #[expect(clippy::cast_precision_loss, reason = "a rate of at most a million jobs")]
-        Some(ended as f64 / span.as_secs_f64())
+    /// How many jobs ended in the last 60 s.
+    pub fn ended_lately(&self, now: Timestamp) -> u64 {
+        self.ends.within_a_minute(now)
     }
 
-    /// How long it will take until all of it has ended, at the rate it goes.
-    pub fn time_left(&self, now: Timestamp) -> Option<Duration> {
-        let (waiting, rate) = (self.waiting()?, self.rate(now));
+    /// What keeps its jobs from ending, as far as the org's worker says: `None` where nothing does, or all of it has ended.
+    pub fn blocked(&self, status: Option<&Status>, now: Timestamp) -> Option<Blocked> {
+        if self.is_done() {
+            return None;
+        }
+        let by_worker = status.and_then(|status| status.blocked(self.lane.unwrap_or(Lane::Interactive)));
+        let wished = self.announced.and_then(|announced| announced.not_before).filter(|begin| *begin > now);
+        by_worker.cloned().or_else(|| {
+            let reason = "its jobs were sent with a not-before that is ahead".to_owned();
+            wished.map(|begin| Blocked { cause: Cause::NotBefore, reason, until: Some(begin) })
+        })
+    }
+
+    /// How long it will take until all of it has ended, where nothing keeps it: see [`Ends::pace`].
+    pub fn time_left(&self, now: Timestamp, in_force: Option<u32>) -> Option<Duration> {
+        let waiting = self.waiting()?;
         if waiting == 0 {
             return Some(Duration::ZERO);
         }
         #[expect(clippy::cast_precision_loss, reason = "an estimate in seconds")]
-        Duration::try_from_secs_f64(waiting as f64 / rate?).ok()
+        Duration::try_from_secs_f64(waiting as f64 * 60.0 / self.ends.pace(now, in_force)?).ok()
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{Timestamp, Unit};
 
 use super::batch::{self, Record};
+use super::blocked::Status;
 use super::job::Lane;
 use super::mailing::Mailed;
 use super::outcome::{Outcome, OutcomeKind, Reason};
@@ -100,10 +101,16 @@ impl Line {
 pub struct Lately {
     /// What ended in each minute of the last hour, the oldest first; the last one is not over yet.
     pub minutes: Vec<Count>,
-    /// Jobs that ended in a minute, as it goes now; 0 where none did for a while.
-    pub per_minute: f64,
+    /// Jobs that ended in the last 60 s.
+    pub per_minute: u64,
+    /// Jobs a minute by which a time left is estimated; `None` where none ended lately.
+    pub pace: Option<f64>,
+    /// How the org's worker stands.
+    pub status: Option<Status>,
     /// How many jobs failed within a day, by their reason (`other`: one that is not known here), and have not ended otherwise since.
     pub failures: BTreeMap<&'static str, u32>,
+    /// Whose the newest of them are, by reason: users, or jobs where their users are not known.
+    pub failed: BTreeMap<&'static str, Vec<Box<str>>>,
     /// The last jobs, the newest first.
     pub latest: Vec<Line>,
     /// The batches of the last day, the one heard of last first.
@@ -122,6 +129,8 @@ struct Tale {
     failures: Failures,
     latest: VecDeque<Line>,
     batches: Batches,
+    /// As its worker said last.
+    status: Option<Status>,
 }
 
 impl Chronicle {
@@ -137,7 +146,7 @@ impl Chronicle {
         let at = ended.at.min(now);
         tale.hour.ended(&ended.job, ended.kind, at, now);
         match ended.kind {
-            OutcomeKind::Failed | OutcomeKind::Expired => tale.failures.failed(&ended.job, ended.reason, at, now),
+            OutcomeKind::Failed | OutcomeKind::Expired => tale.failures.failed(ended, at, now),
             OutcomeKind::Succeeded | OutcomeKind::PassedThrough | OutcomeKind::Superseded | OutcomeKind::Duplicate => {
                 tale.failures.closed(&ended.job, at)
             }
@@ -146,27 +155,26 @@ impl Chronicle {
         if let (Some(batch), Some(lane)) = (&ended.batch, ended.lane) {
             let job = Cow::Borrowed(&*ended.job);
             let record = batch::Ended { job, lane, kind: ended.kind, reason: None, detail: None, at };
-            tale.batches.note(batch, &Record::Ended(record), at, now);
+            tale.batches.note(batch, &Record::Ended(record), Some(at), now);
         }
     }
 
     /// Something else is told of a batch: that it is sent, or what became of a mail.
     pub fn batch(&mut self, org: &str, batch: &str, record: &Record<'_>, now: Timestamp) {
         let at = match record {
-            Record::Announced(announced) => announced.at,
-            Record::Ended(ended) => ended.at,
-            // It has no moment of its own, and comes a little after its job's end.
-            Record::Mailed { .. } => now,
+            Record::Announced(announced) => Some(announced.at),
+            Record::Ended(ended) => Some(ended.at),
+            Record::Mailed { at, .. } => *at,
         };
         if let Some(tale) = self.orgs.get_mut(org) {
-            tale.batches.note(batch, record, at.min(now), now);
+            tale.batches.note(batch, record, at.map(|at| at.min(now)), now);
         }
     }
 
     /// A mail ended.
     pub fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
         if let Some(batch) = &mailed.batch {
-            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told };
+            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told, at: mailed.at };
             self.batch(&mailed.org, batch, &record, now);
         }
     }
@@ -178,15 +186,27 @@ impl Chronicle {
         }
     }
 
-    /// What there is to tell of an org.
-    pub fn lately(&self, org: &str, now: Timestamp) -> Option<Lately> {
+    /// The org's worker says how it stands.
+    pub fn stands(&mut self, org: &str, status: &Status) {
+        if let Some(tale) = self.orgs.get_mut(org) {
+            tale.status = Some(status.clone());
+        }
+    }
+
+    /// What there is to tell of an org. `own`: how it stands here, where it is ours; else what its worker said last counts.
+    pub fn lately(&self, org: &str, now: Timestamp, own: Option<&Status>) -> Option<Lately> {
         let tale = self.orgs.get(org)?;
+        let status = own.or(tale.status.as_ref());
+        let ends = tale.hour.ends();
         Some(Lately {
             minutes: tale.hour.minutes(now),
-            per_minute: tale.hour.per_minute(now),
+            per_minute: ends.within_a_minute(now),
+            pace: ends.pace(now, status.map(|status| status.rate)),
+            status: status.cloned(),
             failures: tale.failures.by_reason(now),
+            failed: tale.failures.named(now),
             latest: tale.latest.iter().cloned().collect(),
-            batches: tale.batches.stages(now),
+            batches: tale.batches.stages(status, now),
         })
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod attribute;
 pub mod batch;
+pub mod blocked;
 pub mod chronicle;
 pub mod failure;
 pub mod form;
@@ -15,6 +16,7 @@ pub mod note;
 pub mod notification;
 pub mod outcome;
 pub mod password;
+pub mod rate;
 pub mod retry;
 pub mod rung;
 pub mod token;

@@ -46,6 +46,10 @@ impl Live {
         Self { scene, latest: watch::Sender::new(None), viewers: watch::Sender::new(0) }
     }
 
+    pub(super) fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
     /// Looks on while somebody does.
     pub(super) async fn run(&self) {
         let mut viewers = self.viewers.subscribe();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::view::seconds;
 use crate::board::{BreakerState, BreakerView, BulkView, Role};
+use crate::domain::blocked::Blocked;
 use crate::org::gate::Meter;
 
 /// What the line is coloured by.
@@ -79,10 +80,21 @@ pub(super) struct Headline<'a> {
     /// A bulk lane that is closed.
     pub(super) bulk: Option<&'a BulkView>,
     pub(super) meter: &'a Meter,
-    pub(super) per_minute: f64,
+    /// Jobs that ended in the last 60 s.
+    pub(super) per_minute: u64,
     /// Jobs that have not ended, where that is known.
     pub(super) backlog: Option<u32>,
     pub(super) in_hand: u32,
+    /// What keeps the worker that has the org, where that is another.
+    pub(super) blocked: Option<&'a Blocked>,
+}
+
+impl Headline<'_> {
+    /// The one rate, and the time that it is of.
+    fn ended(&self) -> String {
+        let [unit, units] = self.of.unit();
+        format!("{} {} ended in the last 60 s", self.per_minute, if self.per_minute == 1 { unit } else { units })
+    }
 }
 
 /// The state, the line, and the moment that is waited for.
@@ -96,14 +108,14 @@ pub(super) fn headline(told: &Headline<'_>) -> (State, String, Option<Timestamp>
             (State::Waiting, format!("Not consuming yet: {}", told.reason.unwrap_or("it goes on by itself")), None)
         }
         Role::Standby => {
-            let ([other, works], [_, units]) = (told.of.other(), told.of.unit());
+            let [other, works] = told.of.other();
             let who = told.holder.as_deref().unwrap_or(other);
-            let pace = if told.per_minute >= 1.0 {
-                format!(", {} {units} a minute", told.per_minute.round())
-            } else {
-                String::new()
+            let (how, until) = match told.blocked {
+                Some(blocked) => (format!("; {}: {}", blocked.cause.words(), blocked.reason), blocked.until),
+                None if told.per_minute > 0 => (format!(", {}", told.ended()), None),
+                None => (String::new(), None),
             };
-            (State::Standby, format!("Standing by: {who} {works}{pace}"), None)
+            (State::Standby, format!("Standing by: {who} {works}{how}"), until)
         }
         Role::Active => active(told),
     };
@@ -137,16 +149,16 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
     if let Some(bulk) = told.bulk.filter(|_| told.in_hand == 0) {
         return (State::Waiting, format!("The bulk lane is closed: {}", bulk.cause), Some(bulk.until));
     }
-    if waits && (told.per_minute >= 1.0 || told.meter.spent > 0) {
-        let ended = match told.per_minute.round() {
-            pace if pace >= 1.0 => format!("{pace} {units} a minute"),
-            _ => format!("{} calls in the last minute", told.meter.spent),
-        };
-        return (State::Moving, format!("Moving: {ended}"), None);
+    if waits && told.per_minute > 0 {
+        return (State::Moving, format!("Moving: {}", told.ended()), None);
+    }
+    if waits && told.meter.spent > 0 {
+        let calls = format!("Moving: {} calls in the last 60 s, and no {unit} has ended", told.meter.spent);
+        return (State::Moving, calls, None);
     }
     match (waits, told.backlog) {
         (true, _) if told.in_hand > 0 => {
-            (State::Waiting, format!("Some {units} are in hand, and none has ended lately"), None)
+            (State::Waiting, format!("Some {units} are in hand, and none has ended in the last 60 s"), None)
         }
         (true, _) => (
             State::Waiting,
@@ -161,6 +173,7 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::blocked::Cause;
 
     fn meter() -> Meter {
         Meter {
@@ -180,7 +193,7 @@ mod tests {
     }
 
     /// The line of an active worker whose gate stands so, with this rate, backlog and number of jobs in hand.
-    fn line(meter: &Meter, per_minute: f64, backlog: Option<u32>, in_hand: u32) -> (State, String) {
+    fn line(meter: &Meter, per_minute: u64, backlog: Option<u32>, in_hand: u32) -> (State, String) {
         let told = Headline {
             of: Of::Jobs,
             role: Role::Active,
@@ -192,6 +205,7 @@ mod tests {
             per_minute,
             backlog,
             in_hand,
+            blocked: None,
         };
         let (state, text, _) = headline(&told);
         (state, text)
@@ -200,12 +214,14 @@ mod tests {
     #[test]
     fn it_says_that_it_moves_and_how_fast_or_that_there_is_nothing_to_do() {
         let meter = meter();
-        assert_eq!(line(&meter, 286.7, Some(40), 3), (State::Moving, "Moving: 287 jobs a minute".into()));
-        assert_eq!(line(&meter, 286.7, Some(0), 0), (State::Idle, "Idle: no job waits".into()));
-        assert_eq!(line(&meter, 0.0, None, 0).0, State::Idle);
-        assert_eq!(line(&Meter { spent: 7, ..meter.clone() }, 0.0, Some(9), 9).1, "Moving: 7 calls in the last minute");
-        assert_eq!(line(&meter, 0.0, Some(9), 9).0, State::Waiting);
-        assert!(line(&meter, 0.0, Some(9), 0).1.contains("wait for their time"));
+        assert_eq!(line(&meter, 287, Some(40), 3), (State::Moving, "Moving: 287 jobs ended in the last 60 s".into()));
+        assert_eq!(line(&meter, 287, Some(0), 0), (State::Idle, "Idle: no job waits".into()));
+        assert_eq!(line(&meter, 0, None, 0).0, State::Idle);
+        assert_eq!(line(&meter, 1, Some(9), 9).1, "Moving: 1 job ended in the last 60 s");
+        let calls = "Moving: 7 calls in the last 60 s, and no job has ended";
+        assert_eq!(line(&Meter { spent: 7, ..meter.clone() }, 0, Some(9), 9).1, calls);
+        assert_eq!(line(&meter, 0, Some(9), 9).0, State::Waiting);
+        assert!(line(&meter, 0, Some(9), 0).1.contains("wait for their time"));
     }
 
     #[test]
@@ -220,9 +236,10 @@ mod tests {
             breaker: Some(&breaker),
             bulk: None,
             meter: &Meter { paused_until: at(3), next_try: at(5), ..meter() },
-            per_minute: 200.0,
+            per_minute: 200,
             backlog: Some(40),
             in_hand: 4,
+            blocked: None,
         };
         let open = "No call is made: the breaker is not closed, since 5 calls failed".to_owned();
         assert_eq!(headline(&told), (State::Waiting, open, at(9)));
@@ -261,13 +278,18 @@ mod tests {
             breaker: None,
             bulk: None,
             meter: &meter,
-            per_minute: 290.2,
+            per_minute: 290,
             backlog: Some(40),
             in_hand: 0,
+            blocked: None,
         };
-        let line = "Standing by: web-2, process 7 works this org, 290 jobs a minute".to_owned();
+        let line = "Standing by: web-2, process 7 works this org, 290 jobs ended in the last 60 s".to_owned();
         assert_eq!(headline(&told), (State::Standby, line, None));
-        (told.holder, told.per_minute) = (None, 0.0);
+        let halted = Blocked { cause: Cause::Halted, reason: "invalid_client".into(), until: at(7) };
+        told.blocked = Some(&halted);
+        let line = "Standing by: web-2, process 7 works this org; halted: invalid_client".to_owned();
+        assert_eq!(headline(&told), (State::Standby, line, at(7)));
+        (told.holder, told.per_minute, told.blocked) = (None, 0, None);
         assert_eq!(headline(&told).1, "Standing by: another worker works this org");
         told.of = Of::Mails;
         assert_eq!(headline(&told).1, "Standing by: another mailer sends the mails");

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{self, Role};
+use crate::org::gate::Meter;
 use crate::telemetry::metrics;
 use auth::Guard;
 use events::Live;
@@ -52,9 +53,16 @@ struct Readiness {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Org {
     role: &'static str,
     reason: Option<String>,
+    /// The rate in force, of the one that is at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_per_minute: Option<u32>,
+    /// Until when all calls pause, as the far end asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,14 +133,17 @@ async fn upkeep(recorder: PrometheusHandle) {
 async fn readyz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
     let state = shown.board.borrow().clone();
     let ready = state.ready();
-    let mut orgs: BTreeMap<String, Org> = state.orgs.iter().map(|(name, org)| (name.clone(), row(org))).collect();
+    let scene = shown.live.scene();
+    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, scene.meter(name).as_ref())));
+    let mut orgs: BTreeMap<String, Org> = rows.collect();
     let mailer = if shown.is_mailer { orgs.pop_first().map(|(_, row)| row) } else { None };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs, mailer }))
 }
 
-fn row(org: &board::OrgState) -> Org {
+fn row(org: &board::OrgState, meter: Option<&Meter>) -> Org {
     let (role, reason) = org.role();
+    let meter = meter.filter(|_| org.works());
     let breaker = org.breaker.as_ref().map(|breaker| Breaker {
         state: breaker.state.as_str(),
         cause: breaker.cause.clone(),
@@ -143,7 +154,9 @@ fn row(org: &board::OrgState) -> Org {
         cause: bulk.cause.clone(),
         until: bulk.until.to_string(),
     });
-    Org { role: role.as_str(), reason, breaker, bulk }
+    let rate_per_minute = meter.map(|meter| meter.rate);
+    let paused_until = meter.and_then(|meter| view::seconds(meter.paused_until)).map(|until| until.to_string());
+    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, bulk }
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
@@ -165,7 +178,7 @@ mod tests {
     fn a_breaker_is_shown_only_while_it_is_not_closed() {
         let board = Board::new(["main"].into_iter());
         board.session("main", Session::Active);
-        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"])).unwrap();
+        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None)).unwrap();
         assert_eq!(shown(), r#"{"role":"active","reason":null}"#);
         let next_probe = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let cause = "5 calls in a row failed".to_owned();
@@ -173,5 +186,29 @@ mod tests {
         let breaker =
             r#"{"state":"half_open","cause":"5 calls in a row failed","nextProbe":"2026-01-02T03:04:05.678Z"}"#;
         assert_eq!(shown(), format!(r#"{{"role":"active","reason":null,"breaker":{breaker}}}"#));
+    }
+
+    #[test]
+    fn the_rate_in_force_and_a_pause_are_said_of_an_org_that_is_at_work_here() {
+        let board = Board::new(["main"].into_iter());
+        let mut meter = Meter {
+            configured: 300,
+            rate: 240,
+            spent: 0,
+            waiting: 0,
+            paused_until: None,
+            no_token_until: None,
+            next_try: None,
+            may_call: true,
+        };
+        let shown =
+            |meter: &Meter| serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter))).unwrap();
+        board.session("main", Session::Standby);
+        assert_eq!(shown(&meter), r#"{"role":"standby","reason":null}"#);
+        board.session("main", Session::Active);
+        assert_eq!(shown(&meter), r#"{"role":"active","reason":null,"ratePerMinute":240}"#);
+        meter.paused_until = "2026-01-02T03:04:05.678Z".parse().ok();
+        let said = r#"{"role":"active","reason":null,"ratePerMinute":240,"pausedUntil":"2026-01-02T03:04:06Z"}"#;
+        assert_eq!(shown(&meter), said);
     }
 }

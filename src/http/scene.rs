@@ -15,6 +15,7 @@ use crate::domain::job::Lane;
 use crate::domain::ledger::{Holder, WorkerName};
 use crate::org::gate::Meter;
 use crate::org::hands::Hands;
+use crate::org::status::status;
 
 /// What is known older than this is said to be old.
 const OLD: SignedDuration = SignedDuration::from_secs(15);
@@ -67,6 +68,12 @@ impl Scene {
         Self { worker, board, ledger, depths, orgs: BTreeMap::new(), mails: Some(mails) }
     }
 
+    /// How the gate of an org stands, or the mailer's.
+    pub(super) fn meter(&self, org: &str) -> Option<Meter> {
+        let of_mails = self.mails.as_ref().map(|mails| (mails.meter)());
+        self.orgs.get(org).map(|source| (source.meter)()).or(of_mails)
+    }
+
     /// What there is to see now.
     pub(super) fn view(&self) -> View {
         let now = Timestamp::now();
@@ -84,7 +91,8 @@ impl Scene {
 
     fn org(&self, name: &str, row: &OrgState, source: &Source, now: Timestamp) -> view::Org {
         let meter = (source.meter)();
-        let lately = self.ledger.lately(name).unwrap_or_default();
+        let own = status(row, &meter);
+        let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
         let depth = self.depths.of(name).filter(|depth| now.duration_since(depth.at) <= OLD);
         let (role, reason) = row.role();
         let works = role == Role::Active || (role == Role::Stopped && meter.may_call);
@@ -94,6 +102,11 @@ impl Scene {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
         };
+        let bulk_waits = depth.is_some_and(|depth| depth.lanes[1] > 0);
+        let blocked = lately
+            .status
+            .as_ref()
+            .and_then(|status| status.blocked(if bulk_waits { Lane::Bulk } else { Lane::Interactive }).cloned());
         let told = Headline {
             of: Of::Jobs,
             role,
@@ -105,9 +118,12 @@ impl Scene {
             per_minute: lately.per_minute,
             backlog,
             in_hand: in_hand.iter().sum(),
+            blocked: blocked.as_ref(),
         };
         let (state, text, until) = headline(&told);
-        let seconds_left = backlog.filter(|left| *left > 0 && lately.per_minute > 0.0);
+        // What is delayed waits for a time of its own.
+        let to_do = backlog.zip(depth).map(|(all, depth)| all.saturating_sub(depth.parked)).filter(|jobs| *jobs > 0);
+        let pace = lately.pace.filter(|_| blocked.is_none());
         view::Org {
             role: role.as_str(),
             reason,
@@ -118,11 +134,16 @@ impl Scene {
             breaker: row.breaker.as_ref().map(view::Breaker::of),
             bulk_closed: row.bulk.as_ref().map(view::Closed::of),
             queues: view::Queues::of(&source.names, depth.as_ref(), works.then_some(in_hand)),
-            per_minute: lately.per_minute.round(),
-            seconds_left: seconds_left.map(|left| (f64::from(left) * 60.0 / lately.per_minute).round()),
+            per_minute: lately.per_minute,
+            seconds_left: to_do.zip(pace).map(|(jobs, pace)| (f64::from(jobs) * 60.0 / pace).round()),
+            blocked: blocked.as_ref().map(view::Blocked::of),
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
             batches: lately.batches.iter().map(view::Batch::of).collect(),
-            failures: lately.failures.iter().map(|(reason, jobs)| view::Failures::of(reason, *jobs)).collect(),
+            failures: lately
+                .failures
+                .iter()
+                .map(|(reason, jobs)| view::Failures::of(reason, *jobs, lately.failed.get(reason)))
+                .collect(),
             latest: lately.latest.iter().map(view::Line::of).collect(),
         }
     }
@@ -151,6 +172,7 @@ impl Scene {
             per_minute: lately.per_minute,
             backlog,
             in_hand,
+            blocked: None,
         };
         let (state, text, until) = headline(&told);
         view::Mailer {
@@ -165,7 +187,7 @@ impl Scene {
             in_flight: works.then_some(in_hand),
             parked: depth.map(|depth| depth.parked),
             dead: depth.map(|depth| depth.dead),
-            per_minute: lately.per_minute.round(),
+            per_minute: lately.per_minute,
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
             unsent: lately.unsent.iter().map(|(reason, mails)| view::UnsentMails::of(reason, *mails)).collect(),
             latest: lately.latest.iter().map(view::MailLine::of).collect(),

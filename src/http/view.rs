@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
 use crate::board::{BreakerView, BulkView};
+use crate::domain::blocked;
 use crate::domain::chronicle;
 use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
@@ -67,9 +68,11 @@ pub(super) struct Org {
     /// `null`: the bulk lane is open.
     pub(super) bulk_closed: Option<Closed>,
     pub(super) queues: Queues,
-    /// Jobs that end in a minute, as it goes now.
-    pub(super) per_minute: f64,
-    /// `null`: nothing waits, or nothing ends.
+    /// Jobs that ended in the last 60 s.
+    pub(super) per_minute: u64,
+    /// What keeps jobs from ending; `null`: nothing does.
+    pub(super) blocked: Option<Blocked>,
+    /// `null`: nothing waits but what is delayed, something keeps it, or none ended lately.
     pub(super) seconds_left: Option<f64>,
     /// Succeeded, failed, neither: for each of the last 60 minutes, the oldest first.
     pub(super) minutes: Vec<[u32; 3]>,
@@ -96,8 +99,8 @@ pub(super) struct Mailer {
     pub(super) in_flight: Option<u32>,
     pub(super) parked: Option<u32>,
     pub(super) dead: Option<u32>,
-    /// Mails that are sent in a minute, as it goes now.
-    pub(super) per_minute: f64,
+    /// Mails that were sent in the last 60 s.
+    pub(super) per_minute: u64,
     /// Sent, given up, superseded: for each of the last 60 minutes, the oldest first.
     pub(super) minutes: Vec<[u32; 3]>,
     pub(super) unsent: Vec<UnsentMails>,
@@ -194,6 +197,27 @@ impl Breaker {
     }
 }
 
+/// What keeps jobs from ending, in place of an estimate.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Blocked {
+    cause: &'static str,
+    /// The cause in a few words.
+    text: &'static str,
+    reason: String,
+    /// What happens at `until`.
+    then: &'static str,
+    #[serde(serialize_with = "optional_moment")]
+    until: Option<Timestamp>,
+}
+
+impl Blocked {
+    pub(super) fn of(blocked: &blocked::Blocked) -> Self {
+        let blocked::Blocked { cause, reason, until } = blocked;
+        let (reason, until) = (reason.clone(), seconds(*until));
+        Self { cause: cause.as_str(), text: cause.words(), reason, then: cause.then(), until }
+    }
+}
+
 /// A bulk lane that is closed.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Closed {
@@ -247,11 +271,15 @@ pub(super) struct Failures {
     reason: &'static str,
     message: &'static str,
     jobs: u32,
+    /// The users of the newest of them, or their jobs where the users are not known.
+    who: Vec<String>,
 }
 
 impl Failures {
-    pub(super) fn of(reason: &'static str, jobs: u32) -> Self {
-        Self { reason, message: Reason::named(reason).map_or("Its dead letter says why", Reason::message), jobs }
+    pub(super) fn of(reason: &'static str, jobs: u32, who: Option<&Vec<Box<str>>>) -> Self {
+        let message = Reason::named(reason).map_or("Its dead letter says why", Reason::message);
+        let who = who.into_iter().flatten().map(|who| without_addresses(who)).collect();
+        Self { reason, message, jobs, who }
     }
 }
 
@@ -265,7 +293,8 @@ pub(super) struct Batch {
     failed: u64,
     told: u64,
     untold: u64,
-    per_minute: Option<f64>,
+    per_minute: u64,
+    blocked: Option<Blocked>,
     seconds_left: Option<f64>,
     heard_at: String,
 }
@@ -279,7 +308,8 @@ impl Batch {
             failed: stage.failed,
             told: stage.told,
             untold: stage.untold,
-            per_minute: stage.per_minute.map(f64::round),
+            per_minute: stage.per_minute,
+            blocked: stage.blocked.as_ref().map(Blocked::of),
             seconds_left: stage.seconds_left.map(f64::round),
             heard_at: moment(stage.heard),
         }

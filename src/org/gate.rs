@@ -25,6 +25,9 @@ use crate::telemetry::metrics;
 
 pub use super::breaker::Verdict;
 
+/// So many bytes of what a call met are shown.
+const LONGEST_FAULT: usize = 200;
+
 /// Where the dispatcher gets the token that goes with each permit.
 pub type TokenSource<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T, TokenTrouble>> + Send + Sync>;
 
@@ -151,6 +154,15 @@ impl<T: Send + 'static> Gate<T> {
         let now = Instant::now();
         state.pace.throttled(now, now + wait);
         self.shared.pause(&mut state, now + wait, wait);
+    }
+
+    /// What the last call that failed met, for whoever looks at a breaker that is not closed.
+    pub fn faulted(&self, why: &str) {
+        let mut state = self.shared.lock();
+        state.fault = Some(why[..why.floor_char_boundary(LONGEST_FAULT)].to_owned());
+        if state.breaker.stand() != Stand::Closed {
+            self.shared.show_breaker(&state, Instant::now());
+        }
     }
 
     /// The line stops, and why; one try is let through after 15 s, and ever later, to see whether it was mended.

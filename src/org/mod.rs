@@ -11,4 +11,5 @@ pub mod lanes;
 pub mod limiter;
 pub mod pace;
 pub mod spent;
+pub mod status;
 pub mod turns;

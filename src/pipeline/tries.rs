@@ -137,6 +137,11 @@ pub(super) async fn until_done(
             desk.org.gate.mended(StopCause::TokenRefused);
         }
         let detail = scrubber(desk, secrets, &token).text(&answered.detail.unwrap_or_default());
+        if Verdict::of(Some(&failure)) == Verdict::Faulted {
+            let status =
+                answered.status.filter(|_| !detail.starts_with("HTTP ")).map(|status| format!("HTTP {status}, "));
+            desk.org.gate.faulted(&format!("{}{}", status.unwrap_or_default(), trip.loggable(&detail)));
+        }
         follow(desk, ticket, call, &token, (failure, probe), detail, trip).await?;
     }
 }

@@ -55,6 +55,10 @@ struct Announcement<'a> {
     #[serde(borrow)]
     #[schemars(schema_with = "schema::moment")]
     enqueued_at: Cow<'a, str>,
+    /// No job of it is called before this moment; left out where they may be at once.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::moment")]
+    not_before: Option<Text<'a>>,
 }
 
 /// What the exchange of outcomes gets before a batch's first job.
@@ -91,12 +95,14 @@ pub fn job_id(batch: &str, user: &str) -> String {
 /// What is published to `outcomes`, with the key `ORG.batch`, before the first of a batch's jobs.
 pub fn announcement(org: &str, batch: &str, announced: &Announced) -> (Vec<u8>, BasicProperties) {
     let at = moment(announced.at);
+    let not_before = announced.not_before.map(|begin| Text(moment(begin).into()));
     let record = Announcement {
         batch: batch.into(),
         org: org.into(),
         lane: announced.lane.as_str().into(),
         jobs: announced.jobs,
         enqueued_at: at.as_str().into(),
+        not_before,
     };
     (json(&record), persistent().with_type(BATCH.into()))
 }
@@ -115,8 +121,9 @@ pub fn is_mark(body: &[u8], properties: &BasicProperties, id: &str) -> bool {
 pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'a>> {
     match properties.kind().as_ref()?.as_str() {
         BATCH => {
-            let Announcement { batch, org, lane, jobs, enqueued_at } = serde_json::from_slice(body).ok()?;
-            let announced = Announced { lane: Lane::named(&lane)?, jobs, at: enqueued_at.parse().ok()? };
+            let Announcement { batch, org, lane, jobs, enqueued_at, not_before } = serde_json::from_slice(body).ok()?;
+            let not_before = not_before.and_then(|begin| begin.0.parse().ok());
+            let announced = Announced { lane: Lane::named(&lane)?, jobs, at: enqueued_at.parse().ok()?, not_before };
             Some(About { org, batch, record: Record::Announced(announced) })
         }
         outcome::TYPE => {
@@ -132,8 +139,8 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
             Some(About { org: end.org, batch: end.batch?.0, record: Record::Ended(ended) })
         }
         mail::TYPE => {
-            let Mailed { org, job, batch, told, .. } = mail::read(body)?;
-            Some(About { org, batch: batch?, record: Record::Mailed { job, told } })
+            let Mailed { org, job, batch, told, at, .. } = mail::read(body)?;
+            Some(About { org, batch: batch?, record: Record::Mailed { job, told, at } })
         }
         _ => None,
     }
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn an_announcement_is_read_as_it_was_written() {
         let at = Timestamp::from_second(1_800_000_000).unwrap();
-        let announced = Announced { lane: Lane::Bulk, jobs: 3000, at };
+        let announced = Announced { lane: Lane::Bulk, jobs: 3000, at, not_before: None };
         let (body, properties) = announcement("main", "agents", &announced);
         assert_eq!(
             String::from_utf8_lossy(&body),
@@ -161,6 +168,9 @@ mod tests {
         assert_eq!((properties.delivery_mode(), properties.kind().clone()), (&Some(2), Some("batch".into())));
         let read = about(&body, &properties).unwrap();
         assert_eq!((&*read.org, &*read.batch, read.record), ("main", "agents", Record::Announced(announced)));
+        let later = Announced { not_before: Some(at), ..announced };
+        let (body, properties) = announcement("main", "agents", &later);
+        assert_eq!(about(&body, &properties).unwrap().record, Record::Announced(later));
     }
 
     #[test]

@@ -14,7 +14,8 @@ use super::batch::{self, About};
 use super::mail;
 use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
-use super::{Text, json, moment, persistent};
+use super::{Text, json, moment, persistent, state};
+use crate::domain::blocked::Status;
 use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
@@ -94,6 +95,13 @@ pub enum Told<'a> {
     Mailed(Mailed<'a>),
     /// A lease was taken or given back.
     Lease(Entry<'a>),
+    /// The worker of an org says how it stands.
+    State {
+        /// The org.
+        org: Cow<'a, str>,
+        /// How it stands.
+        status: Status,
+    },
 }
 
 /// What a record says; `None` where it is none of these, or cannot be read.
@@ -115,6 +123,7 @@ pub fn told<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Told<'a>
         }
         batch::BATCH => batch::about(body, properties).map(Told::Batch),
         mail::TYPE => mail::read(body).map(Told::Mailed),
+        state::STATE => state::read(body, properties).map(|(org, status)| Told::State { org, status }),
         _ => None,
     }
 }

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod properties;
 pub mod redact;
 pub mod scim;
+pub mod state;
 pub mod token;
 pub mod trace;
 pub mod waits;
@@ -47,7 +48,7 @@ fn json(message: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// A text that is borrowed from what is read, within an `Option` too, which a bare `Cow` is not.
-#[derive(serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
 
 /// Counts what is written.

@@ -474,7 +474,7 @@ async fn goes_on(fault: Value, parts: &[&str]) {
         assert_eq!(said, (&json!("succeeded"), &json!(1)), "{job}: {record}");
     }
     world.ready().await;
-    let active = json!({"ready": true, "orgs": {"main": {"role": "active", "reason": null}}});
+    let active = json!({"ready": true, "orgs": {"main": {"role": "active", "reason": null, "ratePerMinute": 60_000}}});
     assert_eq!(world.readyz().await.1, active);
     assert_eq!(world.depth("resets.main.dead").await, 0);
     assert_eq!(world.main().stats().password_sets, 10);

@@ -202,7 +202,10 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
     let (status, ready) = readyz(&http).await.unwrap();
     assert_eq!(
         (status, ready),
-        (200, json!({"ready": true, "orgs": {}, "mailer": {"role": "active", "reason": null}}))
+        (
+            200,
+            json!({"ready": true, "orgs": {}, "mailer": {"role": "active", "reason": null, "ratePerMinute": 60_000}})
+        )
     );
     let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     says(

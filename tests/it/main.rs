@@ -31,6 +31,7 @@ mod ops;
 mod page;
 mod process;
 mod rotation;
+mod screens;
 mod sealed;
 mod soak;
 mod standby;

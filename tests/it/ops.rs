@@ -219,7 +219,7 @@ async fn health_and_readiness_say_what_the_contract_says() {
     assert_eq!(get("/healthz").await.0, 200);
     let (status, kind, body) = get("/readyz").await;
     assert_eq!((status, kind.as_str()), (200, "application/json"));
-    assert_eq!(body, r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null}}}"#);
+    assert_eq!(body, r#"{"ready":true,"orgs":{"main":{"role":"active","reason":null,"ratePerMinute":60000}}}"#);
     let (status, kind, body) = get("/").await;
     assert_eq!((status, kind.starts_with("text/html")), (200, true), "{kind}");
     assert!(body.contains("/readyz"), "{body}");

@@ -58,8 +58,8 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
     let (mut first, at_first) = Process::worker(&world).await;
     a_little_of_everything(&world).await;
     let open = json!([
-        {"reason": "no_address", "message": "The job names nobody to notify and no fallback address is configured", "jobs": 1},
-        {"reason": "not_found", "message": "The org knows no such user", "jobs": 1},
+        {"reason": "no_address", "message": "The job names nobody to notify and no fallback address is configured", "jobs": 1, "who": ["x"]},
+        {"reason": "not_found", "message": "The org knows no such user", "jobs": 1, "who": ["nobody"]},
     ]);
     let main = shown(&at_first, "all has ended", |main| {
         let nothing_in_hand = main["queues"]["interactive"]["inFlight"] == 0 && main["queues"]["bulk"]["inFlight"] == 0;
@@ -248,7 +248,7 @@ async fn events_come_at_once_and_with_each_change_and_end_with_the_process_witho
 async fn while_a_page_is_open_the_active_worker_shows_what_others_write_to_the_stream_too() {
     let world = Plan::new().start().await;
     let http = &world.worker().http;
-    let announced = Announced { lane: Lane::Bulk, jobs: 3, at: Timestamp::now() };
+    let announced = Announced { lane: Lane::Bulk, jobs: 3, at: Timestamp::now(), not_before: None };
     let (body, properties) = wire::batch::announcement("main", "night-shift", &announced);
     let (channel, exchange) = (world.channel().await, world.named("outcomes"));
     let options = BasicPublishOptions::default();
@@ -311,7 +311,7 @@ async fn in_a_browser_the_numbers_move_while_200_jobs_run_and_nothing_is_asked_o
     fits_everywhere(&mut tab).await;
     tab.until(".says", |says| says == "Idle: no job waits").await;
     tab.until("[data-f=dead]", |dead| dead == "1").await;
-    assert_eq!(tab.text("[data-f=failures] td").await, "not_found\nThe org knows no such user");
+    assert_eq!(tab.text("[data-f=failures] td").await, "not_found\nThe org knows no such user\nmain-user-7");
     let bars = "[...document.querySelectorAll('rect.ok')].filter((bar) => bar.getAttribute('height') > 0).length";
     assert!(tab.value(bars).await.as_u64().unwrap() >= 1);
     assert_eq!(tab.value("document.querySelectorAll('.last tbody tr').length").await, 15);
@@ -333,7 +333,8 @@ async fn an_hour_of_history(world: &World) {
     let exchange = world.named("outcomes");
     let now = Timestamp::now();
     let options = BasicPublishOptions::default();
-    let announced = Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56) };
+    let announced =
+        Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56), not_before: None };
     let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
     let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
     let mut confirms = vec![sent.await.unwrap()];

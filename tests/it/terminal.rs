@@ -64,7 +64,7 @@ async fn a_bar_moves_in_80_columns_says_when_it_ends_and_leaves_a_table() {
     for frame in &frames {
         assert!(frame.chars().count() <= 80, "{} columns: {frame:?}", frame.chars().count());
     }
-    assert!(frames.iter().any(|frame| frame.contains("a minute") && frame.ends_with(" left")), "{frames:?}");
+    assert!(frames.iter().any(|frame| frame.contains(" in the last 60 s") && frame.ends_with(" left")), "{frames:?}");
     assert!(is_coloured(&drawn));
     // The bar is taken away, and what stays is the table.
     assert!(frames.last().unwrap().starts_with('└'), "{frames:?}");

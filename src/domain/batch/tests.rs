@@ -6,7 +6,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn announced(jobs: u64) -> Record<'static> {
-    Record::Announced(Announced { lane: Lane::Bulk, jobs, at: at(0) })
+    Record::Announced(Announced { lane: Lane::Bulk, jobs, at: at(0), not_before: None })
 }
 
 fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Record<'_> {
@@ -15,7 +15,7 @@ fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Record<'_> {
 }
 
 fn mailed(job: &str, told: bool) -> Record<'_> {
-    Record::Mailed { job: job.into(), told }
+    Record::Mailed { job: job.into(), told, at: None }
 }
 
 fn after(records: &[Record<'_>]) -> Progress {
@@ -58,7 +58,7 @@ fn each_job_counts_once_and_one_that_failed_and_then_succeeded_has_succeeded() {
 fn a_batch_that_nobody_announced_has_no_end() {
     let progress = after(&[ended("a", Succeeded, 1)]);
     assert_eq!((progress.total(), progress.done(), progress.is_done(), progress.is_known()), (None, 1, false, true));
-    assert_eq!(progress.time_left(at(1)), None);
+    assert_eq!(progress.time_left(at(1), None), None);
     assert!(!Progress::default().is_known());
 }
 
@@ -86,22 +86,33 @@ fn mails_count_once_for_each_job_whether_its_end_was_seen_before_or_not() {
 }
 
 #[test]
-fn the_rate_is_that_of_the_last_minute_and_the_time_left_follows_it() {
+fn the_rate_is_that_of_the_last_minute_and_the_time_left_follows_it_or_the_rate_in_force() {
     let mut progress = after(&[announced(1000)]);
-    assert_eq!((progress.rate(at(0)), progress.time_left(at(0))), (None, None));
+    let said = |progress: &Progress, seconds: i64, in_force| {
+        let left = progress.time_left(at(seconds), in_force).map(|left| left.as_secs_f64().round());
+        (progress.ended_lately(at(seconds)), left)
+    };
+    assert_eq!(said(&progress, 0, Some(300)), (0, None), "others may go first");
     progress.note(&ended("0", Succeeded, 0));
-    assert_eq!(progress.rate(at(5)), None, "one tells nothing");
+    assert_eq!(said(&progress, 0, None), (1, None), "one tells nothing");
+    assert_eq!(said(&progress, 0, Some(300)), (1, Some(200.0)));
     // 5 a second, for 100 s.
     (1..=500).for_each(|n: i64| progress.note(&ended(&n.to_string(), Succeeded, n / 5)));
-    let rate = progress.rate(at(100)).unwrap();
-    assert!((4.8..=5.1).contains(&rate), "{rate}");
-    let left = progress.time_left(at(100)).unwrap().as_secs_f64();
-    assert!((97.0..105.0).contains(&left), "{left}");
-    assert!(progress.recent.len() <= 60, "{}", progress.recent.len());
-    let slower = progress.rate(at(130)).unwrap();
-    assert!((2.3..=2.6).contains(&slower), "a line that stands still slows down: {slower}");
-    assert_eq!(progress.rate(at(161)), None, "and then nobody can tell");
+    let (count, left) = said(&progress, 100, Some(600));
+    assert!((295..=300).contains(&count) && left.is_some_and(|left| (99.0..103.0).contains(&left)), "{count} {left:?}");
+    let (count, left) = said(&progress, 130, Some(600));
+    assert!(count < 150 && left > Some(190.0), "what stands still slows down: {count} {left:?}");
+    assert_eq!(said(&progress, 160, Some(600)), (0, None), "and then nobody can tell");
     assert_eq!((progress.first_finish(), progress.last_finish()), (Some(at(0)), Some(at(100))));
+}
+
+#[test]
+fn after_a_lull_the_time_left_is_by_the_rate_in_force() {
+    let mut progress = after(&[announced(2_500)]);
+    (0..500).for_each(|n: i64| progress.note(&ended(&n.to_string(), Succeeded, n / 5)));
+    // Nothing for 50 s, and then it goes on.
+    (500..510).for_each(|n: i64| progress.note(&ended(&n.to_string(), Succeeded, 150 + n % 2)));
+    assert_eq!(progress.time_left(at(151), Some(300)), Some(Duration::from_secs(398)));
 }
 
 #[test]
@@ -109,8 +120,24 @@ fn a_short_batch_has_a_rate_too() {
     let mut progress = after(&[announced(12), ended("a", Succeeded, 0)]);
     progress.note(&ended("b", Failed, 1));
     progress.note(&ended("c", Succeeded, 2));
-    assert_eq!(progress.rate(at(2)), Some(1.0));
-    assert_eq!(progress.time_left(at(2)), Some(Duration::from_secs(9)));
+    assert_eq!(progress.ended_lately(at(2)), 3);
+    assert_eq!(progress.time_left(at(2), None), Some(Duration::from_secs(9)));
     (3..12).for_each(|n| progress.note(&ended(&n.to_string(), Succeeded, n)));
-    assert_eq!((progress.is_done(), progress.time_left(at(12))), (true, Some(Duration::ZERO)));
+    assert_eq!((progress.is_done(), progress.time_left(at(12), None)), (true, Some(Duration::ZERO)));
+}
+
+#[test]
+fn what_keeps_its_lane_or_its_own_not_before_keeps_it_until_it_has_ended() {
+    let blocked = |cause| Some(Blocked { cause, reason: String::new(), until: None });
+    let closed = Status { rate: 300, blocked: None, bulk: blocked(Cause::BulkClosed) };
+    let mut progress = after(&[announced(1)]);
+    assert_eq!(progress.blocked(Some(&closed), at(1)), blocked(Cause::BulkClosed));
+    assert_eq!(progress.blocked(None, at(1)), None);
+    let later = Announced { lane: Lane::Interactive, jobs: 1, at: at(0), not_before: Some(at(9)) };
+    progress.note(&Record::Announced(later));
+    let cause =
+        |progress: &Progress, seconds| progress.blocked(Some(&closed), at(seconds)).map(|blocked| blocked.cause);
+    assert_eq!((cause(&progress, 8), cause(&progress, 9)), (Some(Cause::NotBefore), None));
+    progress.note(&ended("a", Expired, 1));
+    assert_eq!(cause(&progress, 8), None);
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 
 use crate::domain::batch::{Progress, Record};
+use crate::domain::blocked::{Blocked, Status};
 use crate::domain::ledger::KEPT;
 
 /// Batches at most; the one that was silent for longest is forgotten for a new one.
@@ -38,21 +39,24 @@ pub struct Stage {
     pub told: u64,
     /// How many of the mails were given up.
     pub untold: u64,
-    /// Jobs that end in a minute, by those that did lately.
-    pub per_minute: Option<f64>,
-    /// How long it will take, at that rate; `None` where that is not known.
+    /// Jobs that ended in the last 60 s.
+    pub per_minute: u64,
+    /// What keeps its jobs from ending.
+    pub blocked: Option<Blocked>,
+    /// How long it will take; `None` where that is not known, or something keeps it.
     pub seconds_left: Option<f64>,
     /// When something was heard of it last.
     pub heard: Timestamp,
 }
 
 impl Batches {
-    /// Takes note of a record of a batch, not older than a day.
-    pub(super) fn note(&mut self, name: &str, record: &Record<'_>, at: Timestamp, now: Timestamp) {
-        if now.duration_since(at) > KEPT {
-            return;
-        }
-        let known = self.0.iter().position(|batch| *batch.name == *name).and_then(|place| self.0.remove(place));
+    /// Takes note of a record of a batch, not older than a day. `at`: when it was written, where it says so; one that does not is no
+    /// later than what was heard before, since it may be read long after.
+    pub(super) fn note(&mut self, name: &str, record: &Record<'_>, at: Option<Timestamp>, now: Timestamp) {
+        let known = self.0.iter().position(|batch| *batch.name == *name);
+        let heard = known.and_then(|place| self.0.get(place)).map(|batch| batch.heard);
+        let Some(at) = at.or(heard).filter(|at| now.duration_since(*at) <= KEPT) else { return };
+        let known = known.and_then(|place| self.0.remove(place));
         let mut batch = known.unwrap_or_else(|| Batch { name: name.into(), heard: at, progress: Progress::default() });
         batch.heard = batch.heard.max(at);
         batch.progress.note(record);
@@ -72,15 +76,18 @@ impl Batches {
     }
 
     /// The last one that was heard of first.
-    pub(super) fn stages(&self, now: Timestamp) -> Vec<Stage> {
+    pub(super) fn stages(&self, status: Option<&Status>, now: Timestamp) -> Vec<Stage> {
         let young = self.0.iter().rev().filter(|batch| now.duration_since(batch.heard) <= KEPT);
-        young.map(|batch| batch.stage(now)).collect()
+        young.map(|batch| batch.stage(status, now)).collect()
     }
 }
 
 impl Batch {
-    fn stage(&self, now: Timestamp) -> Stage {
+    fn stage(&self, status: Option<&Status>, now: Timestamp) -> Stage {
         let progress = &self.progress;
+        let blocked = progress.blocked(status, now);
+        let in_force = status.map(|status| status.rate);
+        let left = if blocked.is_none() { progress.time_left(now, in_force) } else { None };
         Stage {
             name: self.name.clone(),
             jobs: progress.total(),
@@ -88,8 +95,9 @@ impl Batch {
             failed: progress.counts().given_up(),
             told: progress.counts().notified,
             untold: progress.counts().notification_failed,
-            per_minute: progress.rate(now).map(|rate| rate * 60.0),
-            seconds_left: progress.time_left(now).map(|left| left.as_secs_f64()),
+            per_minute: progress.ended_lately(now),
+            blocked,
+            seconds_left: left.map(|left| left.as_secs_f64()),
             heard: self.heard,
         }
     }

@@ -1,4 +1,4 @@
-//! How many jobs ended in each minute of the last hour, and how fast it goes now. A record that is told twice counts once.
+//! How many jobs ended in each minute of the last hour, and in the last 60 s. A record that is told twice counts once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -6,17 +6,12 @@ use std::hash::{BuildHasher, RandomState};
 use jiff::Timestamp;
 
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::rate::Ends;
 
 /// Minutes that are told.
 pub const MINUTES: i64 = 60;
-/// The steps within a minute, in seconds, by which the present rate is known.
-const STEP: i64 = 10;
 /// Records that are known again at most; the minutes whose records are not take no more.
 const MAX_KNOWN: usize = 100_000;
-/// So many jobs within a minute are a rate; fewer are counted over a longer time.
-const ENOUGH: u32 = 10;
-/// The longer time, in minutes.
-const LONGER: i64 = 10;
 
 /// What ended within a minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,13 +47,13 @@ pub(super) struct Hour {
     minutes: BTreeMap<i64, Minute>,
     /// How many records are known, of all minutes.
     pub(super) known: usize,
+    /// The last of them, to the second.
+    ends: Ends,
 }
 
 #[derive(Debug, Default)]
 struct Minute {
     count: Count,
-    /// How many ended in each step.
-    steps: [u32; 6],
     known: HashSet<u64>,
     /// Its records are not known any more: who tells of one again cannot be told from who tells of a new one.
     closed: bool,
@@ -79,8 +74,7 @@ impl Hour {
             return;
         }
         counted.count.add(kind);
-        let step = at.as_second().rem_euclid(60) / STEP;
-        counted.steps[usize::try_from(step).unwrap_or(0)] += 1;
+        self.ends.note(at);
         if self.known == MAX_KNOWN {
             self.forget(minute);
         }
@@ -105,30 +99,9 @@ impl Hour {
         (last - MINUTES + 1..=last).map(count).collect()
     }
 
-    /// Of the last minute; where few ended in it, of the time since the first of the last ten minutes' ended.
-    pub(super) fn per_minute(&self, now: Timestamp) -> f64 {
-        let last = now.as_second().div_euclid(STEP);
-        let into = now.as_second() - last * STEP + 1;
-        let rate = |jobs: u32, steps: i64| f64::from(jobs) * 60.0 / ((steps * STEP + into) as f64);
-        let within = |steps: i64| (last - steps..=last).map(|step| self.step(step)).sum::<u32>();
-        let steps = 60 / STEP;
-        let recent = within(steps);
-        if recent >= ENOUGH {
-            let begun = (last - steps..=last).find(|step| self.step(*step) > 0).unwrap_or(last);
-            return rate(recent, if self.is_lull(begun) { last - begun } else { steps });
-        }
-        let first = (last - LONGER * steps..=last).find(|step| self.step(*step) > 0);
-        first.map_or(0.0, |first| rate(within(last - first), (last - first).max(steps)))
-    }
-
-    /// Whether nothing ended in the minute before that step: what came after it is a beginning, not an average.
-    fn is_lull(&self, step: i64) -> bool {
-        (step - 60 / STEP..step).all(|step| self.step(step) == 0)
-    }
-
-    fn step(&self, step: i64) -> u32 {
-        let (minute, within) = (step.div_euclid(60 / STEP), step.rem_euclid(60 / STEP));
-        self.minutes.get(&minute).map_or(0, |minute| minute.steps[usize::try_from(within).unwrap_or(0)])
+    /// When jobs ended lately.
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 }
 

@@ -43,8 +43,8 @@ impl MailLine {
 pub struct MailsLately {
     /// What ended in each minute of the last hour, the oldest first.
     pub minutes: Vec<Count>,
-    /// Mails that were sent in a minute, as it goes now.
-    pub per_minute: f64,
+    /// Mails that were sent in the last 60 s.
+    pub per_minute: u64,
     /// How many were not sent within a day, by their reason.
     pub unsent: BTreeMap<&'static str, u32>,
     /// The last ones, the newest first.
@@ -116,7 +116,7 @@ impl Mails {
         }
         MailsLately {
             minutes: self.hour.minutes(now),
-            per_minute: self.sent.per_minute(now),
+            per_minute: self.sent.ends().within_a_minute(now),
             unsent,
             latest: self.latest.iter().cloned().collect(),
         }

@@ -32,7 +32,7 @@ fn chronicle() -> Chronicle {
 }
 
 fn lately(chronicle: &Chronicle, seconds: i64) -> Lately {
-    chronicle.lately("main", at(seconds)).unwrap()
+    chronicle.lately("main", at(seconds), None).unwrap()
 }
 
 #[test]
@@ -67,29 +67,66 @@ fn a_record_that_is_told_twice_counts_once_and_a_job_that_ends_again_counts_agai
 }
 
 #[test]
-fn the_rate_is_that_of_the_last_minute_or_of_a_longer_time_where_little_ends() {
+fn the_rate_is_a_count_of_the_last_minute_and_the_pace_says_what_comes() {
     let mut chronicle = chronicle();
-    assert_eq!(lately(&chronicle, 0).per_minute, 0.0);
+    let said = |chronicle: &Chronicle, seconds| {
+        let status = Status { rate: 300, blocked: None, bulk: None };
+        let lately = chronicle.lately("main", at(seconds), Some(&status)).unwrap();
+        (lately.per_minute, lately.pace.map(f64::round))
+    };
+    assert_eq!(said(&chronicle, 0), (0, None));
     // Five a second, from the 600th second on.
     for n in 0..600 {
         chronicle.ended(&ended(&format!("j{n}"), OutcomeKind::Succeeded, 600 + n / 5), at(600 + n / 5));
         if n == 99 {
-            let begun = lately(&chronicle, 619).per_minute;
-            assert!((begun - 300.0).abs() < 1.0, "it begins with its own rate, not with the lull before: {begun}");
+            assert_eq!(said(&chronicle, 619), (100, Some(300.0)), "it begins");
         }
     }
-    let full = lately(&chronicle, 719).per_minute;
-    assert!((full - 300.0).abs() < 1.0, "{full}");
-    let over = lately(&chronicle, 779).per_minute;
-    assert!(over < 60.0, "{over}");
-    // One in two minutes.
-    let mut slow = self::chronicle();
-    for n in 0..5 {
-        slow.ended(&ended(&format!("j{n}"), OutcomeKind::Succeeded, n * 120), at(n * 120));
+    assert_eq!(said(&chronicle, 719), (300, Some(300.0)));
+    assert_eq!(said(&chronicle, 779), (0, None));
+}
+
+#[test]
+fn what_the_orgs_worker_said_last_counts_where_the_org_is_not_ours() {
+    let mut chronicle = chronicle();
+    let status = |rate| Status { rate, blocked: None, bulk: None };
+    let known = |chronicle: &Chronicle, own| chronicle.lately("main", at(0), own).unwrap().status.map(|said| said.rate);
+    assert_eq!(known(&chronicle, None), None);
+    chronicle.stands("main", &status(60));
+    chronicle.stands("other", &status(1));
+    assert_eq!((known(&chronicle, None), known(&chronicle, Some(&status(300)))), (Some(60), Some(300)));
+}
+
+#[test]
+fn the_newest_who_failed_are_named_by_their_reason() {
+    let mut chronicle = chronicle();
+    for n in 0..8 {
+        let mut failed = ended(&format!("b/u-{n}"), OutcomeKind::Failed, n);
+        failed.user = (n != 7).then(|| format!("u-{n}").into());
+        chronicle.ended(&failed, at(10));
     }
-    let rate = lately(&slow, 480).per_minute;
-    assert!((0.5..0.7).contains(&rate), "{rate}");
-    assert_eq!(lately(&slow, 480 + 11 * 60).per_minute, 0.0, "nothing for ten minutes");
+    chronicle.ended(&ended("b/u-5", OutcomeKind::Succeeded, 9), at(10));
+    let named: Vec<Box<str>> = ["b/u-7", "u-6", "u-4", "u-3", "u-2"].map(Box::from).into();
+    assert_eq!(lately(&chronicle, 10).failed, [("not_found", named)].into());
+}
+
+#[test]
+fn a_batch_was_heard_of_when_its_last_record_was_written_however_late_it_is_read() {
+    let mut chronicle = chronicle();
+    let mailed = |seconds: Option<i64>| Record::Mailed { job: "b/1".into(), told: true, at: seconds.map(at) };
+    let read = at(5_000);
+    chronicle.batch("main", "b", &mailed(None), read);
+    assert_eq!(chronicle.lately("main", read, None).unwrap().batches, [], "nobody knows when that was");
+    chronicle.batch("main", "b", &announced(1, 0), read);
+    let mut done = ended("b/1", OutcomeKind::Succeeded, 5);
+    done.batch = Some("b".into());
+    chronicle.ended(&done, read);
+    let heard = |chronicle: &Chronicle| chronicle.lately("main", read, None).unwrap().batches[0].heard;
+    assert_eq!(heard(&chronicle), at(5));
+    chronicle.batch("main", "b", &mailed(None), read);
+    assert_eq!(heard(&chronicle), at(5));
+    chronicle.batch("main", "b", &mailed(Some(9)), read);
+    assert_eq!(heard(&chronicle), at(9));
 }
 
 #[test]
@@ -143,7 +180,7 @@ fn nothing_is_kept_of_an_org_that_is_not_ours_nor_of_a_clock_that_is_ahead() {
     let mut other = ended("a", OutcomeKind::Failed, 0);
     other.org = "other".into();
     chronicle.ended(&other, at(0));
-    assert_eq!((chronicle.lately("other", at(0)), lately(&chronicle, 0).latest.len()), (None, 0));
+    assert_eq!((chronicle.lately("other", at(0), None), lately(&chronicle, 0).latest.len()), (None, 0));
     chronicle.ended(&ended("ahead", OutcomeKind::Failed, 7 * 24 * 3600), at(0));
     assert_eq!(lately(&chronicle, 0).latest[0].at, at(0));
     assert_eq!(lately(&chronicle, 25 * 3600).failures, [].into());
@@ -165,7 +202,7 @@ fn however_many_there_are_it_stays_small_and_counts_no_record_twice_that_it_read
 }
 
 fn announced(jobs: u64, seconds: i64) -> Record<'static> {
-    Record::Announced(batch::Announced { lane: Lane::Bulk, jobs, at: at(seconds) })
+    Record::Announced(batch::Announced { lane: Lane::Bulk, jobs, at: at(seconds), not_before: None })
 }
 
 #[test]
@@ -214,7 +251,7 @@ proptest! {
         for record in records[middle..].iter().chain(&records).chain(&records[..middle]) {
             twice.ended(record, now);
         }
-        let (once, twice) = (once.lately("main", now).unwrap(), twice.lately("main", now).unwrap());
+        let (once, twice) = (once.lately("main", now, None).unwrap(), twice.lately("main", now, None).unwrap());
         prop_assert_eq!(once.minutes, twice.minutes);
         prop_assert_eq!(once.failures, twice.failures);
         let ids = |lines: Vec<Line>| lines.into_iter().map(|line| (line.at, line.job)).collect::<std::collections::BTreeSet<_>>();

@@ -113,8 +113,11 @@ impl<T> Shared<T> {
             Timestamp::now() + ahead - past
         };
         let unix = |at: Timestamp| at.as_millisecond() as f64 / 1e3;
-        let view =
-            |state, opening: Opening| BreakerView { state, cause: opening.cause.to_string(), next_probe: at(opening) };
+        let cause = |opening: Opening| match &state.fault {
+            Some(fault) => format!("{}; the last one: {fault}", opening.cause),
+            None => opening.cause.to_string(),
+        };
+        let view = |state, opening: Opening| BreakerView { state, cause: cause(opening), next_probe: at(opening) };
         let (view, stand) = match state.breaker.stand() {
             Stand::Closed => (None, BreakerStand::Closed),
             Stand::Open(opening) => (Some(view(BreakerState::Open, opening)), BreakerStand::Open(unix(at(opening)))),

@@ -27,6 +27,8 @@ pub(super) struct State<T> {
     pub(super) stops: BTreeMap<StopCause, Stop>,
     pub(super) vital: Option<Vital>,
     pub(super) breaker: Breaker,
+    /// What the last call that failed met.
+    pub(super) fault: Option<String>,
     pub(super) pace: Pace,
     pub(super) limiter: Limiter,
     /// The rate that the limiter is for.
@@ -88,6 +90,7 @@ impl<T> State<T> {
             stops: BTreeMap::new(),
             vital: None,
             breaker: Breaker::new(now),
+            fault: None,
             pace: Pace::new(limiter.full_rate(), now),
             rate: limiter.full_rate().get(),
             spent: Spent::new(now),

@@ -50,7 +50,8 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     let mut bar = Bar::new(0);
     let mut said: Option<Instant> = None;
     let mut ended = None;
-    let showing = follow(&batch, |Seen { progress, .. }| {
+    let showing = follow(&batch, |seen: &Seen| {
+        let progress = &seen.progress;
         let now = Timestamp::now();
         if !progress.is_known() {
             bail!(
@@ -62,13 +63,13 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         if args.json {
             if is_last || said.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
                 said = Some(Instant::now());
-                stdout::say(&view::json(&org, &args.name, progress, now).to_string())?;
+                stdout::say(&view::json(&batch, seen, now).to_string())?;
             }
         } else if is_last {
             bar.end();
-            stdout::say(&view::table(&org, &args.name, progress, now))?;
+            stdout::say(&view::table(&batch, seen, now))?;
         } else {
-            bar.show(progress, now);
+            bar.show(seen, now);
         }
         ended = is_over(config, progress).then(|| progress.counts());
         Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

@@ -1,7 +1,7 @@
-//! Following a batch in the stream of outcomes. The stream is read anew after a lost broker: what is known is a fold over it.
+//! Following a batch in the stream of outcomes, and whether anybody works its org. The stream is read anew after a lost broker: what is known is a fold over it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::amqp::claim::is_held;
 use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
@@ -18,13 +21,19 @@ use crate::amqp::tail::{Start, Tail};
 use crate::amqp::trouble::{Trouble, closing};
 use crate::config::Config;
 use crate::domain::batch::{Progress, Record};
+use crate::domain::blocked::{Blocked, Cause, Status};
 use crate::domain::outcome::OutcomeKind;
 use crate::wire::batch::{About, about, is_mark, mark};
+use crate::wire::state;
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-batch";
 /// How often what is seen is shown, at least.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often it looks whether a worker has the org's lease.
+const LEASE: Duration = Duration::from_secs(2);
+/// A lease that is free is looked at once more so soon: in between one worker may have taken over from another.
+const ONCE_MORE: Duration = Duration::from_millis(500);
 /// How long after a lost broker it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -63,6 +72,10 @@ pub(super) struct Seen {
     pub(super) progress: Progress,
     /// Why each job was given up, by its id.
     pub(super) given_up: HashMap<String, (String, String)>,
+    /// How the org's worker stands, as it said last.
+    status: Option<Status>,
+    /// Whether a worker has the org; `None` while that is not known.
+    has_worker: Option<bool>,
     /// Whether the announcement that it is about has come.
     has_begun: bool,
     /// Whether everything was read that was written before.
@@ -72,6 +85,12 @@ pub(super) struct Seen {
 impl Seen {
     fn note(&mut self, batch: &Batch<'_>, own: &str, body: &[u8], properties: &BasicProperties) {
         self.is_whole |= is_mark(body, properties, own);
+        if let Some((org, status)) = state::read(body, properties) {
+            if org == batch.org {
+                self.status = Some(status);
+            }
+            return;
+        }
         let Some(About { org, batch: name, record }) = about(body, properties) else { return };
         if org != batch.org || name != batch.name {
             return;
@@ -101,6 +120,65 @@ impl Seen {
         }
         self.progress.note(&record);
     }
+
+    /// The jobs that were given up, by their reason.
+    pub(super) fn by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (job, (reason, _)) in &self.given_up {
+            reasons.entry(reason).or_default().push(job);
+        }
+        reasons.values_mut().for_each(|jobs| jobs.sort_unstable());
+        reasons
+    }
+
+    /// What its time left depends on.
+    pub(super) fn outlook(&self, now: Timestamp) -> Outlook {
+        let no_worker = || Blocked {
+            cause: Cause::NoWorker,
+            reason: "no worker has the org; start `resetd worker`".into(),
+            until: None,
+        };
+        let is_left = self.has_worker == Some(false) && !self.progress.is_done();
+        let blocked = if is_left { Some(no_worker()) } else { self.progress.blocked(self.status.as_ref(), now) };
+        Outlook { blocked, in_force: self.status.as_ref().map(|status| status.rate) }
+    }
+}
+
+/// What the time left of a batch depends on, beside its own outcomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// What keeps its jobs from ending.
+    pub(super) blocked: Option<Blocked>,
+    /// The rate in force, in calls a minute.
+    pub(super) in_force: Option<u32>,
+}
+
+impl Outlook {
+    /// How long it will take, where nothing keeps it.
+    pub(super) fn time_left(&self, progress: &Progress, now: Timestamp) -> Option<Duration> {
+        if self.blocked.is_some() { None } else { progress.time_left(now, self.in_force) }
+    }
+}
+
+/// Looks whether a worker has the org, until the guard is dropped.
+fn look_for_a_worker(publisher: Arc<Publisher>, lease: String) -> (watch::Receiver<Option<bool>>, DropGuard) {
+    let (known, said) = watch::channel(None);
+    let over = CancellationToken::new();
+    let looking = async move {
+        loop {
+            // Under a resource alarm of the broker this waits for its end, and the batch is shown all the same.
+            let mut held = is_held(&publisher, &lease).await;
+            if held == Ok(false) {
+                tokio::time::sleep(ONCE_MORE).await;
+                held = is_held(&publisher, &lease).await;
+            }
+            // Where it cannot be looked at, nothing is said of it.
+            known.send_replace(held.ok());
+            tokio::time::sleep(LEASE).await;
+        }
+    };
+    tokio::spawn(over.clone().run_until_cancelled_owned(looking));
+    (said, over.drop_guard())
 }
 
 /// Reads, and shows what is known each time that all was read that was there, until it is enough.
@@ -134,7 +212,7 @@ async fn read(
     let connection = Arc::new(link::connect(amqp, "resetd batch").await?);
     let mut tail = Tail::open(&connection, &stream, TAG, Start::Words(&batch.since.offset()), &|| {}).await?;
     let own = Uuid::new_v4().to_string();
-    let publisher = Publisher::open(Arc::clone(&connection)).await?;
+    let publisher = Arc::new(Publisher::open(Arc::clone(&connection)).await?);
     let (body, properties) = mark(&own);
     let written = publisher.publish(&Message { exchange: "", key: &stream, body: &body, properties }).await;
     written.map_err(|unpublished| match unpublished {
@@ -144,6 +222,8 @@ async fn read(
         }
     })?;
     *is_first = false;
+    let lease = Names::new(&amqp.prefix, batch.org).lease();
+    let (mut has_worker, _looking) = look_for_a_worker(Arc::clone(&publisher), lease);
     let mut seen = Seen::default();
     let shown = loop {
         for record in tail.next(LOOK).await? {
@@ -152,6 +232,10 @@ async fn read(
         if !seen.is_whole {
             continue;
         }
+        if seen.has_worker.is_none() {
+            let _ = tokio::time::timeout(LEASE, has_worker.wait_for(Option::is_some)).await;
+        }
+        seen.has_worker = *has_worker.borrow();
         match show(&seen) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => break Ok(()),

@@ -178,14 +178,14 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
     let following = follow(batch, |seen| {
         let now = Timestamp::now();
         if !is_over(batch.config, &seen.progress) {
-            bar.show(&seen.progress, now);
+            bar.show(seen, now);
             return Ok(ControlFlow::Continue(()));
         }
         bar.end();
         if let Some(path) = failed {
             write_failed(path, sheet, seen)?;
         }
-        stdout::say(&view::table(batch.org, batch.name, &seen.progress, now))?;
+        stdout::say(&view::table(batch, seen, now))?;
         counts = seen.progress.counts();
         Ok(ControlFlow::Break(()))
     });

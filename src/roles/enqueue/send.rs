@@ -73,7 +73,7 @@ impl Sending<'_> {
     /// How many jobs the batch has is known nowhere else.
     async fn announce(&self, publisher: &Publisher, jobs: usize) -> Result<(), Unpublished> {
         let (Some(batch), Some(at)) = (&self.wishes.batch, self.wishes.asked_at) else { return Ok(()) };
-        let announced = Announced { lane: self.lane, jobs: jobs as u64, at };
+        let announced = Announced { lane: self.lane, jobs: jobs as u64, at, not_before: self.wishes.not_before };
         let (body, properties) = announcement(self.org, batch, &announced);
         let exchange = Names::new(&self.config.amqp.prefix, self.org).outcomes();
         let key = format!("{}.{ANNOUNCEMENT_KEY}", self.org);

@@ -3,20 +3,27 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use jiff::{Timestamp, Unit};
+use serde_json::{Map, Value, json};
 
+use super::follow::{Batch, Outlook, Seen};
 use crate::domain::batch::{Counts, Progress};
+use crate::domain::blocked::Blocked;
 use crate::wire::moment;
+
+/// So many of those that failed for a reason are named in the table.
+const NAMED: usize = 5;
+/// And in JSON.
+const MOST_NAMED: usize = 20;
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// One line: how many are done, and when it will end.
-pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
+pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
     let Counts { succeeded, failed, passed_through, superseded, expired, duplicate, notified, notification_failed } =
         progress.counts();
     let total = progress.total().map_or_else(|| "an unknown number".to_owned(), |total| total.to_string());
@@ -30,31 +37,54 @@ pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
         (notified, "told"),
         (notification_failed, "not told"),
     ];
-    format!("{} of {total} done{}", progress.done(), details(&counts, progress, now))
+    format!("{} of {total} done{}", progress.done(), details(&counts, progress, outlook, now))
 }
 
 /// Beside the bar, which says how many are done: what must be seen on a narrow terminal too.
-fn beside(progress: &Progress, now: Timestamp) -> String {
+fn beside(progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
     let Counts { failed, expired, notification_failed, .. } = progress.counts();
-    details(&[(failed, "failed"), (expired, "expired"), (notification_failed, "not told")], progress, now)
+    let counts = [(failed, "failed"), (expired, "expired"), (notification_failed, "not told")];
+    match &outlook.blocked {
+        // The reason is in the lines and in the table.
+        Some(blocked) => listed(&counts) + ", " + &until(blocked),
+        None => details(&counts, progress, outlook, now),
+    }
 }
 
-/// What there is of these, the rate, and when it will end.
-fn details(counts: &[(u64, &str)], progress: &Progress, now: Timestamp) -> String {
-    let some = counts.iter().filter(|(count, _)| *count > 0);
-    let mut parts: Vec<String> = some.map(|(count, what)| format!("{count} {what}")).collect();
+/// What there is of these, the rate, and when it will end or what keeps it.
+fn details(counts: &[(u64, &str)], progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
+    let mut line = listed(counts);
     if !progress.is_done() {
-        parts.push(per_minute(progress, now).map_or_else(|| "no rate yet".into(), |rate| format!("{rate} a minute")));
-        if let Some(left) = progress.time_left(now) {
-            parts.push(format!("{} left", span(left)));
+        line += &match progress.ended_lately(now) {
+            0 => ", none in the last 60 s".to_owned(),
+            ended => format!(", {ended} in the last 60 s"),
+        };
+        if let Some(blocked) = &outlook.blocked {
+            line += &format!(", {}", waits(blocked));
+        } else if let Some(left) = outlook.time_left(progress, now) {
+            line += &format!(", {} left", span(left));
         }
     }
-    parts.iter().fold(String::new(), |line, part| line + ", " + part)
+    line
 }
 
-fn per_minute(progress: &Progress, now: Timestamp) -> Option<u64> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is small and not negative")]
-    progress.rate(now).map(|rate| (rate * 60.0).round() as u64)
+fn listed(counts: &[(u64, &str)]) -> String {
+    let some = counts.iter().filter(|(count, _)| *count > 0);
+    some.fold(String::new(), |line, (count, what)| line + &format!(", {count} {what}"))
+}
+
+/// What keeps it, and until when: `bulk lane closed, until 2026-11-29T06:00:00Z`.
+fn until(blocked: &Blocked) -> String {
+    let Blocked { cause, until, .. } = blocked;
+    match until.and_then(|until| until.round(Unit::Second).ok()) {
+        Some(moment) => format!("{}, {} {moment}", cause.words(), cause.then()),
+        None => cause.words().to_owned(),
+    }
+}
+
+/// The same with its reason.
+fn waits(blocked: &Blocked) -> String {
+    format!("{}: {}", until(blocked), blocked.reason)
 }
 
 /// A time that nobody counts in seconds once it is long.
@@ -70,19 +100,26 @@ fn span(time: Duration) -> String {
 }
 
 /// The table.
-pub(super) fn table(org: &str, batch: &str, progress: &Progress, now: Timestamp) -> String {
+pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
+    let (Batch { org, name, .. }, progress, outlook) = (batch, &seen.progress, &seen.outlook(now));
     let counts = progress.counts();
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["batch", batch]);
+    table
+        .load_preset(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["batch", *name]);
     let mut row = |what: &str, value: String| {
         table.add_row([what.to_owned(), value]);
     };
-    row("org", org.to_owned());
+    row("org", (*org).to_owned());
     row("lane", progress.lane().map_or("", |lane| lane.as_str()).to_owned());
     row("jobs", progress.total().map_or_else(|| "unknown: nobody announced it".to_owned(), |total| total.to_string()));
     row("done", progress.done().to_string());
     row("succeeded", counts.succeeded.to_string());
     row("failed", counts.failed.to_string());
+    for (reason, jobs) in seen.by_reason() {
+        row(&format!("  {reason}"), named(name, &jobs));
+    }
     let others = [
         ("expired", counts.expired),
         ("superseded by a newer reset", counts.superseded),
@@ -95,30 +132,60 @@ pub(super) fn table(org: &str, batch: &str, progress: &Progress, now: Timestamp)
         row(what, count.to_string());
     }
     if !progress.is_done() {
-        let rate =
-            per_minute(progress, now).map_or_else(|| "not known yet".to_owned(), |rate| format!("{rate} a minute"));
-        row("rate", rate);
-        row("time left", progress.time_left(now).map_or_else(|| "not known yet".to_owned(), span));
+        row("ended in the last 60 s", progress.ended_lately(now).to_string());
+        match &outlook.blocked {
+            Some(blocked) => row("waits", waits(blocked)),
+            None => {
+                let left = outlook.time_left(progress, now);
+                row("time left", left.map_or_else(|| "not known: none of its jobs ended lately".to_owned(), span));
+            }
+        }
     } else if let (Some(first), Some(last)) = (progress.first_finish(), progress.last_finish()) {
         row("from first to last", span(Duration::try_from(last.duration_since(first)).unwrap_or_default()));
     }
     table.to_string()
 }
 
+/// How many there are, and whose the first of them are.
+fn named(batch: &str, jobs: &[&str]) -> String {
+    let some: Vec<&str> = jobs.iter().take(NAMED).map(|job| user_of(batch, job)).collect();
+    let more = jobs.len().saturating_sub(NAMED);
+    let rest = if more > 0 { format!(" and {more} more (resetd dead list)") } else { String::new() };
+    format!("{}: {}{rest}", jobs.len(), some.join(", "))
+}
+
+/// Whose job it is, as far as its id says.
+fn user_of<'a>(batch: &str, job: &'a str) -> &'a str {
+    job.strip_prefix(batch).and_then(|rest| rest.strip_prefix('/')).unwrap_or(job)
+}
+
 /// The same for scripts.
-pub(super) fn json(org: &str, batch: &str, progress: &Progress, now: Timestamp) -> Value {
+pub(super) fn json(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> Value {
+    let (Batch { org, name, .. }, progress, outlook) = (batch, &seen.progress, seen.outlook(now));
     let counts = progress.counts();
-    let optional = |at: Option<Timestamp>| at.map(moment);
+    let given_up = seen.by_reason().into_iter().map(|(reason, jobs)| {
+        let users = jobs.iter().take(MOST_NAMED).map(|job| Value::from(user_of(name, job))).collect();
+        (reason.to_owned(), Value::Array(users))
+    });
+    let blocked = outlook.blocked.as_ref().map(
+        |blocked| json!({"cause": blocked.cause.as_str(), "reason": blocked.reason, "until": optional(blocked.until)}),
+    );
     json!({
-        "batch": batch, "org": org, "lane": progress.lane().map(|lane| lane.as_str()), "complete": progress.is_done(),
+        "batch": name, "org": org, "lane": progress.lane().map(|lane| lane.as_str()), "complete": progress.is_done(),
         "jobs": progress.total(), "done": progress.done(), "waiting": progress.waiting(),
         "succeeded": counts.succeeded, "failed": counts.failed, "expired": counts.expired,
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
         "notified": counts.notified, "notificationFailed": counts.notification_failed,
-        "ratePerMinute": per_minute(progress, now), "secondsLeft": progress.time_left(now).map(|left| left.as_secs()),
+        "givenUp": given_up.collect::<Map<_, _>>(),
+        "ratePerMinute": progress.ended_lately(now), "blocked": blocked,
+        "secondsLeft": outlook.time_left(progress, now).map(|left| left.as_secs()),
         "enqueuedAt": optional(progress.announced().map(|announced| announced.at)),
         "firstFinishedAt": optional(progress.first_finish()), "lastFinishedAt": optional(progress.last_finish()),
     })
+}
+
+fn optional(at: Option<Timestamp>) -> Option<String> {
+    at.map(moment)
 }
 
 /// A bar on a terminal, else a line now and then; on stderr, since stdout is for data.
@@ -140,14 +207,15 @@ impl Bar {
         self.bar.inc(1);
     }
 
-    pub(super) fn show(&mut self, progress: &Progress, now: Timestamp) {
+    pub(super) fn show(&mut self, seen: &Seen, now: Timestamp) {
+        let (progress, outlook) = (&seen.progress, &seen.outlook(now));
         if self.on_terminal {
             self.bar.set_length(progress.total().unwrap_or(progress.done()));
             self.bar.set_position(progress.done());
-            self.bar.set_message(beside(progress, now));
+            self.bar.set_message(beside(progress, outlook, now));
         } else if self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
-            let _ = writeln!(std::io::stderr(), "{}", line(progress, now));
+            let _ = writeln!(std::io::stderr(), "{}", line(progress, outlook, now));
         }
     }
 
@@ -158,8 +226,11 @@ impl Bar {
 
 #[cfg(test)]
 mod tests {
+    use super::super::follow::Since;
     use super::*;
+    use crate::config::{Config, Environment};
     use crate::domain::batch::{Announced, Ended, Record};
+    use crate::domain::blocked::Cause;
     use crate::domain::job::Lane;
     use crate::domain::outcome::OutcomeKind;
 
@@ -170,7 +241,7 @@ mod tests {
     /// 3,000 jobs at 5 a second, of which every tenth fails.
     fn half_done() -> Progress {
         let mut progress = Progress::default();
-        progress.note(&Record::Announced(Announced { lane: Lane::Bulk, jobs: 3000, at: at(0) }));
+        progress.note(&Record::Announced(Announced { lane: Lane::Bulk, jobs: 3000, at: at(0), not_before: None }));
         for n in 1..=1500 {
             let kind = if n % 10 == 0 { OutcomeKind::Failed } else { OutcomeKind::Succeeded };
             let job = format!("agents/{n}").into();
@@ -182,31 +253,60 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_it_is_and_when_it_will_end() {
-        insta::assert_snapshot!(line(&half_done(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 a minute, 6 min left");
-        insta::assert_snapshot!(line(&Progress::default(), at(0)), @"0 of an unknown number done, no rate yet");
+        insta::assert_snapshot!(line(&half_done(), &Outlook::default(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 in the last 60 s, 6 min left");
+        insta::assert_snapshot!(line(&Progress::default(), &Outlook::default(), at(0)), @"0 of an unknown number done, none in the last 60 s");
     }
 
     #[test]
     fn beside_the_bar_stands_what_must_not_be_missed() {
-        insta::assert_snapshot!(beside(&half_done(), at(300)), @", 150 failed, 296 a minute, 6 min left");
+        insta::assert_snapshot!(beside(&half_done(), &Outlook::default(), at(300)), @", 150 failed, 296 in the last 60 s, 6 min left");
     }
 
     #[test]
     fn a_table_says_the_same_at_length() {
-        insta::assert_snapshot!(table("main", "agents", &half_done(), at(300)), @r"
-        ┌───────────┬──────────────┐
-        │ batch     ┆ agents       │
-        ╞═══════════╪══════════════╡
-        │ org       ┆ main         │
-        │ lane      ┆ bulk         │
-        │ jobs      ┆ 3000         │
-        │ done      ┆ 1500         │
-        │ succeeded ┆ 1350         │
-        │ failed    ┆ 150          │
-        │ rate      ┆ 296 a minute │
-        │ time left ┆ 6 min        │
-        └───────────┴──────────────┘
+        let config = Config::load(&[], Environment::default()).unwrap();
+        let batch = Batch { config: &config, org: "main", name: "agents", since: Since::Ever };
+        let mut seen = Seen::default();
+        seen.progress = half_done();
+        for (n, reason) in [(10, "rejected"), (20, "not_found"), (30, "not_found")] {
+            seen.given_up.insert(format!("agents/{n}"), (reason.to_owned(), String::new()));
+        }
+        insta::assert_snapshot!(table(&batch, &seen, at(300)), @r"
+        ┌────────────────────────┬───────────┐
+        │ batch                  ┆ agents    │
+        ╞════════════════════════╪═══════════╡
+        │ org                    ┆ main      │
+        │ lane                   ┆ bulk      │
+        │ jobs                   ┆ 3000      │
+        │ done                   ┆ 1500      │
+        │ succeeded              ┆ 1350      │
+        │ failed                 ┆ 150       │
+        │   not_found            ┆ 2: 20, 30 │
+        │   rejected             ┆ 1: 10     │
+        │ ended in the last 60 s ┆ 296       │
+        │ time left              ┆ 6 min     │
+        └────────────────────────┴───────────┘
         ");
+    }
+
+    #[test]
+    fn what_keeps_it_is_said_in_place_of_an_estimate() {
+        let reason = "its hours".to_owned();
+        let blocked = Some(Blocked { cause: Cause::BulkClosed, reason, until: Some(at(3600)) });
+        let mut outlook = Outlook { blocked, in_force: Some(300) };
+        insta::assert_snapshot!(line(&half_done(), &outlook, at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 in the last 60 s, bulk lane closed, until 2027-01-15T09:00:00Z: its hours");
+        insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, bulk lane closed, until 2027-01-15T09:00:00Z");
+        outlook.blocked = Some(Blocked { cause: Cause::NoWorker, reason: "start one".into(), until: None });
+        insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, no worker");
+        assert_eq!(outlook.time_left(&half_done(), at(300)), None);
+    }
+
+    #[test]
+    fn those_who_failed_are_named_and_many_are_counted() {
+        let jobs: Vec<String> = (0..7).map(|n| format!("agents/u-{n}")).collect();
+        let jobs: Vec<&str> = jobs.iter().map(String::as_str).collect();
+        assert_eq!(named("agents", &jobs), "7: u-0, u-1, u-2, u-3, u-4 and 2 more (resetd dead list)");
+        assert_eq!(named("agents", &["agents-2/u", "job-1"]), "2: agents-2/u, job-1");
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     if matches!(config.mailer()?.via, Via::Http(_)) {
         super::warn_of_proxy(&config.http.proxy);
     }
+    tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
     let board = Board::new([NAME].into_iter());
     let name = claim::process_name();
     let office = Arc::new(Office::open(&config, &board, name.clone())?);

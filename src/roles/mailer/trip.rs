@@ -22,7 +22,7 @@ use super::desk::{Berth, Desk, Leave};
 use super::in_hand::Place;
 use super::office::{Office, Sent, person};
 use crate::amqp::consumer::Delivery;
-use crate::domain::job::{Lane, Refusal};
+use crate::domain::job::{Lane, Refusal, without_addresses};
 use crate::domain::mailing::{About, Standing, Unsent};
 use crate::domain::note::{Content, Note, Words};
 use crate::domain::retry::{StopCause, backoff};
@@ -215,6 +215,9 @@ async fn travel(
         mail.status = status_of(&delivered).or(mail.status);
         let is_probe = permit.is_probe();
         report(&office, permit, note, &delivered);
+        if let Err(Undelivered::Again { detail, after: None, .. }) = &delivered {
+            office.gate.faulted(&without_addresses(&mail.scrubber.text(detail)));
+        }
         match delivered {
             Ok(Delivered { status }) => {
                 let sent = Sent { status, attempts: mail.luggage.tried + 1 };

@@ -1,6 +1,7 @@
 //! `resetd worker`: for each org it stands by until the lease is its own, and then works in sessions, for as long as the process lives.
 
 mod session;
+mod state;
 mod takeover;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let name = claim::process_name();
     let offices = worker.orgs.into_iter().map(|(org_name, org)| {
         warn_if_readable(&org_name, &org);
+        tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");
         let org = Org::open(&org_name, &config, org, worker.form, &client, &board, &ledger);
         let org = Arc::new(org.sealing(seal.clone()));
         let claim = Claim::new(&org_name, org.names.lease(), stream.clone(), name.clone(), ledger.clone());

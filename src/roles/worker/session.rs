@@ -107,6 +107,7 @@ impl Session {
             () = over.cancelled() => End::Trouble(Trouble::Again("a connection, a channel or the lease was lost".into())),
             Err(trouble) = self.shifts() => End::Trouble(trouble),
             never = claiming => match never {},
+            never = super::state::tell(crew, office, &held.publisher) => match never {},
         }
     }
 

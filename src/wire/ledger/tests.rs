@@ -35,7 +35,7 @@ fn kind(name: &str) -> BasicProperties {
 fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
     match told(body, properties)? {
         Told::Ended(ended) => Some(ended),
-        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_)) => {
+        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_) | Told::State { .. }) => {
             panic!("{other:?} is no job's end")
         }
     }
@@ -44,7 +44,7 @@ fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>
 fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
     match told(body, properties)? {
         Told::Ended(ended) => Entry::of(&ended),
-        Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) => None,
+        Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::State { .. } => None,
         Told::Lease(entry) => Some(entry),
     }
 }
@@ -161,7 +161,8 @@ fn a_letter_that_was_dropped_is_read() {
 
 #[test]
 fn the_announcement_of_a_batch_is_read() {
-    let announced = crate::domain::batch::Announced { lane: Lane::Bulk, jobs: 7, at: at(1_800_000_000) };
+    let announced =
+        crate::domain::batch::Announced { lane: Lane::Bulk, jobs: 7, at: at(1_800_000_000), not_before: None };
     let (body, properties) = batch::announcement("main", "b-1", &announced);
     let Some(Told::Batch(about)) = told(&body, &properties) else { panic!("it is one") };
     assert_eq!((&*about.org, &*about.batch), ("main", "b-1"));
