@@ -78,6 +78,7 @@ fn said(result: Result<resetd::mail::Delivered, Undelivered>) -> (String, String
             (named("again", status) + &after, detail)
         }
         Err(Undelivered::Later { detail, status }) => (named("later", Some(status)), detail),
+        Err(Undelivered::Refused { detail, status }) => (named("refused", Some(status)), detail),
         Err(Undelivered::Never { detail, status }) => (named("never", status), detail),
         Err(Undelivered::Stop { detail, status }) => (named("stop", status), detail),
     }
@@ -163,17 +164,19 @@ async fn every_answer_of_a_mail_server_leads_to_what_is_done_next() {
         ("RCPT", "452 full", "later 452"),
         ("RCPT", "550 5.1.1 <agent@example.com> unknown", "never 550"),
         ("RCPT", "550 5.1.1 <Agent@Example.COM> unknown", "never 550"),
-        ("RCPT", "553-no\r\n553 such", "never 553"),
+        ("RCPT", "550 no such user", "never 550"),
+        ("RCPT", "554 5.7.1 <agent@example.com>: Relay access denied", "refused 554"),
+        ("RCPT", "553-no\r\n553 such", "refused 553"),
         ("RCPT", "535 who are you", "stop 535"),
         ("DATA", "421 closing", "again 421"),
         ("DATA", "451 later", "later 451"),
         ("DATA", "452 disk full", "again 452"),
-        ("DATA", "554 no", "never 554"),
+        ("DATA", "554 no", "refused 554"),
         ("DATA", "250 out of step", "again 250"),
         (".", "421 closing", "again 421"),
         (".", "451 scanning failed", "later 451"),
-        (".", "552 too large", "never 552"),
-        (".", "554 5.7.1 I read pw-<&>\"'/!*-7 in it", "never 554"),
+        (".", "552 too large", "refused 552"),
+        (".", "554 5.7.1 I read pw-<&>\"'/!*-7 in it", "refused 554"),
         (".", "no answer at all", "again"),
     ] {
         let server = ScriptedServer::start(&[(verb, &[answer])]).await;
@@ -235,7 +238,7 @@ async fn a_connection_is_used_again_after_an_ended_transaction_and_no_other() {
     for _ in 0..5 {
         all.push(said(courier.deliver(&mail()).await).0);
     }
-    assert_eq!(all, ["delivered 250", "never 550", "delivered 250", "later 450", "delivered 250"]);
+    assert_eq!(all, ["delivered 250", "refused 550", "delivered 250", "later 450", "delivered 250"]);
     let connections = server.said();
     assert_eq!(connections.len(), 1, "{connections:?}");
     assert_eq!(connections[0].iter().filter(|line| *line == "RSET").count(), 2, "{connections:?}");
@@ -345,11 +348,11 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
         ("403", "stop 403"),
         ("302-moved", "stop 302"),
         ("307-moved", "stop 307"),
-        ("400", "never 400"),
+        ("400", "refused 400"),
         ("404", "stop 404"),
         ("409-5", "later 409"),
-        ("413", "never 413"),
-        ("422", "never 422"),
+        ("413", "refused 413"),
+        ("422", "refused 422"),
     ] {
         let (what, detail) = said(courier.deliver(&mail_to(&format!("{to}@example.com"))).await);
         assert_eq!(what, expected, "{to}: {detail}");

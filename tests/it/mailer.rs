@@ -3,6 +3,7 @@
 
 mod faults;
 mod flow;
+mod refused;
 mod replays;
 mod takeover;
 mod template;
