@@ -16,7 +16,7 @@ use resetd::wire::notification;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::browser::Browser;
+use crate::browser::{Browser, Tab};
 use crate::certificates::Authority;
 use crate::mail_server::{CUT, HANG, RealServer, ScriptedServer};
 
@@ -373,6 +373,17 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
     assert!(what == "again" && detail.contains("cannot be reached") && !detail.contains("s3cret"), "{what}: {detail}");
 }
 
+/// What is selected after one click into the middle of the password.
+async fn selected_by_a_click(tab: &mut Tab) -> String {
+    let place = "(() => { const { x, y, width, height } = document.querySelector('#password').getBoundingClientRect(); return [x + width / 2, y + height / 2]; })()";
+    let place = tab.value(place).await;
+    for kind in ["mousePressed", "mouseReleased"] {
+        let params = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
+        tab.call("Input.dispatchMouseEvent", params).await;
+    }
+    tab.value("getSelection().toString()").await.as_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_of_any_characters_is_seen_in_the_mail_as_it_is_to_be_typed() {
     let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/templates");
@@ -395,6 +406,7 @@ async fn a_password_of_any_characters_is_seen_in_the_mail_as_it_is_to_be_typed()
         tab.open(&format!("file://{}", path.display())).await;
         let seen = tab.until("#password", |text| !text.is_empty()).await;
         assert_eq!(seen, password, "{language}");
+        assert_eq!(selected_by_a_click(&mut tab).await, password, "{language}");
         assert_eq!(tab.value("document.documentElement.lang").await, json!(&language[..2]));
         assert_eq!(tab.value("document.querySelectorAll('script').length").await, json!(0));
         for scheme in ["light", "dark"] {
