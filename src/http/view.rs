@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
 use crate::board::{BreakerView, BulkView};
-use crate::domain::chronicle;
+use crate::domain::chronicle::{self, Posted};
 use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
-use crate::domain::outcome::Reason;
+use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::org::gate::Meter;
 use crate::wire::moment;
 
@@ -265,6 +265,7 @@ pub(super) struct Batch {
     failed: u64,
     told: u64,
     untold: u64,
+    queued: u64,
     per_minute: Option<f64>,
     seconds_left: Option<f64>,
     heard_at: String,
@@ -279,6 +280,7 @@ impl Batch {
             failed: stage.failed,
             told: stage.told,
             untold: stage.untold,
+            queued: stage.queued,
             per_minute: stage.per_minute.map(f64::round),
             seconds_left: stage.seconds_left.map(f64::round),
             heard_at: moment(stage.heard),
@@ -297,6 +299,8 @@ pub(super) struct Line {
     outcome: &'static str,
     reason: Option<&'static str>,
     status: Option<u16>,
+    /// `queued`, `sent`, `failed` or `superseded`; `null`: the job set no password.
+    mail: Option<&'static str>,
 }
 
 impl Line {
@@ -309,6 +313,12 @@ impl Line {
             outcome: line.kind.as_str(),
             reason: line.reason.map(Reason::as_str),
             status: line.status,
+            mail: (line.kind == OutcomeKind::Succeeded).then(|| match line.mail {
+                None => "queued",
+                Some(Posted::Sent) => "sent",
+                Some(Posted::Failed) => "failed",
+                Some(Posted::Superseded) => "superseded",
+            }),
         }
     }
 }

@@ -7,6 +7,7 @@ mod refused;
 mod replays;
 mod takeover;
 mod template;
+mod words;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

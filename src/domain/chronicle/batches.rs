@@ -38,6 +38,8 @@ pub struct Stage {
     pub told: u64,
     /// How many of the mails were given up.
     pub untold: u64,
+    /// How many notifications are queued, as far as nothing else was heard of them.
+    pub queued: u64,
     /// Jobs that end in a minute, by those that did lately.
     pub per_minute: Option<f64>,
     /// How long it will take, at that rate; `None` where that is not known.
@@ -88,6 +90,7 @@ impl Batch {
             failed: progress.counts().given_up(),
             told: progress.counts().notified,
             untold: progress.counts().notification_failed,
+            queued: progress.untold(),
             per_minute: progress.rate(now).map(|rate| rate * 60.0),
             seconds_left: progress.time_left(now).map(|left| left.as_secs_f64()),
             heard: self.heard,

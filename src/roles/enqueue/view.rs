@@ -27,8 +27,9 @@ pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
         (superseded, "superseded"),
         (duplicate, "done before"),
         (passed_through, "passed through"),
-        (notified, "told"),
-        (notification_failed, "not told"),
+        (progress.untold(), "notification queued"),
+        (notified, "mail sent"),
+        (notification_failed, "mail failed"),
     ];
     format!("{} of {total} done{}", progress.done(), details(&counts, progress, now))
 }
@@ -36,7 +37,7 @@ pub(super) fn line(progress: &Progress, now: Timestamp) -> String {
 /// Beside the bar, which says how many are done: what must be seen on a narrow terminal too.
 fn beside(progress: &Progress, now: Timestamp) -> String {
     let Counts { failed, expired, notification_failed, .. } = progress.counts();
-    details(&[(failed, "failed"), (expired, "expired"), (notification_failed, "not told")], progress, now)
+    details(&[(failed, "failed"), (expired, "expired"), (notification_failed, "mail failed")], progress, now)
 }
 
 /// What there is of these, the rate, and when it will end.
@@ -88,8 +89,9 @@ pub(super) fn table(org: &str, batch: &str, progress: &Progress, now: Timestamp)
         ("superseded by a newer reset", counts.superseded),
         ("done before (duplicate)", counts.duplicate),
         ("passed through", counts.passed_through),
-        ("people told", counts.notified),
-        ("people not told", counts.notification_failed),
+        ("notification queued", progress.untold()),
+        ("mail sent", counts.notified),
+        ("mail failed", counts.notification_failed),
     ];
     for (what, count) in others.into_iter().filter(|(_, count)| *count > 0) {
         row(what, count.to_string());
@@ -114,7 +116,8 @@ pub(super) fn json(org: &str, batch: &str, progress: &Progress, now: Timestamp) 
         "jobs": progress.total(), "done": progress.done(), "waiting": progress.waiting(),
         "succeeded": counts.succeeded, "failed": counts.failed, "expired": counts.expired,
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
-        "notified": counts.notified, "notificationFailed": counts.notification_failed,
+
+        "notificationQueued": progress.untold(), "notified": counts.notified, "notificationFailed": counts.notification_failed,
         "ratePerMinute": per_minute(progress, now), "secondsLeft": progress.time_left(now).map(|left| left.as_secs()),
         "enqueuedAt": optional(progress.announced().map(|announced| announced.at)),
         "firstFinishedAt": optional(progress.first_finish()), "lastFinishedAt": optional(progress.last_finish()),
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_it_is_and_when_it_will_end() {
-        insta::assert_snapshot!(line(&half_done(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 a minute, 6 min left");
+        insta::assert_snapshot!(line(&half_done(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 1350 notification queued, 296 a minute, 6 min left");
         insta::assert_snapshot!(line(&Progress::default(), at(0)), @"0 of an unknown number done, no rate yet");
     }
 
@@ -194,18 +197,19 @@ mod tests {
     #[test]
     fn a_table_says_the_same_at_length() {
         insta::assert_snapshot!(table("main", "agents", &half_done(), at(300)), @r"
-        ┌───────────┬──────────────┐
-        │ batch     ┆ agents       │
-        ╞═══════════╪══════════════╡
-        │ org       ┆ main         │
-        │ lane      ┆ bulk         │
-        │ jobs      ┆ 3000         │
-        │ done      ┆ 1500         │
-        │ succeeded ┆ 1350         │
-        │ failed    ┆ 150          │
-        │ rate      ┆ 296 a minute │
-        │ time left ┆ 6 min        │
-        └───────────┴──────────────┘
+        ┌─────────────────────┬──────────────┐
+        │ batch               ┆ agents       │
+        ╞═════════════════════╪══════════════╡
+        │ org                 ┆ main         │
+        │ lane                ┆ bulk         │
+        │ jobs                ┆ 3000         │
+        │ done                ┆ 1500         │
+        │ succeeded           ┆ 1350         │
+        │ failed              ┆ 150          │
+        │ notification queued ┆ 1350         │
+        │ rate                ┆ 296 a minute │
+        │ time left           ┆ 6 min        │
+        └─────────────────────┴──────────────┘
         ");
     }
 
