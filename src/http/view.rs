@@ -313,7 +313,7 @@ impl Line {
             outcome: line.kind.as_str(),
             reason: line.reason.map(Reason::as_str),
             status: line.status,
-            mail: (line.kind == OutcomeKind::Succeeded).then(|| match line.mail {
+            mail: (line.kind == OutcomeKind::Succeeded).then_some(match line.mail {
                 None => "queued",
                 Some(Posted::Sent) => "sent",
                 Some(Posted::Failed) => "failed",
