@@ -62,7 +62,8 @@ fn who() -> Value {
 /// `email`, or else the first of `emails`, or neither.
 fn address() -> Value {
     let other = format!(r#"\s{CONTROL}{UNWRITTEN}<>.,;:()\[\]\\"@"#);
-    let marks: String = EmailAddress::MARKS.chars().filter(|c| !"-_".contains(*c)).flat_map(|c| ['\\', c]).collect();
+    // In a class none of these has to be escaped, and where a validator reads patterns by Unicode (ECMA-262, flag u) most of them must not.
+    let marks: String = EmailAddress::MARKS.chars().filter(|c| !"-_".contains(*c)).collect();
     let (edge, inner) = (format!("[^{other}{marks}_-]"), format!("[^{other}{marks}]"));
     let label = format!("{edge}(?:{inner}{{0,61}}{edge})?");
     let short = format!("(?=[^@]{{1,{}}}@)", EmailAddress::MAX_LOCAL);
