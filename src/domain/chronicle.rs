@@ -9,7 +9,7 @@ use jiff::{Timestamp, Unit};
 use super::batch::{self, Record};
 use super::blocked::Status;
 use super::job::Lane;
-use super::mailing::Mailed;
+use super::mailing::{Mailed, Unsent};
 use super::outcome::{Outcome, OutcomeKind, Reason};
 
 mod batches;
@@ -87,6 +87,36 @@ pub struct Line {
     pub reason: Option<Reason>,
     /// The status of the org's last answer.
     pub status: Option<u16>,
+    /// What became of its mail; `None`: nothing was heard of that.
+    pub mail: Option<Posted>,
+}
+
+/// What became of the mail of a job, as its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// The next hop took it.
+    Sent,
+    /// It was given up.
+    Failed,
+    /// A newer password was set, and its mail is the one that counts.
+    Superseded,
+}
+
+impl Posted {
+    fn of(mailed: &Mailed<'_>) -> Self {
+        match mailed.unsent {
+            _ if mailed.told => Self::Sent,
+            Some(Unsent::Superseded) => Self::Superseded,
+            Some(
+                Unsent::Expired
+                | Unsent::Undeliverable
+                | Unsent::RetriesExhausted
+                | Unsent::InvalidNotification
+                | Unsent::CannotOpen,
+            )
+            | None => Self::Failed,
+        }
+    }
 }
 
 impl Line {
@@ -128,6 +158,8 @@ struct Tale {
     hour: Hour,
     failures: Failures,
     latest: VecDeque<Line>,
+    /// The last mails by their jobs: a mail's record may stand before its job's.
+    mails: VecDeque<(Box<str>, Posted)>,
     batches: Batches,
     /// As its worker said last.
     status: Option<Status>,
@@ -173,6 +205,9 @@ impl Chronicle {
 
     /// A mail ended.
     pub fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
+        if let Some(tale) = self.orgs.get_mut(&*mailed.org) {
+            tale.mailed(&mailed.job, Posted::of(mailed));
+        }
         if let Some(batch) = &mailed.batch {
             let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told, at: mailed.at };
             self.batch(&mailed.org, batch, &record, now);
@@ -212,7 +247,21 @@ impl Chronicle {
 }
 
 impl Tale {
+    fn mailed(&mut self, job: &str, posted: Posted) {
+        // One that was given up may have been sent in the end, never the other way round.
+        let after = |before: Option<Posted>| if before == Some(Posted::Sent) { before } else { Some(posted) };
+        let known = self.mails.iter().position(|(known, _)| **known == *job).and_then(|place| self.mails.remove(place));
+        let posted = after(known.map(|(_, before)| before)).unwrap_or(posted);
+        self.mails.push_front((job.into(), posted));
+        self.mails.truncate(LATEST);
+        let is_of_it = |line: &&mut Line| *line.job == *job && line.kind == OutcomeKind::Succeeded;
+        if let Some(line) = self.latest.iter_mut().find(is_of_it) {
+            line.mail = after(line.mail);
+        }
+    }
+
     fn latest(&mut self, ended: &Ended<'_>, at: Timestamp) {
+        let mail = self.mails.iter().find(|(job, _)| **job == *ended.job).map(|(_, posted)| *posted);
         let line = || Line {
             at,
             job: Box::from(&*ended.job),
@@ -221,6 +270,7 @@ impl Tale {
             kind: ended.kind,
             reason: ended.reason,
             status: ended.status,
+            mail: mail.filter(|_| ended.kind == OutcomeKind::Succeeded),
         };
         // One order for all who tell it, whatever came first here. Nearly all come in it: those need no look at the others.
         let key = (at, &*ended.job);

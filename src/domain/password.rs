@@ -19,7 +19,7 @@ pub enum PasswordKind {
 }
 
 impl PasswordKind {
-    /// The lengths that a policy password may have, in characters; 12 hold 69 bits.
+    /// The lengths that a policy password may have, in characters; 12 hold 67 bits.
     pub const LENGTHS: std::ops::RangeInclusive<usize> = 12..=128;
 }
 
@@ -32,11 +32,12 @@ pub struct Password(Zeroizing<String>);
 #[error("the system's random source failed: {0}")]
 pub struct NoRandomness(String);
 
-// Characters that are not taken for one another: no I l 1, no O o 0. The specials are left as they are by JSON, HTML and URLs.
+// Characters that are not taken for one another: no I l 1, no O o 0. The one special is left as it is by JSON, HTML and URLs, and is the only
+// one at which a double click does not stop: it takes the whole password, to be copied.
 const LOWER: &[u8] = b"abcdefghijkmnpqrstuvwxyz";
 const UPPER: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZ";
 const DIGIT: &[u8] = b"23456789";
-const SPECIAL: &[u8] = b"!*-";
+const SPECIAL: &[u8] = b"_";
 
 impl Password {
     /// Makes a fresh one from the system's random source.
@@ -137,6 +138,7 @@ mod tests {
                 prop_assert!(text.bytes().any(|b| class.contains(&b)), "no {:?} in a password", std::str::from_utf8(class));
             }
             prop_assert!(!text.contains(['I', 'l', '1', 'O', 'o', '0', '|']));
+            prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "a double click stops in a password");
         }
     }
 

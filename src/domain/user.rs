@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use idna::AsciiDenyList;
+use lettre::Address;
 use sha2::{Digest, Sha256};
 
 use super::job::Refusal;
@@ -115,18 +117,30 @@ impl fmt::Debug for UserName {
     }
 }
 
-/// Where the notification goes: `local@domain`. Its `Debug` hides it: no log holds an address.
+/// Where the notification goes: `local@domain`, as a mail server can be given it. Its `Debug` hides it: no log holds an address.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EmailAddress(String);
+pub struct EmailAddress {
+    text: String,
+    /// The same for an envelope. lettre writes the mails: what it takes here cannot be refused there.
+    envelope: Address,
+}
 
 impl EmailAddress {
     /// The longest address, in bytes (RFC 5321, section 4.5.3.1.3).
     pub const MAX: usize = 254;
+    /// The longest part before the `@`, in bytes (RFC 5321, section 4.5.3.1.1).
+    pub const MAX_LOCAL: usize = 64;
+    /// The longest label of a domain, and the longest domain, in bytes (RFC 1035, section 2.3.4).
+    const MAX_LABEL: usize = 63;
+    const MAX_DOMAIN: usize = 253;
+    /// What may stand before the `@` beside letters and digits (RFC 5322, section 3.2.3, `atext`); a dot only between two of them all.
+    pub const MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
 
-    /// Checks an address: one `@` with something on both sides, no white space, control character or list.
+    /// Checks an address by what a mail server takes (RFC 5321, section 4.1.2): a `Dot-string` before the `@`, which outside ASCII
+    /// (RFC 6531) has letters and digits alone, as lettre takes them; and behind it a domain that can be written in ASCII (RFC 5891).
     ///
     /// # Errors
-    /// Where it is not `local@domain`; `field` names the place in the message.
+    /// Where it is not such an address; `field` names the place in the message.
     pub fn parse(field: &str, text: &str) -> Result<Self, Refusal> {
         let wrong = |what: &str| {
             Refusal(format!(
@@ -143,21 +157,49 @@ impl EmailAddress {
         if text.len() > Self::MAX {
             return Err(wrong("it is longer than 254 bytes"));
         }
-        if text.chars().any(|c| c.is_control() || c.is_whitespace() || "<>,;:()[]\\\"".contains(c))
-            || local.contains('@')
-        {
-            return Err(wrong("it holds a character that a plain address does not have"));
+        if local.len() > Self::MAX_LOCAL {
+            return Err(wrong("it has more than 64 bytes before the @"));
         }
-        if domain.starts_with(['.', '-']) || domain.ends_with(['.', '-']) || domain.contains("..") {
-            return Err(wrong("its domain is not a host name"));
+        // Outside ASCII letters and digits alone: no quote of a word processor, and nothing that is not seen.
+        let is_of_a_name = |c: char| c.is_alphanumeric() || Self::MARKS.contains(c);
+        if let Some((at, c)) = local.chars().enumerate().find(|(_, c)| !(*c == '.' || is_of_a_name(*c))) {
+            // One that is not seen, or looks like another, is found by its number alone.
+            let which = if c.is_ascii() { String::new() } else { format!(", U+{:04X},", u32::from(c)) };
+            let what = format!("character {}{which} is none that an address has before the @", at + 1);
+            return Err(wrong(&what));
         }
-        Ok(Self(text.to_owned()))
+        if local.split('.').any(str::is_empty) {
+            return Err(wrong("before the @ a dot stands at an end, or beside another"));
+        }
+        let domain = ascii(domain).ok_or_else(|| wrong("its domain is not a host name"))?;
+        let envelope = Address::new(local, domain).map_err(|_| wrong("it is none that a mail server can be given"))?;
+        Ok(Self { text: text.to_owned(), envelope })
     }
 
     /// The address as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
+
+    /// The address for the envelope of a mail: its domain in ASCII, so that only what stands before the `@` may need SMTPUTF8.
+    pub fn envelope(&self) -> &Address {
+        &self.envelope
+    }
+}
+
+/// A domain in ASCII: labels of letters, digits, `-` and `_`, the last two not at an end.
+fn ascii(domain: &str) -> Option<String> {
+    let domain = match domain.is_ascii() {
+        true => Cow::Borrowed(domain),
+        false => idna::domain_to_ascii_cow(domain.as_bytes(), AsciiDenyList::URL).ok()?,
+    };
+    let is_label = |label: &str| {
+        (1..=EmailAddress::MAX_LABEL).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && !label.starts_with(['-', '_'])
+            && !label.ends_with(['-', '_'])
+    };
+    (domain.len() <= EmailAddress::MAX_DOMAIN && domain.split('.').all(is_label)).then(|| domain.into_owned())
 }
 
 impl fmt::Debug for EmailAddress {
@@ -169,6 +211,7 @@ impl fmt::Debug for EmailAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn user(text: &str, fits: bool) {
         assert_eq!(UserId::parse(text).is_ok(), fits, "{text:?}");
@@ -219,8 +262,18 @@ mod tests {
 
     #[test]
     fn an_address_is_local_at_domain() {
-        for good in ["agent@example.com", "a.b+c@sub.example.com", "o'neil@example.com", "ü@exämple.com", "a@localhost"]
-        {
+        for good in [
+            "agent@example.com",
+            "a.b+c@sub.example.com",
+            "o'neil@example.com",
+            "ü@exämple.com",
+            "a@localhost",
+            "!#$%&'*+-/=?^_`{|}~@example.com",
+            "a@under_score.example",
+            "a@xn--exmple-cua.com",
+            "佐々木２@例え.jp",
+            "почта@пример.рф",
+        ] {
             email(good, true);
         }
         for bad in [
@@ -237,6 +290,69 @@ mod tests {
             "a@b..c",
         ] {
             email(bad, false);
+        }
+    }
+
+    #[test]
+    fn an_address_that_no_mail_server_takes_is_none() {
+        for bad in [
+            "a..b@example.com",
+            ".a@example.com",
+            "a.@example.com",
+            "“a”@example.com",
+            "o’neil@example.com",
+            "\u{200b}agent@example.com",
+            "\u{feff}agent@example.com",
+            "agent\u{200d}@example.com",
+            "agent\u{a0}@example.com",
+            "agent\u{ad}@example.com",
+            "\u{202e}agent@example.com",
+            "a\u{fffd}b@example.com",
+            "«a»@example.com",
+            "a–b@example.com",
+            "☕@example.com",
+            // lettre takes no mark that stands by itself.
+            "u\u{308}@example.com",
+            "संपर्क@example.com",
+            "agent＠example.com",
+            "a@exa!mple.com",
+            "a@-b.com",
+            "a@b-.com",
+            "a@b.com.",
+            "a@exämple..com",
+            "a@[192.0.2.1]",
+            "\"a b\"@example.com",
+        ] {
+            email(bad, false);
+        }
+        let local = |bytes: usize| format!("{}@example.com", "x".repeat(bytes));
+        email(&local(64), true);
+        email(&local(65), false);
+        email(&format!("{}@example.com", "ü".repeat(33)), false);
+        let domain = |bytes: usize| {
+            let labels = ["y".repeat(63), "y".repeat(63), "y".repeat(bytes - 128)].join(".");
+            format!("{}@{labels}", "x".repeat(64))
+        };
+        email(&domain(189), true);
+        email(&domain(190), false);
+        email(&format!("a@{}.com", "y".repeat(63)), true);
+        email(&format!("a@{}.com", "y".repeat(64)), false);
+        email(&format!("a@{}.com", "ü".repeat(62)), false);
+        let said = EmailAddress::parse("email", "\u{200b}agent@example.com").unwrap_err().to_string();
+        assert!(said.contains("character 1, U+200B,"), "{said}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn what_is_an_address_is_one_for_the_mailer_too(text in "\\PC{1,12}@\\PC{1,20}|[a-z.“ü\u{200b}]{1,66}@[a-z.ü-]{1,30}") {
+            if let Ok(address) = EmailAddress::parse("email", &text) {
+                let envelope: &str = address.envelope().as_ref();
+                prop_assert_eq!(&envelope.parse::<Address>().unwrap(), address.envelope());
+                prop_assert!(address.envelope().domain().is_ascii());
+                prop_assert_eq!(EmailAddress::parse("email", envelope).map(|again| again.envelope().clone()), Ok(address.envelope().clone()));
+            }
         }
     }
 

@@ -9,10 +9,10 @@ use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
 use crate::board::{BreakerView, BulkView};
 use crate::domain::blocked;
-use crate::domain::chronicle;
+use crate::domain::chronicle::{self, Posted};
 use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
-use crate::domain::outcome::Reason;
+use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::org::gate::Meter;
 use crate::wire::moment;
 
@@ -293,6 +293,7 @@ pub(super) struct Batch {
     failed: u64,
     told: u64,
     untold: u64,
+    queued: u64,
     per_minute: u64,
     blocked: Option<Blocked>,
     seconds_left: Option<f64>,
@@ -308,6 +309,7 @@ impl Batch {
             failed: stage.failed,
             told: stage.told,
             untold: stage.untold,
+            queued: stage.queued,
             per_minute: stage.per_minute,
             blocked: stage.blocked.as_ref().map(Blocked::of),
             seconds_left: stage.seconds_left.map(f64::round),
@@ -327,6 +329,8 @@ pub(super) struct Line {
     outcome: &'static str,
     reason: Option<&'static str>,
     status: Option<u16>,
+    /// `queued`, `sent`, `failed` or `superseded`; `null`: the job set no password.
+    mail: Option<&'static str>,
 }
 
 impl Line {
@@ -339,6 +343,12 @@ impl Line {
             outcome: line.kind.as_str(),
             reason: line.reason.map(Reason::as_str),
             status: line.status,
+            mail: (line.kind == OutcomeKind::Succeeded).then_some(match line.mail {
+                None => "queued",
+                Some(Posted::Sent) => "sent",
+                Some(Posted::Failed) => "failed",
+                Some(Posted::Superseded) => "superseded",
+            }),
         }
     }
 }

@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Certificate, Client, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Delivered, Mail, Undelivered};
+use super::{Delivered, Mail, Undelivered, recipient};
 use crate::config::ConfigError;
 use crate::config::mailer;
 use crate::domain::failure::root;
@@ -91,7 +91,8 @@ fn judge(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
         409 => Undelivered::Later { detail, status: code },
         // Who we are, or where and how we ask: not one mail would be taken.
         401 | 403..=405 | 407 | 300..=399 => Undelivered::Stop { detail, status },
-        400..=499 => Undelivered::Never { detail, status },
+        400..=499 if recipient::is_named(said) => Undelivered::Never { detail, status },
+        400..=499 => Undelivered::Refused { detail, status: code },
         // No status of HTTP.
         0..=299 | 600.. => Undelivered::Again { detail, status, after },
     }
@@ -145,6 +146,7 @@ mod tests {
         let named = |status| match judge(status, None, "") {
             Undelivered::Again { .. } => "again",
             Undelivered::Later { .. } => "later",
+            Undelivered::Refused { .. } => "refused",
             Undelivered::Never { .. } => "never",
             Undelivered::Stop { .. } => "stop",
         };
@@ -158,20 +160,22 @@ mod tests {
         }
         insta::assert_snapshot!(table, @r"
         300..=399: stop
-        400..=400: never
+        400..=400: refused
         401..=401: stop
-        402..=402: never
+        402..=402: refused
         403..=405: stop
-        406..=406: never
+        406..=406: refused
         407..=407: stop
         408..=408: again
         409..=409: later
-        410..=424: never
+        410..=424: refused
         425..=425: again
-        426..=428: never
+        426..=428: refused
         429..=429: again
-        430..=499: never
+        430..=499: refused
         500..=599: again
         ");
+        assert!(matches!(judge(422, None, "no such recipient"), Undelivered::Never { status: Some(422), .. }));
+        assert!(matches!(judge(403, None, "no such recipient"), Undelivered::Stop { .. }));
     }
 }

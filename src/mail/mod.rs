@@ -7,6 +7,7 @@ pub mod courier;
 mod http;
 pub mod keys;
 pub mod preview;
+mod recipient;
 pub mod seal;
 mod smtp;
 pub mod templates;
@@ -73,6 +74,14 @@ pub enum Undelivered {
         /// The code of the answer.
         status: u16,
     },
+    /// This mail is refused, and nothing says that it is for its recipient: it is given up, unless so many different recipients in a row
+    /// are refused that it is the mailer who is.
+    Refused {
+        /// What happened.
+        detail: String,
+        /// The code of the answer.
+        status: u16,
+    },
     /// This mail is not taken, whenever it comes: it is given up.
     Never {
         /// What happened.
@@ -95,6 +104,7 @@ impl Undelivered {
         match self {
             Self::Again { detail, status, after } => Self::Again { detail: tell(detail), status, after },
             Self::Later { detail, status } => Self::Later { detail: tell(detail), status },
+            Self::Refused { detail, status } => Self::Refused { detail: tell(detail), status },
             Self::Never { detail, status } => Self::Never { detail: tell(detail), status },
             Self::Stop { detail, status } => Self::Stop { detail: tell(detail), status },
         }

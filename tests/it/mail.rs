@@ -16,7 +16,7 @@ use resetd::wire::notification;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::browser::Browser;
+use crate::browser::{Browser, Tab};
 use crate::certificates::Authority;
 use crate::mail_server::{CUT, HANG, RealServer, ScriptedServer};
 
@@ -78,6 +78,7 @@ fn said(result: Result<resetd::mail::Delivered, Undelivered>) -> (String, String
             (named("again", status) + &after, detail)
         }
         Err(Undelivered::Later { detail, status }) => (named("later", Some(status)), detail),
+        Err(Undelivered::Refused { detail, status }) => (named("refused", Some(status)), detail),
         Err(Undelivered::Never { detail, status }) => (named("never", status), detail),
         Err(Undelivered::Stop { detail, status }) => (named("stop", status), detail),
     }
@@ -163,17 +164,19 @@ async fn every_answer_of_a_mail_server_leads_to_what_is_done_next() {
         ("RCPT", "452 full", "later 452"),
         ("RCPT", "550 5.1.1 <agent@example.com> unknown", "never 550"),
         ("RCPT", "550 5.1.1 <Agent@Example.COM> unknown", "never 550"),
-        ("RCPT", "553-no\r\n553 such", "never 553"),
+        ("RCPT", "550 no such user", "never 550"),
+        ("RCPT", "554 5.7.1 <agent@example.com>: Relay access denied", "refused 554"),
+        ("RCPT", "553-no\r\n553 such", "refused 553"),
         ("RCPT", "535 who are you", "stop 535"),
         ("DATA", "421 closing", "again 421"),
         ("DATA", "451 later", "later 451"),
         ("DATA", "452 disk full", "again 452"),
-        ("DATA", "554 no", "never 554"),
+        ("DATA", "554 no", "refused 554"),
         ("DATA", "250 out of step", "again 250"),
         (".", "421 closing", "again 421"),
         (".", "451 scanning failed", "later 451"),
-        (".", "552 too large", "never 552"),
-        (".", "554 5.7.1 I read pw-<&>\"'/!*-7 in it", "never 554"),
+        (".", "552 too large", "refused 552"),
+        (".", "554 5.7.1 I read pw-<&>\"'/!*-7 in it", "refused 554"),
         (".", "no answer at all", "again"),
     ] {
         let server = ScriptedServer::start(&[(verb, &[answer])]).await;
@@ -235,7 +238,7 @@ async fn a_connection_is_used_again_after_an_ended_transaction_and_no_other() {
     for _ in 0..5 {
         all.push(said(courier.deliver(&mail()).await).0);
     }
-    assert_eq!(all, ["delivered 250", "never 550", "delivered 250", "later 450", "delivered 250"]);
+    assert_eq!(all, ["delivered 250", "refused 550", "delivered 250", "later 450", "delivered 250"]);
     let connections = server.said();
     assert_eq!(connections.len(), 1, "{connections:?}");
     assert_eq!(connections[0].iter().filter(|line| *line == "RSET").count(), 2, "{connections:?}");
@@ -345,11 +348,11 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
         ("403", "stop 403"),
         ("302-moved", "stop 302"),
         ("307-moved", "stop 307"),
-        ("400", "never 400"),
+        ("400", "refused 400"),
         ("404", "stop 404"),
         ("409-5", "later 409"),
-        ("413", "never 413"),
-        ("422", "never 422"),
+        ("413", "refused 413"),
+        ("422", "refused 422"),
     ] {
         let (what, detail) = said(courier.deliver(&mail_to(&format!("{to}@example.com"))).await);
         assert_eq!(what, expected, "{to}: {detail}");
@@ -368,6 +371,17 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
     let unreachable = self::courier(&format!("[mailer.http]\nurl = \"http://127.0.0.1:{nobody}/?key=s3cret-key\"\n"));
     let (what, detail) = said(unreachable.deliver(&mail()).await);
     assert!(what == "again" && detail.contains("cannot be reached") && !detail.contains("s3cret"), "{what}: {detail}");
+}
+
+/// What is selected after one click into the middle of the password.
+async fn selected_by_a_click(tab: &mut Tab) -> String {
+    let place = "(() => { const { x, y, width, height } = document.querySelector('#password').getBoundingClientRect(); return [x + width / 2, y + height / 2]; })()";
+    let place = tab.value(place).await;
+    for kind in ["mousePressed", "mouseReleased"] {
+        let params = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
+        tab.call("Input.dispatchMouseEvent", params).await;
+    }
+    tab.value("getSelection().toString()").await.as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -392,6 +406,7 @@ async fn a_password_of_any_characters_is_seen_in_the_mail_as_it_is_to_be_typed()
         tab.open(&format!("file://{}", path.display())).await;
         let seen = tab.until("#password", |text| !text.is_empty()).await;
         assert_eq!(seen, password, "{language}");
+        assert_eq!(selected_by_a_click(&mut tab).await, password, "{language}");
         assert_eq!(tab.value("document.documentElement.lang").await, json!(&language[..2]));
         assert_eq!(tab.value("document.querySelectorAll('script').length").await, json!(0));
         for scheme in ["light", "dark"] {

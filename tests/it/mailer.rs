@@ -3,9 +3,11 @@
 
 mod faults;
 mod flow;
+mod refused;
 mod replays;
 mod takeover;
 mod template;
+mod words;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -104,6 +104,11 @@ impl ScriptedServer {
         Self { port, told, serving }
     }
 
+    /// From now on it gives the usual answers.
+    pub fn recovers(&self) {
+        self.told.lock().unwrap().answers.clear();
+    }
+
     /// What was said to it, by connection.
     pub fn said(&self) -> Vec<Vec<String>> {
         self.told.lock().unwrap().said.clone()

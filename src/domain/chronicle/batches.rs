@@ -39,6 +39,8 @@ pub struct Stage {
     pub told: u64,
     /// How many of the mails were given up.
     pub untold: u64,
+    /// How many notifications are queued, as far as nothing else was heard of them.
+    pub queued: u64,
     /// Jobs that ended in the last 60 s.
     pub per_minute: u64,
     /// What keeps its jobs from ending.
@@ -95,6 +97,7 @@ impl Batch {
             failed: progress.counts().given_up(),
             told: progress.counts().notified,
             untold: progress.counts().notification_failed,
+            queued: progress.untold(),
             per_minute: progress.ended_lately(now),
             blocked,
             seconds_left: left.map(|left| left.as_secs_f64()),

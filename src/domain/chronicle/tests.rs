@@ -174,6 +174,45 @@ fn the_last_jobs_are_told_the_newest_first_in_whatever_order_they_come() {
     assert_eq!((told.len(), told[0].as_str(), told[29].as_str()), (30, "j99", "j70"));
 }
 
+fn mailed(job: &str, unsent: Option<Unsent>) -> Mailed<'static> {
+    Mailed {
+        org: "main".into(),
+        job: job.to_owned().into(),
+        batch: None,
+        note: None,
+        told: unsent.is_none(),
+        unsent,
+        issued_at: None,
+        at: None,
+    }
+}
+
+#[test]
+fn what_became_of_a_jobs_mail_is_what_its_record_says_whichever_comes_first() {
+    let mut chronicle = chronicle();
+    chronicle.mailed(&mailed("early", None), at(0));
+    for (n, job) in ["early", "queued", "late", "failed", "both", "newer"].into_iter().enumerate() {
+        chronicle.ended(&ended(job, OutcomeKind::Succeeded, n.try_into().unwrap()), at(100));
+    }
+    chronicle.ended(&ended("late", OutcomeKind::Duplicate, 50), at(100));
+    chronicle.mailed(&mailed("late", None), at(100));
+    chronicle.mailed(&mailed("failed", Some(Unsent::Undeliverable)), at(100));
+    chronicle.mailed(&mailed("both", None), at(100));
+    chronicle.mailed(&mailed("both", Some(Unsent::Expired)), at(100));
+    chronicle.mailed(&mailed("newer", Some(Unsent::Superseded)), at(100));
+    let said: Vec<_> = lately(&chronicle, 100).latest.iter().map(|line| (line.job.to_string(), line.mail)).collect();
+    let expected = [
+        ("late", None),
+        ("newer", Some(Posted::Superseded)),
+        ("both", Some(Posted::Sent)),
+        ("failed", Some(Posted::Failed)),
+        ("late", Some(Posted::Sent)),
+        ("queued", None),
+        ("early", Some(Posted::Sent)),
+    ];
+    assert_eq!(said, expected.map(|(job, mail)| (job.to_owned(), mail)));
+}
+
 #[test]
 fn nothing_is_kept_of_an_org_that_is_not_ours_nor_of_a_clock_that_is_ahead() {
     let mut chronicle = chronicle();

@@ -1,6 +1,7 @@
-//! What an answer of a mail server means: a pure table over every reply code, at every stage of the dialogue. Never by its text.
+//! What an answer of a mail server means: a pure table over every reply code, at every stage of the dialogue. Its text says one thing
+//! alone: whether a refusal names the recipient.
 
-use super::super::Undelivered;
+use super::super::{Undelivered, recipient};
 
 /// How far the dialogue was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,8 @@ impl Trouble {
 }
 
 /// What is done next. (RFC 5321, section 4.2.1: 4yz is asked again, 5yz is not; RFC 4954, section 6: 530, 534, 535 and 538 are about
-/// the login, wherever they come.) Greeting, login and sender are the same for every mail; behind them an answer is about this one.
+/// the login, wherever they come.) Greeting, login and sender are the same for every mail. Behind them an answer is about this one where
+/// it names the recipient; else (554 relaying denied, a policy, a blocklist) other mails show whether it is.
 pub(super) fn judge(stage: Stage, trouble: Trouble) -> Undelivered {
     let at = stage.as_str();
     let (code, text) = match trouble {
@@ -86,7 +88,12 @@ pub(super) fn judge(stage: Stage, trouble: Trouble) -> Undelivered {
         (_, 500..=599) if [530, 534, 535, 538].contains(&code) => stop(Some(code), detail),
         // Not one mail would pass: it is not this one that is refused.
         (Stage::Opening | Stage::Login | Stage::Sender, 500..=599) => stop(Some(code), detail),
-        (Stage::SenderInUtf8 | Stage::Recipient | Stage::Data | Stage::Text, 500..=599) => never(Some(code), detail),
+        // It is the recipient's address that wants this.
+        (Stage::SenderInUtf8, 500..=599) => never(Some(code), detail),
+        (Stage::Recipient | Stage::Data | Stage::Text, 500..=599) if recipient::is_named(&text) => {
+            never(Some(code), detail)
+        }
+        (Stage::Recipient | Stage::Data | Stage::Text, 500..=599) => Undelivered::Refused { detail, status: code },
         // The server is closing. Its disk is full, which 452 says everywhere but at the recipient, where it is a mailbox.
         (_, 421) | (Stage::SenderInUtf8 | Stage::Data | Stage::Text, 452) => again(Some(code), detail),
         (Stage::SenderInUtf8 | Stage::Recipient | Stage::Data | Stage::Text, 400..=499) => later(code, detail),
@@ -119,6 +126,7 @@ mod tests {
         match judge(stage, Trouble::Reply { code, text: "said".into() }) {
             Undelivered::Again { .. } => "again",
             Undelivered::Later { .. } => "later",
+            Undelivered::Refused { .. } => "refused",
             Undelivered::Never { .. } => "never",
             Undelivered::Stop { .. } => "stop",
         }
@@ -162,40 +170,55 @@ mod tests {
         Recipient 400..=420: later
         Recipient 421..=421: again
         Recipient 422..=499: later
-        Recipient 500..=529: never
+        Recipient 500..=529: refused
         Recipient 530..=530: stop
-        Recipient 531..=533: never
+        Recipient 531..=533: refused
         Recipient 534..=535: stop
-        Recipient 536..=537: never
+        Recipient 536..=537: refused
         Recipient 538..=538: stop
-        Recipient 539..=599: never
+        Recipient 539..=599: refused
         Data 200..=399: again
         Data 400..=420: later
         Data 421..=421: again
         Data 422..=451: later
         Data 452..=452: again
         Data 453..=499: later
-        Data 500..=529: never
+        Data 500..=529: refused
         Data 530..=530: stop
-        Data 531..=533: never
+        Data 531..=533: refused
         Data 534..=535: stop
-        Data 536..=537: never
+        Data 536..=537: refused
         Data 538..=538: stop
-        Data 539..=599: never
+        Data 539..=599: refused
         Text 200..=399: again
         Text 400..=420: later
         Text 421..=421: again
         Text 422..=451: later
         Text 452..=452: again
         Text 453..=499: later
-        Text 500..=529: never
+        Text 500..=529: refused
         Text 530..=530: stop
-        Text 531..=533: never
+        Text 531..=533: refused
         Text 534..=535: stop
-        Text 536..=537: never
+        Text 536..=537: refused
         Text 538..=538: stop
-        Text 539..=599: never
+        Text 539..=599: refused
         ");
+    }
+
+    #[test]
+    fn a_refusal_that_names_the_recipient_is_of_this_mail_alone() {
+        let refused = |stage, code, text: &str| judge(stage, Trouble::Reply { code, text: text.into() });
+        for stage in [Stage::Recipient, Stage::Data, Stage::Text] {
+            let named = refused(stage, 550, "5.1.1 unknown");
+            assert!(matches!(named, Undelivered::Never { status: Some(550), .. }), "{named:?}");
+            let everybody = refused(stage, 554, "5.7.1 relaying denied");
+            assert!(matches!(everybody, Undelivered::Refused { status: 554, .. }), "{everybody:?}");
+        }
+        let login = refused(Stage::Recipient, 530, "5.1.1 authentication required");
+        assert!(matches!(login, Undelivered::Stop { .. }), "{login:?}");
+        let sender = refused(Stage::Sender, 550, "5.1.1 unknown");
+        assert!(matches!(sender, Undelivered::Stop { .. }), "{sender:?}");
     }
 
     #[test]

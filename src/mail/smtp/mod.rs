@@ -284,3 +284,6 @@ fn opening(error: Error) -> Trouble {
         None => trouble(error),
     }
 }
+
+#[cfg(test)]
+mod replies;

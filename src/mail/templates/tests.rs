@@ -145,6 +145,20 @@ fn the_templates_that_come_along_are_well_in_both_languages_and_a_sample_of_each
     let templates = Templates::load(&settings(Some(&folder))).unwrap();
     let mail = mail(&templates, Some("de-DE"));
     assert!(mail.subject.contains("vorläufiges") && mail.html.unwrap().contains("lang=\"de\""));
+    for language in ["en", "de"] {
+        let mail = self::mail(&templates, Some(language));
+        assert!(
+            mail.text.lines().any(|line| line == SAMPLE),
+            "alone on its line, without a space before it: {}",
+            *mail.text
+        );
+        let (html, password) = (mail.html.unwrap(), HtmlEscape(SAMPLE).to_string());
+        let (before, after) = html.split_once(&password).unwrap();
+        assert!(
+            after.starts_with("</p>") && before.ends_with("user-select: all\">"),
+            "{language}: alone in its element"
+        );
+    }
     let own = crate::domain::notification::Template::new("s".into(), "{password}".into()).unwrap();
     let (language, from) = (Language::parse("en").unwrap(), "noreply@example.com".parse().unwrap());
     let samples = tempfile::tempdir().unwrap();

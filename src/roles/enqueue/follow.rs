@@ -22,9 +22,10 @@ use crate::amqp::trouble::{Trouble, closing};
 use crate::config::Config;
 use crate::domain::batch::{Progress, Record};
 use crate::domain::blocked::{Blocked, Cause, Status};
+use crate::domain::mailing::Unsent;
 use crate::domain::outcome::OutcomeKind;
 use crate::wire::batch::{About, about, is_mark, mark};
-use crate::wire::state;
+use crate::wire::{mail, state};
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-batch";
@@ -72,6 +73,8 @@ pub(super) struct Seen {
     pub(super) progress: Progress,
     /// Why each job was given up, by its id.
     pub(super) given_up: HashMap<String, (String, String)>,
+    /// The jobs whose mail was given up, by their ids, and why.
+    pub(super) unsent: HashMap<String, Option<Unsent>>,
     /// How the org's worker stands, as it said last.
     status: Option<Status>,
     /// Whether a worker has the org; `None` while that is not known.
@@ -116,6 +119,14 @@ impl Seen {
                 | OutcomeKind::Duplicate => {
                     self.given_up.remove(&*ended.job);
                 }
+            }
+        }
+        if let Some(mailed) = mail::read(body).filter(|_| matches!(record, Record::Mailed { .. })) {
+            // Whose newer password came in between has the mail of that one.
+            if mailed.told || mailed.unsent == Some(Unsent::Superseded) {
+                self.unsent.remove(&*mailed.job);
+            } else {
+                self.unsent.insert(mailed.job.into_owned(), mailed.unsent);
             }
         }
         self.progress.note(&record);

@@ -22,6 +22,7 @@ use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::job::{Lane, Wishes};
+use crate::domain::mailing::Unsent;
 use crate::wire::job::Rules;
 use crate::wire::{read_moment, to_the_millisecond};
 use file::{Job, REMARKS, Sheet};
@@ -31,6 +32,8 @@ use view::Bar;
 
 /// The longest name of a batch, in characters: its jobs' ids begin with it.
 const MAX_NAME: usize = 100;
+/// The reason in the file of failed rows where the password is set and the mail was given up: the name of the mail's outcome.
+const MAIL_FAILED: &str = "notification_failed";
 
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +75,7 @@ pub struct Args {
     /// Follow the jobs to their ends; Ctrl-C leaves them running. Exit code 1 if any was given up.
     #[arg(long)]
     wait: bool,
-    /// Write the rows that failed to this CSV file, with reason and detail, ready to be mended and sent again.
+    /// Write the rows that failed, or whose mail did, to this CSV file, with reason and detail, ready to be mended and sent again.
     #[arg(long, value_name = "FILE", requires = "wait")]
     failed: Option<PathBuf>,
 }
@@ -217,7 +220,9 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
     let mut writer = csv::Writer::from_path(path).with_context(|| cannot_write(path))?;
     writer.write_record(sheet.columns.iter().map(String::as_str).chain(REMARKS)).with_context(|| cannot_write(path))?;
     for Job { id, cells, .. } in &sheet.jobs {
-        let Some((reason, detail)) = id.as_ref().and_then(|id| seen.given_up.get(id)) else { continue };
+        let given_up =
+            |id: &String| seen.given_up.get(id).cloned().or_else(|| seen.unsent.get(id).copied().map(mail_failed));
+        let Some((reason, detail)) = id.as_ref().and_then(given_up) else { continue };
         let cell =
             |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
         // On one line: a line break in a cell is refused when the file is read again.
@@ -226,6 +231,15 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
         writer.write_record(row).with_context(|| cannot_write(path))?;
     }
     writer.flush().with_context(|| cannot_write(path))
+}
+
+/// What the file says of a person whose password is set and whose mail was given up.
+fn mail_failed(unsent: Option<Unsent>) -> (String, String) {
+    let why = unsent.map_or_else(String::new, |unsent| format!(" ({}: {})", unsent.as_str(), unsent.message()));
+    let detail = format!(
+        "the password is set and its mail failed{why}; mend it and send this row as another --batch: under the same name it ends duplicate"
+    );
+    (MAIL_FAILED.to_owned(), detail)
 }
 
 /// An error where any job, or the mail of one, was given up.
@@ -239,7 +253,7 @@ fn verdict(counts: Counts) -> Result<()> {
     }
     if counts.notification_failed > 0 {
         said.push(format!(
-            "{} people were not told: resetd dead --queue emails list says why, but of those whose newer reset came in between",
+            "{} mail failed: resetd dead --queue emails list says why, but of those whose newer reset came in between; --failed FILE has these people too",
             counts.notification_failed
         ));
     }

@@ -34,8 +34,9 @@ pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> St
         (superseded, "superseded"),
         (duplicate, "done before"),
         (passed_through, "passed through"),
-        (notified, "told"),
-        (notification_failed, "not told"),
+        (progress.untold(), "notification queued"),
+        (notified, "mail sent"),
+        (notification_failed, "mail failed"),
     ];
     format!("{} of {total} done{}", progress.done(), details(&counts, progress, outlook, now))
 }
@@ -43,7 +44,7 @@ pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> St
 /// Beside the bar, which says how many are done: what must be seen on a narrow terminal too.
 fn beside(progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
     let Counts { failed, expired, notification_failed, .. } = progress.counts();
-    let counts = [(failed, "failed"), (expired, "expired"), (notification_failed, "not told")];
+    let counts = [(failed, "failed"), (expired, "expired"), (notification_failed, "mail failed")];
     match &outlook.blocked {
         // The reason is in the lines and in the table.
         Some(blocked) => listed(&counts) + ", " + &until(blocked),
@@ -125,8 +126,9 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
         ("superseded by a newer reset", counts.superseded),
         ("done before (duplicate)", counts.duplicate),
         ("passed through", counts.passed_through),
-        ("people told", counts.notified),
-        ("people not told", counts.notification_failed),
+        ("notification queued", progress.untold()),
+        ("mail sent", counts.notified),
+        ("mail failed", counts.notification_failed),
     ];
     for (what, count) in others.into_iter().filter(|(_, count)| *count > 0) {
         row(what, count.to_string());
@@ -175,7 +177,7 @@ pub(super) fn json(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> Value {
         "jobs": progress.total(), "done": progress.done(), "waiting": progress.waiting(),
         "succeeded": counts.succeeded, "failed": counts.failed, "expired": counts.expired,
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
-        "notified": counts.notified, "notificationFailed": counts.notification_failed,
+        "notificationQueued": progress.untold(), "notified": counts.notified, "notificationFailed": counts.notification_failed,
         "givenUp": given_up.collect::<Map<_, _>>(),
         "ratePerMinute": progress.ended_lately(now), "blocked": blocked,
         "secondsLeft": outlook.time_left(progress, now).map(|left| left.as_secs()),
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_it_is_and_when_it_will_end() {
-        insta::assert_snapshot!(line(&half_done(), &Outlook::default(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 in the last 60 s, 6 min left");
+        insta::assert_snapshot!(line(&half_done(), &Outlook::default(), at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 1350 notification queued, 296 in the last 60 s, 6 min left");
         insta::assert_snapshot!(line(&Progress::default(), &Outlook::default(), at(0)), @"0 of an unknown number done, none in the last 60 s");
     }
 
@@ -283,6 +285,7 @@ mod tests {
         │ failed                 ┆ 150       │
         │   not_found            ┆ 2: 20, 30 │
         │   rejected             ┆ 1: 10     │
+        │ notification queued    ┆ 1350      │
         │ ended in the last 60 s ┆ 296       │
         │ time left              ┆ 6 min     │
         └────────────────────────┴───────────┘

@@ -17,11 +17,12 @@ use crate::board::Board;
 use crate::config::{Config, Retry};
 use crate::domain::ledger::WorkerName;
 use crate::domain::note::Note;
-use crate::domain::retry::RetryPolicy;
+use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
 use crate::domain::user::UserId;
 use crate::http::MailSource;
 use crate::mail::seal::Keys;
-use crate::mail::{Courier, Templates};
+use crate::mail::{Courier, Delivered, Templates, Undelivered};
+use crate::org::forbidden::ForbiddenRun;
 use crate::org::gate::Gate;
 use crate::org::guard::Guard;
 use crate::org::limiter::Limiter;
@@ -57,6 +58,8 @@ pub(super) struct Office {
     pub(super) claim: Claim,
     pub(super) turns: Turns,
     pub(super) in_hand: InHand,
+    /// The recipients in a row who were refused, and none of them named.
+    refused: ForbiddenRun<String>,
     pub(super) retry: Retry,
     /// How often a mail is tried.
     pub(super) policy: RetryPolicy,
@@ -106,6 +109,7 @@ impl Office {
             ledger,
             turns: Turns::default(),
             in_hand: InHand::default(),
+            refused: ForbiddenRun::default(),
             retry: config.retry.clone(),
             policy,
             ttl: config.notification.ttl,
@@ -148,6 +152,44 @@ impl Office {
     /// A record says so.
     pub(super) fn is_recorded(&self, note: &str) {
         self.sent().remove(note);
+    }
+
+    /// What a delivery says among those before it. A refusal that does not name its recipient ends that mail alone; with the fifth
+    /// different recipient in a row, and no mail taken between, it is the mailer who is refused. As with 403 at the org, a mail that the
+    /// next hop takes alone ends the row.
+    pub(super) fn in_its_row(
+        &self,
+        note: &Note,
+        delivered: Result<Delivered, Undelivered>,
+    ) -> Result<Delivered, Undelivered> {
+        match delivered {
+            Ok(delivered) => {
+                self.refused.succeeded();
+                Ok(delivered)
+            }
+            Err(Undelivered::Refused { detail, status }) => {
+                // The same address in another case is no second recipient.
+                let in_row = self.refused.forbidden(&note.to.as_str().to_lowercase());
+                if in_row < FORBIDDEN_USERS {
+                    return Err(Undelivered::Refused { detail, status });
+                }
+                let detail = format!(
+                    "{in_row} different recipients in a row were refused, and no answer was about its recipient: {detail}; such mails wait until one is taken"
+                );
+                Err(Undelivered::Stop { detail, status: Some(status) })
+            }
+            Err(
+                undelivered @ (Undelivered::Again { .. }
+                | Undelivered::Later { .. }
+                | Undelivered::Never { .. }
+                | Undelivered::Stop { .. }),
+            ) => Err(undelivered),
+        }
+    }
+
+    /// Whether the next hop refuses everybody, as far as it is known.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.count() >= FORBIDDEN_USERS
     }
 
     /// A mail waits for a key that is not here.

@@ -211,6 +211,7 @@ async fn travel(
             let detail = format!("no answer within {} s", office.longest.as_secs());
             Err(Undelivered::Again { detail, status: None, after: None })
         });
+        let delivered = office.in_its_row(note, delivered);
         metrics::mail_tried(status_of(&delivered), began.elapsed());
         mail.status = status_of(&delivered).or(mail.status);
         let is_probe = permit.is_probe();
@@ -224,6 +225,10 @@ async fn travel(
                 office.has_sent(note, sent);
                 failpoint::reach(Stage::Delivered, note.id.as_str());
                 return Ok(Ending::Sent(sent));
+            }
+            Err(Undelivered::Refused { detail, .. }) => {
+                mail.luggage.tried += 1;
+                return Ok(Ending::Unsent(Unsent::Undeliverable, mail.scrubber.text(&detail)));
             }
             Err(Undelivered::Never { detail, status }) => {
                 mail.luggage.tried += u32::from(status.is_some());
@@ -252,10 +257,13 @@ async fn travel(
 /// What a try says of the next hop.
 fn report(office: &Office, permit: Permit<()>, note: &Note, delivered: &Result<Delivered, Undelivered>) {
     match delivered {
-        // It took this one, or would take others.
-        Ok(_) | Err(Undelivered::Later { .. } | Undelivered::Never { status: Some(_), .. }) => {
+        // It took this one, or would take others; but while it refuses everybody, only a mail that it takes shows the opposite.
+        Ok(_)
+        | Err(Undelivered::Later { .. } | Undelivered::Refused { .. } | Undelivered::Never { status: Some(_), .. }) => {
             permit.answered(&note.user, Verdict::Worked);
-            office.gate.mended(StopCause::MailRefused);
+            if !office.is_refused() {
+                office.gate.mended(StopCause::MailRefused);
+            }
         }
         // Of other mails this says nothing.
         Err(Undelivered::Never { status: None, .. } | Undelivered::Stop { .. }) => {
@@ -355,7 +363,9 @@ fn open(desk: &Desk, note: &Note) -> Result<Words, String> {
 
 fn status_of(delivered: &Result<Delivered, Undelivered>) -> Option<u16> {
     match delivered {
-        Ok(Delivered { status, .. }) | Err(Undelivered::Later { status, .. }) => Some(*status),
+        Ok(Delivered { status, .. }) | Err(Undelivered::Later { status, .. } | Undelivered::Refused { status, .. }) => {
+            Some(*status)
+        }
         Err(
             Undelivered::Again { status, .. } | Undelivered::Never { status, .. } | Undelivered::Stop { status, .. },
         ) => *status,

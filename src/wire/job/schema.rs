@@ -1,8 +1,8 @@
 //! The JSON Schema of a job: what `parse` takes, said to whoever writes jobs. It is written beside the parser, out of the same limits, and a
 //! test compares the two on some thousand bodies.
 //!
-//! What a schema cannot say: the size of a body, a field that stands twice, the bytes of an address, and what the worker's configuration
-//! decides (`wire.allowed_attributes`, `notification.fallback_address`).
+//! What a schema cannot say: the size of a body, a field that stands twice, the bytes of an address and most of what it may not have outside
+//! ASCII, and what the worker's configuration decides (`wire.allowed_attributes`, `notification.fallback_address`).
 
 use schemars::{Schema, json_schema};
 use serde_json::{Value, json};
@@ -13,6 +13,9 @@ use crate::domain::user::{EmailAddress, UserId, UserName};
 
 /// Control characters, for a class of a pattern.
 const CONTROL: &str = r"\x00-\x1f\x7f-\x9f";
+/// Outside ASCII, what is no letter or digit and still comes into addresses: what is not seen, and quotes and dashes. Not all of it:
+/// a class of Unicode's is not known to every validator.
+const UNWRITTEN: &str = r"\u00a0-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u00d7\u00f7\u2000-\u206f\u2e00-\u2e2e\ufeff\uff20\ufffd";
 
 /// The schema of a body. Without intent its other fields are not looked at.
 pub fn schema() -> Schema {
@@ -58,9 +61,13 @@ fn who() -> Value {
 
 /// `email`, or else the first of `emails`, or neither.
 fn address() -> Value {
-    let other = format!(r#"\s{CONTROL}<>,;:()\[\]\\"@"#);
-    let (edge, inner) = (format!("[^{other}.-]"), format!("[^{other}.]"));
-    let pattern = format!(r"^[^{other}]+@{edge}(?:(?:\.?{inner})*\.?{edge})?$");
+    let other = format!(r#"\s{CONTROL}{UNWRITTEN}<>.,;:()\[\]\\"@"#);
+    // In a class none of these has to be escaped, and where a validator reads patterns by Unicode (ECMA-262, flag u) most of them must not.
+    let marks: String = EmailAddress::MARKS.chars().filter(|c| !"-_".contains(*c)).collect();
+    let (edge, inner) = (format!("[^{other}{marks}_-]"), format!("[^{other}{marks}]"));
+    let label = format!("{edge}(?:{inner}{{0,61}}{edge})?");
+    let short = format!("(?=[^@]{{1,{}}}@)", EmailAddress::MAX_LOCAL);
+    let pattern = format!(r"^{short}[^{other}]+(?:\.[^{other}]+)*@{label}(?:\.{label})*$");
     let address = json!({"type": "string", "maxLength": EmailAddress::MAX, "pattern": pattern});
     let value = json!({"anyOf": [absent(), address]});
     let first = json!({"type": "object", "properties": {"value": value}});

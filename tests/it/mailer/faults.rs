@@ -139,9 +139,9 @@ async fn enqueue_waits_until_everybody_is_told_and_counts_who_was_not() {
     let rows: Vec<Vec<&str>> = stdout.lines().map(|line| line.split(['│', '┆']).map(str::trim).collect()).collect();
     let value = |name: &str| rows.iter().find(|row| row.get(1) == Some(&name)).and_then(|row| row.get(2)).copied();
     assert_eq!(
-        [value("succeeded"), value("people told"), value("people not told")],
+        [value("succeeded"), value("mail sent"), value("mail failed")],
         [Some("3"), Some("2"), Some("1")],
         "{stdout}"
     );
-    says(&stderr, &["not told", "dead --queue emails list"]);
+    says(&stderr, &["1 mail failed", "dead --queue emails list"]);
 }

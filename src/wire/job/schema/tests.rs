@@ -94,8 +94,24 @@ fn the_limits_of_each_text_are_the_parsers() {
         "a\"b@c",
         "a\u{a0}b@c",
         "a:b@c",
+        "a..b@example.com",
+        ".a@example.com",
+        "a.@example.com",
+        "“a”@example.com",
+        "o’neil@example.com",
+        "\u{200b}agent@example.com",
+        "\u{feff}agent@example.com",
+        "a–b@example.com",
+        "!#$%&'*+-/=?^_`{|}~@example.com",
+        "a@exa!mple.com",
+        "a@exa~mple.com",
+        "a@under_score.example",
+        "a@_b",
     ]);
-    addresses.extend([252, 253].map(|n| format!("{}@b", "x".repeat(n))));
+    addresses.extend([64, 65, 252].map(|n| format!("{}@b", "x".repeat(n))));
+    addresses.extend([63, 64].map(|n| format!("a@{}.b", "y".repeat(n))));
+    let labels = ["y".repeat(63), "y".repeat(63), "y".repeat(61)].join(".");
+    addresses.extend([64, 65].map(|n| format!("{}@{labels}", "x".repeat(n))));
     each(EMAIL, &addresses, user);
     let attributes =
         ["title", "genesys:", "genesys:routingSkills", "", "a b", "tïtle", "a\u{7}", "Password", "x.pAssword"];
