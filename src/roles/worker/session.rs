@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::takeover::Held;
 use super::{Crew, Office};
 use crate::amqp::claim::REPEAT;
-use crate::amqp::consumer::Intake;
+use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::link::Link;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session as Standing;
 use crate::domain::job::Lane;
-use crate::pipeline::Desk;
+use crate::pipeline::{Desk, Returns};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
@@ -56,12 +56,14 @@ pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held
 
 struct Session {
     desk: Arc<Desk>,
-    lanes: [Intake; 2],
+    lanes: [Intake; Lane::COUNT],
+    /// So many deliveries of each lane are in hand at most.
+    prefetch: u16,
     jobs: TaskTracker,
-    /// Those of them that are the bulk lane's.
-    of_bulk: TaskTracker,
-    /// Whether the bulk lane is closed, and what was taken from it is not given back yet.
-    bulk_returns: bool,
+    /// Taken, and not handed over: they must run alone.
+    suspects: Vec<Delivery>,
+    /// From when on all have left that leave since the bulk lane is closed.
+    have_left: Instant,
 }
 
 impl Session {
@@ -74,6 +76,7 @@ impl Session {
             over: held.lease.gone().child_token(),
             returning: CancellationToken::new(),
             bulk_closed: CancellationToken::new(),
+            returns: Returns::default(),
             probing: false,
             link: Arc::clone(link),
             lease: held.lease.renewed().clone(),
@@ -87,9 +90,10 @@ impl Session {
         Ok(Self {
             desk: Arc::new(desk),
             lanes,
+            prefetch,
             jobs: TaskTracker::new(),
-            of_bulk: TaskTracker::new(),
-            bulk_returns: false,
+            suspects: Vec::new(),
+            have_left: Instant::now(),
         })
     }
 
