@@ -69,6 +69,8 @@ pub struct Desk {
     pub returning: CancellationToken,
     /// Cancelled when the bulk lane closes. Its jobs leave whose password cannot be set yet; the others end.
     pub bulk_closed: CancellationToken,
+    /// How long after the beginning of a drain the last call is made.
+    pub last_call: Duration,
     /// What left since its lane is closed, to be given back.
     pub returns: Returns,
     /// Whether jobs run one by one to see if calls can be made again: one that would have to wait leaves.
@@ -210,7 +212,19 @@ impl Desk {
             return Err(Leave::Again(Berth::Rung(self.org.retry.delays.fitting(wait))));
         }
         let _wait = ticket.span.wait("wait until it may be tried");
-        self.resting(sleep(wait), ticket, trip).await
+        let tried = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            () = self.drained_before(tried) => Err(Leave::Unsettled),
+            waited = self.resting(sleep_until(tried), ticket, trip) => waited,
+        }
+    }
+
+    /// Waits until a drain has begun whose last call is made before that moment.
+    async fn drained_before(&self, moment: tokio::time::Instant) {
+        self.draining.cancelled().await;
+        if tokio::time::Instant::now() + self.last_call >= moment {
+            std::future::pending().await
+        }
     }
 
     /// Waits for something as [`Desk::unless_left`] does, and is not at work meanwhile: who must run alone does not wait for it.

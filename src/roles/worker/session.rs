@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +23,8 @@ use crate::pipeline::{Desk, Returns};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
+/// How often it is looked whether any call can still be made.
+const LOOK: Duration = Duration::from_millis(100);
 /// What is kept of it for closing channels and connections, even where the broker does not answer.
 const GOODBYES: Duration = Duration::from_secs(2);
 
@@ -76,6 +78,7 @@ impl Session {
             over: held.lease.gone().child_token(),
             returning: CancellationToken::new(),
             bulk_closed: CancellationToken::new(),
+            last_call: until_last_call(org.config.request_timeout, crew.config.grace.saturating_sub(GOODBYES)),
             returns: Returns::default(),
             probing: false,
             link: Arc::clone(link),
@@ -138,20 +141,35 @@ impl Session {
     }
 }
 
+/// How long a drain waits for calls that can still be made: then the time of one call and its publishes is left of the grace.
+fn until_last_call(request_timeout: Duration, grace: Duration) -> Duration {
+    grace.saturating_sub(request_timeout + LAST_PUBLISHES)
+}
+
+/// Waits until it is known that no call can be made before that moment.
+async fn no_call_before(desk: &Desk, last_call: Instant) {
+    while desk.org.gate.shut(Instant::now()).is_none_or(|until| until <= last_call) {
+        sleep(LOOK).await;
+    }
+}
+
 /// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
-/// left of the grace; then only a call in the air is waited for.
+/// left of the grace, or no call can be made before that; then only a call in the air is waited for.
 async fn drain(desk: &Desk, interactive: &mut Intake, bulk: &mut Intake, jobs: &TaskTracker, grace: Duration) {
     let in_hand = jobs.len();
     tracing::info!(org = desk.org.name, in_hand, "draining");
     desk.draining.cancel();
     tokio::join!(interactive.cancel(), bulk.cancel());
     let grace = grace.saturating_sub(GOODBYES);
-    let last_call = grace.saturating_sub(desk.org.config.request_timeout + LAST_PUBLISHES);
+    let last_call = Instant::now() + until_last_call(desk.org.config.request_timeout, grace);
     let all = async {
-        if tokio::time::timeout(last_call, jobs.wait()).await.is_err() {
-            desk.over.cancel();
-            jobs.wait().await;
+        tokio::select! {
+            () = jobs.wait() => return,
+            () = sleep_until(last_call) => {}
+            () = no_call_before(desk, last_call) => {}
         }
+        desk.over.cancel();
+        jobs.wait().await;
     };
     if tokio::time::timeout(grace, all).await.is_err() {
         tracing::warn!(
