@@ -28,13 +28,16 @@ use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
+use crate::org::gate::Reserved;
+use crate::org::hands::As;
 use crate::org::turns::Turn;
+use crate::scim::token::Token;
 use crate::wire::job::{self, Invalid};
 pub use debts::collect;
-pub use desk::Desk;
+pub use desk::{Desk, Returns};
 use memory::{Ending, Trip};
 use ticket::Ticket;
-pub use ticket::must_run_alone;
+pub use ticket::{is_early, must_run_alone};
 
 /// The broker delivers a job so often at most; its last delivery is spent on the dead letter.
 const LAST_DELIVERY: u64 = 19;
@@ -44,6 +47,8 @@ const LAST_DELIVERY: u64 = 19;
 enum Leave {
     /// Unsettled: the session is over, or everything is given back. The broker delivers it again.
     Unsettled,
+    /// Unsettled too, and its session gives it back by itself: its lane is closed, and others of it go on.
+    Returned,
     /// It is published again, and this delivery acked.
     Again(Berth),
 }
@@ -63,14 +68,20 @@ pub struct Arrival {
     ticket: Ticket,
     intent: Option<Result<Intent, Invalid>>,
     place: Option<Place>,
+    reserved: Reserved<Token>,
 }
 
 type Place = MaybeDone<BoxFuture<'static, Turn>>;
 
 /// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
-/// order they came. One that may not run yet takes its place when it may.
-pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
-    let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold);
+/// order they came. One that may not run yet takes its place when it may; one that is only to wait is not even read.
+pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
+    let in_hand = desk.org.hands.take(delivery.lane, taken);
+    let reserved = desk.org.gate.reserve(delivery.lane);
+    let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold, in_hand);
+    if taken == As::Waiting {
+        return Arrival { delivery, ticket, intent: None, place: None, reserved };
+    }
     // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
     let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
     let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
@@ -81,7 +92,7 @@ pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
     if let Some(place) = &mut place {
         let _ = futures_util::poll!(place);
     }
-    Arrival { delivery, ticket, intent, place }
+    Arrival { delivery, ticket, intent, place, reserved }
 }
 
 fn place(desk: &Desk, user: &UserId) -> Place {
@@ -100,8 +111,8 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
 
 /// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
 async fn settle(desk: Arc<Desk>, arrival: Arrival) {
-    let Arrival { delivery, ticket, intent, place } = arrival;
-    let _in_hand = desk.org.hands.take(delivery.lane);
+    // What it has reserved is free again when it ended or left, whether it has set a password or not.
+    let Arrival { delivery, ticket, intent, place, reserved: _reserved } = arrival;
     let key = ticket.key(&delivery);
     let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
         // It had succeeded, and all it owed was confirmed: only its ack had been lost.
@@ -129,6 +140,11 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
             ticket.span.left("given back");
             desk.org.memory.keep(key, trip);
         }
+        Err(Leave::Returned) => {
+            ticket.span.left("given back");
+            desk.org.memory.keep(key, trip);
+            desk.returns.put(delivery);
+        }
         Err(Leave::Again(berth)) => again::publish(&desk, &ticket, delivery, trip, key, berth).await,
     }
 }
@@ -142,10 +158,15 @@ async fn travel(
     place: Option<Place>,
     trip: &mut Trip,
 ) -> Result<(), Leave> {
+    if ticket.in_hand.only_waits() {
+        // It must run alone, and does so as soon as it may be tried: by a delivery of its own.
+        desk.wait_its_time(ticket, trip).await?;
+        return Err(Leave::Again(Berth::Lane));
+    }
     let mut held = Held::default();
     if let Some(mut place) = place {
         let _turn = ticket.span.wait("wait for the user's turn");
-        desk.unless_left(&mut place, ticket, trip).await?;
+        desk.in_turn(&mut place, ticket, trip).await?;
         held.first = Pin::new(&mut place).take_output();
     }
     if trip.ending.is_none() {
@@ -216,13 +237,13 @@ async fn reset(
     desk.wait_its_time(ticket, trip).await?;
     if held.first.is_none() {
         let _turn = ticket.span.wait("wait for the user's turn");
-        held.first = Some(desk.unless_left(desk.org.turns.take(&reset.who.key()), ticket, trip).await?);
+        held.first = Some(desk.in_turn(desk.org.turns.take(&reset.who.key()), ticket, trip).await?);
     }
     let user = match &reset.who {
         Who::Id(user) => user.clone(),
         Who::Name(name) => {
             let user = search::find(desk, ticket, name, wishes.not_after, came_before, trip).await?;
-            held.found = Some(desk.unless_left(desk.org.turns.take(&user), ticket, trip).await?);
+            held.found = Some(desk.in_turn(desk.org.turns.take(&user), ticket, trip).await?);
             user
         }
     };

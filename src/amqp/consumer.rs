@@ -40,6 +40,7 @@ pub struct Delivery<L = Lane> {
     pub redelivered: bool,
     /// When it came: the broker takes back what is held too long.
     pub came: Instant,
+    place: u64,
     acker: lapin::Acker,
 }
 
@@ -95,6 +96,7 @@ impl<L: Copy> Intake<L> {
             properties: from.properties,
             redelivered: from.redelivered,
             came: Instant::now(),
+            place: from.delivery_tag,
             acker: from.acker,
         }
     }
@@ -134,6 +136,21 @@ impl<L: Copy> Intake<L> {
 }
 
 impl<L> Delivery<L> {
+    /// Its place among those that came on its channel.
+    pub const fn place(&self) -> u64 {
+        self.place
+    }
+
+    /// Gives it back alone, while others of its channel are in hand. Those that are given back in the order in which they came lie in it
+    /// again.
+    ///
+    /// # Errors
+    /// Where the broker is lost or does not answer.
+    pub async fn give_back(self) -> Result<(), Trouble> {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        within("returning a message to its queue", self.acker.nack(options)).await.map(drop)
+    }
+
     /// Tells the broker that it is done. `false`: its channel is gone, and it will be delivered again.
     pub async fn ack(self, lost: &CancellationToken) -> bool {
         let acked = within("acking a delivery", self.acker.ack(BasicAckOptions::default())).await;

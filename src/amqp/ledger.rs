@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -153,12 +153,9 @@ impl Ledger {
         self.kept().mails_told.lately(Timestamp::now())
     }
 
-    /// When passwords were set within the last hour, the oldest first: each at the end of its minute.
+    /// When passwords were set within the last hour, the oldest first: each at the end of its minute, so that none is forgotten early.
     pub fn reset_lately(&self, org: &str) -> Vec<Timestamp> {
-        let now = Timestamp::now();
-        let minutes = self.lately(org).map(|lately| lately.minutes).unwrap_or_default();
-        let ends = (0..minutes.len() as i64).rev().map(|ago| now - SignedDuration::from_mins(ago));
-        minutes.iter().zip(ends).flat_map(|(count, end)| (0..count.succeeded).map(move |_| end)).collect()
+        self.kept().chronicle.resets(org, Timestamp::now())
     }
 
     /// See [`Book::is_done`].
@@ -309,6 +306,44 @@ impl Kept {
             tracing::warn!(
                 "the ledger is full: the oldest of what was done within 24 h is forgotten, and would be done again if it came again"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn reset(job: &str, at: Timestamp) -> Ended<'_> {
+        Ended {
+            org: "main".into(),
+            job: job.into(),
+            user: None,
+            batch: None,
+            asked_at: None,
+            lane: None,
+            kind: OutcomeKind::Succeeded,
+            reason: None,
+            status: Some(200),
+            at,
+        }
+    }
+
+    #[test]
+    fn who_takes_over_counts_each_reset_for_at_least_an_hour_and_at_most_a_minute_longer() {
+        let now = Timestamp::now();
+        for ago in (0..4_000).step_by(7) {
+            let at = now - SignedDuration::from_secs(ago);
+            let ledger = Ledger::telling("stream", std::iter::once("main"));
+            ledger.note(&reset("job", at));
+            let told = ledger.reset_lately("main");
+            let (hour, later) = (SignedDuration::from_hours(1), SignedDuration::from_secs(61));
+            match told.as_slice() {
+                [told] => assert!((at..=at + later).contains(told) && *told <= Timestamp::now(), "{ago} s ago: {told}"),
+                told => assert!(told.is_empty() && now.duration_since(at) >= hour, "{ago} s ago: {told:?}"),
+            }
         }
     }
 }

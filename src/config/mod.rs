@@ -34,6 +34,9 @@ const HOLD: Duration = Duration::from_mins(8);
 /// At least so long until a connection or a session that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// An hour, for `guard_per_hour`.
+const GUARD_HOUR: Duration = Duration::from_hours(1);
+
 /// Whether this build can send traces.
 const HAS_OTEL: bool = cfg!(feature = "otel");
 
@@ -119,6 +122,8 @@ pub struct Config {
     pub long: Duration,
     /// How long at least until a connection or a session that failed is tried again; after more failures it is longer. Not a key either.
     pub again: Duration,
+    /// What `guard_per_hour` takes for an hour. Not a key either; tests make it shorter.
+    pub guard_hour: Duration,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     mailing: raw::Mailer,
@@ -197,6 +202,7 @@ impl Config {
             hold: HOLD,
             long: HOLD / 2,
             again: AGAIN,
+            guard_hour: GUARD_HOUR,
             orgs: raw.orgs,
             wire: raw.wire,
             mailing: raw.mailer,

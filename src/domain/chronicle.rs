@@ -228,6 +228,11 @@ impl Chronicle {
         }
     }
 
+    /// When passwords of an org were set within the last hour, the oldest first: each at the end of its minute, or now.
+    pub fn resets(&self, org: &str, now: Timestamp) -> Vec<Timestamp> {
+        self.orgs.get(org).map(|tale| tale.hour.resets(now)).unwrap_or_default()
+    }
+
     /// What there is to tell of an org. `own`: how it stands here, where it is ours; else what its worker said last counts.
     pub fn lately(&self, org: &str, now: Timestamp, own: Option<&Status>) -> Option<Lately> {
         let tale = self.orgs.get(org)?;

@@ -66,7 +66,17 @@ pub enum Lane {
 
 impl Lane {
     /// Both lanes.
-    pub const ALL: [Lane; 2] = [Lane::Interactive, Lane::Bulk];
+    pub const ALL: [Lane; Self::COUNT] = [Lane::Interactive, Lane::Bulk];
+    /// How many there are.
+    pub const COUNT: usize = 2;
+
+    /// Its place in what is kept for each lane: that in [`Lane::ALL`].
+    pub const fn index(self) -> usize {
+        match self {
+            Lane::Interactive => 0,
+            Lane::Bulk => 1,
+        }
+    }
 
     /// The lane's name in messages, logs and metrics.
     pub const fn as_str(self) -> &'static str {

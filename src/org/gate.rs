@@ -60,6 +60,28 @@ pub struct Meter {
     pub may_call: bool,
 }
 
+/// For how many jobs of a lane the guard has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// For so many more.
+    pub free: u32,
+    /// For so many, with those of the lane that are in flight.
+    pub all: u32,
+}
+
+/// Room at the guard for one job in flight, given back when dropped.
+#[derive(Debug)]
+pub struct Reserved<T> {
+    shared: Arc<Shared<T>>,
+    lane: Lane,
+}
+
+impl<T> Drop for Reserved<T> {
+    fn drop(&mut self) {
+        self.shared.free(self.lane);
+    }
+}
+
 /// One org's gate. Dropping it ends its dispatcher.
 #[derive(Debug)]
 pub struct Gate<T> {
@@ -73,6 +95,8 @@ struct Shared<T> {
     board: Board,
     state: Mutex<State<T>>,
     changed: Notify,
+    /// Somebody may have given room back at the guard: for whoever takes jobs.
+    room: Notify,
 }
 
 impl<T> fmt::Debug for Shared<T> {
@@ -98,8 +122,8 @@ impl<T: Send + 'static> Gate<T> {
         tokens: TokenSource<T>,
     ) -> Self {
         let state = State::new(limiter, guard, Instant::now());
-        let shared =
-            Arc::new(Shared { org: org.to_owned(), policy, board, state: Mutex::new(state), changed: Notify::new() });
+        let (org, state) = (org.to_owned(), Mutex::new(state));
+        let shared = Arc::new(Shared { org, policy, board, state, changed: Notify::new(), room: Notify::new() });
         shared.show_breaker(&shared.lock(), Instant::now());
         shared.show_rate(&shared.lock());
         let closed = CancellationToken::new();
@@ -115,7 +139,7 @@ impl<T: Send + 'static> Gate<T> {
     pub async fn pass(&self, lane: Lane, not_after: Option<Timestamp>, begun: bool) -> Result<Permit<T>, Expired> {
         let asked = Instant::now();
         let (permit, granted) = oneshot::channel();
-        self.shared.lock().lanes.push(lane, Waiting { begun, not_after, permit });
+        self.shared.lock().lanes.push(lane, Waiting { lane, begun, not_after, permit });
         self.shared.changed.notify_one();
         match granted.await {
             Ok(granted) => {
@@ -185,6 +209,25 @@ impl<T: Send + 'static> Gate<T> {
         let mut state = self.shared.lock();
         self.shared.show_bulk(&mut state, Timestamp::now());
         state.closed.clone()
+    }
+
+    /// For how many jobs more of that lane the guard has room, and for how many in all with those of it that are in flight; `None`: for
+    /// as many as may come.
+    pub fn room(&self, lane: Lane) -> Option<Room> {
+        let (state, now) = (self.shared.lock(), Timestamp::now());
+        let free = state.guard.room(lane, now)?;
+        Some(Room { free, all: state.guard.room_in_all(lane, now)? })
+    }
+
+    /// A job of that lane is taken: it has its room at the guard for as long as this lives.
+    pub fn reserve(&self, lane: Lane) -> Reserved<T> {
+        self.shared.lock().guard.reserve(lane);
+        Reserved { shared: Arc::clone(&self.shared), lane }
+    }
+
+    /// Waits until somebody may have given room back.
+    pub async fn room_freed(&self) {
+        self.shared.room.notified().await;
     }
 
     /// Somebody's password was set.

@@ -4,18 +4,27 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::domain::job::Lane;
 use crate::domain::window::Window;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// Resets within an hour that are known at most, where the limit is not higher: those of a rate of 1,000 a minute.
+const MAX_KEPT: usize = 60_000;
 
 /// Why the bulk lane is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// So many were reset within an hour: `orgs.NAME.guard_per_hour`.
-    PerHour(NonZeroU32),
+    /// Too many were reset within an hour.
+    PerHour {
+        /// As many as `orgs.NAME.guard_per_hour` allows.
+        most: NonZeroU32,
+        /// So many: the interactive lane goes on.
+        reset: u32,
+    },
     /// It is outside its hours: `orgs.NAME.bulk_window`.
     Window(Window),
 }
@@ -24,7 +33,7 @@ impl Cause {
     /// The label in the metrics.
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::PerHour(_) => "guard_per_hour",
+            Self::PerHour { .. } => "guard_per_hour",
             Self::Window(_) => "bulk_window",
         }
     }
@@ -33,10 +42,13 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PerHour(most) => write!(
-                f,
-                "{most} people were reset within an hour, as many as guard_per_hour allows; it goes on as that hour passes, or when the limit is raised"
-            ),
+            Self::PerHour { most, reset } => {
+                let people = if *reset == 1 { "person was" } else { "people were" };
+                write!(
+                    f,
+                    "{reset} {people} reset within an hour, and guard_per_hour allows {most}; it goes on as that hour passes, or when the limit is raised"
+                )
+            }
             Self::Window(window) => write!(f, "it works only in its hours, bulk_window {window}"),
         }
     }
@@ -55,17 +67,33 @@ pub struct Closed {
 #[derive(Debug)]
 pub struct Guard {
     per_hour: Option<NonZeroU32>,
+    /// How long a reset counts.
+    hour: SignedDuration,
     window: Option<Window>,
-    /// When those were reset who count, the oldest first; never more than the limit, since older ones say nothing.
+    /// When those were reset who count, the oldest first.
     resets: VecDeque<Timestamp>,
-    /// Calls whose end is not known: each may be one more.
-    in_air: u32,
+    /// Calls whose end is not known, by their lane: each may be one more.
+    in_air: [u32; Lane::COUNT],
+    /// Jobs in flight that have reserved room, by their lane: each may be one more too.
+    reserved: [u32; Lane::COUNT],
 }
 
 impl Guard {
     /// With what is configured; nobody was reset yet.
     pub fn new(per_hour: Option<NonZeroU32>, window: Option<Window>) -> Self {
-        Self { per_hour, window, resets: VecDeque::new(), in_air: 0 }
+        Self {
+            per_hour,
+            hour: HOUR,
+            window,
+            resets: VecDeque::new(),
+            in_air: [0; Lane::COUNT],
+            reserved: [0; Lane::COUNT],
+        }
+    }
+
+    /// The same with another hour.
+    pub fn with_hour(self, hour: Duration) -> Self {
+        Self { hour: SignedDuration::try_from(hour).unwrap_or(HOUR), ..self }
     }
 
     /// Why the bulk lane is closed, and until when; `None` while it is open.
@@ -74,38 +102,85 @@ impl Guard {
             let until = window.closed_until(now)?;
             Some(Closed { cause: Cause::Window(window.clone()), until })
         });
-        let spent = self.per_hour.filter(|most| self.within_an_hour(now) >= most.get()).and_then(|most| {
-            let until = *self.resets.front()? + HOUR;
-            Some(Closed { cause: Cause::PerHour(most), until })
+        let spent = self.per_hour.and_then(|most| {
+            let reset = self.within_an_hour(now);
+            // It opens when one fewer than the limit count still.
+            let last = self.resets.len().checked_sub(most.get() as usize)?;
+            let until = *(reset >= most.get()).then(|| self.resets.get(last))?? + self.hour;
+            Some(Closed { cause: Cause::PerHour { most, reset }, until })
         });
         [by_window, spent].into_iter().flatten().max_by_key(|closed| closed.until)
     }
 
-    /// Whether there is room for one more while it is open, should every call in the air set a password.
+    /// Whether there is room for one more call while it is open, should every call in the air set a password.
     pub fn has_room(&self, now: Timestamp) -> bool {
-        self.per_hour.is_none_or(|most| self.within_an_hour(now).saturating_add(self.in_air) < most.get())
+        let in_air = self.in_air.iter().sum();
+        self.per_hour.is_none_or(|most| self.within_an_hour(now).saturating_add(in_air) < most.get())
+    }
+
+    /// For how many jobs more of that lane there is room, should every one in flight set a password; `None`: for as many as may come. A job
+    /// that is taken without room for it would have to be returned, and each return brings it nearer to its delivery limit.
+    pub fn room(&self, lane: Lane, now: Timestamp) -> Option<u32> {
+        let most = self.limit(lane)?;
+        Some(most.get().saturating_sub(self.within_an_hour(now)).saturating_sub(self.in_flight()))
+    }
+
+    /// The same, but for the jobs of that lane that are in flight: for how many of them there is room at once.
+    pub fn room_in_all(&self, lane: Lane, now: Timestamp) -> Option<u32> {
+        Some(self.room(lane, now)?.saturating_add(self.reserved[lane.index()]))
+    }
+
+    /// The limit that closes a lane.
+    fn limit(&self, lane: Lane) -> Option<NonZeroU32> {
+        match lane {
+            Lane::Interactive => None,
+            Lane::Bulk => self.per_hour,
+        }
+    }
+
+    /// How many more may be reset by what is in flight: by jobs that have reserved room, and by calls of jobs that have not.
+    fn in_flight(&self) -> u32 {
+        self.reserved.iter().zip(self.in_air).map(|(reserved, in_air)| in_air.max(*reserved)).sum()
+    }
+
+    /// A job of that lane is in flight. Only where its lane has a limit it takes room; [`Guard::free`] gives that back.
+    pub fn reserve(&mut self, lane: Lane) {
+        if self.limit(lane).is_some() {
+            self.reserved[lane.index()] += 1;
+        }
+    }
+
+    /// It is no longer, or what it has set is counted. `true`: that may have made room.
+    pub fn free(&mut self, lane: Lane) -> bool {
+        let reserved = &mut self.reserved[lane.index()];
+        *reserved = reserved.saturating_sub(1);
+        self.limit(lane).is_some()
     }
 
     fn within_an_hour(&self, now: Timestamp) -> u32 {
-        let left = self.resets.partition_point(|at| now.duration_since(*at) >= HOUR);
+        let left = self.resets.partition_point(|at| now.duration_since(*at) >= self.hour);
         u32::try_from(self.resets.len() - left).unwrap_or(u32::MAX)
     }
 
-    /// A permit is given.
-    pub fn permitted(&mut self) {
-        self.in_air += 1;
+    /// A permit is given to a job of that lane.
+    pub fn permitted(&mut self, lane: Lane) {
+        self.in_air[lane.index()] += 1;
     }
 
     /// The call of a permit ended, or was never made. `true`: that may have made room in the hour.
-    pub fn ended(&mut self) -> bool {
-        self.in_air = self.in_air.saturating_sub(1);
+    pub fn ended(&mut self, lane: Lane) -> bool {
+        let in_air = &mut self.in_air[lane.index()];
+        *in_air = in_air.saturating_sub(1);
         self.per_hour.is_some()
     }
 
     /// Somebody was reset at that moment; moments come in their order.
     pub fn reset(&mut self, at: Timestamp) {
         let Some(most) = self.per_hour else { return };
-        if self.resets.len() == most.get() as usize {
+        let gone = self.resets.partition_point(|reset| at.duration_since(*reset) >= self.hour);
+        self.resets.drain(..gone);
+        // More say nothing but their number.
+        if self.resets.len() >= MAX_KEPT.max(most.get() as usize) {
             self.resets.pop_front();
         }
         self.resets.push_back(at);
@@ -134,8 +209,10 @@ mod tests {
     fn without_a_limit_and_hours_it_is_always_open() {
         let mut guard = Guard::new(None, None);
         (0..1_000).for_each(|n| guard.reset(at(n)));
-        (0..1_000).for_each(|_| guard.permitted());
+        (0..1_000).for_each(|_| guard.permitted(Lane::Bulk));
+        (0..1_000).for_each(|_| guard.reserve(Lane::Bulk));
         assert_eq!((guard.closed(at(1_000)), guard.has_room(at(1_000))), (None, true));
+        assert_eq!(guard.room(Lane::Bulk, at(1_000)), None);
     }
 
     #[test]
@@ -157,18 +234,53 @@ mod tests {
         let mut guard = of(2);
         guard.reset(at(0));
         assert!(guard.has_room(at(1)));
-        guard.permitted();
+        guard.permitted(Lane::Bulk);
         assert_eq!((guard.has_room(at(1)), guard.closed(at(1))), (false, None));
-        assert!(guard.ended());
+        assert!(guard.ended(Lane::Bulk));
         assert!(guard.has_room(at(1)));
-        guard.permitted();
-        assert!(guard.ended());
+        guard.permitted(Lane::Bulk);
+        assert!(guard.ended(Lane::Bulk));
         guard.reset(at(2));
         assert!(!guard.has_room(at(2)) && guard.closed(at(2)).is_some());
     }
 
     #[test]
-    fn of_what_others_have_reset_it_takes_the_newest() {
+    fn jobs_in_flight_take_room_until_they_end_or_are_counted_and_another_lanes_calls_do_too() {
+        let mut guard = of(5);
+        let rooms = |guard: &Guard, now| (guard.room(Lane::Bulk, at(now)), guard.room_in_all(Lane::Bulk, at(now)));
+        assert_eq!(rooms(&guard, 0), (Some(5), Some(5)));
+        (0..3).for_each(|_| guard.reserve(Lane::Bulk));
+        guard.reserve(Lane::Interactive);
+        assert_eq!(rooms(&guard, 0), (Some(2), Some(5)), "the interactive lane has no limit and reserves nothing");
+        guard.permitted(Lane::Bulk);
+        assert_eq!(rooms(&guard, 0), (Some(2), Some(5)), "its job has reserved that");
+        guard.permitted(Lane::Interactive);
+        assert_eq!(rooms(&guard, 0), (Some(1), Some(4)));
+        // One sets a password, one sets nothing.
+        guard.reset(at(0));
+        assert!(guard.ended(Lane::Bulk) && guard.free(Lane::Bulk) && guard.free(Lane::Bulk));
+        assert_eq!(rooms(&guard, 0), (Some(2), Some(3)));
+        assert!(guard.ended(Lane::Interactive));
+        assert_eq!(rooms(&guard, 0), (Some(3), Some(4)));
+        assert_eq!(rooms(&guard, 3_600), (Some(4), Some(5)));
+        (0..9).for_each(|n| guard.reset(at(n)));
+        assert_eq!(rooms(&guard, 9), (Some(0), Some(1)), "the interactive lane goes on");
+        assert_eq!(guard.room(Lane::Interactive, at(9)), None);
+    }
+
+    #[test]
+    fn it_says_how_many_were_reset_and_not_how_many_may_be() {
+        let mut guard = of(50);
+        (0..440).for_each(|n| guard.reset(at(n)));
+        let closed = guard.closed(at(440)).unwrap();
+        assert_eq!(closed.until, at(390 + 3_600), "when 49 of them count");
+        let said = closed.cause.to_string();
+        assert!(said.starts_with("440 people were reset within an hour, and guard_per_hour allows 50;"), "{said}");
+        assert_eq!((guard.closed(at(3_989)).is_some(), guard.closed(at(3_990))), (true, None));
+    }
+
+    #[test]
+    fn of_what_others_have_reset_each_counts() {
         let mut guard = of(2);
         guard.begin([0, 10, 20].map(at).into_iter());
         assert_eq!(guard.closed(at(30)).unwrap().until, at(3_610));
@@ -185,6 +297,6 @@ mod tests {
         assert_eq!((closed.cause, closed.until), (Cause::Window(window), noon + SignedDuration::from_hours(8)));
         let late = noon + SignedDuration::from_mins(8 * 60 - 1);
         guard.reset(late);
-        assert_eq!(guard.closed(late).unwrap().cause, Cause::PerHour(NonZeroU32::MIN));
+        assert_eq!(guard.closed(late).unwrap().cause, Cause::PerHour { most: NonZeroU32::MIN, reset: 1 });
     }
 }

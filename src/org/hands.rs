@@ -1,7 +1,10 @@
-//! How many of an org's jobs are in hand: taken from the broker, and not settled.
+//! How many of an org's jobs are in hand: taken from the broker, and not settled; and how many of them are at work, and do not only wait.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::sync::watch;
 
 use crate::domain::job::Lane;
 use crate::telemetry::metrics::InFlight;
@@ -10,26 +13,60 @@ use crate::telemetry::metrics::InFlight;
 #[derive(Debug, Clone)]
 pub struct Hands {
     org: String,
-    lanes: Arc<[AtomicU32; 2]>,
+    lanes: Arc<[AtomicU32; Lane::COUNT]>,
+    work: watch::Sender<Work>,
 }
 
-/// One job in hand, for as long as this lives, however it ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    /// Jobs in hand that do not only wait.
+    at_work: [u32; Lane::COUNT],
+    /// Whether a job runs alone: nobody who waited goes on.
+    alone: bool,
+}
+
+/// How a job is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum As {
+    /// One of many.
+    One,
+    /// With nobody else at work.
+    Alone,
+    /// Only to wait: it is never at work.
+    Waiting,
+}
+
+/// One job in hand, for as long as this lives, however it ends. It is at work until it rests.
 pub struct InHand {
     hands: Hands,
     lane: Lane,
+    taken: As,
+    at_work: AtomicBool,
     _metric: InFlight,
+}
+
+impl fmt::Debug for InHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InHand").field("lane", &self.lane).field("taken", &self.taken).finish_non_exhaustive()
+    }
 }
 
 impl Hands {
     /// Nothing in hand.
     pub fn new(org: &str) -> Self {
-        Self { org: org.to_owned(), lanes: Arc::default() }
+        Self { org: org.to_owned(), lanes: Arc::default(), work: watch::Sender::default() }
     }
 
     /// One more.
-    pub fn take(&self, lane: Lane) -> InHand {
+    pub fn take(&self, lane: Lane, taken: As) -> InHand {
         self.lane(lane).fetch_add(1, Ordering::Relaxed);
-        InHand { hands: self.clone(), lane, _metric: InFlight::enter(&self.org, lane) }
+        let is_at_work = taken != As::Waiting;
+        self.work.send_modify(|work| {
+            work.at_work[lane.index()] += u32::from(is_at_work);
+            work.alone |= taken == As::Alone;
+        });
+        let metric = InFlight::enter(&self.org, lane);
+        InHand { hands: self.clone(), lane, taken, at_work: AtomicBool::new(is_at_work), _metric: metric }
     }
 
     /// How many there are of a lane.
@@ -37,35 +74,108 @@ impl Hands {
         self.lane(lane).load(Ordering::Relaxed)
     }
 
+    /// Waits until none of these lanes' jobs is at work.
+    pub async fn none_at_work(&self, lanes: &[Lane]) {
+        self.until(|work| lanes.iter().all(|lane| work.at_work[lane.index()] == 0)).await;
+    }
+
+    async fn until(&self, is_so: impl FnMut(&Work) -> bool) {
+        // It fails where the sender is gone, and that lives as long as `self`.
+        let _ = self.work.subscribe().wait_for(is_so).await;
+    }
+
     fn lane(&self, lane: Lane) -> &AtomicU32 {
-        match lane {
-            Lane::Interactive => &self.lanes[0],
-            Lane::Bulk => &self.lanes[1],
+        &self.lanes[lane.index()]
+    }
+}
+
+impl InHand {
+    /// Whether it runs alone.
+    pub fn is_alone(&self) -> bool {
+        self.taken == As::Alone
+    }
+
+    /// Whether it was taken only to wait.
+    pub fn only_waits(&self) -> bool {
+        self.taken == As::Waiting
+    }
+
+    /// From now on it only waits, until it goes on.
+    pub fn rest(&self) {
+        if self.at_work.swap(false, Ordering::Relaxed) {
+            self.hands.work.send_modify(|work| {
+                work.at_work[self.lane.index()] -= 1;
+                work.alone &= !self.is_alone();
+            });
+        }
+    }
+
+    /// It goes on as soon as no job runs alone.
+    pub async fn goes_on(&self) {
+        if self.only_waits() {
+            return;
+        }
+        loop {
+            let mut is_free = false;
+            self.hands.work.send_if_modified(|work| {
+                is_free = !work.alone;
+                if is_free && !self.at_work.swap(true, Ordering::Relaxed) {
+                    work.at_work[self.lane.index()] += 1;
+                }
+                false
+            });
+            if is_free {
+                return;
+            }
+            self.hands.until(|work| !work.alone).await;
         }
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
+        self.rest();
         self.hands.lane(self.lane).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
     fn a_job_counts_for_its_lane_until_it_is_dropped() {
         let hands = Hands::new("main");
         let counts = || Lane::ALL.map(|lane| hands.count(lane));
-        let one = hands.take(Lane::Bulk);
-        let two = hands.take(Lane::Interactive);
-        let three = hands.clone().take(Lane::Bulk);
+        let one = hands.take(Lane::Bulk, As::One);
+        let two = hands.take(Lane::Interactive, As::Alone);
+        let three = hands.clone().take(Lane::Bulk, As::Waiting);
         assert_eq!(counts(), [1, 2]);
         drop((one, three));
         assert_eq!(counts(), [1, 0]);
         drop(two);
         assert_eq!(counts(), [0, 0]);
+    }
+
+    #[test]
+    fn who_only_waits_is_not_waited_for_and_goes_on_when_no_job_runs_alone() {
+        let hands = Hands::new("main");
+        let is_quiet = || hands.none_at_work(&Lane::ALL).now_or_never().is_some();
+        let one = hands.take(Lane::Bulk, As::One);
+        let _aside = hands.take(Lane::Interactive, As::Waiting);
+        assert!(!is_quiet() && hands.none_at_work(&[Lane::Interactive]).now_or_never().is_some());
+        one.rest();
+        assert!(is_quiet());
+        let alone = hands.take(Lane::Interactive, As::Alone);
+        assert!(!is_quiet());
+        let mut goes_on = Box::pin(one.goes_on());
+        assert!(goes_on.as_mut().now_or_never().is_none(), "it waits while another runs alone");
+        drop(alone);
+        assert!(is_quiet(), "it is not at work before it goes on");
+        assert!(goes_on.now_or_never().is_some() && !is_quiet());
+        drop(one);
+        assert!(is_quiet());
     }
 }

@@ -1,9 +1,11 @@
 //! What a job needs of the session it runs in: where to publish, whether it still may, and how to know that it must leave.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,7 @@ use super::memory::{Ending, Key, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
+use crate::amqp::consumer::Delivery;
 use crate::amqp::lease::{LAST_WORDS, Renewed};
 use crate::amqp::link::Link;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
@@ -25,11 +28,30 @@ use crate::telemetry::metrics;
 
 /// As long as one declaration counts for everybody whose message found no queue.
 const DECLARED: Duration = Duration::from_millis(900);
+/// How much later one that runs alone comes again, where it is not its user's turn.
+const TURN: Duration = Duration::from_secs(5);
 /// How often a lease that is not fresh, or a line that a probe waits at, is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// When the topology was declared again last, and what came of it.
 pub(super) type Declaring = Mutex<Option<(Instant, Result<(), Trouble>)>>;
+
+/// Deliveries whose lane is closed. One by one and in their order they go back, which is kept by that.
+#[derive(Debug, Clone, Default)]
+pub struct Returns(Arc<std::sync::Mutex<Vec<Delivery>>>);
+
+impl Returns {
+    pub(super) fn put(&self, delivery: Delivery) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
+    }
+
+    /// Takes them out, in the order in which they came.
+    pub fn take(&self) -> Vec<Delivery> {
+        let mut all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        all.sort_by_key(Delivery::place);
+        all
+    }
+}
 
 /// One org's desk. Its clones share everything but how jobs leave: each shift of a session has its own [`Desk::returning`].
 #[derive(Debug, Clone)]
@@ -47,6 +69,10 @@ pub struct Desk {
     pub returning: CancellationToken,
     /// Cancelled when the bulk lane closes. Its jobs leave whose password cannot be set yet; the others end.
     pub bulk_closed: CancellationToken,
+    /// How long after the beginning of a drain the last call is made.
+    pub last_call: Duration,
+    /// What left since its lane is closed, to be given back.
+    pub returns: Returns,
     /// Whether jobs run one by one to see if calls can be made again: one that would have to wait leaves.
     pub probing: bool,
     /// The connections, for declaring the topology again.
@@ -63,9 +89,9 @@ impl Desk {
         Self { returning: CancellationToken::new(), bulk_closed: CancellationToken::new(), probing, ..self.clone() }
     }
 
-    /// Whether its shift is over: jobs that start at it would leave at once.
+    /// Whether its shift is over: jobs that start at it would leave at once. Then nothing is in hand.
     pub fn has_ended(&self) -> bool {
-        self.probing || self.returning.is_cancelled() || self.bulk_closed.is_cancelled()
+        self.probing || self.returning.is_cancelled()
     }
 
     /// The desk for a bulk lane that is open again.
@@ -119,11 +145,9 @@ impl Desk {
             }
             self.bulk_closed.cancelled().await;
         };
-        let given_back = async {
-            tokio::select! { () = self.returning.cancelled() => {}, () = closed => {} }
-        };
         tokio::select! {
-            () = given_back => returned(ticket, trip),
+            () = self.returning.cancelled() => returned(ticket, trip),
+            () = closed => if ticket.may_be_returned() { Leave::Returned } else { Leave::Again(berth(trip)) },
             () = self.shut_again() => Leave::Again(Berth::Lane),
             () = sleep_until(ticket.held_until) => {
                 if self.org.gate.shut(tokio::time::Instant::now()).is_none() {
@@ -188,7 +212,48 @@ impl Desk {
             return Err(Leave::Again(Berth::Rung(self.org.retry.delays.fitting(wait))));
         }
         let _wait = ticket.span.wait("wait until it may be tried");
-        self.unless_left(sleep(wait), ticket, trip).await
+        let tried = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            () = self.drained_before(tried) => Err(Leave::Unsettled),
+            waited = self.resting(sleep_until(tried), ticket, trip) => waited,
+        }
+    }
+
+    /// Waits until a drain has begun whose last call is made before that moment.
+    async fn drained_before(&self, moment: tokio::time::Instant) {
+        self.draining.cancelled().await;
+        if tokio::time::Instant::now() + self.last_call >= moment {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits for something as [`Desk::unless_left`] does, and is not at work meanwhile: who must run alone does not wait for it.
+    async fn resting<T>(&self, something: impl Future<Output = T>, ticket: &Ticket, trip: &Trip) -> Result<T, Leave> {
+        ticket.in_hand.rest();
+        let waited = async {
+            let value = something.await;
+            ticket.in_hand.goes_on().await;
+            value
+        };
+        self.unless_left(waited, ticket, trip).await
+    }
+
+    /// Waits for its user's turn. One that runs alone would keep everybody waiting for it: it leaves, and comes again a little later.
+    pub(super) async fn in_turn<T>(
+        &self,
+        turn: impl Future<Output = T>,
+        ticket: &Ticket,
+        trip: &mut Trip,
+    ) -> Result<T, Leave> {
+        let mut turn = pin!(turn);
+        if let Poll::Ready(taken) = futures_util::poll!(turn.as_mut()) {
+            return Ok(taken);
+        }
+        if ticket.in_hand.is_alone() {
+            trip.until = Timestamp::now().checked_add(SignedDuration::try_from(TURN).unwrap_or_default()).ok();
+            return Err(Leave::Again(Berth::Lane));
+        }
+        self.resting(turn, ticket, trip).await
     }
 
     /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.

@@ -81,7 +81,7 @@ impl Org {
         let gate = Gate::open(
             name,
             limiter,
-            Guard::new(org.guard_per_hour, org.bulk_window.clone()),
+            Guard::new(org.guard_per_hour, org.bulk_window.clone()).with_hour(config.guard_hour),
             config.retry.policy,
             board.clone(),
             Box::new(move || {

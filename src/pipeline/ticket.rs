@@ -1,6 +1,7 @@
 //! What is known of any job before its body is read: its id, its lane, and what its headers wish.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
 use crate::domain::outcome::Reason;
 use crate::domain::trace::TraceParent;
+use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
 use crate::wire::{properties, trace};
@@ -25,6 +27,13 @@ const OFTEN: u64 = 10;
 /// Whether a delivery must run alone, so that a job that ends its worker takes no neighbours along. (The last one does not run at all.)
 pub fn must_run_alone(delivery: &Delivery) -> bool {
     (SUSPECT..super::LAST_DELIVERY).contains(&deliveries_before(delivery))
+}
+
+/// Whether it may not be tried yet: until then it only waits, and need not do that alone.
+pub fn is_early(delivery: &Delivery) -> bool {
+    let now = Timestamp::now();
+    let wish = properties::wishes(&delivery.properties, now).ok().and_then(|(wishes, _)| wishes.not_before);
+    wish.max(again::luggage(&delivery.properties).until).is_some_and(|moment| moment > now)
 }
 
 fn deliveries_before(delivery: &Delivery) -> u64 {
@@ -46,12 +55,14 @@ pub(super) struct Ticket {
     pub(super) luggage: Luggage,
     /// Until when it may be in hand: the broker takes back what is held too long.
     pub(super) held_until: Instant,
+    /// That it is in hand, and whether it is at work.
+    pub(super) in_hand: Arc<InHand>,
     deliveries_before: u64,
     wishes: Result<Wishes, Refusal>,
 }
 
 impl Ticket {
-    pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration) -> Self {
+    pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration, in_hand: InHand) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
             if let Some(warning) = warning {
@@ -70,6 +81,7 @@ impl Ticket {
             span,
             lane: delivery.lane,
             held_until: delivery.came + hold,
+            in_hand: Arc::new(in_hand),
             deliveries_before: deliveries_before(delivery),
             luggage,
             wishes,
@@ -111,6 +123,12 @@ impl Ticket {
     /// Whether it was returned so often that once more could bring it near the delivery limit.
     pub(super) fn is_often_returned(&self) -> bool {
         self.deliveries_before >= OFTEN
+    }
+
+    /// Whether it may be returned since its lane is closed, which counts as a delivery: often enough that each day's hours may end, and
+    /// never so often that it must run alone.
+    pub(super) fn may_be_returned(&self) -> bool {
+        self.deliveries_before + 1 < SUSPECT
     }
 
     /// How often it was delivered before, to be carried along by a job that runs alone. It has just outlived a delivery, so that it

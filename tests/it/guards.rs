@@ -1,8 +1,10 @@
 //! What closes the bulk lane while the interactive one goes on: its hours, and the guard of resets in an hour.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::world::{Plan, World, eventually, locked_out, unlimited};
+use crate::world::{Plan, World, by_job, eventually, fault, locked_out, unlimited};
 
 /// What `/readyz` says of the bulk lane of `main`.
 async fn bulk(world: &World) -> Value {
@@ -73,4 +75,77 @@ async fn outside_its_hours_the_bulk_lane_is_left_alone() {
     assert!(said["cause"].as_str().unwrap().contains(&window), "{said}");
     lies(&world, 3).await;
     assert_eq!(world.main().stats().calls, 1);
+}
+
+/// How often the broker delivered each of the jobs before that lie in the bulk lane, which is empty then.
+async fn deliveries_of_bulk(world: &World) -> Vec<(String, u32)> {
+    let lying = world.drained("resets.main.bulk").await;
+    let count = |job: &crate::world::Taken| job.header("x-delivery-count").map_or(0, |count| count.parse().unwrap());
+    lying.iter().map(|job| (job.id().to_owned(), count(job))).collect()
+}
+
+fn most(deliveries: &[(String, u32)]) -> u32 {
+    deliveries.iter().map(|(_, count)| *count).max().unwrap_or(0)
+}
+
+/// A call each half second, and an hour of 5 s: six are reset within 3 s, and then their places are free again one by one.
+const ONE_BY_ONE: &str = "rate_per_minute = 120\nguard_per_hour = 6";
+const SHORT_HOUR: Duration = Duration::from_secs(5);
+
+/// It takes 45 s: sixty jobs, six in 5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_that_are_free_one_by_one_bring_no_job_of_sixty_near_its_delivery_limit() {
+    let mut world = Plan::new().guarding_for(SHORT_HOUR).org("main", unlimited(), ONE_BY_ONE).start().await;
+    let mut outcomes = world.outcomes().await;
+    publish_bulk(&world, 0..60).await;
+    let mut ended = by_job(&outcomes.take(50).await);
+    world.stop_worker().await.unwrap();
+    let lying = deliveries_of_bulk(&world).await;
+    eprintln!("50 were reset, six in {SHORT_HOUR:?}; the others were delivered {} times before at most", most(&lying));
+    assert!(most(&lying) <= 3, "{lying:?}");
+    assert!(lying.len() <= 10 && lying.len() >= 8, "{lying:?}");
+    for (job, _) in &lying {
+        world.reset("main.bulk", job, job).await;
+    }
+    world.start_worker().await;
+    ended.extend(by_job(&outcomes.take(60 - ended.len()).await));
+    assert!(ended.values().all(|record| record["outcome"] == "succeeded"), "{ended:?}");
+    assert_eq!((ended.len(), world.main().stats().password_sets), (60, 60));
+    assert_eq!((world.depth("resets.main.dead").await, world.depth("resets.main.bulk").await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interactive_jobs_that_take_the_room_of_bulk_jobs_in_flight_bring_none_near_its_delivery_limit() {
+    let mut world = Plan::new().guarding_for(SHORT_HOUR).org("main", unlimited(), ONE_BY_ONE).start().await;
+    let mut outcomes = world.outcomes().await;
+    publish_bulk(&world, 0..20).await;
+    // As many as the guard has room for, and more than there are places free meanwhile.
+    let mut sent = 0;
+    let mut ended = Vec::new();
+    while sent < 40 {
+        while sent < ended.len() + 3 {
+            world.reset("main", &format!("now-{sent}"), &format!("now-{sent}")).await;
+            sent += 1;
+        }
+        ended.push(outcomes.next().await);
+    }
+    world.stop_worker().await.unwrap();
+    let lying = deliveries_of_bulk(&world).await;
+    eprintln!("beside {sent} interactive jobs the bulk jobs were delivered {} times before at most", most(&lying));
+    assert!(most(&lying) <= 3, "{lying:?}");
+    assert!(by_job(&ended).values().all(|record| record["outcome"] == "succeeded"), "{ended:?}");
+    assert_eq!(world.depth("resets.main.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_jobs_that_set_nothing_take_no_place_of_those_that_do() {
+    let settings = sim::Settings { faults: vec![fault("status=404,next=20")], ..unlimited() };
+    let world = Plan::new().org("main", settings, "guard_per_hour = 2").start().await;
+    let mut outcomes = world.outcomes().await;
+    publish_bulk(&world, 0..24).await;
+    let ended = by_job(&outcomes.take(22).await);
+    let of = |outcome: &str| ended.values().filter(|record| record["outcome"] == outcome).count();
+    assert_eq!((of("failed"), of("succeeded")), (20, 2));
+    lies(&world, 2).await;
+    assert_eq!(bulk(&world).await["state"], "closed");
 }

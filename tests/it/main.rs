@@ -20,6 +20,7 @@ mod enqueue;
 mod examples;
 mod guards;
 mod input;
+mod isolation;
 mod job;
 mod ledger;
 mod letters;

@@ -628,3 +628,24 @@ async fn an_alarm_does_not_keep_a_worker_with_nothing_in_hand_from_ending() {
     eprintln!("an idle worker ended {took:?} after it was asked to, under an alarm");
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_ends_while_no_call_can_be_made_for_long_gives_its_jobs_back_at_once() {
+    let late = fault("status=500,retry_after=600,next=1,user=late");
+    let settings = sim::Settings { faults: vec![late], ..unlimited() };
+    let plan = Plan::new().config("[shutdown]\ngrace = \"40s\"").org("main", settings, "");
+    let mut world = plan.start().await;
+    // One waits for its own next try, and has to stay in memory for that; then all calls pause.
+    world.reset("main", "late", "late").await;
+    eventually("it waits", async || (world.main().stats().calls == 1).then_some(())).await;
+    world.main().add_fault(fault("status=429,retry_after=43,next=1"));
+    send(&world, in_both_lanes("u", 40)).await;
+    eventually("all calls pause", async || (world.main().stats().calls >= 2).then_some(())).await;
+    lie_ready(&world, &LANES, 0).await;
+    let asked = Instant::now();
+    world.stop_worker().await.unwrap();
+    let (took, done) = (asked.elapsed(), u32::try_from(world.main().stats().password_sets).unwrap());
+    eprintln!("{} jobs were given back {took:?} after the worker was asked to end", 41 - done);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    lie_ready(&world, &LANES, 41 - done).await;
+}

@@ -79,6 +79,11 @@ impl Plan {
         self.with(move |config| config.retry.policy.halted = halted)
     }
 
+    /// A worker in this process that takes so long for an hour, where `guard_per_hour` counts.
+    pub fn guarding_for(self, hour: Duration) -> Self {
+        self.with(move |config| config.guard_hour = hour)
+    }
+
     fn with(mut self, change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
         self.changes.push(Box::new(change));
         self

@@ -61,7 +61,8 @@ struct Minute {
 
 impl Hour {
     pub(super) fn ended(&mut self, job: &str, kind: OutcomeKind, at: Timestamp, now: Timestamp) {
-        let (minute, oldest) = (minute(at), minute(now) - MINUTES);
+        // One minute more than is told: the oldest hour of resets begins within it.
+        let (minute, oldest) = (minute(at), minute(now) - MINUTES - 1);
         if minute <= oldest {
             return;
         }
@@ -102,6 +103,13 @@ impl Hour {
     /// When jobs ended lately.
     pub(super) fn ends(&self) -> &Ends {
         &self.ends
+    }
+
+    /// When passwords were set within the last hour, the oldest first: each at the end of its minute, or now.
+    pub(super) fn resets(&self, now: Timestamp) -> Vec<Timestamp> {
+        let end = |minute: i64| Timestamp::from_second((minute + 1) * 60).map_or(now, |end| end.min(now));
+        let lately = self.minutes.range(minute(now) - MINUTES..);
+        lately.flat_map(|(minute, counted)| (0..counted.count.succeeded).map(move |_| end(*minute))).collect()
     }
 }
 

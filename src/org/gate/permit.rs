@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Shared, Verdict};
+use crate::domain::job::Lane;
 use crate::domain::user::UserId;
 use crate::org::breaker::Pass;
 
@@ -17,13 +18,14 @@ pub struct Permit<T> {
 /// What is owed to the breaker and the pace.
 struct Report<T> {
     shared: Arc<Shared<T>>,
+    lane: Lane,
     pass: Pass,
     is_made: bool,
 }
 
 impl<T> Permit<T> {
-    pub(super) fn new(token: T, pass: Pass, shared: Arc<Shared<T>>) -> Self {
-        Self { token, report: Report { shared, pass, is_made: false } }
+    pub(super) fn new(token: T, lane: Lane, pass: Pass, shared: Arc<Shared<T>>) -> Self {
+        Self { token, report: Report { shared, lane, pass, is_made: false } }
     }
 
     /// The token to make the call with.
@@ -46,7 +48,7 @@ impl<T> Permit<T> {
 
 impl<T> Drop for Report<T> {
     fn drop(&mut self) {
-        self.shared.ended();
+        self.shared.ended(self.lane);
         if self.pass.probe && !self.is_made {
             self.shared.vanished(self.pass);
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::state::{State, Stop};
 use super::{Shared, Verdict};
 use crate::board::{BreakerState, BreakerView, BulkView};
+use crate::domain::job::Lane;
 use crate::domain::retry::StopCause;
 use crate::domain::user::UserId;
 use crate::org::breaker::{Change, Opening, Pass, Stand};
@@ -75,12 +76,23 @@ impl<T> Shared<T> {
     }
 
     /// The call of a permit ended, or was never made.
-    pub(super) fn ended(&self) {
+    pub(super) fn ended(&self, lane: Lane) {
         let mut state = self.lock();
-        let may_go_on = state.guard.ended() && !state.lanes.is_empty();
+        let has_guard = state.guard.ended(lane);
+        let may_go_on = has_guard && !state.lanes.is_empty();
         drop(state);
         if may_go_on {
             self.changed.notify_one();
+        }
+        if has_guard {
+            self.room.notify_one();
+        }
+    }
+
+    /// A job that had reserved room is no longer in flight.
+    pub(super) fn free(&self, lane: Lane) {
+        if self.lock().guard.free(lane) {
+            self.room.notify_one();
         }
     }
 
@@ -136,7 +148,9 @@ impl<T> Shared<T> {
             return;
         }
         match (&state.closed, &closed) {
-            (before, Some(closed)) if before.as_ref().is_none_or(|before| before.cause != closed.cause) => {
+            (before, Some(closed))
+                if before.as_ref().is_none_or(|before| before.cause.label() != closed.cause.label()) =>
+            {
                 tracing::warn!(org = self.org, until = %closed.until, reason = %closed.cause, "the bulk lane is closed; the interactive one goes on");
             }
             (Some(_), None) => tracing::info!(org = self.org, "the bulk lane is open again"),

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Expired, Meter, Permit, Vital};
+use crate::domain::job::Lane;
 use crate::domain::retry::{StopCause, retry_after_stop};
 use crate::org::breaker::{Breaker, Stand};
 use crate::org::guard::{Closed, Guard};
@@ -50,6 +51,7 @@ pub(super) struct Stop {
 }
 
 pub(super) struct Waiting<T> {
+    pub(super) lane: Lane,
     /// Whether its password may be set already: such a job is finished, whatever closes its lane.
     pub(super) begun: bool,
     pub(super) not_after: Option<Timestamp>,
@@ -176,8 +178,8 @@ impl<T> State<T> {
             Stand::HalfOpen { .. } => self.lanes.pop_probe(may),
             Stand::Closed | Stand::Open(_) => self.lanes.pop(may),
         };
-        if next.is_some() {
-            self.guard.permitted();
+        if let Some(next) = &next {
+            self.guard.permitted(next.lane);
             self.spent.one(now);
         }
         next

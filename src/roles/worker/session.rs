@@ -7,22 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::takeover::Held;
 use super::{Crew, Office};
 use crate::amqp::claim::REPEAT;
-use crate::amqp::consumer::Intake;
+use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::link::Link;
 use crate::amqp::trouble::Trouble;
 use crate::board::Session as Standing;
 use crate::domain::job::Lane;
-use crate::pipeline::Desk;
+use crate::pipeline::{Desk, Returns};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);
+/// How often it is looked whether any call can still be made.
+const LOOK: Duration = Duration::from_millis(100);
 /// What is kept of it for closing channels and connections, even where the broker does not answer.
 const GOODBYES: Duration = Duration::from_secs(2);
 
@@ -56,12 +58,14 @@ pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held
 
 struct Session {
     desk: Arc<Desk>,
-    lanes: [Intake; 2],
+    lanes: [Intake; Lane::COUNT],
+    /// So many deliveries of each lane are in hand at most.
+    prefetch: u16,
     jobs: TaskTracker,
-    /// Those of them that are the bulk lane's.
-    of_bulk: TaskTracker,
-    /// Whether the bulk lane is closed, and what was taken from it is not given back yet.
-    bulk_returns: bool,
+    /// Taken, and not handed over: they must run alone.
+    suspects: Vec<Delivery>,
+    /// From when on all have left that leave since the bulk lane is closed.
+    have_left: Instant,
 }
 
 impl Session {
@@ -74,6 +78,8 @@ impl Session {
             over: held.lease.gone().child_token(),
             returning: CancellationToken::new(),
             bulk_closed: CancellationToken::new(),
+            last_call: until_last_call(org.config.request_timeout, crew.config.grace.saturating_sub(GOODBYES)),
+            returns: Returns::default(),
             probing: false,
             link: Arc::clone(link),
             lease: held.lease.renewed().clone(),
@@ -87,9 +93,10 @@ impl Session {
         Ok(Self {
             desk: Arc::new(desk),
             lanes,
+            prefetch,
             jobs: TaskTracker::new(),
-            of_bulk: TaskTracker::new(),
-            bulk_returns: false,
+            suspects: Vec::new(),
+            have_left: Instant::now(),
         })
     }
 
@@ -135,20 +142,35 @@ impl Session {
     }
 }
 
+/// How long a drain waits for calls that can still be made: then the time of one call and its publishes is left of the grace.
+fn until_last_call(request_timeout: Duration, grace: Duration) -> Duration {
+    grace.saturating_sub(request_timeout + LAST_PUBLISHES)
+}
+
+/// Waits until it is known that no call can be made before that moment.
+async fn no_call_before(desk: &Desk, last_call: Instant) {
+    while desk.org.gate.shut(Instant::now()).is_none_or(|until| until <= last_call) {
+        sleep(LOOK).await;
+    }
+}
+
 /// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
-/// left of the grace; then only a call in the air is waited for.
+/// left of the grace, or no call can be made before that; then only a call in the air is waited for.
 async fn drain(desk: &Desk, interactive: &mut Intake, bulk: &mut Intake, jobs: &TaskTracker, grace: Duration) {
     let in_hand = jobs.len();
     tracing::info!(org = desk.org.name, in_hand, "draining");
     desk.draining.cancel();
     tokio::join!(interactive.cancel(), bulk.cancel());
     let grace = grace.saturating_sub(GOODBYES);
-    let last_call = grace.saturating_sub(desk.org.config.request_timeout + LAST_PUBLISHES);
+    let last_call = Instant::now() + until_last_call(desk.org.config.request_timeout, grace);
     let all = async {
-        if tokio::time::timeout(last_call, jobs.wait()).await.is_err() {
-            desk.over.cancel();
-            jobs.wait().await;
+        tokio::select! {
+            () = jobs.wait() => return,
+            () = sleep_until(last_call) => {}
+            () = no_call_before(desk, last_call) => {}
         }
+        desk.over.cancel();
+        jobs.wait().await;
     };
     if tokio::time::timeout(grace, all).await.is_err() {
         tracing::warn!(

@@ -44,7 +44,8 @@ pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> 
 async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Result<(), Trouble> {
     let org = &office.org;
     let began = Instant::now();
-    match office.claim.fence(publisher).await? {
+    let before = office.claim.fence(publisher).await?;
+    match before {
         Before::Ourselves => {}
         Before::Nobody => org.forget(),
         Before::Another => {
@@ -59,8 +60,11 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
             office.claim.fence(publisher).await?;
         }
     }
-    // What others have reset within the hour counts at the guard of the bulk lane.
-    org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
+    if before != Before::Ourselves {
+        // What others have reset within the hour counts at the guard of the bulk lane. (It knows of each that is our own, whether the
+        // ledger has its outcome yet or not.)
+        org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
+    }
     office.claim.settles();
     tracing::info!(org = org.name, took_ms = millis(began.elapsed()), "the lease is ours, and the ledger is read");
     Ok(())

@@ -2,26 +2,39 @@
 //!
 //! First one by one while the head of a lane looks like a job that ends its worker; then by the prefetch; and where no call can be made
 //! for long, everything is given back, once, and probes go one by one until one passes. While the bulk lane is closed, the interactive
-//! one goes on alone.
+//! one goes on alone; where the guard has room for few of its jobs, no more are taken.
+//!
+//! A job that must run alone waits until nobody is at work: jobs that only wait, for their own next try or for their user's turn, are
+//! not waited for, and go on after it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::Either;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tokio_util::task::task_tracker::TrackedFuture;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Session;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::trouble::Trouble;
 use crate::domain::job::Lane;
+use crate::org::gate::Room;
+use crate::org::hands::As;
 use crate::pipeline;
 
 /// How often it is looked whether no call can be made for long.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long those take that leave since their lane is closed.
+const LEAVING: Duration = Duration::from_millis(300);
 /// How often it is looked whether calls can be made again, and an empty lane looked at by a probe.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// The bulk lane is consumed while the guard has room for so many times the prefetch: then no consumer takes more than there is room for
+/// between two looks at it, though both lanes' jobs in flight set a password each. Else its jobs are taken one by one.
+const PLENTY: u32 = 3;
+/// So many are taken one after the other, before the other lane is looked at.
+const FEW: usize = 4;
+/// So many interactive jobs go before one of the bulk lane while jobs run alone: it keeps a tenth, as at the gate.
+const BEFORE_BULK: usize = 9;
 
 /// Why a shift ended that is followed by another one.
 enum Shift {
@@ -42,8 +55,7 @@ impl Session {
             next = match next {
                 Shift::Clear => self.by_the_prefetch().await?,
                 Shift::Suspect => {
-                    self.finish_taken().await;
-                    self.give_back().await?;
+                    self.finish_taken().await?;
                     if self.desk.returning.is_cancelled() { Shift::Shut } else { self.one_by_one().await? }
                 }
                 Shift::Shut => {
@@ -66,18 +78,18 @@ impl Session {
 
     /// Hands over one job after the other.
     async fn by_the_prefetch(&mut self) -> Result<Shift, Trouble> {
-        // The same desk as those have that were taken one by one and are still in hand: they leave with all others.
-        if self.desk.has_ended() {
-            self.desk = Arc::new(self.desk.shift(false));
-        }
+        self.renew_desk();
         if self.is_shut_for_long() {
             return Ok(Shift::Shut);
         }
+        let org = Arc::clone(&self.desk.org);
         self.lanes[0].consume().await?;
         self.tend_bulk().await?;
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = looks();
         loop {
+            if !self.suspects.is_empty() {
+                return Ok(Shift::Suspect);
+            }
             let [interactive, bulk] = &mut self.lanes;
             let (lane, delivery) = tokio::select! {
                 () = self.desk.returning.cancelled() => return Ok(Shift::Shut),
@@ -88,42 +100,89 @@ impl Session {
                     self.tend_bulk().await?;
                     continue;
                 }
+                () = org.gate.room_freed() => {
+                    self.tend_bulk().await?;
+                    continue;
+                }
                 delivery = interactive.next() => (Lane::Interactive, delivery),
                 delivery = bulk.next(), if bulk.is_consumed() => (Lane::Bulk, delivery),
             };
-            match delivery {
-                Some(delivery) if pipeline::must_run_alone(&delivery) => return Ok(Shift::Suspect),
-                Some(delivery) => self.start(delivery).await,
-                None => {
-                    let queue = self.desk.org.names.lane(lane);
-                    return Err(Trouble::Again(format!(
-                        "consuming queue {queue} ended; the broker cancelled it, or the queue was deleted"
-                    )));
-                }
+            let delivery = delivery.ok_or_else(|| self.ended(lane))?;
+            self.hand(delivery).await;
+            if org.gate.room(Lane::Bulk).is_some() {
+                self.tend_bulk().await?;
             }
         }
     }
 
-    /// Consumes the bulk lane while it is open. Where it closes, its jobs leave, and are given back when none of them is in hand.
+    fn ended(&self, lane: Lane) -> Trouble {
+        let queue = self.desk.org.names.lane(lane);
+        Trouble::Again(format!("consuming queue {queue} ended; the broker cancelled it, or the queue was deleted"))
+    }
+
+    /// The desk of the jobs in hand: they leave with all others. With nothing in hand after a shift that is over, a new one.
+    fn renew_desk(&mut self) {
+        if self.desk.has_ended() {
+            self.desk = Arc::new(self.desk.shift(false));
+        }
+    }
+
+    /// Takes jobs from the bulk lane while it is open: by consuming it, or one by one where the guard has room for few.
     async fn tend_bulk(&mut self) -> Result<(), Trouble> {
-        let closed = self.desk.org.gate.bulk_closed().is_some();
-        let [_, bulk] = &mut self.lanes;
-        if closed && bulk.is_consumed() {
-            bulk.cancel().await;
-            self.desk.bulk_closed.cancel();
-            self.bulk_returns = true;
+        self.tend_closing().await?;
+        let gate = &self.desk.org.gate;
+        if gate.bulk_closed().is_some() {
+            return Ok(());
         }
-        if self.bulk_returns && self.of_bulk.is_empty() {
-            bulk.give_back().await?;
-            self.bulk_returns = false;
-        }
-        if !closed && !bulk.is_consumed() && !self.bulk_returns {
-            if self.desk.bulk_closed.is_cancelled() {
-                self.desk = Arc::new(self.desk.with_bulk_open());
+        let prefetch = u32::from(self.prefetch);
+        // A little more where it begins, so that it does not begin and end with each job.
+        let is_consumed = self.lanes[1].is_consumed();
+        let plenty = if is_consumed { PLENTY } else { PLENTY + 1 } * prefetch;
+        if gate.room(Lane::Bulk).is_none_or(|room| room.all >= plenty) {
+            if !is_consumed {
+                self.lanes[1].consume().await?;
             }
-            bulk.consume().await?;
+            return Ok(());
+        }
+        for delivery in self.lanes[1].rest().await {
+            self.hand(delivery).await;
+        }
+        for _ in 0..FEW {
+            let org = &self.desk.org;
+            let may = self.suspects.is_empty() && self.may_take(Lane::Bulk) && org.hands.count(Lane::Bulk) < prefetch;
+            let Some(delivery) = (if may { self.lanes[1].get().await? } else { None }) else { break };
+            self.hand(delivery).await;
         }
         Ok(())
+    }
+
+    /// Where the bulk lane closes, its jobs leave whose password cannot be set yet, and go back to it.
+    async fn tend_closing(&mut self) -> Result<(), Trouble> {
+        let is_closed = self.desk.org.gate.bulk_closed().is_some();
+        let has_closed = self.desk.bulk_closed.is_cancelled();
+        if is_closed && !has_closed {
+            self.desk.bulk_closed.cancel();
+            self.have_left = Instant::now() + LEAVING;
+            for delivery in self.lanes[1].rest().await {
+                self.hand(delivery).await;
+            }
+        }
+        if !is_closed && has_closed {
+            self.desk = Arc::new(self.desk.with_bulk_open());
+        }
+        if self.have_left <= Instant::now() {
+            for delivery in self.desk.returns.take() {
+                delivery.give_back().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a job may be taken from that lane now: it is open, and the guard has room for one.
+    fn may_take(&self, lane: Lane) -> bool {
+        let gate = &self.desk.org.gate;
+        let is_open = lane == Lane::Interactive || gate.bulk_closed().is_none();
+        is_open && gate.room(lane).is_none_or(|Room { free, .. }| free > 0)
     }
 
     /// Whether no call can be made for so long that jobs should not be held meanwhile.
@@ -132,21 +191,22 @@ impl Session {
         self.desk.org.gate.shut(now).is_some_and(|until| until > now + self.desk.org.long)
     }
 
-    /// While the head of a lane is a job that may end its worker, one at a time, with nothing else in hand: so it takes no neighbours along.
+    /// While the head of a lane is a job that may end its worker, one at a time, with nobody else at work: so it takes no neighbours along.
+    /// The interactive lane goes first.
     async fn one_by_one(&mut self) -> Result<Shift, Trouble> {
-        self.desk = Arc::new(self.desk.shift(false));
+        self.renew_desk();
         loop {
             let mut suspects = 0;
-            for lane in self.lanes.iter().take(self.open_lanes()) {
-                let Some(delivery) = lane.get().await? else { continue };
-                let alone = pipeline::must_run_alone(&delivery);
-                if alone {
-                    suspects += 1;
-                    self.none_in_hand().await;
-                }
-                self.start(delivery).await;
-                if alone {
-                    self.none_in_hand().await;
+            for (lane, most) in [(Lane::Interactive, BEFORE_BULK), (Lane::Bulk, 1)] {
+                for _ in 0..most {
+                    self.tend_closing().await?;
+                    let may = self.may_take(lane);
+                    let delivery = if may { self.lanes[lane.index()].get().await? } else { None };
+                    let Some(delivery) = delivery else { break };
+                    suspects += usize::from(self.run(delivery).await?);
+                    if self.desk.returning.is_cancelled() {
+                        break;
+                    }
                 }
             }
             if self.desk.returning.is_cancelled() {
@@ -158,9 +218,29 @@ impl Session {
         }
     }
 
-    /// How many lanes jobs may be taken from now: the bulk lane is the last one, and may be closed.
-    fn open_lanes(&self) -> usize {
-        if self.desk.org.gate.bulk_closed().is_some() { 1 } else { 2 }
+    /// Hands a job over; one that must run alone, when nobody is at work, and then waits until it is not either. `true`: it was such a job.
+    async fn run(&mut self, delivery: Delivery) -> Result<bool, Trouble> {
+        let alone = must_run_alone(&delivery);
+        if alone {
+            self.nobody_at_work().await?;
+            self.start(delivery, As::Alone).await;
+            self.nobody_at_work().await?;
+        } else {
+            self.hand(delivery).await;
+        }
+        Ok(alone)
+    }
+
+    /// Waits until nobody is at work. A bulk lane that closes meanwhile gives its jobs back.
+    async fn nobody_at_work(&mut self) -> Result<(), Trouble> {
+        let hands = self.desk.org.hands.clone();
+        let mut look = looks();
+        loop {
+            tokio::select! {
+                () = hands.none_at_work(&Lane::ALL) => return Ok(()),
+                _ = look.tick() => self.tend_closing().await?,
+            }
+        }
     }
 
     /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate
@@ -171,7 +251,7 @@ impl Session {
             org = org.name,
             "no call can be made for long: all jobs went back to their queues; one at a time is tried"
         );
-        let mut turn = [0, 1];
+        let mut turn = Lane::ALL;
         loop {
             while let Some(until) = org.gate.shut(Instant::now()) {
                 sleep_until(until.min(Instant::now() + PROBE)).await;
@@ -183,11 +263,11 @@ impl Session {
             org.until_granted().await;
             self.desk = Arc::new(self.desk.shift(true));
             let mut found = false;
-            let open = self.open_lanes();
-            for lane in turn.into_iter().filter(|lane| *lane < open) {
-                let Some(delivery) = self.lanes[lane].get().await? else { continue };
+            for lane in turn {
+                let delivery = if self.may_take(lane) { self.lanes[lane.index()].get().await? } else { None };
+                let Some(delivery) = delivery else { continue };
                 found = true;
-                self.start(delivery).await;
+                self.start(delivery, As::One).await;
                 break;
             }
             turn.reverse();
@@ -204,18 +284,20 @@ impl Session {
         }
     }
 
-    async fn start(&self, delivery: Delivery) {
-        let lane = delivery.lane;
-        let arrival = pipeline::arrive(&self.desk, delivery).await;
-        // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
-        self.jobs.spawn(self.track(lane, Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival))));
+    /// Hands a job over, or puts it aside where it must run alone. One that must, and may not be tried yet, only waits meanwhile.
+    async fn hand(&mut self, delivery: Delivery) {
+        if must_run_alone(&delivery) {
+            self.suspects.push(delivery);
+        } else {
+            let taken = if pipeline::must_run_alone(&delivery) { As::Waiting } else { As::One };
+            self.start(delivery, taken).await;
+        }
     }
 
-    fn track<F: Future>(&self, lane: Lane, job: F) -> Either<F, TrackedFuture<F>> {
-        match lane {
-            Lane::Interactive => Either::Left(job),
-            Lane::Bulk => Either::Right(self.of_bulk.track_future(job)),
-        }
+    async fn start(&self, delivery: Delivery, taken: As) {
+        let arrival = pipeline::arrive(&self.desk, delivery, taken).await;
+        // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
+        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival)));
     }
 
     /// Takes no more, and waits until no job is in hand; those that wait too long leave by themselves.
@@ -226,17 +308,38 @@ impl Session {
         self.none_in_hand().await;
     }
 
-    /// Takes no more, and lets those end that were taken already: returning them would count against each. Only those that run alone
-    /// are left, to be given back.
-    async fn finish_taken(&mut self) {
-        let mut taken = Vec::new();
-        for lane in &mut self.lanes {
-            taken.extend(lane.rest().await);
+    /// Takes no more, and lets those end that were taken already: returning them would count against each. Only those that must run alone
+    /// are given back. While the others of the bulk lane end, the interactive one goes on.
+    async fn finish_taken(&mut self) -> Result<(), Trouble> {
+        for delivery in self.lanes[1].rest().await {
+            self.hand(delivery).await;
         }
-        for delivery in taken.into_iter().filter(|delivery| !pipeline::must_run_alone(delivery)) {
-            self.start(delivery).await;
+        let (hands, returning) = (self.desk.org.hands.clone(), self.desk.returning.clone());
+        let mut look = looks();
+        loop {
+            let delivery = tokio::select! {
+                () = hands.none_at_work(&[Lane::Bulk]) => break,
+                () = returning.cancelled() => break,
+                _ = look.tick() => {
+                    self.tend_closing().await?;
+                    continue;
+                }
+                delivery = self.lanes[0].next() => delivery,
+            };
+            let delivery = delivery.ok_or_else(|| self.ended(Lane::Interactive))?;
+            self.hand(delivery).await;
         }
-        self.none_in_hand().await;
+        for delivery in self.lanes[0].rest().await {
+            self.hand(delivery).await;
+        }
+        self.nobody_at_work().await?;
+        // Each by itself, since those that wait stay in hand.
+        let mut suspects = std::mem::take(&mut self.suspects);
+        suspects.sort_by_key(|delivery| (delivery.lane.index(), delivery.place()));
+        for delivery in suspects {
+            delivery.give_back().await?;
+        }
+        Ok(())
     }
 
     async fn none_in_hand(&self) {
@@ -245,11 +348,23 @@ impl Session {
         self.jobs.reopen();
     }
 
+    /// With nothing in hand: gives back whatever was taken.
     async fn give_back(&mut self) -> Result<(), Trouble> {
-        self.bulk_returns = false;
+        drop((std::mem::take(&mut self.suspects), self.desk.returns.take()));
         for lane in &self.lanes {
             lane.give_back().await?;
         }
         Ok(())
     }
+}
+
+/// Whether a job must run alone now. While it may not be tried yet it only waits, which it need not do alone.
+fn must_run_alone(delivery: &Delivery) -> bool {
+    pipeline::must_run_alone(delivery) && !pipeline::is_early(delivery)
+}
+
+fn looks() -> Interval {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look
 }
