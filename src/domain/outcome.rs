@@ -68,6 +68,8 @@ pub enum Reason {
     NotFound,
     /// Several users have that name.
     AmbiguousUser,
+    /// The org's minimum age of a password admits no change in time.
+    TooSoon,
     /// Another 4xx.
     Rejected,
     /// Every try failed, or it was throttled again and again while others passed.
@@ -82,13 +84,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidJob,
         Self::NoAddress,
         Self::AttributeNotAllowed,
         Self::Forbidden,
         Self::NotFound,
         Self::AmbiguousUser,
+        Self::TooSoon,
         Self::Rejected,
         Self::RetriesExhausted,
         Self::Expired,
@@ -110,6 +113,7 @@ impl Reason {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::AmbiguousUser => "ambiguous_user",
+            Self::TooSoon => "too_soon",
             Self::Rejected => "rejected",
             Self::RetriesExhausted => "retries_exhausted",
             Self::Expired => "expired",
@@ -127,6 +131,9 @@ impl Reason {
             Self::Forbidden => "The org does not let this client change this user",
             Self::NotFound => "The org knows no such user",
             Self::AmbiguousUser => "The org knows more than one user of this name; send the job with a userId",
+            Self::TooSoon => {
+                "The org does not let this password be changed again in time; the detail says from when on"
+            }
             Self::Rejected => "The org rejected the change",
             Self::RetriesExhausted => "The org did not carry the change out in any of the tries",
             Self::Expired => "The job's not-after had passed before its password could be set",

@@ -179,6 +179,12 @@ impl Desk {
         is_last_word || self.lease.is_fresh()
     }
 
+    /// Where a job waits until a moment that is published again: in its lane where that is soon, else parked.
+    pub(super) fn waiting_place(&self, moment: Timestamp) -> Berth {
+        let wait = Duration::try_from(moment.duration_since(Timestamp::now())).unwrap_or_default();
+        if wait > self.org.retry.inline_max { Berth::Rung(self.org.retry.delays.fitting(wait)) } else { Berth::Lane }
+    }
+
     /// Waits until the job may be tried: in memory where that is soon, or where its password may be set; else at the broker.
     pub(super) async fn wait_its_time(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
         let moment = ticket.not_before().max(trip.until);

@@ -16,7 +16,7 @@ pub(super) const STATUS: &str = "resetd-status";
 /// Calls that counted.
 pub(super) const ATTEMPTS: &str = "resetd-attempts";
 /// What is known of the password.
-pub(super) const PASSWORD_SET: &str = "resetd-password-set";
+pub(super) const PASSWORD_SET: &str = again::PASSWORD_SET;
 /// The lane it came by.
 pub(super) const LANE: &str = "resetd-lane";
 /// When it was given up.
