@@ -1,6 +1,6 @@
 //! What became of a job.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::job::{JobId, Lane};
 use super::user::UserId;
@@ -143,6 +143,39 @@ impl Reason {
     }
 }
 
+/// Whose clock says when a job was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Its producer's, by the job's `timestamp`.
+    Producer,
+    /// The worker's, at its arrival: its `timestamp` was far ahead of that.
+    Worker,
+}
+
+/// Why a newer reset comes before this job, in words that say by whose clock: a clock that is behind looks the same as a job that is old.
+pub fn superseded(asked_at: Timestamp, clock: Clock, newest: Timestamp) -> String {
+    let whose = match clock {
+        Clock::Producer => "its producer's clock",
+        Clock::Worker => "this worker's clock",
+    };
+    let earlier = span(newest.duration_since(asked_at));
+    format!(
+        "it was asked for at {asked_at} by {whose}, {earlier} before the newest reset of this user that succeeded ({newest}); \
+         if it is the newer one, that clock is behind"
+    )
+}
+
+/// About how long, for a person.
+pub fn span(span: SignedDuration) -> String {
+    let rounded = |unit: i64| (span.as_secs() + unit / 2) / unit;
+    match span.as_secs() {
+        ..120 => format!("{} s", span.as_secs()),
+        120..7_200 => format!("{} min", rounded(60)),
+        7_200..172_800 => format!("{} h", rounded(3_600)),
+        172_800.. => format!("{} days", rounded(86_400)),
+    }
+}
+
 /// What is known of the password at the org.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PasswordSet {
@@ -211,5 +244,23 @@ impl Outcome {
             (OutcomeKind::Failed | OutcomeKind::Expired, Some(reason)) => reason.message(),
             (OutcomeKind::Failed | OutcomeKind::Expired, None) => "The job was given up",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_superseded_is_told_by_whose_clock_and_by_how_much() {
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        for (behind, words) in
+            [(1, "1 s"), (119, "119 s"), (3_000, "50 min"), (3_629, "60 min"), (7_200, "2 h"), (200_000, "2 days")]
+        {
+            let said = superseded(at(-behind), Clock::Producer, at(0));
+            assert!(said.contains(&format!("by its producer's clock, {words} before the newest reset")), "{said}");
+            assert!(said.contains("(2027-01-15T08:00:00Z)") && said.ends_with("that clock is behind"), "{said}");
+        }
+        assert!(superseded(at(-1), Clock::Worker, at(0)).contains("by this worker's clock, 1 s before"));
     }
 }

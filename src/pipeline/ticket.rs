@@ -11,7 +11,7 @@ use super::Halt;
 use super::memory::Key;
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
-use crate::domain::outcome::Reason;
+use crate::domain::outcome::{Clock, Reason};
 use crate::domain::trace::TraceParent;
 use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
@@ -47,14 +47,18 @@ pub(super) struct Ticket {
     /// Until when it may be in hand: the broker takes back what is held too long.
     pub(super) held_until: Instant,
     deliveries_before: u64,
+    /// Whose clock says when it was asked for.
+    pub(super) clock: Clock,
     wishes: Result<Wishes, Refusal>,
 }
 
 impl Ticket {
     pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
+        let mut clock = Clock::Producer;
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
             if let Some(warning) = warning {
+                clock = Clock::Worker;
                 tracing::warn!(job.id = %id, lane = delivery.lane.as_str(), "{warning}");
             }
             wishes
@@ -72,6 +76,7 @@ impl Ticket {
             held_until: delivery.came + hold,
             deliveries_before: deliveries_before(delivery),
             luggage,
+            clock,
             wishes,
         }
     }

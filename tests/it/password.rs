@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use lapin::BasicProperties;
 use serde_json::{Value, json};
 use sim::Settings;
 
 use crate::dead::dead;
+use crate::process::Process;
 use crate::waiting::copies;
 use crate::world::{
     Plan, Taken, Tap, World, by_id, delivered, eventually, fault, locked_out, named, reset_body, text, unlimited,
@@ -237,4 +239,34 @@ async fn a_refusal_of_another_process_s_password_proves_nothing() {
     let record = ends(&mut outcomes, "job-1").await;
     assert_eq!((&record["reason"], &record["passwordSet"]), (&json!("rejected"), &json!("unknown")), "{record}");
     assert!(mails(&world).await.is_empty());
+}
+
+// Whose clock is wrong.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_superseded_by_its_producer_s_slow_clock_says_whose_clock_that_is() {
+    let world = Plan::new().prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    let mut outcomes = world.outcomes().await;
+    let asked = async |job: &'static str, app: &str, seconds: i64| {
+        let at = (Timestamp::now() - SignedDuration::from_secs(seconds)).as_second().cast_unsigned();
+        let properties: BasicProperties = named(job).with_timestamp(at).with_app_id(app.into());
+        world.publish("main", reset_body("u-1").to_string().as_bytes(), properties).await;
+    };
+    asked("right", "hr", 600).await;
+    ends(&mut outcomes, "right").await;
+    asked("an-hour-behind", "help-desk", 3_600).await;
+    let record = ends(&mut outcomes, "an-hour-behind").await;
+    assert_eq!(record["outcome"], "superseded");
+    let detail = record["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("50 min") && detail.contains("producer's clock"), "{record}");
+    asked("far-ahead", "hr", -3_600).await;
+    ends(&mut outcomes, "far-ahead").await;
+    assert_eq!(worker.terminated().await.0, 0);
+    let log = worker.stderr();
+    let warned = |job: &str| log.lines().find(|line| line.contains(job) && line.contains("WARN")).unwrap_or_default();
+    let behind = warned("an-hour-behind");
+    assert!(behind.contains("producer's clock") && behind.contains("50 min"), "{behind}\n{log}");
+    let ahead = warned("far-ahead");
+    assert!(ahead.contains("ahead of this worker's clock") && ahead.contains("producer"), "{ahead}\n{log}");
 }
