@@ -18,7 +18,7 @@ use crate::domain::retry::Progress;
 use crate::domain::trace::TraceParent;
 use crate::domain::user::{EmailAddress, UserId, UserName};
 use crate::wire::again::Luggage;
-use crate::wire::redact::without_addresses;
+use crate::wire::redact::{without_addresses, without_name};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
@@ -114,7 +114,7 @@ impl Trip {
     /// What the org said, fit for the log, which holds no address; a name often is one.
     pub(super) fn loggable(&self, detail: &str) -> String {
         let name = self.name.as_ref().map(UserName::as_str);
-        let said = name.map_or_else(|| detail.to_owned(), |name| detail.replace(name, "[name]"));
+        let said = name.map_or_else(|| detail.to_owned(), |name| without_name(detail, name, "[name]"));
         without_addresses(&said)
     }
 
