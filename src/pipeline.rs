@@ -222,7 +222,7 @@ async fn reset(
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {
             let known = desk.known_end(ticket, came_before, None);
-            return Ok(Ending::of(known.unwrap_or(OutcomeKind::PassedThrough)));
+            return Ok(known.unwrap_or_else(|| Ending::of(OutcomeKind::PassedThrough)));
         }
         Err(invalid) => {
             trip.user = invalid.user;
@@ -232,7 +232,7 @@ async fn reset(
     trip.addressed(&reset);
     let wishes = ticket.wishes()?;
     if let Some(known) = desk.known_end(ticket, came_before, trip.user.as_ref()) {
-        return Ok(Ending::of(known));
+        return Ok(known);
     }
     desk.wait_its_time(ticket, trip).await?;
     if held.first.is_none() {
@@ -249,7 +249,7 @@ async fn reset(
     };
     // Again: while it waited for its turn, the job before it may have been this one, or a newer one.
     if let Some(known) = desk.known_end(ticket, came_before, Some(&user)) {
-        return Ok(Ending::of(known));
+        return Ok(known);
     }
     let password = trip
         .password(desk.org.password)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// A try that did not succeed. Matched without a wildcard: whoever adds one decides what follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
@@ -26,6 +28,15 @@ pub enum Failure {
     NotFound,
     /// 409, 412, or a version mismatch: somebody else wrote at the same time; tried again as a fault is.
     Conflict,
+    /// 400 with a moment: the org's minimum age of a password admits no change before it.
+    TooSoon {
+        /// That moment, by our clock.
+        until: Timestamp,
+    },
+    /// The same, where the job cannot wait for it.
+    NotInTime,
+    /// 400 that names the org's history of passwords and no other rule: this very password was set before.
+    UsedBefore,
     /// Any other refusal: trying again cannot help.
     Rejected,
     /// No fault of the job's: tried again after a backoff.

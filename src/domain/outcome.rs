@@ -1,6 +1,6 @@
 //! What became of a job.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::job::{JobId, Lane};
 use super::user::UserId;
@@ -68,6 +68,8 @@ pub enum Reason {
     NotFound,
     /// Several users have that name.
     AmbiguousUser,
+    /// The org's minimum age of a password admits no change in time.
+    TooSoon,
     /// Another 4xx.
     Rejected,
     /// Every try failed, or it was throttled again and again while others passed.
@@ -82,13 +84,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidJob,
         Self::NoAddress,
         Self::AttributeNotAllowed,
         Self::Forbidden,
         Self::NotFound,
         Self::AmbiguousUser,
+        Self::TooSoon,
         Self::Rejected,
         Self::RetriesExhausted,
         Self::Expired,
@@ -110,6 +113,7 @@ impl Reason {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::AmbiguousUser => "ambiguous_user",
+            Self::TooSoon => "too_soon",
             Self::Rejected => "rejected",
             Self::RetriesExhausted => "retries_exhausted",
             Self::Expired => "expired",
@@ -127,12 +131,48 @@ impl Reason {
             Self::Forbidden => "The org does not let this client change this user",
             Self::NotFound => "The org knows no such user",
             Self::AmbiguousUser => "The org knows more than one user of this name; send the job with a userId",
+            Self::TooSoon => {
+                "The org does not let this password be changed again in time; the detail says from when on"
+            }
             Self::Rejected => "The org rejected the change",
             Self::RetriesExhausted => "The org did not carry the change out in any of the tries",
             Self::Expired => "The job's not-after had passed before its password could be set",
             Self::DeliveryLimit => "The job was delivered too often without being settled",
             Self::WorkerFault => "The worker failed on this job; its log has the place",
         }
+    }
+}
+
+/// Whose clock says when a job was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Its producer's, by the job's `timestamp`.
+    Producer,
+    /// The worker's, at its arrival: its `timestamp` was far ahead of that.
+    Worker,
+}
+
+/// Why a newer reset comes before this job, in words that say by whose clock: a clock that is behind looks the same as a job that is old.
+pub fn superseded(asked_at: Timestamp, clock: Clock, newest: Timestamp) -> String {
+    let whose = match clock {
+        Clock::Producer => "its producer's clock",
+        Clock::Worker => "this worker's clock",
+    };
+    let earlier = span(newest.duration_since(asked_at));
+    format!(
+        "it was asked for at {asked_at} by {whose}, {earlier} before the newest reset of this user that succeeded ({newest}); \
+         if it is the newer one, that clock is behind"
+    )
+}
+
+/// About how long, for a person.
+pub fn span(span: SignedDuration) -> String {
+    let rounded = |unit: i64| (span.as_secs() + unit / 2) / unit;
+    match span.as_secs() {
+        ..120 => format!("{} s", span.as_secs()),
+        120..7_200 => format!("{} min", rounded(60)),
+        7_200..172_800 => format!("{} h", rounded(3_600)),
+        172_800.. => format!("{} days", rounded(86_400)),
     }
 }
 
@@ -204,5 +244,23 @@ impl Outcome {
             (OutcomeKind::Failed | OutcomeKind::Expired, Some(reason)) => reason.message(),
             (OutcomeKind::Failed | OutcomeKind::Expired, None) => "The job was given up",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_superseded_is_told_by_whose_clock_and_by_how_much() {
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        for (behind, words) in
+            [(1, "1 s"), (119, "119 s"), (3_000, "50 min"), (3_629, "60 min"), (7_200, "2 h"), (200_000, "2 days")]
+        {
+            let said = superseded(at(-behind), Clock::Producer, at(0));
+            assert!(said.contains(&format!("by its producer's clock, {words} before the newest reset")), "{said}");
+            assert!(said.contains("(2027-01-15T08:00:00Z)") && said.ends_with("that clock is behind"), "{said}");
+        }
+        assert!(superseded(at(-1), Clock::Worker, at(0)).contains("by this worker's clock, 1 s before"));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{
     failure::Failure,
     outcome::{PasswordSet, Reason},
@@ -25,6 +27,12 @@ pub const HALTED: Duration = Duration::from_secs(15);
 
 /// How often one job may be throttled while others pass before it is given up.
 pub const MAX_THROTTLES: u32 = 20;
+/// How often one job may be refused by the org's minimum age before it is given up: each time for a later moment.
+pub const MAX_TOO_SOON: u32 = 20;
+/// How far ahead the moment may be from which on a password may be changed.
+pub const TOO_SOON_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// How long after that moment it is tried again, as the org's own Terraform provider does (`docs/development/facts.md#passwords`).
+const TOO_SOON_SPARE: SignedDuration = SignedDuration::from_secs(2);
 /// From how many different users in a row a 403 is taken for the client's fault.
 pub const FORBIDDEN_USERS: usize = 5;
 
@@ -37,8 +45,12 @@ pub struct Progress {
     pub probes: u32,
     /// Answers of 429 since which another job's call was admitted.
     pub throttles: u32,
-    /// Whether any try may have set the password.
+    /// How often the org's minimum age of a password refused a try.
+    pub too_soon: u32,
+    /// Whether any try may have set a password: one of this process, or an earlier one's.
     pub password_set: PasswordSet,
+    /// Whether a try may have set the very password that is at hand: this process alone knows it.
+    pub may_be_this_one: bool,
     /// The status of the last answer.
     pub status: Option<u16>,
     /// Whether the last answer was a 401, so that the next one is a fresh token's.
@@ -73,6 +85,8 @@ pub enum Next {
     Hold(StopCause),
     /// Again after this delay of its own.
     After(Duration),
+    /// Again at this moment, which no attempt was spent for. A password that may be set is given up until then.
+    At(Timestamp),
     /// It is given up.
     DeadLetter(Reason),
 }
@@ -93,18 +107,23 @@ impl Progress {
             Failure::Throttled { .. } => false,
             Failure::TokenRefused => false,
             Failure::Forbidden { client } => !stops_the_line(*client, forbidden_users),
+            Failure::TooSoon { .. } => false,
             Failure::Unavailable { .. }
             | Failure::NotFound
             | Failure::Conflict
+            | Failure::NotInTime
+            | Failure::UsedBefore
             | Failure::Rejected
             | Failure::Fault { .. } => true,
         };
         self.attempts += u32::from(counts);
         self.probes += u32::from(probe && is_fault(failure));
+        self.too_soon += u32::from(matches!(failure, Failure::TooSoon { .. }));
         self.throttled_in_row =
             if matches!(failure, Failure::Throttled { .. }) { self.throttled_in_row + 1 } else { 0 };
         if may_have_set(failure) {
             self.password_set = PasswordSet::Unknown;
+            self.may_be_this_one = true;
         }
     }
 }
@@ -118,6 +137,9 @@ fn may_have_set(failure: &Failure) -> bool {
         | Failure::Forbidden { .. }
         | Failure::NotFound
         | Failure::Conflict
+        | Failure::TooSoon { .. }
+        | Failure::NotInTime
+        | Failure::UsedBefore
         | Failure::Rejected => false,
     }
 }
@@ -130,6 +152,9 @@ fn is_fault(failure: &Failure) -> bool {
         | Failure::Forbidden { .. }
         | Failure::NotFound
         | Failure::Conflict
+        | Failure::TooSoon { .. }
+        | Failure::NotInTime
+        | Failure::UsedBefore
         | Failure::Rejected => false,
     }
 }
@@ -168,7 +193,11 @@ pub fn decide(
         }
         Failure::Forbidden { .. } => only(Next::DeadLetter(Reason::Forbidden)),
         Failure::NotFound => only(Next::DeadLetter(Reason::NotFound)),
-        Failure::Rejected => only(Next::DeadLetter(Reason::Rejected)),
+        Failure::TooSoon { .. } if progress.too_soon > MAX_TOO_SOON => only(Next::DeadLetter(Reason::TooSoon)),
+        Failure::TooSoon { until } => only(Next::At(until.checked_add(TOO_SOON_SPARE).unwrap_or(*until))),
+        Failure::NotInTime => only(Next::DeadLetter(Reason::TooSoon)),
+        // Where that is no proof: see `proves_set`.
+        Failure::UsedBefore | Failure::Rejected => only(Next::DeadLetter(Reason::Rejected)),
         Failure::Conflict => {
             only(unless_exhausted(Next::After(backoff(policy, progress.attempts, chance)), progress, policy))
         }
@@ -177,6 +206,26 @@ pub fn decide(
             only(unless_exhausted(Next::After(delay), progress, policy))
         }
     }
+}
+
+/// What a refusal until a moment means for a job that may not be tried after `not_after`: it waits, or cannot; and one that speaks of
+/// the past is a refusal like any other.
+pub fn in_time(failure: Failure, now: Timestamp, not_after: Option<Timestamp>) -> Failure {
+    let Failure::TooSoon { until } = failure else { return failure };
+    let again = until.checked_add(TOO_SOON_SPARE).unwrap_or(Timestamp::MAX);
+    if until <= now {
+        Failure::Rejected
+    } else if until.duration_since(now) > TOO_SOON_MAX || not_after.is_some_and(|limit| limit < again) {
+        Failure::NotInTime
+    } else {
+        failure
+    }
+}
+
+/// Whether a refusal proves that the password is set: the org knows this very one, which is random and was sent by this job alone, in a
+/// try of which nothing else is known.
+pub fn proves_set(failure: &Failure, progress: &Progress) -> bool {
+    matches!(failure, Failure::UsedBefore) && progress.may_be_this_one
 }
 
 fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Next {
@@ -259,6 +308,58 @@ mod tests {
         check(Failure::Fault { may_have_set: true, wait: Some(S7) }, fresh(), Next::After(S7), None, 1);
     }
 
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_until_a_moment_is_waited_out_where_the_job_may_wait_so_long() {
+        const DAY: i64 = 24 * 3600;
+        let too_soon = |seconds| Failure::TooSoon { until: at(seconds) };
+        for (until, not_after, means) in [
+            (-1, None, Failure::Rejected),
+            (0, None, Failure::Rejected),
+            (1, None, too_soon(1)),
+            (DAY, None, too_soon(DAY)),
+            (DAY + 1, None, Failure::NotInTime),
+            (60, Some(62), too_soon(60)),
+            (60, Some(61), Failure::NotInTime),
+            (60, Some(-5), Failure::NotInTime),
+            (-1, Some(-5), Failure::Rejected),
+        ] {
+            assert_eq!(in_time(too_soon(until), at(0), not_after.map(at)), means, "{until}, {not_after:?}");
+        }
+        for other in [Failure::Rejected, Failure::UsedBefore, FAULT, Failure::TooSoon { until: Timestamp::MAX }] {
+            let means = in_time(other.clone(), at(0), None);
+            assert!(means == other || means == Failure::NotInTime, "{other:?}");
+        }
+        check(too_soon(60), tried(2), Next::At(at(62)), None, 2);
+        check(Failure::NotInTime, Progress::default(), Next::DeadLetter(Reason::TooSoon), None, 1);
+        let often = |too_soon| Progress { too_soon, ..tried(1) };
+        check(too_soon(60), often(MAX_TOO_SOON - 1), Next::At(at(62)), None, 1);
+        check(too_soon(60), often(MAX_TOO_SOON), Next::DeadLetter(Reason::TooSoon), None, 1);
+    }
+
+    #[test]
+    fn a_password_that_was_used_before_is_set_only_where_a_try_may_have_set_this_very_one() {
+        let used = Failure::UsedBefore;
+        let after_each = |before: &[Failure]| {
+            let mut progress = Progress::default();
+            before.iter().for_each(|failure| progress.note(failure, 0, false));
+            proves_set(&used, &progress)
+        };
+        assert!(after_each(std::slice::from_ref(&FAULT)));
+        assert!(after_each(&[Failure::Unavailable { wait: S7 }, Failure::Throttled { wait: None }]));
+        assert!(!after_each(&[]));
+        assert!(!after_each(&[Failure::Conflict, Failure::Fault { may_have_set: false, wait: None }]));
+        // What another process has tried was another password.
+        let elsewhere = Progress { password_set: PasswordSet::Unknown, ..tried(1) };
+        assert!(!proves_set(&used, &elsewhere));
+        let unknown = Progress { may_be_this_one: true, ..elsewhere };
+        assert!(proves_set(&used, &unknown) && !proves_set(&Failure::Rejected, &unknown));
+        check(used, Progress::default(), Next::DeadLetter(Reason::Rejected), None, 1);
+    }
+
     #[test]
     fn the_fifth_forbidden_user_in_a_row_stops_the_line_and_costs_nothing() {
         let forbidden = Failure::Forbidden { client: false };
@@ -296,8 +397,10 @@ mod tests {
     #[test]
     fn password_set_stays_unknown_once_it_was() {
         let (_, progress) = after(&FAULT, Progress::default(), 0);
-        let (_, progress) = after(&Failure::NotFound, progress, 0);
-        assert_eq!(progress.password_set, PasswordSet::Unknown);
+        for failure in [Failure::NotFound, Failure::TooSoon { until: at(60) }, Failure::UsedBefore] {
+            let (_, progress) = after(&failure, progress.clone(), 0);
+            assert_eq!(progress.password_set, PasswordSet::Unknown, "{failure:?}");
+        }
         let (_, progress) = after(&Failure::Fault { may_have_set: false, wait: None }, Progress::default(), 0);
         assert_eq!(progress.password_set, PasswordSet::No);
     }

@@ -11,7 +11,7 @@ use super::smtp::{PATIENCE, Smtp};
 use super::{Delivered, Mail, Undelivered};
 use crate::config::ConfigError;
 use crate::config::mailer::{Mailer, Tls, Via};
-use crate::wire::redact::{Scrubber, without_addresses};
+use crate::wire::redact::{Scrubber, cut, without_addresses};
 
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 512;
@@ -102,13 +102,23 @@ impl Courier {
     }
 
     fn tellable(&self, mail: &Mail, detail: &str) -> String {
-        let mut scrubber = Scrubber::default();
-        scrubber.add(mail.password.expose());
-        self.secrets.iter().for_each(|secret| scrubber.add(secret.expose_secret()));
-        let said = without_addresses(&scrubber.text(detail));
-        let line = said.chars().map(|c| if c.is_control() { ' ' } else { c });
-        line.take(MAX_DETAIL).collect()
+        tellable(detail, mail.password.expose(), self.secrets.iter().map(ExposeSecret::expose_secret))
     }
+}
+
+/// What may be told: without the password, and, in what the next hop said, without `secrets`. That stands behind the first `: `; before
+/// it are our own words, and a secret of the configuration may be one of them.
+fn tellable<'a>(detail: &str, password: &str, secrets: impl Iterator<Item = &'a str>) -> String {
+    let (mut of_the_mail, mut all) = (Scrubber::default(), Scrubber::default());
+    of_the_mail.add(password);
+    secrets.for_each(|secret| all.add(secret));
+    let detail = of_the_mail.text(detail);
+    let said = match detail.split_once(": ") {
+        Some((ours, theirs)) => format!("{ours}: {}", all.text(theirs)),
+        None => detail,
+    };
+    let line: String = without_addresses(&said).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    cut(&line, MAX_DETAIL).to_owned()
 }
 
 impl Slot<'_> {
@@ -130,4 +140,24 @@ impl Slot<'_> {
 fn is_here(host: &str) -> bool {
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_cut_out_of_what_the_next_hop_said_and_of_no_hint() {
+        for (secret, detail, told) in [
+            ("login", "535 at the login: bad login hunter22", "535 at the login: bad [redacted] [redacted]"),
+            (
+                "mailer",
+                "the mail server does not offer STARTTLS, and mailer.smtp.tls is \"required\"",
+                "the mail server does not offer STARTTLS, and mailer.smtp.tls is \"required\"",
+            ),
+            ("hunter23", "550 at the recipient: <a@example.com>\nno", "550 at the recipient: [address] no"),
+        ] {
+            assert_eq!(tellable(detail, "hunter22", std::iter::once(secret)), told, "{secret}");
+        }
+    }
 }

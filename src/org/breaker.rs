@@ -37,9 +37,16 @@ impl Verdict {
             Some(Failure::Fault { .. } | Failure::Unavailable { .. }) => Self::Faulted,
             Some(Failure::Throttled { .. }) => Self::Throttled,
             Some(Failure::TokenRefused) => Self::Neutral,
-            None | Some(Failure::Forbidden { .. } | Failure::NotFound | Failure::Conflict | Failure::Rejected) => {
-                Self::Worked
-            }
+            None
+            | Some(
+                Failure::Forbidden { .. }
+                | Failure::NotFound
+                | Failure::Conflict
+                | Failure::TooSoon { .. }
+                | Failure::NotInTime
+                | Failure::UsedBefore
+                | Failure::Rejected,
+            ) => Self::Worked,
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, tr
         until: trip.until.filter(|until| *until > Timestamp::now()),
         trip: name,
         deliveries: ticket.carried_deliveries(),
+        too_soon: trip.progress.too_soon,
+        may_be_set: trip.has_ever_set(),
     };
     let names = &desk.org.names;
     let exchange = match berth {

@@ -21,7 +21,7 @@ use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::amqp::topology;
 use crate::amqp::trouble::{ANSWER, Trouble};
 use crate::domain::job::Lane;
-use crate::domain::outcome::OutcomeKind;
+use crate::domain::outcome::{OutcomeKind, superseded};
 use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::telemetry::metrics;
@@ -203,6 +203,12 @@ impl Desk {
         is_last_word || self.lease.is_fresh()
     }
 
+    /// Where a job waits until a moment that is published again: in its lane where that is soon, else parked.
+    pub(super) fn waiting_place(&self, moment: Timestamp) -> Berth {
+        let wait = Duration::try_from(moment.duration_since(Timestamp::now())).unwrap_or_default();
+        if wait > self.org.retry.inline_max { Berth::Rung(self.org.retry.delays.fitting(wait)) } else { Berth::Lane }
+    }
+
     /// Waits until the job may be tried: in memory where that is soon, or where its password may be set; else at the broker.
     pub(super) async fn wait_its_time(&self, ticket: &Ticket, trip: &Trip) -> Result<(), Leave> {
         let moment = ticket.not_before().max(trip.until);
@@ -257,13 +263,15 @@ impl Desk {
     }
 
     /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.
-    pub(super) fn known_end(&self, ticket: &Ticket, came_before: bool, user: Option<&UserId>) -> Option<OutcomeKind> {
+    pub(super) fn known_end(&self, ticket: &Ticket, came_before: bool, user: Option<&UserId>) -> Option<Ending> {
         let (org, ledger) = (&self.org.name, &self.org.ledger);
         if ledger.is_done(org, &ticket.id, came_before) {
-            return Some(OutcomeKind::Duplicate);
+            return Some(Ending::of(OutcomeKind::Duplicate));
         }
         let (asked_at, newest) = (ticket.asked_at()?, ledger.newest(org, user?)?);
-        (asked_at.as_second() < newest.as_second()).then_some(OutcomeKind::Superseded)
+        let detail = || Some(superseded(asked_at, ticket.clock, newest));
+        (asked_at.as_second() < newest.as_second())
+            .then(|| Ending { detail: detail(), ..Ending::of(OutcomeKind::Superseded) })
     }
 
     /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
@@ -299,6 +307,8 @@ impl Desk {
         let detail = outcome.detail.as_ref().map(|detail| trip.loggable(detail));
         if outcome.reason.is_some() {
             tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, reason, status = outcome.status, attempt = outcome.attempts, detail, "job dead-lettered");
+        } else if outcome.kind == OutcomeKind::Superseded {
+            tracing::warn!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, detail, "job superseded");
         } else {
             tracing::info!(job.id = %outcome.job, org = outcome.org, lane = outcome.lane.as_str(), outcome = kind, status = outcome.status, attempt = outcome.attempts, "job done");
         }

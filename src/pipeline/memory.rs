@@ -18,7 +18,7 @@ use crate::domain::retry::Progress;
 use crate::domain::trace::TraceParent;
 use crate::domain::user::{EmailAddress, UserId, UserName};
 use crate::wire::again::Luggage;
-use crate::wire::redact::without_addresses;
+use crate::wire::redact::{without_addresses, without_name};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
 const KEPT: Duration = Duration::from_secs(600);
@@ -114,7 +114,7 @@ impl Trip {
     /// What the org said, fit for the log, which holds no address; a name often is one.
     pub(super) fn loggable(&self, detail: &str) -> String {
         let name = self.name.as_ref().map(UserName::as_str);
-        let said = name.map_or_else(|| detail.to_owned(), |name| detail.replace(name, "[name]"));
+        let said = name.map_or_else(|| detail.to_owned(), |name| without_name(detail, name, "[name]"));
         without_addresses(&said)
     }
 
@@ -148,13 +148,29 @@ impl Trip {
 
     /// A fresh one, of a job that carries this along.
     pub(super) fn with(luggage: &Luggage) -> Self {
-        let progress = Progress { attempts: luggage.tried, probes: luggage.probes, ..Progress::default() };
+        let password_set = if luggage.may_be_set { PasswordSet::Unknown } else { PasswordSet::No };
+        let Luggage { tried: attempts, probes, too_soon, .. } = *luggage;
+        let progress = Progress { attempts, probes, too_soon, password_set, ..Progress::default() };
         Self { progress, until: luggage.until, ..Self::default() }
     }
 
     /// Whether its password is set, or may be: then it exists in this process alone, and the job is not left to the broker.
     pub(super) fn may_be_set(&self) -> bool {
-        self.issued.is_some() || self.progress.password_set != PasswordSet::No
+        self.issued.is_some() || self.progress.may_be_this_one
+    }
+
+    /// Whether any password is set by the job, or may be: this one, or one that a process before has sent.
+    pub(super) fn has_ever_set(&self) -> bool {
+        self.may_be_set() || self.progress.password_set != PasswordSet::No
+    }
+
+    /// Gives a password up that may be set: nobody was told it, and the next try makes another. Whether there was one.
+    pub(super) fn gives_password_up(&mut self) -> bool {
+        let may_be_set = std::mem::take(&mut self.progress.may_be_this_one);
+        if may_be_set {
+            self.password = None;
+        }
+        may_be_set
     }
 
     /// Whether any call was made for it.
@@ -202,6 +218,8 @@ impl Drop for Untold {
 #[derive(Debug, Default)]
 struct Kept {
     trips: HashMap<Key, (Instant, Trip)>,
+    /// Jobs whose trips were forgotten with a password that may be set.
+    unknown: HashMap<Key, Instant>,
     succeeded: VecDeque<(Instant, Key)>,
 }
 
@@ -216,7 +234,9 @@ impl Memory {
         if kept.succeeded.iter().any(|(since, done)| done == key && since.elapsed() < KEPT) {
             return None;
         }
-        Some(kept.trips.remove(key).filter(is_fresh).map_or_else(|| Trip::with(luggage), |(_, trip)| trip))
+        let is_unknown = kept.unknown.remove(key).is_some_and(|since| since.elapsed() < KEPT);
+        let afresh = || Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() });
+        Some(kept.trips.remove(key).filter(is_fresh).map_or_else(afresh, |(_, trip)| trip))
     }
 
     /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
@@ -253,9 +273,13 @@ impl Memory {
         self.untold.load(Ordering::Relaxed)
     }
 
-    /// Forgets all trips: another worker has held the lease in between, and has done those jobs in its own way.
+    /// Forgets all trips: another worker has held the lease in between, and has done those jobs in its own way. Of one that it has
+    /// not, this much stays true: its password may be set.
     pub(super) fn forget(&self) {
-        self.lock().trips.clear();
+        let mut kept = self.lock();
+        kept.unknown.retain(|_, since| since.elapsed() < KEPT);
+        let forgotten: Vec<_> = kept.trips.drain().filter(|(_, (_, trip))| trip.has_ever_set()).collect();
+        kept.unknown.extend(forgotten.into_iter().map(|(key, _)| (key, Instant::now())));
     }
 
     /// Remembers a job that succeeded and was acked: what was written to a connection that is then lost may never have been read.
@@ -281,7 +305,8 @@ fn is_fresh((since, trip): &(Instant, Trip)) -> bool {
 mod tests {
     use super::*;
 
-    const NOTHING: Luggage = Luggage { tried: 0, probes: 0, until: None, trip: None, deliveries: 0 };
+    const NOTHING: Luggage =
+        Luggage { tried: 0, probes: 0, until: None, trip: None, deliveries: 0, too_soon: 0, may_be_set: false };
 
     fn tried() -> Trip {
         let mut trip = Trip::default();
@@ -331,6 +356,35 @@ mod tests {
         memory.keep(name.clone(), tried());
         memory.forget();
         assert!(!memory.recall(&name, false, &NOTHING).unwrap().is_tried(), "another worker has done it in between");
+    }
+
+    #[test]
+    fn that_a_password_may_be_set_is_known_though_another_process_sent_it_or_the_trip_is_forgotten() {
+        let memory = Memory::default();
+        let (key, again) = (Key::Delivered(JobId::new("j"), 7), Key::Again(JobId::new("j"), "t".into()));
+        let carried = memory.recall(&again, false, &Luggage { may_be_set: true, ..NOTHING }).unwrap();
+        assert_eq!(carried.progress.password_set, PasswordSet::Unknown);
+        assert!(carried.has_ever_set() && !carried.may_be_set(), "this process knows no password that may be set");
+        for (may_be_this_one, password_set) in [(true, PasswordSet::Unknown), (false, PasswordSet::No)] {
+            let mut trip = tried();
+            (trip.progress.may_be_this_one, trip.progress.password_set) = (may_be_this_one, password_set);
+            memory.keep(key.clone(), trip);
+            memory.forget();
+            let recalled = memory.recall(&key, true, &NOTHING).unwrap();
+            assert_eq!((recalled.progress.password_set, recalled.progress.attempts), (password_set, 0));
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_given_up_is_made_anew_and_its_job_may_be_left_to_the_broker() {
+        let mut trip = tried();
+        let sent = trip.password.clone().unwrap();
+        assert!(!trip.gives_password_up());
+        assert_eq!(trip.password(PasswordKind::Hex).unwrap().expose(), sent.expose());
+        (trip.progress.may_be_this_one, trip.progress.password_set) = (true, PasswordSet::Unknown);
+        assert!(trip.gives_password_up());
+        assert_ne!(trip.password(PasswordKind::Hex).unwrap().expose(), sent.expose());
+        assert!(!trip.may_be_set() && trip.has_ever_set());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::Halt;
 use super::memory::Key;
 use crate::amqp::consumer::Delivery;
 use crate::domain::job::{JobId, Lane, Refusal, Wishes};
-use crate::domain::outcome::Reason;
+use crate::domain::outcome::{Clock, Reason};
 use crate::domain::trace::TraceParent;
 use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
@@ -58,14 +58,18 @@ pub(super) struct Ticket {
     /// That it is in hand, and whether it is at work.
     pub(super) in_hand: Arc<InHand>,
     deliveries_before: u64,
+    /// Whose clock says when it was asked for.
+    pub(super) clock: Clock,
     wishes: Result<Wishes, Refusal>,
 }
 
 impl Ticket {
     pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration, in_hand: InHand) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
+        let mut clock = Clock::Producer;
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
             if let Some(warning) = warning {
+                clock = Clock::Worker;
                 tracing::warn!(job.id = %id, lane = delivery.lane.as_str(), "{warning}");
             }
             wishes
@@ -84,6 +88,7 @@ impl Ticket {
             in_hand: Arc::new(in_hand),
             deliveries_before: deliveries_before(delivery),
             luggage,
+            clock,
             wishes,
         }
     }

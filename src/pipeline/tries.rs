@@ -1,7 +1,7 @@
 //! Setting the password, and finding out whose: through the gate, one call, and what follows it, until it is done or given up.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
@@ -17,7 +17,7 @@ use crate::domain::job::Reset;
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
-use crate::domain::retry::{Next, StopCause, decide};
+use crate::domain::retry::{Next, StopCause, decide, in_time, proves_set};
 use crate::domain::user::{UserId, UserName};
 use crate::failpoint::{self, Stage};
 use crate::org::gate::Verdict;
@@ -110,7 +110,11 @@ pub(super) async fn until_done(
         }
         let (method, path) = call.as_traced();
         let span = ticket.span.call(method, path, trip.progress.attempts + 1);
-        let answered = call.make(desk, permit.token()).await;
+        let mut answered = call.make(desk, permit.token()).await;
+        if answered.failure.as_ref().is_some_and(|failure| proves_set(failure, &trip.progress)) {
+            tracing::info!(job.id = %ticket.id, org = desk.org.name, "the org knows this password as one that was used: a try before, of which nothing was known, has set it");
+            answered.failure = None;
+        }
         span.answered(answered.status, answered.failure.is_some());
         trip.called = Some(Instant::now());
         let probe = permit.is_probe();
@@ -127,6 +131,7 @@ pub(super) async fn until_done(
         let Some(failure) = answered.failure else {
             return Ok(answered.body);
         };
+        let failure = in_time(failure, Timestamp::now(), not_after);
         if matches!(failure, Failure::Throttled { .. }) {
             count_throttle(desk, &mut admitted_at_throttle, trip);
         } else if answered.status.is_some() {
@@ -191,10 +196,10 @@ async fn follow(
     let org = &desk.org;
     let forbidden =
         if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&call.user()) } else { 0 };
-    let set_before = trip.progress.password_set;
+    let before = (trip.progress.password_set, trip.progress.may_be_this_one);
     trip.progress.note(&failure, forbidden, probe);
     match call {
-        Call::Search(_) => trip.progress.password_set = set_before,
+        Call::Search(_) => (trip.progress.password_set, trip.progress.may_be_this_one) = before,
         Call::Patch(..) => {}
     }
     let decision = decide(&failure, &trip.progress, forbidden, &org.retry.policy, rand::random());
@@ -207,8 +212,11 @@ async fn follow(
         Some(wait) => org.gate.pause(wait),
         None => {}
     }
-    let delay_ms =
-        if let Next::After(delay) = decision.next { Some(millis(delay)) } else { decision.pause.map(millis) };
+    let delay_ms = match decision.next {
+        Next::After(delay) => Some(millis(delay)),
+        Next::At(moment) => Duration::try_from(moment.duration_since(Timestamp::now())).ok().map(millis),
+        Next::Again | Next::FreshToken | Next::Hold(_) | Next::DeadLetter(_) => decision.pause.map(millis),
+    };
     tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = trip.loggable(&detail), "a try failed");
     match decision.next {
         Next::Again | Next::FreshToken => {}
@@ -219,6 +227,14 @@ async fn follow(
             if ticket.runs_alone() {
                 // It would hold up everybody, and the breaker must hear of other users before this one has used up its tries.
                 return Err(Leave::Again(Berth::Lane).into());
+            }
+            desk.wait_its_time(ticket, trip).await?;
+            trip.until = None;
+        }
+        Next::At(moment) => {
+            trip.until = Some(moment);
+            if trip.gives_password_up() || ticket.runs_alone() {
+                return Err(Leave::Again(desk.waiting_place(moment)).into());
             }
             desk.wait_its_time(ticket, trip).await?;
             trip.until = None;

@@ -39,6 +39,12 @@ pub struct Args {
     /// Take extension attributes in this form, envelope or urn.
     #[arg(long, value_name = "FORM")]
     pub extensions: Option<ExtensionForm>,
+    /// Refuse a new password of a user for this long after one was set, such as 24h.
+    #[arg(long, value_name = "DURATION", value_parser = sim::parse_duration)]
+    pub min_age: Option<Duration>,
+    /// Refuse so many of a user's last passwords.
+    #[arg(long, value_name = "PASSWORDS")]
+    pub history: Option<usize>,
     /// Admit this many SCIM calls in each window, where 0 is without limit.
     #[arg(long, value_name = "CALLS")]
     pub quota: Option<u32>,
@@ -94,6 +100,8 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
     }
     settings.password = args.password.unwrap_or(settings.password);
     settings.extensions = args.extensions.unwrap_or(settings.extensions);
+    settings.min_age = args.min_age.unwrap_or(settings.min_age);
+    settings.history = args.history.unwrap_or(settings.history);
     settings.quota = args.quota.unwrap_or(settings.quota);
     settings.window = args.window.unwrap_or(settings.window);
     settings.latency = args.latency.unwrap_or(settings.latency);

@@ -1,5 +1,6 @@
 //! What an answer means: one pure table over every status and both error bodies.
 
+use super::refusal::{names_history_alone, until};
 use crate::domain::failure::Failure;
 use crate::wire::scim::ErrorBody;
 use crate::wire::waits::Waits;
@@ -22,6 +23,11 @@ pub fn classify(status: u16, body: &ErrorBody, waits: Waits) -> Option<Failure> 
         (408, _) => fault(false),
         (409 | 412, _) => Failure::Conflict,
         (400, _) if is_version_mismatch(body) => Failure::Conflict,
+        (400, _) => match until(body) {
+            Some(until) => Failure::TooSoon { until: waits.by_our_clock(until) },
+            None if names_history_alone(body) => Failure::UsedBefore,
+            None => Failure::Rejected,
+        },
         // A redirect is not followed: it would lead the password elsewhere.
         (300..=499, _) => Failure::Rejected,
         (500..=599, _) => fault(true),
@@ -104,6 +110,19 @@ mod tests {
             classify(403, &body(r#"{"code":"other"}"#), Waits::default()),
             Some(Failure::Forbidden { client: false })
         );
+    }
+
+    #[test]
+    fn a_400_tells_the_minimum_age_and_the_history_and_no_other_status_does() {
+        let until = Failure::TooSoon { until: "2026-11-23T18:00:00Z".parse().unwrap() };
+        for (json, means) in [
+            (r#"{"detail":"Password cannot be changed until 2026-11-23T18:00:00Z"}"#, until),
+            (r#"{"scimType":"invalidValue","detail":"The password was used before"}"#, Failure::UsedBefore),
+        ] {
+            assert_eq!(classify(400, &body(json), Waits::default()), Some(means), "{json}");
+            assert_eq!(classify(404, &body(json), Waits::default()), Some(Failure::NotFound), "{json}");
+            assert_eq!(classify(422, &body(json), Waits::default()), Some(Failure::Rejected), "{json}");
+        }
     }
 
     #[test]

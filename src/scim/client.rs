@@ -78,6 +78,10 @@ impl Scim {
         let request = self.http.get(format!("{}?{}", self.users(), scim::search(name)));
         let (mut answered, status) = self.send(request, token, MAX_FOUND).await;
         metrics::searched(&self.org, status);
+        if let Some(Failure::TooSoon { .. } | Failure::UsedBefore) = answered.failure {
+            // Nothing was to be set.
+            answered.failure = Some(Failure::Rejected);
+        }
         if answered.failure.is_none() && scim::found(&answered.body, name).is_none() {
             answered.failure = Some(Failure::Fault { may_have_set: false, wait: None });
             answered.detail = Some("the org's answer to the search for the userName cannot be read".into());

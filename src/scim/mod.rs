@@ -3,6 +3,7 @@
 pub mod classify;
 pub mod client;
 pub mod probe;
+mod refusal;
 pub mod token;
 
 use std::time::Duration;

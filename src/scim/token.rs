@@ -120,7 +120,7 @@ impl Tokens {
         let body = zeroize::Zeroizing::new(super::body(answer, MAX_ANSWER).await);
         let mut scrubber = Scrubber::default();
         scrubber.add(secret);
-        let granted = judge(status, &body, waits).map_err(|trouble| scrubbed(trouble, &scrubber))?;
+        let granted = judge(status, &body, waits, &scrubber)?;
         let missing = granted.missing(&self.org.required_scopes);
         if missing.is_empty() {
             return Ok(granted);
@@ -138,10 +138,10 @@ fn usable_for(lifetime: Duration) -> Duration {
     lifetime.checked_sub(MARGIN).filter(|rest| !rest.is_zero()).unwrap_or(lifetime / 2)
 }
 
-/// What the endpoint's answer means.
-fn judge(status: u16, body: &[u8], waits: Waits) -> Result<Granted, TokenTrouble> {
+/// What the endpoint's answer means. Its words alone are scrubbed: the secret may be one of ours.
+fn judge(status: u16, body: &[u8], waits: Waits, scrubber: &Scrubber) -> Result<Granted, TokenTrouble> {
     let failed = |why: String| TokenTrouble::Failed { why, wait: waits.retry_after.or(waits.reset) };
-    let said = || serde_json::from_slice::<Refused>(body).unwrap_or_default().line();
+    let said = || scrubber.text(&serde_json::from_slice::<Refused>(body).unwrap_or_default().line());
     match status {
         200..=299 => serde_json::from_slice::<Granted>(body)
             .ok()
@@ -163,13 +163,6 @@ fn usable_as_header(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn scrubbed(trouble: TokenTrouble, scrubber: &Scrubber) -> TokenTrouble {
-    match trouble {
-        TokenTrouble::Refused(why) => TokenTrouble::Refused(scrubber.text(&why)),
-        TokenTrouble::Failed { why, wait } => TokenTrouble::Failed { why: scrubber.text(&why), wait },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +177,7 @@ mod tests {
     }
 
     fn check(status: u16, body: &str, refused: bool, part: &str) {
-        let text = match judge(status, body.as_bytes(), Waits::default()).unwrap_err() {
+        let text = match judge(status, body.as_bytes(), Waits::default(), &Scrubber::default()).unwrap_err() {
             TokenTrouble::Refused(text) => {
                 assert!(refused, "{status}: {text}");
                 text
@@ -210,6 +203,24 @@ mod tests {
         check(200, "{}", false, "without an access_token");
         check(200, r#"{"access_token":"a b"}"#, false, "without an access_token");
         check(200, r#"{"access_token":""}"#, false, "without an access_token");
-        assert!(judge(200, br#"{"access_token":"t","expires_in":300}"#, Waits::default()).is_ok());
+        let granted = br#"{"access_token":"t","expires_in":300}"#;
+        assert!(judge(200, granted, Waits::default(), &Scrubber::default()).is_ok());
+    }
+
+    #[test]
+    fn a_secret_that_is_an_ordinary_word_is_cut_out_of_the_answer_and_of_no_hint() {
+        for secret in ["client", "region", "check", "token endpoint"] {
+            let mut scrubber = Scrubber::default();
+            scrubber.add(secret);
+            let body = format!(r#"{{"error":"invalid_client","description":"no such pair as x and {secret}"}}"#);
+            let Err(TokenTrouble::Refused(why)) = judge(400, body.as_bytes(), Waits::default(), &scrubber) else {
+                panic!("it is refused");
+            };
+            assert!(why.starts_with("the token endpoint refuses the client: 400 "), "{why}");
+            assert!(
+                why.ends_with("check client_id, client_secret and region (a wrong region answers invalid_client too)")
+            );
+            assert!(why.contains("no such pair as x and [redacted]"), "{why}");
+        }
     }
 }

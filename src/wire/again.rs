@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::{moment, properties};
+use crate::domain::outcome::PasswordSet;
 
 /// Calls that counted so far.
 const TRIED: &str = "resetd-tried";
@@ -17,6 +18,10 @@ const UNTIL: &str = "resetd-until";
 const TRIP: &str = "resetd-trip";
 /// Deliveries that ended without the job being settled, before it was published again.
 const DELIVERIES: &str = "resetd-deliveries";
+/// How often the org's minimum age of a password refused a try.
+const TOO_SOON: &str = "resetd-too-soon";
+/// Whether an earlier try may have set a password; a dead letter says it under the same name.
+pub(super) const PASSWORD_SET: &str = "resetd-password-set";
 
 /// What a job carries along when it is published again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +36,10 @@ pub struct Luggage {
     pub trip: Option<String>,
     /// Deliveries that ended without the job being settled.
     pub deliveries: u64,
+    /// How often the org's minimum age of a password refused a try.
+    pub too_soon: u32,
+    /// Whether an earlier try may have set a password: the job says so whatever its later tries bring, in whichever process.
+    pub may_be_set: bool,
 }
 
 /// What a delivered job carries; nothing, where it comes from its producer. What cannot be read counts as not there.
@@ -45,7 +54,20 @@ pub fn luggage(from: &BasicProperties) -> Luggage {
         until: text(UNTIL).and_then(|text| text.parse().ok()),
         trip: text(TRIP).map(str::to_owned),
         deliveries: number(DELIVERIES).unwrap_or(0),
+        too_soon: count(TOO_SOON),
+        may_be_set: says_it_may_be_set(from),
     }
+}
+
+/// Whether these properties, of a job or of its dead letter, say that a password may be set by it.
+pub(super) fn says_it_may_be_set(from: &BasicProperties) -> bool {
+    let said = from.headers().as_ref().and_then(|headers| headers.inner().get(PASSWORD_SET)).and_then(properties::text);
+    said.is_some_and(|said| said == PasswordSet::Unknown.as_str() || said == PasswordSet::Yes.as_str())
+}
+
+/// That a password may be set by the job, in its headers.
+pub(super) fn say_it_may_be_set(headers: &mut FieldTable) {
+    headers.insert(PASSWORD_SET.into(), AMQPValue::LongString(PasswordSet::Unknown.as_str().into()));
 }
 
 /// The properties of a job that is published again: as it came, less the marks of the broker, with its luggage.
@@ -67,15 +89,24 @@ pub fn properties(from: &BasicProperties, luggage: &Luggage) -> BasicProperties 
     if luggage.deliveries > 0 {
         say(DELIVERIES, AMQPValue::LongLongInt(luggage.deliveries.try_into().unwrap_or(i64::MAX)));
     }
+    if luggage.too_soon > 0 {
+        say(TOO_SOON, AMQPValue::LongLongInt(luggage.too_soon.into()));
+    }
+    if luggage.may_be_set {
+        say_it_may_be_set(&mut headers);
+    }
     kept(from).with_headers(headers).with_delivery_mode(2)
 }
 
 /// Whether a header is taken off: the broker's own, those that route, and our luggage. Each of the first loses, refuses or doubles
 /// the message on some version.
 fn is_taken_off(name: &str) -> bool {
-    let fixed =
-        ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC", TRIED, PROBES, UNTIL, TRIP, DELIVERIES];
-    fixed.contains(&name) || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
+    let brokers = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
+    let ours = [TRIED, PROBES, UNTIL, TRIP, DELIVERIES, TOO_SOON, PASSWORD_SET];
+    brokers.contains(&name)
+        || ours.contains(&name)
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
 }
 
 /// The headers that survive.
@@ -115,13 +146,21 @@ mod tests {
         let came =
             BasicProperties::default().with_message_id("j".into()).with_expiration("1000".into()).with_headers(headers);
         let until = Timestamp::from_second(1_800_000_000).ok();
-        let first = Luggage { tried: 3, probes: 1, until, trip: Some("t".into()), deliveries: 4 };
+        let first = Luggage {
+            tried: 3,
+            probes: 1,
+            until,
+            trip: Some("t".into()),
+            deliveries: 4,
+            too_soon: 2,
+            may_be_set: true,
+        };
         let again = properties(&came, &first);
         assert_eq!(luggage(&again), first);
         assert_eq!((again.expiration(), again.message_id().clone()), (&None, Some("j".into())));
         let names: Vec<String> =
             again.headers().iter().flat_map(|t| t.inner().keys()).map(ToString::to_string).collect();
-        assert_eq!(names, ["batch", DELIVERIES, PROBES, TRIED, TRIP, UNTIL]);
+        assert_eq!(names, ["batch", DELIVERIES, PASSWORD_SET, PROBES, TOO_SOON, TRIED, TRIP, UNTIL]);
         let second = Luggage { tried: 4, ..Luggage::default() };
         assert_eq!(luggage(&properties(&again, &second)), second);
     }
@@ -133,6 +172,7 @@ mod tests {
         headers.insert(TRIED.into(), AMQPValue::LongLongInt(-1));
         headers.insert(UNTIL.into(), AMQPValue::LongString("tomorrow".into()));
         headers.insert(TRIP.into(), AMQPValue::Boolean(true));
+        headers.insert(PASSWORD_SET.into(), AMQPValue::LongString("perhaps".into()));
         assert_eq!(luggage(&BasicProperties::default().with_headers(headers)), Luggage::default());
     }
 }

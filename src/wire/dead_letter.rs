@@ -16,7 +16,7 @@ pub(super) const STATUS: &str = "resetd-status";
 /// Calls that counted.
 pub(super) const ATTEMPTS: &str = "resetd-attempts";
 /// What is known of the password.
-pub(super) const PASSWORD_SET: &str = "resetd-password-set";
+pub(super) const PASSWORD_SET: &str = again::PASSWORD_SET;
 /// The lane it came by.
 pub(super) const LANE: &str = "resetd-lane";
 /// When it was given up.
@@ -58,9 +58,8 @@ pub fn message(body: &[u8], properties: &BasicProperties, outcome: &Outcome) -> 
         headers.insert(name.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
-    let detail: String = detail.chars().take(MAX_DETAIL).collect();
     say(REASON, text(outcome.reason.map_or("", |reason| reason.as_str())));
-    say(DETAIL, text(&detail));
+    say(DETAIL, text(redact::cut(&detail, MAX_DETAIL)));
     say(STATUS, outcome.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
     say(ATTEMPTS, AMQPValue::LongLongInt(outcome.attempts.into()));
     say(PASSWORD_SET, text(outcome.password_set.as_str()));

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
 use super::properties::{self, integer, text};
-use super::redact::Scrubber;
+use super::redact::{Scrubber, cut};
 use super::{again, json, ledger, moment, persistent, schema};
 use crate::domain::mailing::Unsent;
 use crate::domain::note::NoteId;
@@ -114,9 +114,9 @@ pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec
         headers.insert(name.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
-    let detail: String = death.detail.chars().take(MAX_DETAIL).collect();
+    let detail = cut(&death.detail, MAX_DETAIL);
     say(REASON, text(death.reason.as_str()));
-    say(DETAIL, text(&detail));
+    say(DETAIL, text(detail));
     say(STATUS, death.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
     say(ATTEMPTS, AMQPValue::LongLongInt(death.attempts.into()));
     say(DEAD_AT, text(&moment(death.at)));

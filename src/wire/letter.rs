@@ -132,13 +132,16 @@ impl<'a> Headers<'a> {
 }
 
 /// The properties of the fresh job that a letter becomes; its body is the letter's own. No mark of the broker's goes along and none of
-/// ours. It keeps its id, or gets one: so that it is done once, however often it is replayed.
+/// ours but that a password may be set by an earlier try: what the fresh job ends with says so too. It keeps its id, or gets one: so that it is done once, however often it is replayed.
 pub fn replayed(body: &[u8], properties: &BasicProperties) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in again::headers(properties).inner() {
         if !name.as_str().starts_with(OURS) {
             headers.insert(name.clone(), value.clone());
         }
+    }
+    if again::says_it_may_be_set(properties) {
+        again::say_it_may_be_set(&mut headers);
     }
     let named = properties.message_id().as_ref().is_some_and(|id| !id.as_str().is_empty());
     let fresh = again::kept(properties).with_headers(headers).with_delivery_mode(2);

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{redact, schema};
 use crate::domain::job::{JobId, Refusal, Wishes};
+use crate::domain::outcome::span;
 
 /// How far ahead of our clock a producer's may be.
 pub(super) const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
@@ -70,7 +71,7 @@ pub fn wished(id: &str, wishes: &Wishes) -> BasicProperties {
 ///
 /// # Errors
 /// Where a header of ours cannot be read; such a job is dead-lettered.
-pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, Option<&'static str>), Refusal> {
+pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, Option<String>), Refusal> {
     let (asked_at, warning) = asked_at(*properties.timestamp(), now);
     let headers = properties.headers().as_ref();
     let wishes = Wishes {
@@ -82,16 +83,19 @@ pub fn wishes(properties: &BasicProperties, now: Timestamp) -> Result<(Wishes, O
     Ok((wishes, warning))
 }
 
-fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<&'static str>) {
+fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<String>) {
     let Some(seconds) = seconds else { return (None, None) };
     match moment_asked(seconds) {
         Some(asked) if asked.duration_since(now) <= MAX_AHEAD => (Some(asked), None),
-        _ => (
-            Some(now),
-            Some(
-                "its timestamp is more than 5 minutes ahead; it counts as asked for now (AMQP timestamps are in seconds)",
-            ),
-        ),
+        asked => {
+            let by = asked.map(|asked| format!(", by {}", span(asked.duration_since(now)))).unwrap_or_default();
+            let warning = format!(
+                "its timestamp is more than 5 minutes ahead of this worker's clock{by}; it counts as asked for now, {}. The clock of its \
+                 producer is ahead, or this worker's is behind (AMQP timestamps are in seconds)",
+                super::moment(now)
+            );
+            (Some(now), Some(warning))
+        }
     }
 }
 
@@ -217,6 +221,11 @@ mod tests {
         assert_eq!(at(1_800_000_000 - 86_400).0, Timestamp::from_second(1_800_000_000 - 86_400).ok());
         assert_eq!(at(1_800_000_300), (Timestamp::from_second(1_800_000_300).ok(), None));
         assert_eq!(at(1_800_000_301).0, Some(now()));
+        let warning = at(1_800_003_600).1.unwrap();
+        assert!(
+            warning
+                .contains("ahead of this worker's clock, by 60 min; it counts as asked for now, 2027-01-15T08:00:00Z")
+        );
         assert!(at(1_800_000_000_000).1.is_some(), "milliseconds taken for seconds");
         assert!(at(u64::MAX).1.is_some());
         assert_eq!(asked_at(None, now()), (None, None));

@@ -71,7 +71,66 @@ pub fn without_addresses(text: &str) -> String {
     words.collect()
 }
 
-/// Takes the secrets of one job out of text from outside.
+/// The text with a mark for each place where `name` stands as a word, or words, of its own: within another word it is not meant.
+pub fn without_name(text: &str, name: &str, mark: &str) -> String {
+    let within = |at: Option<char>, edge: Option<char>| at.is_some_and(is_of_a_word) && edge.is_some_and(is_of_a_word);
+    let mut left = String::with_capacity(text.len());
+    let mut from = 0;
+    for (begin, said) in text.match_indices(name).filter(|(_, said)| !said.is_empty()) {
+        let (before, after) = (&text[..begin], &text[begin + said.len()..]);
+        let is_part = within(before.chars().next_back(), name.chars().next())
+            || within(after.chars().next(), name.chars().next_back());
+        if !is_part {
+            left += &text[from..begin];
+            left += mark;
+            from = begin + said.len();
+        }
+    }
+    left + &text[from..]
+}
+
+/// The text with a mark for each word in which `secret` stands: a part of one would be a word cut in two, and may be guessed from the rest.
+fn without_secret(text: &str, secret: &str) -> String {
+    let mut left = String::with_capacity(text.len());
+    let mut from = 0;
+    while let Some(at) = text[from..].find(secret) {
+        let (begin, end) = (from + at, from + at + secret.len());
+        let word = |edge: Option<char>| edge.is_some_and(is_of_a_word);
+        let mut kept = &text[from..begin];
+        if word(secret.chars().next()) {
+            kept = kept.trim_end_matches(is_of_a_word);
+        }
+        let mut rest = &text[end..];
+        if word(secret.chars().next_back()) {
+            rest = rest.trim_start_matches(is_of_a_word);
+        }
+        left += kept;
+        left += REMOVED;
+        from = text.len() - rest.len();
+    }
+    left + &text[from..]
+}
+
+fn is_of_a_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The longest word that is left out as a whole, in bytes; what is longer is none, and is cut.
+const LONGEST_WORD: usize = 64;
+
+/// The first `max` characters at most, and of the last word all or nothing.
+pub fn cut(text: &str, max: usize) -> &str {
+    let Some((end, next)) = text.char_indices().nth(max) else { return text };
+    let kept = &text[..end];
+    if next.is_whitespace() {
+        return kept;
+    }
+    kept.rfind(char::is_whitespace)
+        .filter(|at| *at > 0 && end - at <= LONGEST_WORD)
+        .map_or(kept, |at| kept[..at].trim_end())
+}
+
+/// Takes the secrets of one job out of text from outside. Words of our own are added to it afterwards: a secret may be one of them.
 #[derive(Default)]
 pub struct Scrubber(Vec<Zeroizing<String>>);
 
@@ -85,7 +144,7 @@ impl Scrubber {
 
     /// The text without any of the secrets.
     pub fn text(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), REMOVED))
+        self.0.iter().fold(text.to_owned(), |text, secret| without_secret(&text, secret))
     }
 
     /// The JSON without any of the secrets, in keys and values, and without what stands under a key that speaks of one.
@@ -151,6 +210,59 @@ mod tests {
         ] {
             assert_eq!(without_addresses(said), left);
         }
+    }
+
+    #[test]
+    fn a_name_is_masked_where_it_is_a_word_of_its_own() {
+        for (said, name, left) in [
+            ("User er not found in another order", "er", "User [name] not found in another order"),
+            (
+                "ann, joann, ann_b and (ann) are annoyed by ann",
+                "ann",
+                "[name], joann, ann_b and ([name]) are annoyed by [name]",
+            ),
+            ("no Ann Smith here", "Ann Smith", "no [name] here"),
+            ("é.é and xé.éx: .é.", "é.é", "[name] and xé.éx: .é."),
+            (".a. x.a.x", ".a.", "[name] x[name]x"),
+            ("nobody", "", "nobody"),
+        ] {
+            assert_eq!(without_name(said, name, "[name]"), left);
+        }
+    }
+
+    #[test]
+    fn a_secret_takes_the_whole_word_with_it() {
+        let scrubber = |secret: &str| {
+            let mut scrubber = Scrubber::default();
+            scrubber.add(secret);
+            scrubber
+        };
+        for (secret, said, left) in [
+            ("word", "the password, a word and wording", "the [redacted], a [redacted] and [redacted]"),
+            ("tok-1", "Bearer=tok-1; tok-12 xtok-1", "Bearer=[redacted]; [redacted] [redacted]"),
+            ("-abc-", "x-abc-y", "x[redacted]y"),
+            ("üñüñ", "über üñüñen.", "über [redacted]."),
+            ("aaaa", "aaaaaaaaa", "[redacted]"),
+        ] {
+            assert_eq!(scrubber(secret).text(said), left, "{secret}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_ends_with_a_whole_word() {
+        for (text, left) in [
+            ("one two", "one two"),
+            ("one twos", "one"),
+            ("one two three", "one two"),
+            ("one  [redacted]", "one"),
+            ("ééééééééé", "ééééééé"),
+            (" longer-than", " longer"),
+            ("", ""),
+        ] {
+            assert_eq!(cut(text, 7), left, "{text:?}");
+        }
+        let long = format!("it said: {}", "ü".repeat(200));
+        assert_eq!(cut(&long, 100).chars().count(), 100, "what is no word is cut");
     }
 
     #[test]

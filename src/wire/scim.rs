@@ -145,6 +145,26 @@ pub struct ErrorBody {
     /// What the platform says of it.
     #[serde(deserialize_with = "text")]
     pub message: Option<String>,
+    /// Whether the platform lists more beside that, in `errors` or `details`.
+    #[serde(skip)]
+    pub lists_more: bool,
+}
+
+/// Where the platform lists what else is wrong.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct More {
+    errors: serde_json::Value,
+    details: serde_json::Value,
+}
+
+impl More {
+    fn is_there(&self) -> bool {
+        let says_nothing = |value: &serde_json::Value| {
+            value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.as_str() == Some("")
+        };
+        !says_nothing(&self.errors) || !says_nothing(&self.details)
+    }
 }
 
 /// Text, or nothing where something else stands there: one odd field must not hide the others.
@@ -155,7 +175,9 @@ fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
 impl ErrorBody {
     /// Reads a body; what is no JSON object says nothing.
     pub fn parse(body: &[u8]) -> Self {
-        serde_json::from_slice(body).unwrap_or_default()
+        let said: Self = serde_json::from_slice(body).unwrap_or_default();
+        let more: More = serde_json::from_slice(body).unwrap_or_default();
+        Self { lists_more: more.is_there(), ..said }
     }
 
     /// Both halves in one line, or `None` where the body said nothing.

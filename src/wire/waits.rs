@@ -2,10 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 /// The platform's own header: seconds until its window of the quota ends (Genesys Cloud's developer pages, "Rate limits").
 const RESET: &str = "inin-ratelimit-reset";
+
+/// An answer's clock is told from ours by its `Date`, which has whole seconds and was on its way: less than this is no difference.
+const SKEW: SignedDuration = SignedDuration::from_secs(3);
 
 /// How long an answer asks us to wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct Waits {
     pub reset: Option<Duration>,
     /// Whether one of them was longer than `retry.after_max`, and was cut to it.
     pub cut: bool,
+    /// How far the answer's clock is behind ours; nothing where they agree, or it does not say.
+    pub behind: SignedDuration,
 }
 
 impl Waits {
@@ -26,8 +32,20 @@ impl Waits {
         let retry_after = text(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, date.unwrap_or(now)));
         let reset = text(RESET).and_then(seconds);
         let cut = [retry_after, reset].into_iter().flatten().any(|wait| wait > cap);
-        Self { retry_after: retry_after.map(|wait| wait.min(cap)), reset: reset.map(|wait| wait.min(cap)), cut }
+        let behind = date.map(|date| difference(now, date)).filter(|behind| behind.abs() >= SKEW).unwrap_or_default();
+        Self { retry_after: retry_after.map(|wait| wait.min(cap)), reset: reset.map(|wait| wait.min(cap)), cut, behind }
     }
+
+    /// A moment that the answer names by its own clock, by ours.
+    pub fn by_our_clock(&self, moment: Timestamp) -> Timestamp {
+        moment.checked_add(self.behind).unwrap_or(moment)
+    }
+}
+
+/// From `earlier` to `later`, which may be negative.
+fn difference(later: SystemTime, earlier: SystemTime) -> SignedDuration {
+    let signed = |span: Duration| SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
+    later.duration_since(earlier).map_or_else(|error| -signed(error.duration()), signed)
 }
 
 /// RFC 9110, section 10.2.3: whole seconds, or an HTTP date, read against the answer's own clock.
@@ -89,8 +107,24 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_of_an_answer_whose_clock_is_another_is_as_far_away_by_ours() {
+        // `waits` reads at 18:00:00.
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let until = at("2026-11-23T18:01:00Z");
+        for (date, ours) in [
+            ("Mon, 23 Nov 2026 17:59:58 GMT", until),
+            ("Mon, 23 Nov 2026 18:00:02 GMT", until),
+            ("Mon, 23 Nov 2026 17:00:00 GMT", at("2026-11-23T19:01:00Z")),
+            ("Mon, 23 Nov 2026 19:00:00 GMT", at("2026-11-23T17:01:00Z")),
+            ("yesterday", until),
+        ] {
+            assert_eq!(waits(&[("date", date)]).by_our_clock(until), ours, "{date}");
+        }
+    }
+
+    #[test]
     fn the_platforms_own_header_is_read_likewise() {
         let reset = waits(&[("inin-ratelimit-reset", "12"), ("retry-after", "0")]);
-        assert_eq!(reset, Waits { retry_after: None, reset: Some(Duration::from_secs(12)), cut: false });
+        assert_eq!(reset, Waits { reset: Some(Duration::from_secs(12)), ..Waits::default() });
     }
 }

@@ -30,6 +30,7 @@ mod manners;
 mod once;
 mod ops;
 mod page;
+mod password;
 mod process;
 mod rotation;
 mod screens;

@@ -66,7 +66,7 @@ async fn lie_ready(world: &World, queues: &[&str], n: u32) {
 }
 
 /// A copy of whatever is parked in that rung from now on.
-async fn copies(world: &World, rung: &str) -> Tap {
+pub async fn copies(world: &World, rung: &str) -> Tap {
     let channel = world.channel().await;
     let queue = channel.queue_declare("".into(), exclusive(), FieldTable::default()).await.unwrap();
     let exchange = world.named(&format!("resets.parked.{rung}"));

@@ -4,8 +4,8 @@
 //!
 //! From the outside in: `server` has the routes, `oauth`, `scim`, `listing` and `control` answer them, `play` carries out
 //! a scripted fault, `org` holds the state behind one mutex that is never held across an await, and the rest are its
-//! parts: pure, with the time as an argument. What is absent on purpose: the state is lost with the process, a `PATCH`
-//! knows no `If-Match`, and old passwords are not remembered.
+//! parts: pure, with the time as an argument. What is absent on purpose: the state is lost with the process, and a
+//! `PATCH` knows no `If-Match`.
 
 mod server;
 mod socket;
@@ -26,6 +26,7 @@ mod tally;
 mod tokens;
 mod users;
 
+mod aging;
 mod attribute;
 mod operation;
 mod password;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Fault, Secret, Settings, SettingsError, Stats, UserView,
+    aging::Aging,
     answer::Answer,
     operation::Change,
     patch::Forms,
@@ -59,7 +60,10 @@ impl Org {
             client_secret: settings.client_secret.clone(),
             tokens: Tokens::default(),
             quota: Quota::new(&settings),
-            users: Users::new(settings.users.as_deref()),
+            users: Users::new(
+                settings.users.as_deref(),
+                Aging { min_age: settings.min_age, history: settings.history },
+            ),
             script: Script::new(settings.faults.clone()),
             tally: Tally::default(),
         };

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use jiff::Timestamp;
 
 use super::{
     answer::Answer,
@@ -61,7 +62,7 @@ pub(super) fn carry_out(org: &Org, incoming: &Incoming) -> Answer {
     }
 }
 
-/// All that is checked, in its order: token, quota, media types, length, body, user.
+/// All that is checked, in its order: token, quota, media types, length, body, user, age and history of the password.
 pub(super) fn check(org: &Org, incoming: &Incoming) -> Result<Vec<Change>, Answer> {
     org.admit(&incoming.headers)?;
     media::check_content_type(&incoming.headers)?;
@@ -70,7 +71,13 @@ pub(super) fn check(org: &Org, incoming: &Incoming) -> Result<Vec<Change>, Answe
         return Err(Answer::scim(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 1 MiB"));
     };
     let changes = patch::parse(body, org.forms())?;
-    if org.state().users.exists(&incoming.id) { Ok(changes) } else { Err(unknown_user(&incoming.id)) }
+    let state = org.state();
+    if !state.users.exists(&incoming.id) {
+        return Err(unknown_user(&incoming.id));
+    }
+    state.users.check(&incoming.id, &changes, Timestamp::now())?;
+    drop(state);
+    Ok(changes)
 }
 
 pub(super) fn unknown_user(id: &str) -> Answer {

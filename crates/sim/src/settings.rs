@@ -26,6 +26,12 @@ pub struct Settings {
     pub extensions: ExtensionForm,
     /// Whether a plaintext password must fit the default policy of Genesys Cloud. Default true.
     pub policy: bool,
+    /// How long a password must stay before it may be set again: until then a PATCH of it is refused with the moment. Default 0,
+    /// which is no such rule.
+    #[serde(deserialize_with = "span::deserialize")]
+    pub min_age: Duration,
+    /// How many of a user's last passwords, the one in force included, are refused. Default 0, which is no such rule.
+    pub history: usize,
     /// How many SCIM calls one window admits; 0 is without limit. Default 300.
     pub quota: u32,
     /// The length of a window; windows are counted from the start of the org. Default 60 s.
@@ -127,6 +133,8 @@ impl Default for Settings {
             password: PasswordForm::Sha256,
             extensions: ExtensionForm::Envelope,
             policy: true,
+            min_age: Duration::ZERO,
+            history: 0,
             quota: 300,
             window: Duration::from_secs(60),
             retry_after: RetryAfterForm::Seconds,

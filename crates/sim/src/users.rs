@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    aging::{Aging, Past},
     attribute::{URN_SCHEMA, extension_name},
     operation::{Change, Deed},
     password::Digest,
+    patch::Invalid,
     tally::Stats,
 };
 
@@ -32,6 +34,7 @@ pub struct UserView {
 /// All users. No `Debug`: it holds hashes of passwords.
 pub(super) struct Users {
     seeded: Option<HashSet<String>>,
+    aging: Aging,
     records: HashMap<String, Record>,
     password_sets: u64,
     with_password: u64,
@@ -41,6 +44,7 @@ pub(super) struct Users {
 #[derive(Default)]
 struct Record {
     digest: Option<Digest>,
+    past: Past,
     password_sets: u64,
     last_set_at: Option<Timestamp>,
     attributes: BTreeMap<String, Value>,
@@ -49,9 +53,10 @@ struct Record {
 }
 
 impl Users {
-    pub(super) fn new(seeded: Option<&[String]>) -> Self {
+    pub(super) fn new(seeded: Option<&[String]>, aging: Aging) -> Self {
         Self {
             seeded: seeded.map(|ids| ids.iter().cloned().collect()),
+            aging,
             records: HashMap::new(),
             password_sets: 0,
             with_password: 0,
@@ -63,6 +68,11 @@ impl Users {
         !id.is_empty() && self.seeded.as_ref().is_none_or(|seeded| seeded.contains(id))
     }
 
+    /// Refuses a password that the rules about old ones do not admit now.
+    pub(super) fn check(&self, id: &str, changes: &[Change], now: Timestamp) -> Result<(), Invalid> {
+        self.records.get(id).map_or(Ok(()), |record| record.past.check(changes, self.aging, now))
+    }
+
     /// Carries out all changes on a user, who must exist.
     pub(super) fn apply(&mut self, id: &str, changes: Vec<Change>, now: Timestamp) {
         let record = self.records.entry(id.to_owned()).or_default();
@@ -70,6 +80,7 @@ impl Users {
             match deed {
                 Deed::Password(digest) => {
                     self.with_password += u64::from(record.digest.is_none());
+                    record.past.add(digest.clone(), now, self.aging.history);
                     record.digest = Some(digest);
                     record.password_sets += 1;
                     record.last_set_at = Some(now);

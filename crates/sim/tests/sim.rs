@@ -789,3 +789,45 @@ async fn the_end_waits_for_no_connection() {
     let cut = tokio::time::timeout(Duration::from_secs(5), hanging).await.unwrap().unwrap();
     assert!(cut.is_err(), "the hanging call was answered");
 }
+
+/// A reset with this password's hash, and how it was answered.
+async fn set(served: &Served, token: &str, user: &str, digit: char) -> (u16, Value) {
+    let value = digit.to_string().repeat(64);
+    let change = body(json!([{"op": "replace", "path": "password", "value": value}]));
+    let answer = served.patch(token, user, &change).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_password_that_is_too_young_is_refused_with_the_moment_and_another_attribute_is_not() {
+    let min_age = Duration::from_secs(3600);
+    let served = Served::with(Settings { min_age, ..Settings::default() }).await;
+    let token = served.token().await;
+    assert_eq!(set(&served, &token, "u1", 'a').await.0, 200);
+    let (status, said) = set(&served, &token, "u1", 'b').await;
+    assert_eq!((status, &said["scimType"]), (400, &json!("invalidValue")));
+    let set_at: jiff::Timestamp = served.org.user("u1").unwrap().last_set_at.unwrap().parse().unwrap();
+    let until = set_at + jiff::SignedDuration::from_secs(3600);
+    assert_eq!(said["detail"], json!(format!("The password cannot be changed until {until}")));
+    assert_eq!(set(&served, &token, "u2", 'a').await.0, 200, "another user");
+    let title = body(json!([{"op": "replace", "path": "title", "value": "Agent"}]));
+    assert_eq!(served.patch(&token, "u1", &title).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(served.sets("u1"), 1);
+}
+
+#[tokio::test]
+async fn so_many_of_the_last_passwords_are_refused_and_no_others() {
+    let served = Served::with(Settings { history: 2, ..Settings::default() }).await;
+    let token = served.token().await;
+    for (digit, status) in [('a', 200), ('a', 400), ('b', 200), ('a', 400), ('c', 200), ('a', 200), ('b', 200)] {
+        let (answered, said) = set(&served, &token, "u1", digit).await;
+        assert_eq!(answered, status, "{digit}: {said}");
+        if status == 400 {
+            assert_eq!(said["detail"], "The password was used before: it is in the password history");
+        }
+    }
+    // A change that was carried out, and not seen to be.
+    served.fault("status=500,apply,next=1,user=u2");
+    assert_eq!(set(&served, &token, "u2", 'a').await.0, 500);
+    assert_eq!(set(&served, &token, "u2", 'a').await.0, 400);
+}
