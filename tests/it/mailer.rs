@@ -96,7 +96,7 @@ pub async fn role_is(http: &str, expected: &str) {
 }
 
 /// A notification of the job `job-N` for the user `u-N`, issued so many seconds ago.
-fn note(n: usize, age: i64) -> Value {
+pub fn note(n: usize, age: i64) -> Value {
     let issued = Timestamp::now() - SignedDuration::from_secs(age);
     let password = format!("secret-pw-{n}");
     json!({
@@ -124,7 +124,7 @@ async fn publish(world: &World, exchange: &str, key: &str, body: &[u8], properti
     assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
 }
 
-async fn notify(world: &World, note: &Value, properties: BasicProperties) {
+pub async fn notify(world: &World, note: &Value, properties: BasicProperties) {
     let id = note["notificationId"].as_str().unwrap();
     let properties = properties.with_message_id(id.into()).with_type("password-reset".into());
     publish(world, "notifications", "email", note.to_string().as_bytes(), properties).await;

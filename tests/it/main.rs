@@ -19,6 +19,7 @@ mod dial;
 mod enqueue;
 mod examples;
 mod guards;
+mod http_limits;
 mod job;
 mod ledger;
 mod letters;
