@@ -5,16 +5,25 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use resetd::cli::{self, Cli, Started};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    raise_descriptors();
     let result = run(cli);
     if let Err(error) = &result {
         let _ = writeln!(std::io::stderr(), "resetd: {error:#}");
     }
     cli::exit_code(&result)
+}
+
+/// As many descriptors as the system allows: many start a process with 1,024, and connections to the broker, to the org and of who
+/// looks at its health come on top of each other. Where that fails, the process has those that it has.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ mod events;
 mod headline;
 mod page;
 mod scene;
+mod server;
 mod view;
 
 use std::collections::BTreeMap;
@@ -85,7 +86,7 @@ struct Bulk {
     until: String,
 }
 
-/// Serves until `shutdown`. It is part of the worker's health, so a failure of it is logged and no more.
+/// Serves until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
     scene: Scene,
@@ -113,11 +114,7 @@ pub async fn serve(
         tracing::info!(%address, "listening for /healthz, /readyz, /metrics and the page at /");
     }
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.
-    let serving = async {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "the health server ended");
-        }
-    };
+    let serving = server::serve(listener, routes);
     shutdown.run_until_cancelled(async { tokio::join!(serving, shown.live.run(), upkeep(recorder)) }).await;
 }
 

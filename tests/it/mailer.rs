@@ -98,7 +98,7 @@ pub async fn role_is(http: &str, expected: &str) {
 }
 
 /// A notification of the job `job-N` for the user `u-N`, issued so many seconds ago.
-fn note(n: usize, age: i64) -> Value {
+pub fn note(n: usize, age: i64) -> Value {
     let issued = Timestamp::now() - SignedDuration::from_secs(age);
     let password = format!("secret-pw-{n}");
     json!({

@@ -19,6 +19,7 @@ mod dial;
 mod enqueue;
 mod examples;
 mod guards;
+mod http_limits;
 mod input;
 mod isolation;
 mod job;

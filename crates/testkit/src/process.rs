@@ -126,6 +126,19 @@ impl Run {
         self
     }
 
+    /// With a soft limit of so many descriptors, which it may raise itself.
+    pub fn descriptors(mut self, limit: &str) -> Self {
+        let program = self.command.get_program().to_owned();
+        let arguments: Vec<_> = self.command.get_args().map(ToOwned::to_owned).collect();
+        let environment: Vec<_> =
+            self.command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("ulimit -S -n {limit} && exec \"$0\" \"$@\"")]).arg(program).args(arguments);
+        shell.env_clear().envs(environment).current_dir(self.folder.path());
+        self.command = shell;
+        self
+    }
+
     pub fn start(mut self) -> Process {
         let stdin = self.stdin_of.map_or_else(Stdio::piped, |path| std::fs::File::open(path).unwrap().into());
         let command = self.command.args(self.arguments).stdin(stdin);

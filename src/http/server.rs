@@ -1,0 +1,226 @@
+//! Accepts connections and serves them so that no client can hold the process up: a bound of connections, and a limit for every
+//! step that a client may delay.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_io_timeout::TimeoutWriter;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Connections at once. One more takes the place of the one that is longest without a complete request.
+pub(super) const MAX_CONNECTIONS: usize = 256;
+/// From the beginning of a connection, or the response before, until a request's head is complete. So an idle connection is closed
+/// after it too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// From there until the response's head is ready: a request's body may come slowly.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that takes nothing of what is sent for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stream of events whose client took something so recently keeps its place. Something is sent every 10 s.
+const READS: Duration = Duration::from_secs(20);
+/// Of a request's head, and of what is waiting to be written, in bytes.
+const BUFFER: usize = 16 * 1024;
+/// After the system refused a connection: for want of descriptors, say.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until this is dropped, which closes what is open.
+pub(super) async fn serve(listener: TcpListener, routes: Router) {
+    let (places, open, ended) =
+        (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::new(Open::default()), CancellationToken::new());
+    let _all = ended.clone().drop_guard();
+    let mut was_refused = false;
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                if !was_refused {
+                    tracing::warn!(%error, "a connection to http.listen could not be accepted; further ones are not logged");
+                }
+                was_refused = true;
+                open.close_the_oldest();
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        was_refused = false;
+        if places.available_permits() == 0 {
+            open.close_the_oldest();
+        }
+        // It is only closed by a fault of ours, and then nothing can be served.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let entry = open.enter(ended.child_token());
+        let routes = routes.clone();
+        tokio::spawn(async move {
+            let connection = connection(socket, routes, Arc::clone(&entry.connection));
+            entry.connection.closed.run_until_cancelled(connection).await;
+            drop((entry, place));
+        });
+    }
+}
+
+/// One connection, to its end. How it ends is the client's affair.
+async fn connection(socket: TcpStream, routes: Router, state: Arc<Connection>) {
+    let mut socket = TimeoutWriter::new(Noted { socket, state: Arc::clone(&state) });
+    socket.set_timeout(Some(WRITE_TIMEOUT));
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |request: Request<Incoming>| {
+        state.progressed();
+        let (answer, state) = (routes.call(request), Arc::clone(&state));
+        async move {
+            let answer = match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
+                Ok(Ok(answer)) => answer,
+                Err(_) => timed_out(),
+            };
+            if answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"text/event-stream") {
+                state.streams.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+    let _ = http.serve_connection(TokioIo::new(Box::pin(socket)), service).await;
+}
+
+fn timed_out() -> Response<Body> {
+    let mut answer = Response::new(Body::from("the request did not come in time\n"));
+    *answer.status_mut() = StatusCode::REQUEST_TIMEOUT;
+    answer
+}
+
+/// What decides which connection has to go.
+struct Connection {
+    began: Instant,
+    /// When its last request was complete, or, of a stream of events, when its client last took something: in milliseconds after
+    /// `began`.
+    progress: AtomicU64,
+    /// Whether it is a stream of events.
+    streams: AtomicBool,
+    closed: CancellationToken,
+}
+
+impl Connection {
+    fn progressed(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.store(now, Ordering::Relaxed);
+    }
+
+    fn last_progress(&self) -> Instant {
+        self.began + Duration::from_millis(self.progress.load(Ordering::Relaxed))
+    }
+
+    fn may_go(&self, now: Instant) -> bool {
+        !self.streams.load(Ordering::Relaxed) || now.duration_since(self.last_progress()) > READS
+    }
+}
+
+/// All that are open.
+#[derive(Default)]
+struct Open(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
+
+/// One of them, until this is dropped.
+struct Entry {
+    open: Arc<Open>,
+    number: u64,
+    connection: Arc<Connection>,
+    _closes: DropGuard,
+}
+
+impl Open {
+    fn enter(self: &Arc<Self>, closed: CancellationToken) -> Entry {
+        let connection = Arc::new(Connection {
+            began: Instant::now(),
+            progress: AtomicU64::new(0),
+            streams: AtomicBool::new(false),
+            closed: closed.clone(),
+        });
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.0 += 1;
+        let number = open.0;
+        open.1.insert(number, Arc::clone(&connection));
+        Entry { open: Arc::clone(self), number, connection, _closes: closed.drop_guard() }
+    }
+
+    /// Closes the connection that is longest without a complete request. Streams of events that are read are fewer than there are
+    /// places ([`super::events`]).
+    fn close_the_oldest(&self) {
+        let (open, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let may_go = open.1.values().filter(|connection| !connection.closed.is_cancelled() && connection.may_go(now));
+        if let Some(oldest) = may_go.min_by_key(|connection| connection.last_progress()) {
+            oldest.closed.cancel();
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.open.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+    }
+}
+
+/// A socket that notes when the client of a stream of events takes something.
+struct Noted {
+    socket: TcpStream,
+    state: Arc<Connection>,
+}
+
+impl Noted {
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        if written.is_ready() && self.state.streams.load(Ordering::Relaxed) {
+            self.state.progressed();
+        }
+        written
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

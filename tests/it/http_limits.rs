@@ -1,0 +1,177 @@
+//! Who reaches `http.listen` holds nobody up: thousands of connections that never say anything, say half of it or read nothing, from
+//! the address that the health probe has too, and meanwhile jobs and mails go on at their rate and health answers.
+
+use std::time::{Duration, Instant};
+
+use resetd::roles::demo::postbox::Postbox;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::mailer;
+use crate::process::{Process, Run, ready};
+use crate::world::{Plan, eventually, unlimited};
+
+/// Connections that want a place at once.
+const ATTACKERS: usize = 5000;
+/// How long one that was closed waits until it comes again.
+const COMES_AGAIN: Duration = Duration::from_secs(4);
+/// As a service has it without `LimitNOFILE`.
+const DESCRIPTORS: &str = "1024";
+
+/// What an attacker does with a connection.
+#[derive(Debug, Clone, Copy)]
+enum Attack {
+    SaysNothing,
+    SaysHalf,
+    ReadsNothing,
+}
+
+/// Connections of all kinds, which come again as long as this lives.
+struct Flood {
+    _attackers: JoinSet<()>,
+}
+
+impl Flood {
+    /// Returns once the server has closed more connections than it can hold: all of its places are taken.
+    async fn of(http: &str) -> Self {
+        let address = http.strip_prefix("http://").unwrap().to_owned();
+        let mut attackers = JoinSet::new();
+        let (closed, mut all_closed) = tokio::sync::watch::channel(0);
+        for n in 0..ATTACKERS {
+            let attack = [Attack::SaysNothing, Attack::SaysHalf, Attack::ReadsNothing][n % 3];
+            let (address, closed) = (address.clone(), closed.clone());
+            attackers.spawn(async move {
+                loop {
+                    attack.once(&address).await;
+                    closed.send_modify(|closed| *closed += 1);
+                    tokio::time::sleep(COMES_AGAIN).await;
+                }
+            });
+        }
+        let taken = all_closed.wait_for(|closed| *closed > ATTACKERS / 2);
+        tokio::time::timeout(testkit::LIMIT, taken).await.expect("connections are closed for others").unwrap();
+        Self { _attackers: attackers }
+    }
+}
+
+impl Attack {
+    /// Ends when the server has closed it.
+    async fn once(self, address: &str) {
+        let Ok(mut socket) = TcpStream::connect(address).await else { return };
+        let said = match self {
+            Attack::SaysNothing => String::new(),
+            Attack::SaysHalf => "GET /healthz HTTP/1.1\r\nhost: x\r\nx: ".to_owned(),
+            Attack::ReadsNothing => "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(50),
+        };
+        let _ = socket.write_all(said.as_bytes()).await;
+        match self {
+            Attack::ReadsNothing => drop(socket.ready(tokio::io::Interest::ERROR).await),
+            Attack::SaysNothing | Attack::SaysHalf => drop(socket.read(&mut [0; 64]).await),
+        }
+    }
+}
+
+/// How long `/healthz` takes over a connection of its own.
+async fn health(http: &str) -> Duration {
+    let asked = Instant::now();
+    let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
+    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    asked.elapsed()
+}
+
+/// Asks for the health of a process that is flooded until this is done; the longest answer.
+async fn healthy_until(http: &str, done: impl Future<Output = ()>) -> Duration {
+    tokio::pin!(done);
+    let (mut slowest, mut asked) = (Duration::ZERO, 0);
+    let mut every = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            () = &mut done => break,
+            _ = every.tick() => {
+                slowest = slowest.max(health(http).await);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 10, "{asked}");
+    slowest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_resets_at_its_rate_and_is_healthy_while_5000_connections_hold_all_places() {
+    const JOBS: usize = 150;
+    let world = Plan::new().org("main", unlimited(), "rate_per_minute = 600").prepare().await;
+    let worker = Run::of(&world, &["--log", "json", "worker"]).descriptors(DESCRIPTORS).start();
+    let http = worker.http().await;
+    ready(&http).await;
+    let flood = Flood::of(&http).await;
+    world.reset_many("main", JOBS).await;
+    let began = Instant::now();
+    let slowest = healthy_until(&http, async {
+        let done = async || (world.main().stats().password_sets == JOBS as u64).then_some(());
+        eventually("all jobs are done", done).await;
+    })
+    .await;
+    let took = began.elapsed();
+    drop(flood);
+    eprintln!("{JOBS} jobs in {took:?}, health within {slowest:?}");
+    // 600 a minute are 15 s.
+    assert!(took < Duration::from_secs(18), "{took:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert_eq!(world.main().stats().calls, JOBS as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailer_sends_at_its_rate_and_is_healthy_while_5000_connections_hold_all_places() {
+    const MAILS: usize = 100;
+    let (postbox, listener) = (Postbox::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let section = mailer::section(listener.local_addr().unwrap().port()).replace("= 60000", "= 600");
+    let world = Plan::new().config(&section).prepare().await;
+    let _serving = mailer::serve(&postbox, listener).await;
+    let process = Run::of(&world, &["--log", "json", "mailer"]).descriptors(DESCRIPTORS).start();
+    let http = process.http().await;
+    ready(&http).await;
+    let flood = Flood::of(&http).await;
+    for n in 0..MAILS {
+        mailer::notify(&world, &mailer::note(n, 0), lapin::BasicProperties::default()).await;
+    }
+    let began = Instant::now();
+    let slowest = healthy_until(&http, async {
+        eventually("all mails are sent", async || (postbox.letters().len() == MAILS).then_some(())).await;
+    })
+    .await;
+    let took = began.elapsed();
+    drop(flood);
+    eprintln!("{MAILS} mails in {took:?}, health within {slowest:?}");
+    assert!(took < Duration::from_secs(13), "{took:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// A client that is held to what it asked for: the head of its request must come, and so must its body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_does_not_come_is_not_waited_for() {
+    let world = Plan::new().prepare().await;
+    let (_worker, http) = Process::worker(&world).await;
+    for (said, answer, within) in [
+        ("", "", 5..9),
+        ("GET /healthz HTTP/1.1\r\n", "", 5..9),
+        (
+            "POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 9\r\n\r\ntoken",
+            "HTTP/1.1 408",
+            9..15,
+        ),
+    ] {
+        let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
+        let asked = Instant::now();
+        socket.write_all(said.as_bytes()).await.unwrap();
+        let mut answered = String::new();
+        let ended = tokio::time::timeout(testkit::LIMIT, socket.read_to_string(&mut answered)).await;
+        assert!(ended.is_ok(), "{said:?} is waited for");
+        assert!(answered.starts_with(answer) && (!answer.is_empty() || answered.is_empty()), "{said:?}: {answered:?}");
+        assert!(within.contains(&asked.elapsed().as_secs()), "{said:?}: {:?}", asked.elapsed());
+    }
+}
