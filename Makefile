@@ -1,4 +1,4 @@
-# `make` alone says what there is. ARGS="..." is handed to the program that demo, test, test-brokers and bench run.
+# `make` alone says what there is. ARGS="..." is handed to the program that demo, test, test-brokers, bench and fuzz run.
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -78,6 +78,11 @@ screenshot: ## the README's picture of the page, docs/page.png, and all its stat
 	scripts/broker install --private
 	scripts/browser
 	cargo test --locked --workspace $(features) --test it pictures_of_the_page -- --ignored
+
+.PHONY: fuzz
+fuzz: ## the fuzz targets, 10,000,000 inputs each: some hours
+	@scripts/need
+	scripts/fuzz $(ARGS)
 
 .PHONY: soak
 soak: ## half an hour of jobs while the broker is restarted, then an hour without: memory, threads, tasks, channels, the takeover

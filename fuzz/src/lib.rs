@@ -1,0 +1,270 @@
+//! What must hold for any bytes that resetd reads from outside, one function for each fuzz target. `scripts/fuzz` runs the targets;
+//! `tests/seeds.rs` runs the same functions over the seeds and every small change of them.
+//!
+//! None of them may panic, and what is read must be written back equal: a reader that drops or changes something is found, and
+//! not only one that crashes.
+
+use std::str;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use resetd::domain::attribute::AllowedAttributes;
+use resetd::domain::job::{Intent, JobId, Lane, Reset, Who};
+use resetd::domain::note::{Content, Note};
+use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
+use resetd::mail::keys::{Bits, Pair};
+use resetd::mail::seal::{Keys, Seal};
+use resetd::wire::waits::Waits;
+use resetd::wire::{dead_letter as letter_of, job as jobs, letter, notification as notifications, redact};
+use serde_json::{Map, Value, json};
+
+/// All of them, by name.
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("job", job),
+    ("notification", notification),
+    ("dead_letter", dead_letter),
+    ("retry_after", retry_after),
+    ("jwe_header", jwe_header),
+    ("jwe", jwe),
+];
+
+/// The longest refusal: it names a field and a rule, and repeats at most a name.
+const MAX_REFUSAL: usize = 1024;
+
+fn rules() -> &'static jobs::Rules {
+    static RULES: OnceLock<jobs::Rules> = OnceLock::new();
+    RULES.get_or_init(|| jobs::Rules { allowed: AllowedAttributes::new(vec!["*".into()]), fallback: None })
+}
+
+/// A body of a job. What is taken for a job is the same job when it is written by somebody else; a refusal is one short line.
+pub fn job(body: &[u8]) {
+    match jobs::parse(body, rules()) {
+        Ok(Intent::PassThrough) => {}
+        Ok(Intent::Reset(reset)) => {
+            let written = written(&reset);
+            // Escapes may be longer than what they stand for.
+            if written.len() <= jobs::MAX_BODY {
+                assert_eq!(jobs::parse(written.as_bytes(), rules()), Ok(Intent::Reset(reset)), "{written}");
+            }
+        }
+        Err(invalid) => one_line(&invalid.detail),
+    }
+}
+
+/// The body of a job that asks for this.
+fn written(reset: &Reset) -> String {
+    let text = |text: &str| Value::from(text).to_string();
+    let who = match &reset.who {
+        Who::Id(id) => format!("\"userId\":{}", text(id.as_str())),
+        Who::Name(name) => format!("\"userName\":{}", text(name.as_str())),
+    };
+    let pairs =
+        reset.attributes.iter().map(|attribute| format!("{}:{}", text(attribute.name.as_str()), attribute.json));
+    let attributes = pairs.collect::<Vec<_>>().join(",");
+    format!("{{{who},\"password\":1,\"email\":{},\"attributes\":{{{attributes}}}}}", text(reset.email.as_str()))
+}
+
+fn one_line(refusal: &str) {
+    assert!(!refusal.is_empty() && refusal.len() <= MAX_REFUSAL, "{} bytes: {refusal}", refusal.len());
+    assert!(!refusal.chars().any(char::is_control), "{refusal:?}");
+}
+
+/// A message of the email queue. What is taken for a notification is the same one when it is written by somebody else.
+pub fn notification(body: &[u8]) {
+    let now = Timestamp::UNIX_EPOCH;
+    let came = BasicProperties::default();
+    match notifications::read(body, &came, now) {
+        Ok((note, _)) => {
+            let written = Value::Object(said(&note)).to_string();
+            // Whose issuedAt lay ahead: it counts as issued now, and so says what is written.
+            let (again, warning) = notifications::read(written.as_bytes(), &came, now).expect("it was read before");
+            assert_eq!(warning, None);
+            assert_eq!(said(&again), said(&note));
+            if let Content::Open(_) = note.content {
+                sealed_words(&note);
+            }
+        }
+        Err(refusal) => one_line(&refusal.to_string()),
+    }
+}
+
+/// The fields of a notification.
+fn said(note: &Note) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut say = |name: &str, value: &str| fields.insert(name.into(), value.into());
+    say("notificationId", note.id.as_str());
+    say("jobId", note.job.as_str());
+    say("org", &note.org);
+    say("userId", note.user.as_str());
+    say("to", note.to.as_str());
+    say("subject", &note.subject);
+    say("issuedAt", &note.issued_at.to_string());
+    match &note.content {
+        Content::Open(words) => {
+            say("body", &words.body);
+            say("temporaryPassword", words.password.expose());
+        }
+        Content::Sealed(sealed) => drop(say("sealed", sealed)),
+    }
+    fields
+}
+
+/// What is sealed is read for the notification that it was sealed for, and for no other.
+fn sealed_words(note: &Note) {
+    let mut fields = said(note);
+    let secret = Value::Object(fields.clone()).to_string();
+    let words = notifications::words(secret.as_bytes(), note).expect("it is of this notification");
+    let Content::Open(open) = &note.content else { unreachable!("it is open") };
+    assert_eq!((words.password.expose(), &words.body), (open.password.expose(), &open.body));
+    for field in ["notificationId", "org", "userId", "to"] {
+        let kept = fields.insert(field.into(), "another".into());
+        if kept != Some("another".into()) {
+            let secret = Value::Object(fields.clone()).to_string();
+            assert!(notifications::words(secret.as_bytes(), note).is_err(), "{field}");
+        }
+        fields.extend(kept.map(|kept| (field.to_owned(), kept)));
+    }
+}
+
+/// A job that is given up. Its letter says why, shows no password, and is the same letter when it is read and written again; where
+/// the job could be read, the letter is about the same user.
+pub fn dead_letter(bytes: &[u8]) {
+    let Some((head, body)) = bytes.split_first_chunk::<8>() else { return };
+    let [reason, set, lane, status, attempts, ids, id, headers] = head.map(usize::from);
+    let outcome = Outcome {
+        job: JobId::new("j"),
+        org: "main".into(),
+        lane: Lane::ALL[lane % Lane::ALL.len()],
+        user: None,
+        batch: None,
+        asked_at: None,
+        kind: OutcomeKind::Failed,
+        reason: Some(Reason::ALL[reason % Reason::ALL.len()]),
+        status: (status > 0).then(|| u16::try_from(100 + status * 2).unwrap_or_default()),
+        attempts: u32::try_from(attempts).unwrap_or_default(),
+        password_set: PasswordSet::ALL[set % PasswordSet::ALL.len()],
+        detail: (status > 2).then(|| "x".repeat(status * 4)),
+        finished_at: Timestamp::UNIX_EPOCH,
+    };
+    let text = |from: usize| String::from_utf8_lossy(&body[..body.len().min(from)]).into_owned();
+    let mut table = FieldTable::default();
+    if headers & 1 > 0 {
+        table.insert("batch".into(), AMQPValue::LongString(text(headers).into()));
+    }
+    if headers & 2 > 0 {
+        table.insert("x-death".into(), AMQPValue::LongString(text(id).into()));
+    }
+    let mut came = BasicProperties::default().with_headers(table);
+    if ids & 1 > 0 {
+        came = came.with_message_id(ShortString::from(text(id.min(80)).as_str()));
+    }
+    let (kept, properties) = letter_of::message(body, &came, &outcome);
+    let read = letter::Letter::read(&kept, &properties);
+    assert_eq!(Some(read.reason.as_str()), outcome.reason.map(Reason::as_str));
+    assert_eq!((read.status, read.attempts), (outcome.status, Some(outcome.attempts)));
+    assert_eq!(read.password_set.as_deref(), Some(outcome.password_set.as_str()));
+    assert_eq!((read.lane, read.dead_at), (outcome.lane, Some(outcome.finished_at)));
+    let detail = outcome.detail.as_deref().map(|detail| &detail[..detail.len().min(512)]);
+    assert_eq!(read.detail.as_deref(), detail);
+    assert_eq!(redact::body(&kept), kept, "what is redacted stays as it is");
+
+    let again = letter::replayed(&kept, &properties);
+    assert!(again.message_id().as_ref().is_some_and(|id| !id.as_str().is_empty()));
+    let marks = again.headers().clone().unwrap_or_default();
+    assert!(marks.inner().keys().all(|name| !name.as_str().starts_with("resetd-") && name.as_str() != "x-death"));
+    if let Ok(Intent::Reset(reset)) = jobs::parse(body, rules()) {
+        let Ok(Intent::Reset(replayed)) = jobs::parse(&kept, rules()) else { panic!("it is no job any more") };
+        assert_eq!((&replayed.who, &replayed.email), (&reset.who, &reset.email));
+        assert_eq!(read.user.as_ref(), reset.who.id());
+    }
+}
+
+/// A `Retry-After` header. A wait is a whole number of seconds above 0, at most the longest allowed, and is the same when it is
+/// written as seconds and as a date.
+pub fn retry_after(value: &[u8]) {
+    const CAP: Duration = Duration::from_secs(900);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+    let read = |value: HeaderValue| Waits::of(&HeaderMap::from_iter([(RETRY_AFTER, value)]), now, CAP);
+    let Ok(value) = HeaderValue::from_bytes(value) else { return };
+    let waits = read(value);
+    assert_eq!(waits.reset, None);
+    let Some(wait) = waits.retry_after else {
+        assert!(!waits.cut);
+        return;
+    };
+    assert!(wait > Duration::ZERO && wait <= CAP && wait.subsec_nanos() == 0, "{wait:?}");
+    for written in [wait.as_secs().to_string(), httpdate::fmt_http_date(now + wait)] {
+        let again = HeaderValue::from_str(&written).expect("digits and a date are a header's value");
+        assert_eq!(read(again), Waits { cut: false, ..waits }, "{written}");
+    }
+}
+
+const SECRET: &[u8] = br#"{"temporaryPassword":"s3cr3t-pw","body":"It is s3cr3t-pw"}"#;
+
+/// A key, what opens it, and [`SECRET`] sealed to it.
+fn sealed() -> &'static (Keys, String, String) {
+    static SEALED: OnceLock<(Keys, String, String)> = OnceLock::new();
+    SEALED.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder for the keys");
+        let pair = Pair::generate(Bits::Rsa3072).expect("a key pair");
+        let file = |name: &str, pem: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, pem).expect("a file for the key");
+            vec![path]
+        };
+        let seal = Seal::load(&file("public.pem", &pair.public)).expect("a key").expect("one file");
+        let keys = Keys::load(&file("private.pem", &pair.private)).expect("a key");
+        let text = seal.close(SECRET).expect("it is sealed");
+        (keys, pair.kid, text)
+    })
+}
+
+/// The header of a compact JWE: the part that is read before anything is decrypted. In the bytes, `KID` stands for the key that is
+/// here. Only RSA-OAEP-256 and A256GCM for that key are taken, whatever else the header says.
+pub fn jwe_header(bytes: &[u8]) {
+    let (keys, kid, _) = sealed();
+    let Ok(header) = str::from_utf8(bytes) else { return };
+    let header = header.replace("KID", kid);
+    let found = keys.find(&format!("{}.x.x.x.x", BASE64_URL_SAFE_NO_PAD.encode(&header)));
+    match found {
+        Ok(()) => {
+            let Ok(Value::Object(fields)) = serde_json::from_str(&header) else { panic!("it is no object: {header}") };
+            let said = ["alg", "enc", "kid"].map(|name| fields.get(name).and_then(Value::as_str));
+            assert_eq!(said, [Some("RSA-OAEP-256"), Some("A256GCM"), Some(kid.as_str())]);
+            let again = json!({"alg": said[0], "enc": said[1], "kid": said[2]}).to_string();
+            assert_eq!(keys.find(&format!("{}.x.x.x.x", BASE64_URL_SAFE_NO_PAD.encode(&again))), Ok(()));
+        }
+        Err(error) => assert!(!error.to_string().chars().any(char::is_control), "{error:?}"),
+    }
+}
+
+/// A compact JWE that was changed. It opens to what was sealed if it is what was sealed, and else not at all. The bytes are pairs: how
+/// far to go on in the text, and what to put there.
+pub fn jwe(bytes: &[u8]) {
+    let (keys, _, text) = sealed();
+    let mut changed = text.clone().into_bytes();
+    let mut at = 0;
+    for pair in bytes.chunks_exact(2) {
+        at = (at + usize::from(pair[0]) + 1) % changed.len();
+        changed[at] = pair[1] & 0x7f;
+    }
+    let changed = String::from_utf8(changed).expect("ASCII");
+    match keys.open(&changed) {
+        Ok(opened) => {
+            assert_eq!(&changed, text);
+            assert_eq!(opened.as_slice(), SECRET);
+        }
+        Err(error) => {
+            assert_ne!(&changed, text);
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+    }
+    if let Ok(text) = str::from_utf8(bytes) {
+        assert!(keys.open(text).is_err(), "nobody else has sealed anything");
+    }
+}

@@ -1,0 +1,4 @@
+//! [`fuzz::notification`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::notification(bytes));
