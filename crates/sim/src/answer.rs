@@ -11,12 +11,17 @@ use super::{patch::Invalid, quota::Standing};
 
 const ERROR_SCHEMA: &str = "urn:ietf:params:scim:api:messages:2.0:Error";
 const SCIM_JSON: HeaderValue = HeaderValue::from_static("application/scim+json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const LOGIN_PAGE: &str = "<!DOCTYPE html><html><title>Sign in</title><p>Sign in to use this network.</p></html>";
 const PLAIN_JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An answer of a SCIM or platform endpoint.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<HeaderValue>,
+    pub(super) location: Option<HeaderValue>,
+    /// In place of the one that the content has.
+    pub(super) content_type: Option<HeaderValue>,
     pub(super) content: Content,
 }
 
@@ -32,11 +37,13 @@ pub(super) enum Content {
     Genesys { code: String, message: String },
     /// Anything, as `application/json`.
     Json(Box<Value>),
+    /// A page for people, which no endpoint of the platform has.
+    Html,
 }
 
 impl Answer {
     pub(super) fn new(status: StatusCode, content: Content) -> Self {
-        Self { status, retry_after: None, content }
+        Self { status, retry_after: None, location: None, content_type: None, content }
     }
 
     pub(super) fn ok(resource: Value) -> Self {
@@ -59,11 +66,14 @@ impl Answer {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        if let Some(kind) = kind {
+        if let Some(kind) = self.content_type.or(kind) {
             headers.insert(header::CONTENT_TYPE, kind);
         }
         if let Some(retry_after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, retry_after);
+        }
+        if let Some(location) = self.location {
+            headers.insert(header::LOCATION, location);
         }
         if let Ok(correlation) = HeaderValue::from_str(&correlation) {
             headers.insert("inin-correlation-id", correlation);
@@ -81,6 +91,7 @@ impl Content {
     fn render(self, status: StatusCode, correlation: &str) -> (Option<HeaderValue>, Body) {
         let (kind, value) = match self {
             Self::Empty => return (None, Body::empty()),
+            Self::Html => return (Some(HTML), Body::from(LOGIN_PAGE)),
             Self::Resource(value) => (SCIM_JSON, *value),
             Self::Json(value) => (PLAIN_JSON, *value),
             Self::Genesys { code, message } => (
