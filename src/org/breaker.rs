@@ -26,7 +26,7 @@ pub enum Verdict {
     Faulted,
     /// 429: its quota was spent.
     Throttled,
-    /// 401: this says nothing of it.
+    /// 401, or an answer that is not the org's: this says nothing of it.
     Neutral,
 }
 
@@ -36,10 +36,26 @@ impl Verdict {
         match failure {
             Some(Failure::Fault { .. } | Failure::Unavailable { .. }) => Self::Faulted,
             Some(Failure::Throttled { .. }) => Self::Throttled,
-            Some(Failure::TokenRefused) => Self::Neutral,
+            Some(Failure::TokenRefused | Failure::Foreign { .. }) => Self::Neutral,
             None | Some(Failure::Forbidden { .. } | Failure::NotFound | Failure::Conflict | Failure::Rejected) => {
                 Self::Worked
             }
+        }
+    }
+
+    /// What the end of a search says: one that is answered says nothing of a PATCH.
+    pub fn of_search(failure: Option<&Failure>) -> Self {
+        match Self::of(failure) {
+            Self::Worked => Self::Neutral,
+            other @ (Self::Faulted | Self::Throttled | Self::Neutral) => other,
+        }
+    }
+
+    /// What it says where the user's failures are known to be their own: nothing.
+    pub fn unless_suspect(self, is_suspect: bool) -> Self {
+        match self {
+            Self::Faulted if is_suspect => Self::Neutral,
+            other @ (Self::Worked | Self::Faulted | Self::Throttled | Self::Neutral) => other,
         }
     }
 }
@@ -117,6 +133,16 @@ pub enum Stand {
     },
 }
 
+impl Stand {
+    /// Whether no probe has failed since it opened.
+    pub fn is_at_first(&self) -> bool {
+        match self {
+            Self::Open(opening) | Self::HalfOpen { opening, .. } => opening.failed_probes == 0,
+            Self::Closed => true,
+        }
+    }
+}
+
 /// What it keeps from opening to closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
@@ -139,6 +165,11 @@ impl Breaker {
     /// A closed one.
     pub fn new(now: Instant) -> Self {
         Self { stand: Stand::Closed, era: 0, counts: Counts::new(now) }
+    }
+
+    /// A closed one in its place; the answers of calls from before change nothing.
+    pub fn anew(&self, now: Instant) -> Self {
+        Self { stand: Stand::Closed, era: self.era + 1, counts: Counts::new(now) }
     }
 
     /// Where it stands.
@@ -204,7 +235,7 @@ impl Breaker {
                 Some(Change::Opened(cause))
             }
             (Stand::HalfOpen { .. }, Verdict::Worked) => {
-                *self = Self { stand: Stand::Closed, era: self.era + 1, counts: Counts::new(now) };
+                *self = self.anew(now);
                 Some(Change::Closed)
             }
             (Stand::HalfOpen { opening, .. }, Verdict::Faulted) => {

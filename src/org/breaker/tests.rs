@@ -63,12 +63,18 @@ fn what_each_end_of_a_try_says() {
         (Some(Failure::TokenRefused), Verdict::Neutral),
         (Some(Failure::Forbidden { client: true }), Verdict::Worked),
         (Some(Failure::Forbidden { client: false }), Verdict::Worked),
+        (Some(Failure::Foreign { odd: false, may_have_set: true }), Verdict::Neutral),
+        (Some(Failure::Foreign { odd: true, may_have_set: false }), Verdict::Neutral),
         (Some(Failure::NotFound), Verdict::Worked),
         (Some(Failure::Conflict), Verdict::Worked),
         (Some(Failure::Rejected), Verdict::Worked),
     ];
     for (failure, verdict) in table {
         assert_eq!(Verdict::of(failure.as_ref()), verdict, "{failure:?}");
+        let of_search = if verdict == Verdict::Worked { Verdict::Neutral } else { verdict };
+        assert_eq!(Verdict::of_search(failure.as_ref()), of_search, "{failure:?}");
+        let of_suspect = if verdict == Verdict::Faulted { Verdict::Neutral } else { verdict };
+        assert_eq!((verdict.unless_suspect(false), verdict.unless_suspect(true)), (verdict, of_suspect));
     }
 }
 

@@ -61,7 +61,7 @@ fn serve<T>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
     shared.repace(&mut state);
     drop(state);
     // Whoever left since gives the permit back by dropping it, so the lock must be free.
-    drop(next.permit.send(Ok(Permit::new(token, pass, Arc::clone(shared)))));
+    drop(next.permit.send(Ok(Permit::new(token, pass, next.user.is_some(), Arc::clone(shared)))));
     None
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> 
     let _reading = crew.ledger.reading();
     let stands_by = || {
         office.works();
+        org.gate.stand_by();
         crew.board.session(&org.name, Session::Standby);
     };
     let lease = office.claim.stand_by(link, stands_by).await?;
@@ -45,7 +46,7 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
     let org = &office.org;
     let began = Instant::now();
     match office.claim.fence(publisher).await? {
-        Before::Ourselves => {}
+        Before::Ourselves => org.gate.goes_on(),
         Before::Nobody => org.forget(),
         Before::Another => {
             let wait = after_another(org.config.request_timeout);
