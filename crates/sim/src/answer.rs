@@ -19,10 +19,17 @@ const PLAIN_JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<HeaderValue>,
+    /// What none of the platform's own answers has.
+    pub(super) foreign: Option<Box<Foreign>>,
+    pub(super) content: Content,
+}
+
+/// Headers of an answer that is not the platform's.
+#[derive(Default)]
+pub(super) struct Foreign {
     pub(super) location: Option<HeaderValue>,
     /// In place of the one that the content has.
     pub(super) content_type: Option<HeaderValue>,
-    pub(super) content: Content,
 }
 
 /// The body of an answer.
@@ -43,7 +50,7 @@ pub(super) enum Content {
 
 impl Answer {
     pub(super) fn new(status: StatusCode, content: Content) -> Self {
-        Self { status, retry_after: None, location: None, content_type: None, content }
+        Self { status, retry_after: None, foreign: None, content }
     }
 
     pub(super) fn ok(resource: Value) -> Self {
@@ -66,13 +73,14 @@ impl Answer {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        if let Some(kind) = self.content_type.or(kind) {
+        let foreign = self.foreign.map(|foreign| *foreign).unwrap_or_default();
+        if let Some(kind) = foreign.content_type.or(kind) {
             headers.insert(header::CONTENT_TYPE, kind);
         }
         if let Some(retry_after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, retry_after);
         }
-        if let Some(location) = self.location {
+        if let Some(location) = foreign.location {
             headers.insert(header::LOCATION, location);
         }
         if let Ok(correlation) = HeaderValue::from_str(&correlation) {

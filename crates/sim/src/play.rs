@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::{
-    answer::{Answer, Content},
+    answer::{Answer, Content, Foreign},
     fault::{Reply, ReplyBody, What},
     org::{Call, Org},
     scim::{self, Incoming},
@@ -115,8 +115,7 @@ fn scripted(reply: Reply) -> Answer {
     Answer {
         status: reply.status,
         retry_after: reply.retry_after,
-        location: reply.location,
-        content_type: reply.content_type,
+        foreign: Some(Box::new(Foreign { location: reply.location, content_type: reply.content_type })),
         content,
     }
 }
