@@ -198,8 +198,8 @@ fn unless_exhausted(next: Next, reason: Reason, progress: &Progress, policy: &Re
 /// How much sooner than otherwise the first try comes where somebody else than the org answers: it may be about one user alone, and
 /// all the others wait for it.
 const FOREIGN_SOONER: u32 = 3;
-/// How long at most until the next try while one user alone was answered so, so that whoever comes then finds all at work.
-const FOREIGN_ALONE: Duration = Duration::from_secs(60);
+/// How long at most until the next try while few users are concerned, so that whoever comes then finds all at work.
+const OF_FEW: Duration = Duration::from_secs(60);
 
 /// How long after `halted`, the usual first wait, the first try for this cause is.
 pub fn first_after_stop(cause: StopCause, halted: Duration) -> Duration {
@@ -213,13 +213,13 @@ pub fn first_after_stop(cause: StopCause, halted: Duration) -> Duration {
     }
 }
 
-/// How long after the last try the next one is, where somebody else than the org answers: `usual` where that was so for `several`
-/// users. While it was so for one, `another` user who waits is tried after `first`.
-pub fn retry_after_foreign(usual: Duration, first: Duration, several: bool, another: bool) -> Duration {
-    match (several, another) {
+/// How long after the last try the next one is: `usual` where what went wrong went wrong for `many` users. While it did for a few, it may
+/// be about them alone, and `another` user who waits is tried after `first`.
+pub fn sooner_for_another(usual: Duration, first: Duration, many: bool, another: bool) -> Duration {
+    match (many, another) {
         (true, _) => usual,
         (false, true) => usual.min(first),
-        (false, false) => usual.min(FOREIGN_ALONE),
+        (false, false) => usual.min(OF_FEW),
     }
 }
 
@@ -341,9 +341,8 @@ mod tests {
     fn one_odd_user_holds_up_another_for_5_s_at_most_and_several_are_tried_ever_later() {
         let first = first_after_stop(StopCause::ForeignAnswer, HALTED);
         assert_eq!((first.as_secs(), first_after_stop(StopCause::Forbidden, HALTED)), (5, HALTED));
-        let next = |tries, several, another| {
-            retry_after_foreign(retry_after_stop(first, tries), first, several, another).as_secs()
-        };
+        let next =
+            |tries, many, another| sooner_for_another(retry_after_stop(first, tries), first, many, another).as_secs();
         assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, true, true)), [5, 10, 20, 40, 80, 160, 300]);
         assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, false, true)), [5; 7]);
         assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, false, false)), [5, 10, 20, 40, 60, 60, 60]);

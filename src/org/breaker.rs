@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use self::counts::Counts;
 use crate::domain::failure::Failure;
+use crate::domain::retry::sooner_for_another;
 use crate::domain::user::UserId;
 
 /// How long it is open at first.
@@ -150,7 +151,18 @@ pub struct Opening {
     pub cause: Cause,
     /// From when on a probe is let through.
     pub probe_at: Instant,
+    /// When it opened, or opened again.
+    opened_at: Instant,
     failed_probes: u32,
+}
+
+impl Opening {
+    /// From when on a probe is let through where calls failed of `many` users, or of a few; and where `another` one waits, whose calls
+    /// have not failed.
+    pub fn probe_from(&self, many: bool, another: bool) -> Instant {
+        let usual = self.probe_at.saturating_duration_since(self.opened_at);
+        self.opened_at + sooner_for_another(usual, FIRST, many, another)
+    }
 }
 
 /// One org's breaker.
@@ -177,10 +189,10 @@ impl Breaker {
         self.stand
     }
 
-    /// Makes an open one half-open where its time is over, and says whether it did.
-    pub fn ripen(&mut self, now: Instant) -> bool {
+    /// Makes an open one half-open where its time is over, and says whether it did. `many` and `another`: as [`Opening::probe_from`].
+    pub fn ripen(&mut self, now: Instant, many: bool, another: bool) -> bool {
         match self.stand {
-            Stand::Open(opening) if opening.probe_at <= now => {
+            Stand::Open(opening) if opening.probe_from(many, another) <= now => {
                 self.stand = Stand::HalfOpen { opening, probe_out: false };
                 true
             }
@@ -249,7 +261,8 @@ impl Breaker {
 
     fn open(&mut self, cause: Cause, failed_probes: u32, now: Instant, chance: f64) {
         self.era += 1;
-        self.stand = Stand::Open(Opening { cause, probe_at: now + open_for(failed_probes, chance), failed_probes });
+        let probe_at = now + open_for(failed_probes, chance);
+        self.stand = Stand::Open(Opening { cause, probe_at, opened_at: now, failed_probes });
     }
 }
 

@@ -11,6 +11,8 @@ use crate::domain::user::UserId;
 
 /// After so many failures that were each followed by another user's success a job is suspect.
 const CONFIRMED: u32 = 2;
+/// From so many users on whose calls fail it is not about a few of them.
+const MANY: usize = 10;
 /// So many users are known at most; the one of whom nothing was heard for longest is forgotten first.
 const MOST: usize = 4096;
 
@@ -175,6 +177,16 @@ impl Doubts {
         self.users.iter().filter(still).nth(1).is_some()
     }
 
+    /// Whether so many users' calls failed, with no other user's success since, that it is not about a few of them.
+    pub fn many_fail(&self) -> bool {
+        let still = |(user, doubt): &(&UserId, &Doubt)| {
+            doubt.failed.is_some_and(|failed| self.successes.of_another(user) < failed)
+        };
+        // Calls that say nothing of a user are not known: then it is about all of them.
+        let failing = self.users.iter().filter(still).count();
+        failing == 0 || failing >= MANY
+    }
+
     /// The number of the newest success; 0 before the first.
     pub fn newest_success(&self) -> u64 {
         self.successes.newest.as_ref().map_or(0, |(_, moment)| *moment)
@@ -288,6 +300,15 @@ mod tests {
         assert_eq!(witness[2..], [Witness::Failed(6), Witness::Failed(8), Witness::Clear, Witness::Clear]);
         assert!(Witness::Clear < Witness::Suspect && Witness::Suspect < Witness::Failed(1));
         assert!(Witness::Failed(6) < Witness::Failed(7));
+    }
+
+    #[test]
+    fn nine_who_fail_are_a_few_and_ten_are_many() {
+        let fails = |n: usize| (1..=n).map(|n| format!("f{n} ")).collect::<String>();
+        assert!(!after(&fails(9)).many_fail());
+        assert!(after(&fails(10)).many_fail());
+        assert!(!after(&(fails(12) + "s99 f1")).many_fail(), "of these one alone failed since");
+        assert!(after("").many_fail());
     }
 
     #[test]

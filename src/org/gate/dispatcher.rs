@@ -67,7 +67,7 @@ fn serve<T>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
 
 impl<T> Shared<T> {
     fn next_move(&self, state: &mut State<T>, now: Instant) -> Move {
-        if state.breaker.ripen(now) {
+        if state.ripen(now) {
             self.show_breaker(state, now);
         }
         let next = state.look(now);

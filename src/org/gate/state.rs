@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Expired, Meter, Permit, Vital};
 use crate::domain::job::Lane;
-use crate::domain::retry::{StopCause, first_after_stop, retry_after_foreign, retry_after_stop};
+use crate::domain::retry::{StopCause, first_after_stop, retry_after_stop, sooner_for_another};
 use crate::domain::user::UserId;
 use crate::org::breaker::{Breaker, Stand};
 use crate::org::doubts::{Doubts, Witness};
@@ -100,7 +100,7 @@ impl Stop {
     /// When it is tried again, where somebody else than the org answers.
     fn until_foreign(&self, several: bool, another: bool) -> Instant {
         let usual = self.until.saturating_duration_since(self.last);
-        self.last + retry_after_foreign(usual, self.first, several, another)
+        self.last + sooner_for_another(usual, self.first, several, another)
     }
 }
 
@@ -158,7 +158,7 @@ impl<T> State<T> {
             }
         });
         let breaker = match self.breaker.stand() {
-            Stand::Open(opening) => Some(opening.probe_at),
+            Stand::Open(opening) => Some(opening.probe_from(self.doubts.many_fail(), self.has_clear())),
             Stand::HalfOpen { probe_out: true, .. } => Some(now + SOON),
             Stand::HalfOpen { probe_out: false, .. } | Stand::Closed => None,
         };
@@ -196,7 +196,7 @@ impl<T> State<T> {
             (false, _) if !self.lanes.is_empty() => Move::Until(now + SOON),
             (false, _) => match self.breaker.stand() {
                 // Nobody asks, but whoever looks at it sees it become half-open.
-                Stand::Open(opening) => Move::Until(opening.probe_at),
+                Stand::Open(opening) => Move::Until(opening.probe_from(self.doubts.many_fail(), false)),
                 Stand::Closed | Stand::HalfOpen { .. } => Move::Idle,
             },
         }
@@ -246,6 +246,12 @@ impl<T> State<T> {
 
     fn may(&self, lane: Lane, waiting: &Waiting<T>) -> bool {
         lane == Lane::Interactive || self.of_bulk()(waiting)
+    }
+
+    /// Makes an open breaker half-open where its time is over, and says whether it did.
+    pub(super) fn ripen(&mut self, now: Instant) -> bool {
+        let (many, another) = (self.doubts.many_fail(), self.has_clear());
+        self.breaker.ripen(now, many, another)
     }
 
     /// Whether somebody waits of whom nothing bad is known.

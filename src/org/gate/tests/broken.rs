@@ -74,6 +74,8 @@ async fn eight_bad_users_among_sixty_hold_up_nobody_for_long_and_are_given_up() 
     for _ in 0..20 {
         eight_among_sixty(|n| n < 8, all).await;
         eight_among_sixty(|n| n % 7 == 3 && n / 7 < 8, all).await;
+        // The bad ones in the lane that goes first.
+        eight_among_sixty(|n| n < 8, |n| if n < 8 { Lane::Interactive } else { Lane::Bulk }).await;
     }
 }
 
@@ -88,6 +90,28 @@ async fn an_outage_of_all_users_for_ten_minutes_gives_up_nobody() {
     for (n, (reason, at)) in ends.await.into_iter().enumerate() {
         assert_eq!(reason, None, "{n}");
         assert!(at > outage && at <= outage + 310.0, "{n}: {at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_comes_while_the_bad_ones_are_alone_waits_a_few_seconds() {
+    let bench = bench(3000, Ok);
+    let bad = join_all((0..8).map(|n| bench.job(Lane::Bulk, n, |_| true)));
+    let good = async {
+        tokio::time::sleep(secs(600)).await;
+        let mut waits = Vec::new();
+        for n in 0..5 {
+            let came = bench.elapsed();
+            bench.job(Lane::Interactive, format!("good-{n}"), |_| false).await;
+            waits.push(bench.elapsed() - came);
+            tokio::time::sleep(secs(60)).await;
+        }
+        waits
+    };
+    let (bad, waits) = tokio::join!(bad, good);
+    assert!(waits.iter().all(|wait| *wait <= 6.0), "{waits:?}");
+    for (n, (reason, at)) in bad.into_iter().enumerate() {
+        assert!(reason == Some(Reason::RetriesExhausted) && at > 600.0, "{n}: {reason:?} after {at} s");
     }
 }
 
