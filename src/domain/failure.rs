@@ -39,6 +39,13 @@ pub enum Failure {
     UsedBefore,
     /// Any other refusal: trying again cannot help.
     Rejected,
+    /// Somebody else than the org answered: a portal, a proxy, another server. It says nothing of the job.
+    Foreign {
+        /// The org has answered another user's call since this one's was answered so for the first time: it is about this user alone.
+        odd: bool,
+        /// Whether it said that all went well: then the call may have reached the org all the same.
+        may_have_set: bool,
+    },
     /// No fault of the job's: tried again after a backoff.
     Fault {
         /// Whether the org may have carried the call out all the same: after a time-out, a cut connection and a 5xx.

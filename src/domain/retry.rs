@@ -68,6 +68,8 @@ pub enum StopCause {
     TokenRefused,
     /// The client lacks a permission.
     Forbidden,
+    /// Somebody else than the org answers its calls.
+    ForeignAnswer,
     /// A queue does not take what is owed.
     Unpublishable,
     /// The mail service refuses the mailer, or the way there is not safe.
@@ -108,6 +110,7 @@ impl Progress {
             Failure::TokenRefused => false,
             Failure::Forbidden { client } => !stops_the_line(*client, forbidden_users),
             Failure::TooSoon { .. } => false,
+            Failure::Foreign { odd, may_have_set: _ } => *odd,
             Failure::Unavailable { .. }
             | Failure::NotFound
             | Failure::Conflict
@@ -131,7 +134,7 @@ impl Progress {
 fn may_have_set(failure: &Failure) -> bool {
     match failure {
         Failure::Unavailable { .. } => true,
-        Failure::Fault { may_have_set, .. } => *may_have_set,
+        Failure::Fault { may_have_set, .. } | Failure::Foreign { may_have_set, .. } => *may_have_set,
         Failure::Throttled { .. }
         | Failure::TokenRefused
         | Failure::Forbidden { .. }
@@ -150,6 +153,7 @@ fn is_fault(failure: &Failure) -> bool {
         Failure::Throttled { .. }
         | Failure::TokenRefused
         | Failure::Forbidden { .. }
+        | Failure::Foreign { .. }
         | Failure::NotFound
         | Failure::Conflict
         | Failure::TooSoon { .. }
@@ -184,7 +188,8 @@ pub fn decide(
             pause: Some(wait.unwrap_or_else(|| backoff(policy, progress.throttled_in_row, chance))),
         },
         Failure::Unavailable { wait } => {
-            Decision { next: unless_exhausted(Next::Again, progress, policy), pause: Some(*wait) }
+            let next = unless_exhausted(Next::Again, Reason::RetriesExhausted, progress, policy);
+            Decision { next, pause: Some(*wait) }
         }
         Failure::TokenRefused if progress.token_refused => only(Next::Hold(StopCause::TokenRefused)),
         Failure::TokenRefused => only(Next::FreshToken),
@@ -199,11 +204,17 @@ pub fn decide(
         // Where that is no proof: see `proves_set`.
         Failure::UsedBefore | Failure::Rejected => only(Next::DeadLetter(Reason::Rejected)),
         Failure::Conflict => {
-            only(unless_exhausted(Next::After(backoff(policy, progress.attempts, chance)), progress, policy))
+            let again = Next::After(backoff(policy, progress.attempts, chance));
+            only(unless_exhausted(again, Reason::RetriesExhausted, progress, policy))
+        }
+        Failure::Foreign { odd: false, .. } => only(Next::Hold(StopCause::ForeignAnswer)),
+        Failure::Foreign { odd: true, .. } => {
+            let again = Next::After(backoff(policy, progress.attempts, chance));
+            only(unless_exhausted(again, Reason::Rejected, progress, policy))
         }
         Failure::Fault { wait, .. } => {
             let delay = backoff(policy, progress.attempts, chance).max(wait.unwrap_or_default());
-            only(unless_exhausted(Next::After(delay), progress, policy))
+            only(unless_exhausted(Next::After(delay), Reason::RetriesExhausted, progress, policy))
         }
     }
 }
@@ -228,9 +239,37 @@ pub fn proves_set(failure: &Failure, progress: &Progress) -> bool {
     matches!(failure, Failure::UsedBefore) && progress.may_be_this_one
 }
 
-fn unless_exhausted(next: Next, progress: &Progress, policy: &RetryPolicy) -> Next {
+fn unless_exhausted(next: Next, reason: Reason, progress: &Progress, policy: &RetryPolicy) -> Next {
     let spent = progress.attempts.saturating_sub(progress.probes);
-    if spent >= policy.max_attempts { Next::DeadLetter(Reason::RetriesExhausted) } else { next }
+    if spent >= policy.max_attempts { Next::DeadLetter(reason) } else { next }
+}
+
+/// How much sooner than otherwise the first try comes where somebody else than the org answers: it may be about one user alone, and
+/// all the others wait for it.
+const FOREIGN_SOONER: u32 = 3;
+/// How long at most until the next try while few users are concerned, so that whoever comes then finds all at work.
+const OF_FEW: Duration = Duration::from_secs(60);
+
+/// How long after `halted`, the usual first wait, the first try for this cause is.
+pub fn first_after_stop(cause: StopCause, halted: Duration) -> Duration {
+    match cause {
+        StopCause::ForeignAnswer => halted / FOREIGN_SOONER,
+        StopCause::ClientRefused
+        | StopCause::TokenRefused
+        | StopCause::Forbidden
+        | StopCause::Unpublishable
+        | StopCause::MailRefused => halted,
+    }
+}
+
+/// How long after the last try the next one is: `usual` where what went wrong went wrong for `many` users. While it did for a few, it may
+/// be about them alone, and `another` user who waits is tried after `first`.
+pub fn sooner_for_another(usual: Duration, first: Duration, many: bool, another: bool) -> Duration {
+    match (many, another) {
+        (true, _) => usual,
+        (false, true) => usual.min(first),
+        (false, false) => usual.min(OF_FEW),
+    }
 }
 
 /// How long until a stopped line tries again: `first` after it stopped, doubled with each try since, at most 5 min.
@@ -300,6 +339,11 @@ mod tests {
         check(Failure::Forbidden { client: true }, fresh(), Next::Hold(StopCause::Forbidden), None, 0);
         check(Failure::NotFound, fresh(), Next::DeadLetter(Reason::NotFound), None, 1);
         check(Failure::Rejected, fresh(), Next::DeadLetter(Reason::Rejected), None, 1);
+        let foreign = |odd| Failure::Foreign { odd, may_have_set: false };
+        check(foreign(false), fresh(), Next::Hold(StopCause::ForeignAnswer), None, 0);
+        check(foreign(false), tried(4), Next::Hold(StopCause::ForeignAnswer), None, 4);
+        check(foreign(true), fresh(), Next::After(Duration::from_secs(1)), None, 1);
+        check(foreign(true), tried(4), Next::DeadLetter(Reason::Rejected), None, 5);
         check(Failure::Conflict, fresh(), Next::After(Duration::from_secs(1)), None, 1);
         check(Failure::Conflict, tried(4), Next::DeadLetter(Reason::RetriesExhausted), None, 5);
         check(FAULT, fresh(), Next::After(Duration::from_secs(1)), None, 1);
@@ -395,6 +439,17 @@ mod tests {
     }
 
     #[test]
+    fn one_odd_user_holds_up_another_for_5_s_at_most_and_several_are_tried_ever_later() {
+        let first = first_after_stop(StopCause::ForeignAnswer, HALTED);
+        assert_eq!((first.as_secs(), first_after_stop(StopCause::Forbidden, HALTED)), (5, HALTED));
+        let next =
+            |tries, many, another| sooner_for_another(retry_after_stop(first, tries), first, many, another).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, true, true)), [5, 10, 20, 40, 80, 160, 300]);
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, false, true)), [5; 7]);
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, false, false)), [5, 10, 20, 40, 60, 60, 60]);
+    }
+
+    #[test]
     fn password_set_stays_unknown_once_it_was() {
         let (_, progress) = after(&FAULT, Progress::default(), 0);
         for failure in [Failure::NotFound, Failure::TooSoon { until: at(60) }, Failure::UsedBefore] {
@@ -403,6 +458,10 @@ mod tests {
         }
         let (_, progress) = after(&Failure::Fault { may_have_set: false, wait: None }, Progress::default(), 0);
         assert_eq!(progress.password_set, PasswordSet::No);
+        for (may_have_set, set) in [(false, PasswordSet::No), (true, PasswordSet::Unknown)] {
+            let (_, progress) = after(&Failure::Foreign { odd: false, may_have_set }, Progress::default(), 0);
+            assert_eq!(progress.password_set, set);
+        }
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use self::counts::Counts;
 use crate::domain::failure::Failure;
+use crate::domain::retry::sooner_for_another;
 use crate::domain::user::UserId;
 
 /// How long it is open at first.
@@ -26,7 +27,7 @@ pub enum Verdict {
     Faulted,
     /// 429: its quota was spent.
     Throttled,
-    /// 401: this says nothing of it.
+    /// 401, or an answer that is not the org's: this says nothing of it.
     Neutral,
 }
 
@@ -36,7 +37,7 @@ impl Verdict {
         match failure {
             Some(Failure::Fault { .. } | Failure::Unavailable { .. }) => Self::Faulted,
             Some(Failure::Throttled { .. }) => Self::Throttled,
-            Some(Failure::TokenRefused) => Self::Neutral,
+            Some(Failure::TokenRefused | Failure::Foreign { .. }) => Self::Neutral,
             None
             | Some(
                 Failure::Forbidden { .. }
@@ -47,6 +48,22 @@ impl Verdict {
                 | Failure::UsedBefore
                 | Failure::Rejected,
             ) => Self::Worked,
+        }
+    }
+
+    /// What the end of a search says: one that is answered says nothing of a PATCH.
+    pub fn of_search(failure: Option<&Failure>) -> Self {
+        match Self::of(failure) {
+            Self::Worked => Self::Neutral,
+            other @ (Self::Faulted | Self::Throttled | Self::Neutral) => other,
+        }
+    }
+
+    /// What it says where the user's failures are known to be their own: nothing.
+    pub fn unless_suspect(self, is_suspect: bool) -> Self {
+        match self {
+            Self::Faulted if is_suspect => Self::Neutral,
+            other @ (Self::Worked | Self::Faulted | Self::Throttled | Self::Neutral) => other,
         }
     }
 }
@@ -124,6 +141,16 @@ pub enum Stand {
     },
 }
 
+impl Stand {
+    /// Whether no probe has failed since it opened.
+    pub fn is_at_first(&self) -> bool {
+        match self {
+            Self::Open(opening) | Self::HalfOpen { opening, .. } => opening.failed_probes == 0,
+            Self::Closed => true,
+        }
+    }
+}
+
 /// What it keeps from opening to closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
@@ -131,7 +158,18 @@ pub struct Opening {
     pub cause: Cause,
     /// From when on a probe is let through.
     pub probe_at: Instant,
+    /// When it opened, or opened again.
+    opened_at: Instant,
     failed_probes: u32,
+}
+
+impl Opening {
+    /// From when on a probe is let through where calls failed of `many` users, or of a few; and where `another` one waits, whose calls
+    /// have not failed.
+    pub fn probe_from(&self, many: bool, another: bool) -> Instant {
+        let usual = self.probe_at.saturating_duration_since(self.opened_at);
+        self.opened_at + sooner_for_another(usual, FIRST, many, another)
+    }
 }
 
 /// One org's breaker.
@@ -148,15 +186,20 @@ impl Breaker {
         Self { stand: Stand::Closed, era: 0, counts: Counts::new(now) }
     }
 
+    /// A closed one in its place; the answers of calls from before change nothing.
+    pub fn anew(&self, now: Instant) -> Self {
+        Self { stand: Stand::Closed, era: self.era + 1, counts: Counts::new(now) }
+    }
+
     /// Where it stands.
     pub fn stand(&self) -> Stand {
         self.stand
     }
 
-    /// Makes an open one half-open where its time is over, and says whether it did.
-    pub fn ripen(&mut self, now: Instant) -> bool {
+    /// Makes an open one half-open where its time is over, and says whether it did. `many` and `another`: as [`Opening::probe_from`].
+    pub fn ripen(&mut self, now: Instant, many: bool, another: bool) -> bool {
         match self.stand {
-            Stand::Open(opening) if opening.probe_at <= now => {
+            Stand::Open(opening) if opening.probe_from(many, another) <= now => {
                 self.stand = Stand::HalfOpen { opening, probe_out: false };
                 true
             }
@@ -211,7 +254,7 @@ impl Breaker {
                 Some(Change::Opened(cause))
             }
             (Stand::HalfOpen { .. }, Verdict::Worked) => {
-                *self = Self { stand: Stand::Closed, era: self.era + 1, counts: Counts::new(now) };
+                *self = self.anew(now);
                 Some(Change::Closed)
             }
             (Stand::HalfOpen { opening, .. }, Verdict::Faulted) => {
@@ -225,7 +268,8 @@ impl Breaker {
 
     fn open(&mut self, cause: Cause, failed_probes: u32, now: Instant, chance: f64) {
         self.era += 1;
-        self.stand = Stand::Open(Opening { cause, probe_at: now + open_for(failed_probes, chance), failed_probes });
+        let probe_at = now + open_for(failed_probes, chance);
+        self.stand = Stand::Open(Opening { cause, probe_at, opened_at: now, failed_probes });
     }
 }
 

@@ -21,6 +21,7 @@ use crate::board::Board;
 use crate::domain::job::Lane;
 use crate::domain::retry::{RetryPolicy, StopCause};
 use crate::domain::token::TokenTrouble;
+use crate::domain::user::UserId;
 use crate::telemetry::metrics;
 
 pub use super::breaker::Verdict;
@@ -34,6 +35,16 @@ pub type TokenSource<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T, TokenTrou
 /// Whether the worker may call at this moment: its lease is fresh, and what it owes can be published. It is asked under the
 /// gate's lock, so it is quick and leaves the gate alone.
 pub type Vital = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Whom a call is for that asks for a permit.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Its user, by whose calls so far it is judged when it is tried.
+    pub user: UserId,
+    /// Whether it is the second half of a try: the PATCH of one whom a search has just found. It goes on before others, though
+    /// processing is halted.
+    pub goes_on: bool,
+}
 
 /// The job's `not-after` had passed when its turn came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +108,8 @@ struct Shared<T> {
     changed: Notify,
     /// Somebody may have given room back at the guard: for whoever takes jobs.
     room: Notify,
+    /// Told of each success.
+    succeeded: Notify,
 }
 
 impl<T> fmt::Debug for Shared<T> {
@@ -122,8 +135,15 @@ impl<T: Send + 'static> Gate<T> {
         tokens: TokenSource<T>,
     ) -> Self {
         let state = State::new(limiter, guard, Instant::now());
-        let (org, state) = (org.to_owned(), Mutex::new(state));
-        let shared = Arc::new(Shared { org, policy, board, state, changed: Notify::new(), room: Notify::new() });
+        let shared = Arc::new(Shared {
+            org: org.to_owned(),
+            policy,
+            board,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            room: Notify::new(),
+            succeeded: Notify::new(),
+        });
         shared.show_breaker(&shared.lock(), Instant::now());
         shared.show_rate(&shared.lock());
         let closed = CancellationToken::new();
@@ -137,9 +157,25 @@ impl<T: Send + 'static> Gate<T> {
     /// # Errors
     /// Where `not_after` passed first; no permit is spent on that.
     pub async fn pass(&self, lane: Lane, not_after: Option<Timestamp>, begun: bool) -> Result<Permit<T>, Expired> {
+        self.pass_for(None, lane, not_after, begun).await
+    }
+
+    /// The same for a call that is about one user, and is judged by what came of that user's calls before.
+    ///
+    /// # Errors
+    /// As [`Gate::pass`].
+    pub async fn pass_for(
+        &self,
+        caller: Option<Caller>,
+        lane: Lane,
+        not_after: Option<Timestamp>,
+        begun: bool,
+    ) -> Result<Permit<T>, Expired> {
         let asked = Instant::now();
         let (permit, granted) = oneshot::channel();
-        self.shared.lock().lanes.push(lane, Waiting { lane, begun, not_after, permit });
+        let goes_on = caller.as_ref().is_some_and(|caller| caller.goes_on);
+        let user = caller.map(|caller| caller.user);
+        self.shared.lock().lanes.push(lane, Waiting { lane, user, goes_on, begun, not_after, permit });
         self.shared.changed.notify_one();
         match granted.await {
             Ok(granted) => {
@@ -157,13 +193,15 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.changed.notify_one();
     }
 
-    /// After a takeover: what the worker before has called is not known, so the limiter is empty, at the configured rate.
+    /// After a takeover: what the worker before has called is not known, so the limiter is empty, at the configured rate; and what halted
+    /// this process before may be mended since.
     pub fn start_empty(&self) {
         let mut state = self.shared.lock();
+        state.stops.keys().for_each(|cause| self.shared.board.mended(&self.shared.org, *cause));
         state.start_empty(Instant::now());
         self.shared.show_rate(&state);
         drop(state);
-        self.shared.changed.notify_one();
+        self.shared.is_ours();
     }
 
     /// Every call of the org waits this long from now, or longer where that was asked for before.
@@ -189,7 +227,8 @@ impl<T: Send + 'static> Gate<T> {
         }
     }
 
-    /// The line stops, and why; one try is let through after 15 s, and ever later, to see whether it was mended.
+    /// The line stops, and why; one try is let through after 15 s (5 s for an answer that is not the org's), and ever later, to see
+    /// whether it was mended.
     pub fn stop(&self, cause: StopCause, why: &str) {
         self.shared.stop(cause, why);
     }
@@ -197,6 +236,57 @@ impl<T: Send + 'static> Gate<T> {
     /// What stopped the line is mended.
     pub fn mended(&self, cause: StopCause) {
         self.shared.mended(cause);
+    }
+
+    /// The user's password was set. To be told before the permit is given back.
+    pub fn succeeded(&self, user: &UserId) {
+        self.shared.lock().doubts.succeeded(user);
+        self.shared.succeeded.notify_waiters();
+        self.shared.changed.notify_one();
+    }
+
+    /// The org itself answered a PATCH of the user, though it did not do it: whoever else answers, does not answer all.
+    pub fn answered_by_org(&self, user: &UserId) {
+        self.shared.lock().doubts.answered(user);
+        self.mended(StopCause::ForeignAnswer);
+    }
+
+    /// Somebody else than the org answered the user's call. `true`: that is about this user alone, since the org answered another one.
+    pub fn answered_by_another(&self, user: &UserId) -> bool {
+        self.shared.lock().doubts.foreign(user)
+    }
+
+    /// Whether the user's failures are known to be their own, and not the org's.
+    pub fn is_suspect(&self, user: &UserId) -> bool {
+        self.shared.lock().doubts.is_suspect(user)
+    }
+
+    /// The user's job has ended.
+    pub fn ended(&self, user: &UserId) {
+        self.shared.lock().doubts.ended(user);
+    }
+
+    /// Waits until another user's success has followed the user's first failure: a second call then shows whose fault that is, and is not
+    /// to be waited for.
+    pub async fn is_to_be_confirmed(&self, user: &UserId) {
+        loop {
+            let mut success = std::pin::pin!(self.shared.succeeded.notified());
+            success.as_mut().enable();
+            if self.shared.lock().doubts.is_to_be_confirmed(user) {
+                return;
+            }
+            success.await;
+        }
+    }
+
+    /// Another process has the org: what halts this one, its breaker and its guard are nobody's concern.
+    pub fn stand_by(&self) {
+        self.shared.stand_by();
+    }
+
+    /// The org is this process's, and nobody else had it since it was so last: what it knew of it holds.
+    pub fn goes_on(&self) {
+        self.shared.is_ours();
     }
 
     /// Whether the line is stopped for this cause.

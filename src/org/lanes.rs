@@ -1,4 +1,5 @@
 //! Who gets the next permit: interactive before bulk, first come, first served within a lane; bulk keeps a tenth, so that it never starves.
+//! Who is the next probe: whoever shows most, the lanes in turn.
 
 use std::collections::VecDeque;
 
@@ -7,18 +8,19 @@ use crate::domain::job::Lane;
 /// How many permits in a row the interactive lane may take while bulk waits.
 const IN_A_ROW: u32 = 9;
 
-/// Two queues, the count that is fair to both, and whom it served last.
+/// Two queues, and the counts that are fair to both.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     interactive: VecDeque<T>,
     bulk: VecDeque<T>,
     in_a_row: u32,
-    last: Lane,
+    /// Whose the last probe was.
+    last_probe: Lane,
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0, last: Lane::Bulk }
+        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0, last_probe: Lane::Bulk }
     }
 }
 
@@ -43,6 +45,12 @@ impl<T> Lanes<T> {
         !self.interactive.is_empty() || self.bulk.iter().any(may)
     }
 
+    /// Whether anybody waits who is meant.
+    pub(super) fn has(&self, is_meant: impl Fn(Lane, &T) -> bool) -> bool {
+        self.interactive.iter().any(|waiting| is_meant(Lane::Interactive, waiting))
+            || self.bulk.iter().any(|waiting| is_meant(Lane::Bulk, waiting))
+    }
+
     /// Takes out whom there is no use in serving, wherever they wait.
     pub(super) fn take_out(&mut self, gone: impl Fn(&T) -> bool) -> Vec<T> {
         let mut out = Vec::new();
@@ -55,38 +63,57 @@ impl<T> Lanes<T> {
         out
     }
 
-    /// The next to be served; of the bulk lane the first for whom `may` says so.
-    pub(super) fn pop(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
-        let bulk = self.bulk.iter().position(may);
-        let bulk_is_due = self.interactive.is_empty() || (self.in_a_row >= IN_A_ROW && bulk.is_some());
+    /// The next to be served; of the bulk lane the first for whom `may` says so. Whoever is to be `kept` is passed over while another one
+    /// can be served.
+    pub(super) fn pop(&mut self, may: impl Fn(&T) -> bool, kept: impl Fn(&T) -> bool) -> Option<T> {
+        let first = |passed_over: &dyn Fn(&T) -> bool| {
+            let interactive = self.interactive.iter().position(|waiting| !passed_over(waiting));
+            let bulk = self.bulk.iter().position(|waiting| may(waiting) && !passed_over(waiting));
+            (interactive, bulk)
+        };
+        let (interactive, bulk) = match first(&kept) {
+            (None, None) => first(&|_| false),
+            others => others,
+        };
+        let bulk_is_due = interactive.is_none() || (self.in_a_row >= IN_A_ROW && bulk.is_some());
         if bulk_is_due {
             self.in_a_row = 0;
-            self.take(Lane::Bulk, bulk)
+            self.bulk.remove(bulk?)
         } else {
             self.in_a_row = if bulk.is_none() { 0 } else { self.in_a_row + 1 };
-            self.take(Lane::Interactive, bulk)
+            self.interactive.remove(interactive?)
         }
     }
 
-    /// The next to be a probe: of the lane that was not served last, where one waits there. A job whose calls fail whatever the
-    /// org does, alone in its lane, would else be every probe, and keep the breaker from closing.
-    pub(super) fn pop_probe(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
-        let bulk = self.bulk.iter().position(may);
-        let (other, same) = match self.last {
-            Lane::Interactive => (Lane::Bulk, Lane::Interactive),
-            Lane::Bulk => (Lane::Interactive, Lane::Bulk),
-        };
-        self.take(other, bulk).or_else(|| self.take(same, bulk))
+    /// The first of those that are meant, interactive before bulk.
+    pub(super) fn pop_first(&mut self, is_meant: impl Fn(Lane, &T) -> bool) -> Option<T> {
+        if let Some(at) = self.interactive.iter().position(|waiting| is_meant(Lane::Interactive, waiting)) {
+            return self.interactive.remove(at);
+        }
+        let at = self.bulk.iter().position(|waiting| is_meant(Lane::Bulk, waiting))?;
+        self.bulk.remove(at)
     }
 
-    /// Takes the first of a lane; of the bulk lane the one at that place.
-    fn take(&mut self, lane: Lane, bulk: Option<usize>) -> Option<T> {
-        let next = match lane {
-            Lane::Interactive => self.interactive.pop_front(),
-            Lane::Bulk => bulk.and_then(|at| self.bulk.remove(at)),
-        }?;
-        self.last = lane;
-        Some(next)
+    /// The next to be a probe: the one with the least `rank`, which is told whether the last probe was of its lane, and its place there.
+    /// `is_first`: the interactive lane has not had its turn yet.
+    ///
+    /// A job whose calls fail whatever the org does would else be every probe, and keep the breaker from closing.
+    pub(super) fn pop_probe<R: Ord>(
+        &mut self,
+        may: impl Fn(&T) -> bool,
+        rank: impl Fn(&T, bool, usize) -> R,
+        is_first: bool,
+    ) -> Option<T> {
+        let last = if is_first { Lane::Bulk } else { self.last_probe };
+        let interactive = self.interactive.iter().enumerate().map(|(at, waiting)| (Lane::Interactive, at, waiting));
+        let bulk = self.bulk.iter().enumerate().map(|(at, waiting)| (Lane::Bulk, at, waiting));
+        let all = interactive.chain(bulk.filter(|(_, _, waiting)| may(waiting)));
+        let (lane, at, _) = all.min_by_key(|(lane, at, waiting)| rank(waiting, *lane == last, *at))?;
+        self.last_probe = lane;
+        match lane {
+            Lane::Interactive => self.interactive.remove(at),
+            Lane::Bulk => self.bulk.remove(at),
+        }
     }
 }
 
@@ -101,7 +128,7 @@ mod tests {
             lanes.push(Lane::Bulk, ('b', n));
             lanes.push(Lane::Interactive, ('i', n));
         }
-        let first: String = (0..100).filter_map(|_| lanes.pop(|_| true)).map(|(lane, _)| lane).collect();
+        let first: String = (0..100).filter_map(|_| lanes.pop(|_| true, |_| false)).map(|(lane, _)| lane).collect();
         assert_eq!(first, "iiiiiiiiib".repeat(10));
     }
 
@@ -109,7 +136,7 @@ mod tests {
     fn within_a_lane_it_is_first_come_first_served() {
         let mut lanes = Lanes::default();
         (0..50).for_each(|n| lanes.push(Lane::Bulk, n));
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true)).collect();
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true, |_| false)).collect();
         assert_eq!(served, (0..50).collect::<Vec<_>>());
         assert!(lanes.is_empty());
     }
@@ -118,17 +145,52 @@ mod tests {
     fn a_lone_lane_gets_every_permit() {
         let mut lanes = Lanes::default();
         (0..30).for_each(|n| lanes.push(Lane::Interactive, n));
-        assert_eq!(std::iter::from_fn(|| lanes.pop(|_| true)).count(), 30);
+        assert_eq!(std::iter::from_fn(|| lanes.pop(|_| true, |_| false)).count(), 30);
     }
 
     #[test]
-    fn probes_come_from_both_lanes_in_turn() {
+    fn probes_come_from_both_lanes_in_turn_and_the_interactive_one_is_first() {
         let mut lanes = Lanes::default();
         (0..3).for_each(|n| lanes.push(Lane::Interactive, ('i', n)));
         (0..5).for_each(|n| lanes.push(Lane::Bulk, ('b', n)));
-        assert_eq!(lanes.pop(|_| true), Some(('i', 0)));
-        let probes: String = std::iter::from_fn(|| lanes.pop_probe(|_| true)).map(|(lane, _)| lane).collect();
-        assert_eq!(probes, "bibibbb");
+        assert_eq!(lanes.pop(|_| true, |_| false), Some(('i', 0)));
+        let probe = |lanes: &mut Lanes<(char, i32)>, is_first| {
+            lanes.pop_probe(|_| true, |_, in_turn, at| (in_turn, at), is_first)
+        };
+        assert_eq!(probe(&mut lanes, true), Some(('i', 1)));
+        assert_eq!(probe(&mut lanes, false), Some(('b', 0)));
+        assert_eq!(probe(&mut lanes, true), Some(('i', 2)), "each time that it opens");
+        let rest: Vec<_> = std::iter::from_fn(|| probe(&mut lanes, false)).collect();
+        assert_eq!(rest, [('b', 1), ('b', 2), ('b', 3), ('b', 4)]);
+    }
+
+    #[test]
+    fn the_probe_is_the_one_with_the_least_rank_whatever_its_lane() {
+        let mut lanes = Lanes::default();
+        [3, 2].into_iter().for_each(|rank| lanes.push(Lane::Interactive, rank));
+        [1, 2, 0].into_iter().for_each(|rank| lanes.push(Lane::Bulk, rank));
+        let may = |rank: &i32| *rank != 0;
+        let order: Vec<i32> = std::iter::from_fn(|| lanes.pop_probe(may, |rank, _, _| *rank, true)).collect();
+        assert_eq!(order, [1, 2, 2, 3]);
+        assert_eq!(lanes.len(), 1, "its lane is closed");
+    }
+
+    #[test]
+    fn who_is_kept_is_served_only_where_nobody_else_waits() {
+        let mut lanes = Lanes::default();
+        (0..3).for_each(|n| lanes.push(Lane::Interactive, n));
+        (3..5).for_each(|n| lanes.push(Lane::Bulk, n));
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true, |n| [0, 1, 3].contains(n))).collect();
+        assert_eq!(served, [2, 4, 0, 1, 3]);
+    }
+
+    #[test]
+    fn the_first_of_those_that_are_meant_is_an_interactive_one() {
+        let mut lanes = Lanes::default();
+        (0..4).for_each(|n| lanes.push(Lane::Bulk, n));
+        (4..8).for_each(|n| lanes.push(Lane::Interactive, n));
+        let order: Vec<i32> = std::iter::from_fn(|| lanes.pop_first(|_, n| n % 2 == 1)).collect();
+        assert_eq!((order, lanes.len()), (vec![5, 7, 1, 3], 4));
     }
 
     #[test]
@@ -136,7 +198,7 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..10).for_each(|n| lanes.push(Lane::Bulk, n));
         assert_eq!(lanes.take_out(|n| n % 2 == 0), [0, 2, 4, 6, 8]);
-        assert_eq!(lanes.pop(|_| true), Some(1));
+        assert_eq!(lanes.pop(|_| true, |_| false), Some(1));
     }
 
     #[test]
@@ -144,7 +206,7 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..4).for_each(|n| lanes.push(Lane::Bulk, n));
         lanes.push(Lane::Interactive, 10);
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|n| *n == 2)).collect();
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|n| *n == 2, |_| false)).collect();
         assert_eq!(served, [10, 2]);
         assert!(!lanes.has_one(|n| *n == 2) && lanes.has_one(|_| true));
     }

@@ -3,6 +3,7 @@
 
 pub mod breaker;
 pub mod directory;
+pub mod doubts;
 pub mod forbidden;
 pub mod gate;
 pub mod guard;

@@ -65,6 +65,8 @@ pub(super) struct Trip {
     pub(super) asked_at: Option<Timestamp>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
+    /// Whether a search has just found them: the PATCH is the second half of the same try.
+    pub(super) is_just_found: bool,
     /// The name that the job gives in its place.
     pub(super) name: Option<UserName>,
     /// Who is told, once the password is set.

@@ -10,7 +10,6 @@ use super::memory::Trip;
 use super::ticket::Ticket;
 use super::tries::{self, Call};
 use crate::domain::outcome::Reason;
-use crate::domain::retry::StopCause;
 use crate::domain::user::{UserId, UserName};
 use crate::wire::scim::{Found, found};
 
@@ -44,9 +43,10 @@ async fn search(
     let org = &desk.org;
     let answered = tries::until_done(desk, ticket, &Call::Search(name), not_after, &[], trip).await?;
     org.admitted.fetch_add(1, Ordering::Relaxed);
-    // A line that was stopped goes on to the PATCH, which says whether that is mended too.
-    org.gate.mended(StopCause::TokenRefused);
-    org.gate.mended(StopCause::Forbidden);
+    // It says nothing of a PATCH, and lifts no halt. The PATCH does, and it is the same try.
+    trip.is_just_found = true;
+    // Nor does what a search before it met.
+    org.gate.ended(&name.key());
     let dead = |reason, detail: &str| Halt::Dead { reason, detail: Some(detail.into()) };
     match found(&answered, name) {
         Some(Found::One(user)) => {

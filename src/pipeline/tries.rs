@@ -20,7 +20,7 @@ use crate::domain::password::Password;
 use crate::domain::retry::{Next, StopCause, decide, in_time, proves_set};
 use crate::domain::user::{UserId, UserName};
 use crate::failpoint::{self, Stage};
-use crate::org::gate::Verdict;
+use crate::org::gate::{Caller, Verdict};
 use crate::scim::client::{Answered, Body};
 use crate::scim::token::Token;
 use crate::telemetry::logs::millis;
@@ -49,6 +49,14 @@ impl Call<'_> {
         match self {
             Call::Search(_) => ("GET", "/Users?filter"),
             Call::Patch(..) => ("PATCH", "/Users/{userId}"),
+        }
+    }
+
+    /// What its end says of the org.
+    fn verdict(&self, failure: Option<&Failure>) -> Verdict {
+        match self {
+            Call::Search(_) => Verdict::of_search(failure),
+            Call::Patch(..) => Verdict::of(failure),
         }
     }
 
@@ -93,15 +101,18 @@ pub(super) async fn until_done(
     trip: &mut Trip,
 ) -> Result<Vec<u8>, Halt> {
     let user = call.user();
+    let is_patch = matches!(call, Call::Patch(..));
+    let mut goes_on = is_patch && std::mem::take(&mut trip.is_just_found);
     let mut admitted_at_throttle = None;
     loop {
         let at_gate = ticket.span.gate();
-        let permit =
-            desk.unless_left(desk.org.gate.pass(ticket.lane, not_after, trip.may_be_set()), ticket, trip).await?;
+        let caller = Caller { user: user.clone(), goes_on: std::mem::take(&mut goes_on) };
+        let passed = desk.org.gate.pass_for(Some(caller), ticket.lane, not_after, trip.may_be_set());
+        let permit = desk.unless_left(passed, ticket, trip).await?;
         drop(at_gate);
-        let permit = permit.map_err(|_expired| Halt::Dead {
-            reason: Reason::Expired,
-            detail: Some("not-after had passed before the PATCH".into()),
+        let permit = permit.map_err(|_expired| {
+            desk.org.gate.ended(&user);
+            Halt::Dead { reason: Reason::Expired, detail: Some("not-after had passed before the PATCH".into()) }
         })?;
         failpoint::reach(Stage::Permitted, ticket.id.as_str());
         if !desk.lease.is_fresh() {
@@ -117,19 +128,24 @@ pub(super) async fn until_done(
         }
         span.answered(answered.status, answered.failure.is_some());
         trip.called = Some(Instant::now());
-        let probe = permit.is_probe();
-        if answered.failure.is_none() && matches!(call, Call::Patch(..)) {
+        // A probe's failure brings no job nearer to its end, since it is the org's; a suspect's is its own.
+        let probe = permit.is_probe() && !desk.org.gate.is_suspect(&user);
+        if is_patch {
             // Before the permit is given back, so that no other call slips in between.
-            desk.org.gate.reset();
+            patched(desk, &user, answered.failure.as_ref());
         }
-        let token = permit.answered(&user, Verdict::of(answered.failure.as_ref()));
+        let token = permit.answered(&user, call.verdict(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
         if ticket.reply_to.is_some() {
             let response = serde_json::from_slice(&answered.body).ok();
             trip.response = response.map(|response| scrubber(desk, secrets, &token).json(response));
         }
-        let Some(failure) = answered.failure else {
-            return Ok(answered.body);
+        let failure = match answered.failure {
+            None => return Ok(answered.body),
+            Some(Failure::Foreign { may_have_set, .. }) => {
+                Failure::Foreign { odd: desk.org.gate.answered_by_another(&user), may_have_set }
+            }
+            Some(failure) => failure,
         };
         let failure = in_time(failure, Timestamp::now(), not_after);
         if matches!(failure, Failure::Throttled { .. }) {
@@ -139,7 +155,9 @@ pub(super) async fn until_done(
         }
         if answered.status.is_some_and(|status| status != 401) {
             trip.progress.token_refused = false;
-            desk.org.gate.mended(StopCause::TokenRefused);
+            if is_patch && !matches!(failure, Failure::Foreign { .. }) {
+                desk.org.gate.mended(StopCause::TokenRefused);
+            }
         }
         let detail = scrubber(desk, secrets, &token).text(&answered.detail.unwrap_or_default());
         if Verdict::of(Some(&failure)) == Verdict::Faulted {
@@ -166,6 +184,33 @@ fn body(desk: &Desk, reset: &Reset, value: &str) -> Result<Body, Halt> {
         .map_err(|_| Halt::Dead { reason: Reason::InvalidJob, detail: Some("attributes: a value is not JSON".into()) })
 }
 
+/// What the end of a PATCH says of its user, and of who answers.
+fn patched(desk: &Desk, user: &UserId, failure: Option<&Failure>) {
+    let gate = &desk.org.gate;
+    match failure {
+        None => {
+            gate.reset();
+            gate.succeeded(user);
+        }
+        Some(
+            Failure::Forbidden { .. }
+            | Failure::NotFound
+            | Failure::Conflict
+            | Failure::TooSoon { .. }
+            | Failure::NotInTime
+            | Failure::UsedBefore
+            | Failure::Rejected,
+        ) => gate.answered_by_org(user),
+        Some(
+            Failure::Throttled { .. }
+            | Failure::Unavailable { .. }
+            | Failure::TokenRefused
+            | Failure::Foreign { .. }
+            | Failure::Fault { .. },
+        ) => {}
+    }
+}
+
 fn succeeded(desk: &Desk, trip: &mut Trip) {
     trip.progress.attempts += 1;
     trip.progress.password_set = PasswordSet::Yes;
@@ -175,6 +220,7 @@ fn succeeded(desk: &Desk, trip: &mut Trip) {
     desk.org.forbidden.succeeded();
     desk.org.gate.mended(StopCause::TokenRefused);
     desk.org.gate.mended(StopCause::Forbidden);
+    desk.org.gate.mended(StopCause::ForeignAnswer);
 }
 
 /// A job is throttled "while others pass" where calls of the org were admitted since it was throttled last.
@@ -193,9 +239,8 @@ async fn follow(
     detail: String,
     trip: &mut Trip,
 ) -> Result<(), Halt> {
-    let org = &desk.org;
-    let forbidden =
-        if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&call.user()) } else { 0 };
+    let (org, user) = (&desk.org, call.user());
+    let forbidden = if matches!(failure, Failure::Forbidden { .. }) { org.forbidden.forbidden(&user) } else { 0 };
     let before = (trip.progress.password_set, trip.progress.may_be_this_one);
     trip.progress.note(&failure, forbidden, probe);
     match call {
@@ -228,7 +273,13 @@ async fn follow(
                 // It would hold up everybody, and the breaker must hear of other users before this one has used up its tries.
                 return Err(Leave::Again(Berth::Lane).into());
             }
-            desk.wait_its_time(ticket, trip).await?;
+            // What fails although others pass is called again at once, and only once: so it is soon known whose fault it is.
+            let may_be_early = matches!(failure, Failure::Fault { wait: None, .. });
+            tokio::select! {
+                biased;
+                () = org.gate.is_to_be_confirmed(&user), if may_be_early => {}
+                waited = desk.wait_its_time(ticket, trip) => waited?,
+            }
             trip.until = None;
         }
         Next::At(moment) => {
@@ -240,6 +291,7 @@ async fn follow(
             trip.until = None;
         }
         Next::DeadLetter(reason) => {
+            org.gate.ended(&user);
             return Err(Halt::Dead { reason, detail: Some(detail) });
         }
     }
@@ -254,6 +306,9 @@ fn why(cause: StopCause, detail: &str) -> String {
         ),
         StopCause::Forbidden => format!(
             "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
+        ),
+        StopCause::ForeignAnswer => format!(
+            "foreign_answer: {detail}; check scim_url, and what stands between this worker and the org, such as a proxy or a portal"
         ),
         // None of these is what a try of a PATCH decides.
         StopCause::ClientRefused | StopCause::Unpublishable | StopCause::MailRefused => detail.to_owned(),

@@ -3,17 +3,19 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
 use super::classify::classify;
+use super::foreign::{Asked, foreign};
 use super::token::Token;
 use crate::domain::failure::{self, Failure};
 use crate::domain::user::{UserId, UserName};
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
-use crate::wire::scim::{self, ErrorBody};
+use crate::wire::redact::without_addresses;
+use crate::wire::scim::{self, ErrorBody, Said};
 use crate::wire::waits::Waits;
 
 const SCIM_JSON: &str = "application/scim+json";
@@ -68,7 +70,7 @@ impl Scim {
         // A user id is one path segment as it stands; see `UserId`.
         let request = self.http.patch(format!("{}/{}", self.users(), user.as_str()));
         let request = request.header(CONTENT_TYPE, SCIM_JSON).body(body.0.clone());
-        let (answered, status) = self.send(request, token, MAX_ANSWER).await;
+        let (answered, status) = self.send(request, token, Asked::Patch).await;
         metrics::patched(&self.org, status, started.elapsed());
         answered
     }
@@ -76,7 +78,7 @@ impl Scim {
     /// Searches for a user by name, once. What cannot be read is a fault.
     pub async fn search(&self, token: &Token, name: &UserName) -> Answered {
         let request = self.http.get(format!("{}?{}", self.users(), scim::search(name)));
-        let (mut answered, status) = self.send(request, token, MAX_FOUND).await;
+        let (mut answered, status) = self.send(request, token, Asked::Search).await;
         metrics::searched(&self.org, status);
         if let Some(Failure::TooSoon { .. } | Failure::UsedBefore) = answered.failure {
             // Nothing was to be set.
@@ -94,8 +96,8 @@ impl Scim {
     }
 
     /// What came of a request, and what it is called in the metrics.
-    async fn send(&self, request: RequestBuilder, token: &Token, limit: usize) -> (Answered, String) {
-        match self.answer(request, token, limit).await {
+    async fn send(&self, request: RequestBuilder, token: &Token, asked: Asked) -> (Answered, String) {
+        match self.answer(request, token, asked).await {
             Ok((status, answered)) => (answered, status.to_string()),
             Err(error) => unanswered(&error),
         }
@@ -105,7 +107,7 @@ impl Scim {
         &self,
         request: RequestBuilder,
         token: &Token,
-        limit: usize,
+        asked: Asked,
     ) -> Result<(u16, Answered), reqwest::Error> {
         let request = request.timeout(self.timeout).header(ACCEPT, SCIM_JSON).bearer_auth(token.expose());
         let answer = request.send().await?;
@@ -120,12 +122,78 @@ impl Scim {
         }
         let correlation =
             answer.headers().get("inin-correlation-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        let bytes = super::body(answer, limit).await;
+        let place = Place::of(asked, answer.url(), answer.headers());
+        let bytes = super::body(answer, asked.limit()).await;
+        if let Some(failure) = foreign(asked, status, Said::of(place.content_type.as_deref(), &bytes)) {
+            let detail = Some(place.describe(status));
+            return Ok((status, Answered { failure: Some(failure), status: Some(status), detail, body: bytes }));
+        }
         let said = if (200..=299).contains(&status) { ErrorBody::default() } else { ErrorBody::parse(&bytes) };
         let failure = classify(status, &said, waits);
         let detail = failure.is_some().then(|| describe(status, &said, correlation.as_deref()));
         Ok((status, Answered { failure, status: Some(status), detail, body: bytes }))
     }
+}
+
+impl Asked {
+    /// As much of its answer as is read.
+    const fn limit(self) -> usize {
+        match self {
+            Self::Patch => MAX_ANSWER,
+            Self::Search => MAX_FOUND,
+        }
+    }
+
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Patch => "PATCH",
+            Self::Search => "GET",
+        }
+    }
+}
+
+/// What shows who has answered: where the call went, and where the answer points. Fit to be shown: without queries, which may hold a name
+/// or a token.
+struct Place {
+    asked: Asked,
+    url: String,
+    location: Option<String>,
+    content_type: Option<String>,
+}
+
+impl Place {
+    fn of(asked: Asked, url: &Url, headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Self {
+            asked,
+            url: shown(url.as_str()),
+            location: text(LOCATION).map(|location| shown(&location)),
+            content_type: text(CONTENT_TYPE),
+        }
+    }
+
+    fn describe(&self, status: u16) -> String {
+        let Self { url, location, content_type, .. } = self;
+        let location = location.as_deref().map_or_else(String::new, |location| format!(", Location {location}"));
+        let kind = content_type.as_deref().map_or_else(
+            || ", without a Content-Type".to_owned(),
+            |kind| format!(", Content-Type {}", kind.chars().take(100).collect::<String>()),
+        );
+        format!("{} {url} was answered {status}{location}{kind}: this is not the org's answer", self.asked.method())
+    }
+}
+
+/// A URL, or a reference to one, without what may be secret: query, fragment, user and password.
+fn shown(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    let bare = match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
+        }
+        None => bare.to_owned(),
+    };
+    without_addresses(&bare.chars().take(256).collect::<String>())
 }
 
 /// One line: the status, what the body says, and the id that the platform's support asks for.
@@ -147,4 +215,26 @@ fn unanswered(error: &reqwest::Error) -> (Answered, String) {
     let detail = Some(format!("{what}: {}", failure::root(error)));
     let failure = Some(Failure::Fault { may_have_set, wait: None });
     (Answered { failure, status: None, detail, body: Vec::new() }, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_secret() {
+        for (url, expected) in [
+            ("https://api.example/Users/u-1", "https://api.example/Users/u-1"),
+            ("https://api.example/Users?filter=userName%20eq%20x", "https://api.example/Users"),
+            ("https://me:pw@portal.example/a/b?token=t#x", "https://portal.example/a/b"),
+            ("https://portal.example?token=t", "https://portal.example"),
+            ("/login?token=t", "/login"),
+            ("//portal.example/login", "//portal.example/login"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+        assert!(!shown("https://portal.example/ann@example.com").contains("ann@example.com"));
+        assert_eq!(shown(&"x".repeat(1000)).len(), 256);
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod client;
+pub mod foreign;
 pub mod probe;
 mod refusal;
 pub mod token;

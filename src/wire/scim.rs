@@ -15,6 +15,7 @@ use crate::domain::{
 };
 
 const PATCH_OP: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
+const ERROR: &str = "urn:ietf:params:scim:api:messages:2.0:Error";
 const ENVELOPE: &str = "urn:ietf:params:scim:schemas:extension:genesys:2.0:User";
 const URN: &str = "urn:ietf:params:scim:schemas:extension:genesys:purecloud:2.0:User";
 
@@ -188,6 +189,57 @@ impl ErrorBody {
     }
 }
 
+/// What an answer's body looks like, as far as it shows whose answer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// There is none.
+    Nothing,
+    /// An error, SCIM's (RFC 7644, section 3.12) or the platform's own.
+    Error,
+    /// Another JSON object, such as a SCIM resource; or the beginning of one, of which no more came.
+    Object,
+    /// A page for people.
+    Html,
+    /// Anything else.
+    Other,
+}
+
+impl Said {
+    /// Judges a body by its `Content-Type`, and by itself.
+    pub fn of(content_type: Option<&str>, body: &[u8]) -> Self {
+        let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii();
+        let kind = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let is_of = |kinds: &[&str]| kinds.iter().any(|known| kind.eq_ignore_ascii_case(known));
+        match body.first() {
+            None => Self::Nothing,
+            Some(_) if is_of(&["text/html", "application/xhtml+xml"]) => Self::Html,
+            Some(b'<') if kind.is_empty() || is_of(&["application/octet-stream"]) => Self::Html,
+            Some(b'{') if is_error(body) => Self::Error,
+            Some(b'{') => Self::Object,
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+/// Whether a JSON object is an error: by its schema, or by the fields that each of the two kinds has. Their `status`, where there is one,
+/// must be that of a failure.
+fn is_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Marks {
+        #[serde(default)]
+        schemas: serde_json::Value,
+        #[serde(default)]
+        status: serde_json::Value,
+    }
+    let Ok(marks) = serde_json::from_slice::<Marks>(body) else { return false };
+    let said = ErrorBody::parse(body);
+    let schemas = marks.schemas.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let is_scim = schemas.into_iter().any(|schema| schema.eq_ignore_ascii_case(ERROR));
+    let status = marks.status.as_u64().or_else(|| marks.status.as_str()?.parse().ok());
+    let has_fields = (said.detail.is_some() && status.is_some()) || (said.code.is_some() && said.message.is_some());
+    is_scim || (has_fields && status.is_none_or(|status| status >= 400))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +317,41 @@ mod tests {
         assert_eq!(ErrorBody::parse(br#"{"detail":7,"code":"c"}"#).line().unwrap(), "c");
         for nothing in ["", "<html>", "[]", "null", "{}"] {
             assert_eq!(ErrorBody::parse(nothing.as_bytes()).line(), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_body_shows_whose_answer_it_is() {
+        let scim = r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:Error"],"status":"404","detail":"no user"}"#;
+        let platform = r#"{"message":"no","code":"not.found","status":404,"contextId":"c","details":[],"errors":[]}"#;
+        let user =
+            r#"{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"id":"u-1","detail":"x","active":true}"#;
+        let json = Some("application/json; charset=utf-8");
+        for (kind, body, said) in [
+            (None, "", Said::Nothing),
+            (Some("text/html"), " \r\n", Said::Nothing),
+            (json, scim, Said::Error),
+            (None, scim, Said::Error),
+            (json, platform, Said::Error),
+            (json, r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:error"]}"#, Said::Error),
+            (json, r#"{"status":400,"detail":"bad"}"#, Said::Error),
+            (json, r#"{"code":"a.b","message":"c"}"#, Said::Error),
+            (json, user, Said::Object),
+            (Some("application/scim+json"), &user[..40], Said::Object),
+            (json, r#"{"code":"ok","message":"OK","status":200}"#, Said::Object),
+            (json, r#"{"message":"no Route matched with those values"}"#, Said::Object),
+            (json, "{}", Said::Object),
+            (json, "\u{feff}{}", Said::Object),
+            (Some("Text/HTML; charset=utf-8"), "<!DOCTYPE html><html></html>", Said::Html),
+            (Some("text/html"), r#"{"ok":true}"#, Said::Html),
+            (Some("application/xhtml+xml"), "<html/>", Said::Html),
+            (None, "<html>", Said::Html),
+            (Some("text/plain"), "<html>", Said::Other),
+            (Some("text/plain"), "OK", Said::Other),
+            (json, "[]", Said::Other),
+            (json, "null", Said::Other),
+        ] {
+            assert_eq!(Said::of(kind, body.as_bytes()), said, "{kind:?} {body}");
         }
     }
 }

@@ -269,7 +269,9 @@ async fn what_is_wished_of_all_jobs_is_in_their_headers() {
 fn by_name(asked: &Asked) -> Response {
     if asked.line.starts_with("PATCH") {
         let gone = asked.line.ends_with("/gone");
-        return if gone { StatusCode::NOT_FOUND.into_response() } else { StatusCode::NO_CONTENT.into_response() };
+        let error = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": "404"});
+        let not_found = || (StatusCode::NOT_FOUND, axum::Json(error)).into_response();
+        return if gone { not_found() } else { StatusCode::NO_CONTENT.into_response() };
     }
     let url = reqwest::Url::parse(&asked.line.replace("GET ", "http://org")).unwrap();
     let filter = url.query_pairs().find(|(name, _)| name == "filter").unwrap().1.into_owned();

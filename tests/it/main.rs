@@ -9,6 +9,7 @@ use testkit::{broker, browser, certificates, mail_server, relay};
 
 mod answers;
 mod breaker;
+mod broken_users;
 mod broker_faults;
 mod channels;
 mod chaos;

@@ -11,13 +11,25 @@ use super::{patch::Invalid, quota::Standing};
 
 const ERROR_SCHEMA: &str = "urn:ietf:params:scim:api:messages:2.0:Error";
 const SCIM_JSON: HeaderValue = HeaderValue::from_static("application/scim+json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const LOGIN_PAGE: &str = "<!DOCTYPE html><html><title>Sign in</title><p>Sign in to use this network.</p></html>";
 const PLAIN_JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An answer of a SCIM or platform endpoint.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<HeaderValue>,
+    /// What none of the platform's own answers has.
+    pub(super) foreign: Option<Box<Foreign>>,
     pub(super) content: Content,
+}
+
+/// Headers of an answer that is not the platform's.
+#[derive(Default)]
+pub(super) struct Foreign {
+    pub(super) location: Option<HeaderValue>,
+    /// In place of the one that the content has.
+    pub(super) content_type: Option<HeaderValue>,
 }
 
 /// The body of an answer.
@@ -32,11 +44,13 @@ pub(super) enum Content {
     Genesys { code: String, message: String },
     /// Anything, as `application/json`.
     Json(Box<Value>),
+    /// A page for people, which no endpoint of the platform has.
+    Html,
 }
 
 impl Answer {
     pub(super) fn new(status: StatusCode, content: Content) -> Self {
-        Self { status, retry_after: None, content }
+        Self { status, retry_after: None, foreign: None, content }
     }
 
     pub(super) fn ok(resource: Value) -> Self {
@@ -59,11 +73,15 @@ impl Answer {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        if let Some(kind) = kind {
+        let foreign = self.foreign.map(|foreign| *foreign).unwrap_or_default();
+        if let Some(kind) = foreign.content_type.or(kind) {
             headers.insert(header::CONTENT_TYPE, kind);
         }
         if let Some(retry_after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, retry_after);
+        }
+        if let Some(location) = foreign.location {
+            headers.insert(header::LOCATION, location);
         }
         if let Ok(correlation) = HeaderValue::from_str(&correlation) {
             headers.insert("inin-correlation-id", correlation);
@@ -81,6 +99,7 @@ impl Content {
     fn render(self, status: StatusCode, correlation: &str) -> (Option<HeaderValue>, Body) {
         let (kind, value) = match self {
             Self::Empty => return (None, Body::empty()),
+            Self::Html => return (Some(HTML), Body::from(LOGIN_PAGE)),
             Self::Resource(value) => (SCIM_JSON, *value),
             Self::Json(value) => (PLAIN_JSON, *value),
             Self::Genesys { code, message } => (

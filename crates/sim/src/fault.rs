@@ -14,7 +14,7 @@ use super::fault_fields::Fields;
 ///
 /// Which calls: `target` (`scim`, the default, or `token`), `user`, and exactly one of `next`, `share` (with `seed`),
 /// `from`/`to` (since the start of the org) and `always`. What: exactly one of `status` (with `retry_after`, `body`,
-/// `code`, `scim_type`), `hang` (with `apply_after`), `cut` and `revoke`. With `apply` the change is carried out, if it is
+/// `code`, `scim_type`, `location`, `content_type`), `hang` (with `apply_after`), `cut` and `revoke`. With `apply` the change is carried out, if it is
 /// valid, before the fault shows. Of several faults that take a call, the one added first has it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Fields")]
@@ -59,16 +59,27 @@ pub(super) enum What {
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<HeaderValue>,
+    pub(super) location: Option<HeaderValue>,
+    /// In place of the one that the body has.
+    pub(super) content_type: Option<HeaderValue>,
     pub(super) body: ReplyBody,
 }
 
 /// The body of a scripted answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ReplyBody {
-    Scim { scim_type: Option<String> },
-    Genesys { code: Option<String> },
-    Oauth { code: Option<String> },
+    Scim {
+        scim_type: Option<String>,
+    },
+    Genesys {
+        code: Option<String>,
+    },
+    Oauth {
+        code: Option<String>,
+    },
     Json(Value),
+    /// A page for people, as a portal or a proxy sends it in the org's place.
+    Html,
     None,
 }
 

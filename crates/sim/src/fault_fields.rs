@@ -29,6 +29,8 @@ pub(super) struct Fields {
     pub(super) body: Option<Value>,
     pub(super) code: Option<String>,
     pub(super) scim_type: Option<String>,
+    pub(super) location: Option<String>,
+    pub(super) content_type: Option<String>,
     hang: Option<String>,
     #[serde(default)]
     cut: bool,
@@ -56,6 +58,8 @@ impl Fields {
             ("body", self.body.is_some()),
             ("code", self.code.is_some()),
             ("scim_type", self.scim_type.is_some()),
+            ("location", self.location.is_some()),
+            ("content_type", self.content_type.is_some()),
         ];
         let stray = of_status.iter().find(|(_, there)| *there && self.status.is_none());
         if let Some((field, _)) = stray {
@@ -78,7 +82,13 @@ impl Fields {
 
     /// Refuses what the token endpoint knows nothing of.
     fn check_target(&self) -> Result<(), FaultError> {
-        let of_scim = [("user", self.user.is_some()), ("apply", self.apply), ("scim_type", self.scim_type.is_some())];
+        let of_scim = [
+            ("user", self.user.is_some()),
+            ("apply", self.apply),
+            ("scim_type", self.scim_type.is_some()),
+            ("location", self.location.is_some()),
+            ("content_type", self.content_type.is_some()),
+        ];
         match of_scim.iter().find(|(_, there)| *there) {
             Some((field, _)) if self.target == Target::Token => Err(refuse(field, "cannot be with `target` token")),
             Some(_) | None => Ok(()),

@@ -14,7 +14,13 @@ impl Fields {
             .ok()
             .filter(|_| (200..600).contains(&number))
             .ok_or_else(|| refuse("status", &format!("is {number}; it must be from 200 to 599")))?;
-        Ok(Reply { status, retry_after: self.retry_after()?, body: self.reply_body(status)? })
+        Ok(Reply {
+            status,
+            retry_after: self.retry_after()?,
+            location: header("location", self.location.as_deref())?,
+            content_type: header("content_type", self.content_type.as_deref())?,
+            body: self.reply_body(status)?,
+        })
     }
 
     fn retry_after(&self) -> Result<Option<HeaderValue>, FaultError> {
@@ -22,10 +28,7 @@ impl Fields {
             return Ok(None);
         };
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        match HeaderValue::from_str(&text) {
-            Ok(header) => Ok(Some(header)),
-            Err(_) => Err(refuse("retry_after", "cannot be written in a header")),
-        }
+        header("retry_after", Some(&text))
     }
 
     /// The body asked for; else the one that `scim_type` and the endpoint suggest.
@@ -34,9 +37,10 @@ impl Fields {
         let body = match self.body.as_ref().map(|body| (body, body.as_str())) {
             Some((_, Some("scim"))) => ReplyBody::Scim { scim_type },
             Some((_, Some("genesys"))) => ReplyBody::Genesys { code },
+            Some((_, Some("html"))) => ReplyBody::Html,
             Some((_, Some("none"))) => ReplyBody::None,
             Some((_, Some(other))) => {
-                let wrong = format!("is `{other}`; write scim, genesys, none or a JSON value");
+                let wrong = format!("is `{other}`; write scim, genesys, html, none or a JSON value");
                 return Err(refuse("body", &wrong));
             }
             Some((json, None)) => ReplyBody::Json(json.clone()),
@@ -51,7 +55,7 @@ impl Fields {
         let (codes, types) = match &body {
             ReplyBody::Scim { .. } => (false, true),
             ReplyBody::Genesys { .. } | ReplyBody::Oauth { .. } => (true, false),
-            ReplyBody::Json(_) | ReplyBody::None => (false, false),
+            ReplyBody::Json(_) | ReplyBody::Html | ReplyBody::None => (false, false),
         };
         match (&self.code, &self.scim_type) {
             (Some(_), _) if !codes => Err(refuse("code", "needs the genesys `body`")),
@@ -59,6 +63,11 @@ impl Fields {
             _ => Ok(body),
         }
     }
+}
+
+fn header(field: &'static str, text: Option<&str>) -> Result<Option<HeaderValue>, FaultError> {
+    let value = text.map(HeaderValue::from_str).transpose();
+    value.map_err(|_| refuse(field, "cannot be written in a header"))
 }
 
 /// Whether HTTP forbids a body beside this status (RFC 9110, sections 15.3.5 and 15.4.5).

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::{
-    answer::{Answer, Content},
+    answer::{Answer, Content, Foreign},
     fault::{Reply, ReplyBody, What},
     org::{Call, Org},
     scim::{self, Incoming},
@@ -52,9 +52,11 @@ pub(super) async fn other(org: &Org, wire: &Wire, what: What) -> Option<Response
     match what {
         What::Status { reply, apply: _ } => Some(match reply.body {
             ReplyBody::Oauth { code } => oauth_error(reply.status, reply.retry_after, code.as_deref()),
-            ReplyBody::Scim { .. } | ReplyBody::Genesys { .. } | ReplyBody::Json(_) | ReplyBody::None => {
-                org.write(scripted(reply))
-            }
+            ReplyBody::Scim { .. }
+            | ReplyBody::Genesys { .. }
+            | ReplyBody::Json(_)
+            | ReplyBody::Html
+            | ReplyBody::None => org.write(scripted(reply)),
         }),
         What::Hang { hold, apply_after: _ } => Some(hang(org, wire, hold).await),
         What::Cut { apply: _ } => Some(cut(wire)),
@@ -103,13 +105,19 @@ fn scripted(reply: Reply) -> Answer {
     let content = match reply.body {
         ReplyBody::None => Content::Empty,
         ReplyBody::Json(value) => Content::Json(Box::new(value)),
+        ReplyBody::Html => Content::Html,
         ReplyBody::Scim { scim_type } => Content::Scim { scim_type, detail: format!("{reason}, by a scripted fault") },
         ReplyBody::Genesys { code } | ReplyBody::Oauth { code } => Content::Genesys {
             code: code.unwrap_or_else(|| reason.to_ascii_lowercase().replace(' ', ".")),
             message: format!("{reason}, by a scripted fault"),
         },
     };
-    Answer { status: reply.status, retry_after: reply.retry_after, content }
+    Answer {
+        status: reply.status,
+        retry_after: reply.retry_after,
+        foreign: Some(Box::new(Foreign { location: reply.location, content_type: reply.content_type })),
+        content,
+    }
 }
 
 fn oauth_error(status: StatusCode, retry_after: Option<HeaderValue>, code: Option<&str>) -> Response {

@@ -31,6 +31,11 @@ impl Drop for Served {
     }
 }
 
+/// One that follows no redirect: what the org answers is what counts.
+fn unredirected() -> Client {
+    Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
 impl Served {
     async fn with(settings: Settings) -> Self {
         let org = Org::new(settings).unwrap();
@@ -41,7 +46,7 @@ impl Served {
             let (org, shutdown) = (org.clone(), shutdown.clone());
             async move { org.serve(listener, shutdown).await }
         });
-        Self { org, url, client: Client::new(), shutdown, serving }
+        Self { org, url, client: unredirected(), shutdown, serving }
     }
 
     async fn fresh() -> Self {
@@ -537,6 +542,14 @@ async fn the_body_of_a_fault_is_as_asked_for() {
     let response = served.reset("any", "u1").await;
     assert_eq!(header(&response, "retry-after"), Some("Wed, 21 Oct 2026 07:28:00 GMT"));
     assert_eq!(response.text().await.unwrap(), "");
+    served.fault("status=302,body=html,location=https://portal.example/login?next=1,next=1");
+    let response = served.reset("any", "u1").await;
+    assert_eq!(header(&response, "location"), Some("https://portal.example/login?next=1"));
+    assert_eq!(header(&response, "content-type"), Some("text/html; charset=utf-8"));
+    assert!(response.text().await.unwrap().starts_with("<!DOCTYPE html>"));
+    served.fault("status=200,body={\"a\":1},content_type=text/html,next=1");
+    let response = served.reset("any", "u1").await;
+    assert_eq!(header(&response, "content-type"), Some("text/html"));
 }
 
 #[tokio::test]
@@ -691,7 +704,9 @@ fn a_fault_that_makes_no_sense_names_the_field() {
         ("status=500,from=soon", "`from`"),
         ("cut,next=1,retry_after=3", "`retry_after`"),
         ("cut,next=1,code=x", "`code`"),
-        ("status=500,next=1,body=html", "`body`"),
+        ("status=500,next=1,body=page", "`body`"),
+        ("cut,next=1,location=/", "`location`"),
+        ("target=token,status=200,next=1,content_type=text/html", "`content_type`"),
         ("status=204,next=1,body=scim", "`body`"),
         ("status=500,next=1,scim_type=x,code=y", "`scim_type`"),
         ("status=500,next=1,scim_type=x,body=genesys", "`scim_type`"),

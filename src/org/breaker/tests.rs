@@ -48,7 +48,7 @@ impl Bench {
 
     fn ripe(&mut self) {
         self.now = self.probe_at();
-        assert!(self.breaker.ripen(self.now));
+        assert!(self.breaker.ripen(self.now, true, false));
     }
 }
 
@@ -63,12 +63,18 @@ fn what_each_end_of_a_try_says() {
         (Some(Failure::TokenRefused), Verdict::Neutral),
         (Some(Failure::Forbidden { client: true }), Verdict::Worked),
         (Some(Failure::Forbidden { client: false }), Verdict::Worked),
+        (Some(Failure::Foreign { odd: false, may_have_set: true }), Verdict::Neutral),
+        (Some(Failure::Foreign { odd: true, may_have_set: false }), Verdict::Neutral),
         (Some(Failure::NotFound), Verdict::Worked),
         (Some(Failure::Conflict), Verdict::Worked),
         (Some(Failure::Rejected), Verdict::Worked),
     ];
     for (failure, verdict) in table {
         assert_eq!(Verdict::of(failure.as_ref()), verdict, "{failure:?}");
+        let of_search = if verdict == Verdict::Worked { Verdict::Neutral } else { verdict };
+        assert_eq!(Verdict::of_search(failure.as_ref()), of_search, "{failure:?}");
+        let of_suspect = if verdict == Verdict::Faulted { Verdict::Neutral } else { verdict };
+        assert_eq!((verdict.unless_suspect(false), verdict.unless_suspect(true)), (verdict, of_suspect));
     }
 }
 
@@ -141,6 +147,23 @@ fn it_is_open_for_5_s_and_twice_as_long_after_each_failed_probe_up_to_5_min() {
 }
 
 #[test]
+fn while_few_users_fail_another_one_is_let_through_after_5_s_whatever_the_probes_before() {
+    let mut bench = bench();
+    bench.open();
+    for failed in 0..8 {
+        let opening = match bench.breaker.stand() {
+            Stand::Open(opening) => opening,
+            other @ (Stand::Closed | Stand::HalfOpen { .. }) => panic!("{other:?}"),
+        };
+        let usual = [5, 10, 20, 40, 80, 160, 300, 300][failed];
+        let wait = |many, another| (opening.probe_from(many, another) - bench.now).as_secs();
+        assert_eq!([wait(true, true), wait(false, true), wait(false, false)], [usual, 5, usual.min(60)]);
+        bench.ripe();
+        bench.answer("p", Verdict::Faulted);
+    }
+}
+
+#[test]
 fn a_passed_probe_closes_it_and_resets_the_doubling_and_the_counts() {
     let mut bench = bench();
     bench.open();
@@ -157,7 +180,7 @@ fn a_passed_probe_closes_it_and_resets_the_doubling_and_the_counts() {
 fn a_probe_that_vanishes_or_says_nothing_frees_its_place() {
     let mut bench = bench();
     bench.open();
-    assert!(!bench.breaker.ripen(bench.now), "not before its time");
+    assert!(!bench.breaker.ripen(bench.now, true, true), "not before its time");
     bench.ripe();
     let out = |bench: &Bench| matches!(bench.breaker.stand(), Stand::HalfOpen { probe_out: true, .. });
     let probe = bench.breaker.permit();

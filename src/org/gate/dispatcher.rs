@@ -61,13 +61,13 @@ fn serve<T>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
     shared.repace(&mut state);
     drop(state);
     // Whoever left since gives the permit back by dropping it, so the lock must be free.
-    drop(next.permit.send(Ok(Permit::new(token, next.lane, pass, Arc::clone(shared)))));
+    drop(next.permit.send(Ok(Permit::new(token, next.lane, pass, next.user.is_some(), Arc::clone(shared)))));
     None
 }
 
 impl<T> Shared<T> {
     fn next_move(&self, state: &mut State<T>, now: Instant) -> Move {
-        if state.breaker.ripen(now) {
+        if state.ripen(now) {
             self.show_breaker(state, now);
         }
         let next = state.look(now);

@@ -20,12 +20,14 @@ struct Report<T> {
     shared: Arc<Shared<T>>,
     lane: Lane,
     pass: Pass,
+    /// Whether what it brings counts for what is known of its user.
+    is_judged: bool,
     is_made: bool,
 }
 
 impl<T> Permit<T> {
-    pub(super) fn new(token: T, lane: Lane, pass: Pass, shared: Arc<Shared<T>>) -> Self {
-        Self { token, report: Report { shared, lane, pass, is_made: false } }
+    pub(super) fn new(token: T, lane: Lane, pass: Pass, is_judged: bool, shared: Arc<Shared<T>>) -> Self {
+        Self { token, report: Report { shared, lane, pass, is_judged, is_made: false } }
     }
 
     /// The token to make the call with.
@@ -41,7 +43,7 @@ impl<T> Permit<T> {
     /// Reports what the call for that user brought, and gives the token back.
     pub fn answered(mut self, user: &UserId, verdict: Verdict) -> T {
         self.report.is_made = true;
-        self.report.shared.answered(self.report.pass, user, verdict);
+        self.report.shared.answered(self.report.pass, user, verdict, self.report.is_judged);
         self.token
     }
 }

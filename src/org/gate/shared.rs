@@ -12,6 +12,7 @@ use crate::domain::job::Lane;
 use crate::domain::retry::StopCause;
 use crate::domain::user::UserId;
 use crate::org::breaker::{Change, Opening, Pass, Stand};
+use crate::org::guard::Closed;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics::{self, BreakerStand};
 
@@ -29,15 +30,17 @@ impl<T> Shared<T> {
         let first = {
             // The board is written under the lock, so that it cannot say the opposite of a later change.
             let mut state = self.lock();
-            self.board.stop(&self.org, cause, why);
-            let stop = Stop::again(state.stops.get(&cause), cause, self.policy.halted, Instant::now());
+            if !state.hidden {
+                self.board.stop(&self.org, cause, why);
+            }
+            let stop = Stop::again(state.stops.get(&cause), cause, self.policy.halted, Instant::now(), why);
             state.stops.insert(cause, stop).is_none()
         };
         if first {
             tracing::error!(
                 org = self.org,
                 reason = why,
-                "the line stops: nothing is lost, and it tries again after 15 s, and ever later up to every 5 min, until this is mended"
+                "the line stops: nothing is lost, and it tries again by itself, ever later up to every 5 min, until this is mended"
             );
         }
     }
@@ -57,10 +60,41 @@ impl<T> Shared<T> {
         }
     }
 
-    /// The call of that permit ended.
-    pub(super) fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict) {
+    /// Another process has the org: nothing of how it stands here is shown.
+    pub(super) fn stand_by(&self) {
+        let mut state = self.lock();
+        if state.hidden {
+            return;
+        }
+        state.hidden = true;
+        state.stops.keys().for_each(|cause| self.board.mended(&self.org, *cause));
+        self.show_breaker(&state, Instant::now());
+        self.tell_bulk(&mut state, None);
+    }
+
+    /// The org is this process's: how it stands is shown.
+    pub(super) fn is_ours(&self) {
+        let mut state = self.lock();
+        state.hidden = false;
+        state.stops.iter().for_each(|(cause, stop)| self.board.stop(&self.org, *cause, &stop.why));
+        self.show_breaker(&state, Instant::now());
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The call of that permit ended. `is_judged`: whether it counts for what is known of the user.
+    pub(super) fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict, is_judged: bool) {
         let mut state = self.lock();
         let now = Instant::now();
+        let verdict = if is_judged {
+            let is_suspect = state.doubts.is_suspect(user);
+            if verdict == Verdict::Faulted {
+                state.doubts.failed(user);
+            }
+            verdict.unless_suspect(is_suspect)
+        } else {
+            verdict
+        };
         if verdict != Verdict::Throttled {
             state.pace.answered(now);
         }
@@ -130,7 +164,8 @@ impl<T> Shared<T> {
             None => opening.cause.to_string(),
         };
         let view = |state, opening: Opening| BreakerView { state, cause: cause(opening), next_probe: at(opening) };
-        let (view, stand) = match state.breaker.stand() {
+        let shown = if state.hidden { Stand::Closed } else { state.breaker.stand() };
+        let (view, stand) = match shown {
             Stand::Closed => (None, BreakerStand::Closed),
             Stand::Open(opening) => (Some(view(BreakerState::Open, opening)), BreakerStand::Open(unix(at(opening)))),
             Stand::HalfOpen { opening, .. } => {
@@ -143,7 +178,11 @@ impl<T> Shared<T> {
 
     /// Says that the bulk lane was closed or opened, under the lock.
     pub(super) fn show_bulk(&self, state: &mut State<T>, now: Timestamp) {
-        let closed = state.guard.closed(now);
+        let closed = state.guard.closed(now).filter(|_| !state.hidden);
+        self.tell_bulk(state, closed);
+    }
+
+    fn tell_bulk(&self, state: &mut State<T>, closed: Option<Closed>) {
         if closed == state.closed {
             return;
         }
@@ -153,7 +192,7 @@ impl<T> Shared<T> {
             {
                 tracing::warn!(org = self.org, until = %closed.until, reason = %closed.cause, "the bulk lane is closed; the interactive one goes on");
             }
-            (Some(_), None) => tracing::info!(org = self.org, "the bulk lane is open again"),
+            (Some(_), None) if !state.hidden => tracing::info!(org = self.org, "the bulk lane is open again"),
             (_, _) => {}
         }
         if let Some(before) = &state.closed {

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use super::{Expired, Meter, Permit, Vital};
 use crate::domain::job::Lane;
-use crate::domain::retry::{StopCause, retry_after_stop};
+use crate::domain::retry::{StopCause, first_after_stop, retry_after_stop, sooner_for_another};
+use crate::domain::user::UserId;
 use crate::org::breaker::{Breaker, Stand};
+use crate::org::doubts::{Doubts, Witness};
 use crate::org::guard::{Closed, Guard};
 use crate::org::lanes::Lanes;
 use crate::org::limiter::Limiter;
@@ -30,6 +32,12 @@ pub(super) struct State<T> {
     pub(super) breaker: Breaker,
     /// What the last call that failed met.
     pub(super) fault: Option<String>,
+    /// What is known of the users whose calls failed.
+    pub(super) doubts: Doubts,
+    /// The newest success when the last call was made that is to show whose fault a failure was.
+    confirming: u64,
+    /// Whether another process has the org: nothing of this is shown then.
+    pub(super) hidden: bool,
     pub(super) pace: Pace,
     pub(super) limiter: Limiter,
     /// The rate that the limiter is for.
@@ -42,16 +50,24 @@ pub(super) struct State<T> {
 }
 
 /// How often the line tried again while it is stopped for a cause, and when it does so next.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Stop {
     /// How long until the first of them.
     first: Duration,
     tries: u32,
+    /// When it was stopped, or tried again, last.
+    last: Instant,
     until: Instant,
+    /// What is said of it.
+    pub(super) why: String,
 }
 
 pub(super) struct Waiting<T> {
     pub(super) lane: Lane,
+    /// Whom it is about, where that matters.
+    pub(super) user: Option<UserId>,
+    /// Whether it is the second half of a try: the PATCH of one who was just found by a search.
+    pub(super) goes_on: bool,
     /// Whether its password may be set already: such a job is finished, whatever closes its lane.
     pub(super) begun: bool,
     pub(super) not_after: Option<Timestamp>,
@@ -69,17 +85,25 @@ pub(super) enum Move {
 }
 
 impl Stop {
-    /// A stop, or one more after the one before. The token endpoint's refusal is a try in itself; else a permit is.
-    pub(super) fn again(before: Option<&Self>, cause: StopCause, first: Duration, now: Instant) -> Self {
+    /// A stop, or one more after the one before. The token endpoint's refusal is a try in itself; else a permit is. `halted`: how long
+    /// after it was halted processing is tried again for the first time.
+    pub(super) fn again(before: Option<&Self>, cause: StopCause, halted: Duration, now: Instant, why: &str) -> Self {
         let refused = u32::from(cause == StopCause::ClientRefused);
         let tries = before.map_or(0, |stop| stop.tries.saturating_add(refused));
-        Self { first, tries, until: now + retry_after_stop(first, tries) }
+        let first = first_after_stop(cause, halted);
+        Self { first, tries, last: now, until: now + retry_after_stop(first, tries), why: why.to_owned() }
     }
 
     /// One try is let through.
     fn tried(&mut self, now: Instant) {
         self.tries = self.tries.saturating_add(1);
-        self.until = now + retry_after_stop(self.first, self.tries);
+        (self.last, self.until) = (now, now + retry_after_stop(self.first, self.tries));
+    }
+
+    /// When it is tried again, where somebody else than the org answers.
+    fn until_foreign(&self, several: bool, another: bool) -> Instant {
+        let usual = self.until.saturating_duration_since(self.last);
+        self.last + sooner_for_another(usual, self.first, several, another)
     }
 }
 
@@ -93,6 +117,9 @@ impl<T> State<T> {
             vital: None,
             breaker: Breaker::new(now),
             fault: None,
+            doubts: Doubts::default(),
+            confirming: 0,
+            hidden: false,
             pace: Pace::new(limiter.full_rate(), now),
             rate: limiter.full_rate().get(),
             spent: Spent::new(now),
@@ -109,7 +136,12 @@ impl<T> State<T> {
         move |waiting| open || waiting.begun
     }
 
+    /// What this process knows of the org is older than what another has done with it.
     pub(super) fn start_empty(&mut self, now: Instant) {
+        self.breaker = self.breaker.anew(now);
+        (self.doubts, self.confirming) = (Doubts::default(), 0);
+        self.stops.clear();
+        (self.paused_until, self.no_token_until) = (None, None);
         self.pace = Pace::new(self.limiter.full_rate(), now);
         self.rate = self.limiter.full_rate().get();
         self.limiter = self.limiter.paced(self.limiter.full_rate());
@@ -118,15 +150,19 @@ impl<T> State<T> {
     /// Until when it is shut at least; each of these must let the call pass.
     pub(super) fn shut(&self, now: Instant) -> Option<Instant> {
         let vital = if self.vital.as_ref().is_some_and(|vital| vital()) { None } else { Some(now + SOON) };
-        let stopped = self.stops.iter().map(|(cause, stop)| match cause {
+        // The second half of a try that was let through is made, whatever is halted.
+        let goes_on = self.lanes.has(|lane, waiting| waiting.goes_on && self.may(lane, waiting));
+        let is_over = |cause: &StopCause| goes_on && *cause != StopCause::Unpublishable;
+        let stopped = self.stops.iter().filter(|(cause, _)| !is_over(cause)).map(|(cause, stop)| match cause {
             // No try is let through: whoever owes what cannot be published tries that again, and says so when it can.
             StopCause::Unpublishable => now + SOON,
+            StopCause::ForeignAnswer => stop.until_foreign(self.doubts.several_are_foreign(), self.has_clear()),
             StopCause::ClientRefused | StopCause::TokenRefused | StopCause::Forbidden | StopCause::MailRefused => {
                 stop.until
             }
         });
         let breaker = match self.breaker.stand() {
-            Stand::Open(opening) => Some(opening.probe_at),
+            Stand::Open(opening) => Some(opening.probe_from(self.doubts.many_fail(), self.has_clear())),
             Stand::HalfOpen { probe_out: true, .. } => Some(now + SOON),
             Stand::HalfOpen { probe_out: false, .. } | Stand::Closed => None,
         };
@@ -164,7 +200,7 @@ impl<T> State<T> {
             (false, _) if !self.lanes.is_empty() => Move::Until(now + SOON),
             (false, _) => match self.breaker.stand() {
                 // Nobody asks, but whoever looks at it sees it become half-open.
-                Stand::Open(opening) => Move::Until(opening.probe_at),
+                Stand::Open(opening) => Move::Until(opening.probe_from(self.doubts.many_fail(), false)),
                 Stand::Closed | Stand::HalfOpen { .. } => Move::Idle,
             },
         }
@@ -172,17 +208,61 @@ impl<T> State<T> {
 
     /// A permit is given: a line that is stopped lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
-        self.stops.values_mut().for_each(|stop| stop.tried(now));
-        let may = self.of_bulk();
-        let next = match self.breaker.stand() {
-            Stand::HalfOpen { .. } => self.lanes.pop_probe(may),
-            Stand::Closed | Stand::Open(_) => self.lanes.pop(may),
-        };
+        let next = self.pop(now);
         if let Some(next) = &next {
             self.guard.permitted(next.lane);
             self.spent.one(now);
         }
         next
+    }
+
+    /// Who is next. While it is to be found out whether calls pass again, somebody of whom nothing bad is known, if such a one waits.
+    fn pop(&mut self, now: Instant) -> Option<Waiting<T>> {
+        let may = self.of_bulk();
+        let of_open_lane = |lane: Lane, waiting: &Waiting<T>| lane == Lane::Interactive || may(waiting);
+        // It has waited its time: a search is worth nothing before its PATCH.
+        if let Some(next) = self.lanes.pop_first(|lane, waiting| waiting.goes_on && of_open_lane(lane, waiting)) {
+            return Some(next);
+        }
+        let is_halted = !self.stops.is_empty();
+        self.stops.values_mut().for_each(|stop| stop.tried(now));
+        let (doubts, stand) = (&self.doubts, self.breaker.stand());
+        // Of several of whom nothing bad is known the one that came last: those that came first are likelier to be of those that failed.
+        let rank = |waiting: &Waiting<T>, had_the_last: bool, at: usize| match &waiting.user {
+            Some(user) => (doubts.witness(user), had_the_last, usize::MAX - at),
+            None => (Witness::Clear, had_the_last, at),
+        };
+        if is_halted || matches!(stand, Stand::HalfOpen { .. }) {
+            return self.lanes.pop_probe(&may, rank, stand.is_at_first());
+        }
+        let to_be_confirmed =
+            |waiting: &Waiting<T>| waiting.user.as_ref().is_some_and(|user| doubts.is_to_be_confirmed(user));
+        // One at a time, and a success between each two of them: so many bad users in a row look like an org that is down.
+        if doubts.newest_success() > self.confirming
+            && let Some(next) =
+                self.lanes.pop_first(|lane, waiting| to_be_confirmed(waiting) && of_open_lane(lane, waiting))
+        {
+            self.confirming = doubts.newest_success();
+            return Some(next);
+        }
+        self.lanes.pop(&may, to_be_confirmed)
+    }
+
+    fn may(&self, lane: Lane, waiting: &Waiting<T>) -> bool {
+        lane == Lane::Interactive || self.of_bulk()(waiting)
+    }
+
+    /// Makes an open breaker half-open where its time is over, and says whether it did.
+    pub(super) fn ripen(&mut self, now: Instant) -> bool {
+        let (many, another) = (self.doubts.many_fail(), self.has_clear());
+        self.breaker.ripen(now, many, another)
+    }
+
+    /// Whether somebody waits of whom nothing bad is known.
+    fn has_clear(&self) -> bool {
+        let is_clear =
+            |waiting: &Waiting<T>| waiting.user.as_ref().is_none_or(|user| self.doubts.witness(user) == Witness::Clear);
+        self.lanes.has(|lane, waiting| is_clear(waiting) && self.may(lane, waiting))
     }
 
     /// Puts a limiter for the pace's rate in place, where that changed. It starts empty.

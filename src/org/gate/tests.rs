@@ -1,5 +1,6 @@
 //! The gate under paused time: who gets a permit, when, and what it costs.
 
+mod broken;
 mod signals;
 
 use std::num::NonZeroU32;

@@ -184,6 +184,7 @@ impl Post<'_> {
         link.declare(&topology::mailers_things(&office.names, &office.retry.delays)).await?;
         let stands_by = || {
             office.works();
+            office.gate.stand_by();
             self.board.session(NAME, Session::Standby);
         };
         let lease = office.claim.stand_by(link, stands_by).await?;
@@ -199,7 +200,7 @@ impl Post<'_> {
     async fn settle_in(&self, publisher: &Publisher) -> Result<(), Trouble> {
         let (office, began) = (&self.office, Instant::now());
         match office.claim.fence(publisher).await? {
-            Before::Ourselves => {}
+            Before::Ourselves => office.gate.goes_on(),
             Before::Nobody => office.gate.start_empty(),
             Before::Another => {
                 let wait = after_another(office.longest);

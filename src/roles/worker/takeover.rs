@@ -30,6 +30,7 @@ pub(super) async fn take_over(crew: &Crew<'_>, office: &Office, link: &Link) -> 
     let _reading = crew.ledger.reading();
     let stands_by = || {
         office.works();
+        org.gate.stand_by();
         crew.board.session(&org.name, Session::Standby);
     };
     let lease = office.claim.stand_by(link, stands_by).await?;
@@ -46,7 +47,7 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
     let began = Instant::now();
     let before = office.claim.fence(publisher).await?;
     match before {
-        Before::Ourselves => {}
+        Before::Ourselves => org.gate.goes_on(),
         Before::Nobody => org.forget(),
         Before::Another => {
             let wait = after_another(org.config.request_timeout);
