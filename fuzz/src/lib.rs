@@ -176,7 +176,10 @@ pub fn dead_letter(bytes: &[u8]) {
     let again = letter::replayed(&kept, &properties);
     assert!(again.message_id().as_ref().is_some_and(|id| !id.as_str().is_empty()));
     let marks = again.headers().clone().unwrap_or_default();
-    assert!(marks.inner().keys().all(|name| !name.as_str().starts_with("resetd-") && name.as_str() != "x-death"));
+    let mut ours = marks.inner().keys().filter(|name| name.as_str().starts_with("resetd-"));
+    let may_be_set = outcome.password_set != PasswordSet::No;
+    assert_eq!(ours.next().map(ShortString::as_str), may_be_set.then_some("resetd-password-set"));
+    assert!(ours.next().is_none() && marks.inner().keys().all(|name| name.as_str() != "x-death"));
     if let Ok(Intent::Reset(reset)) = jobs::parse(body, rules()) {
         let Ok(Intent::Reset(replayed)) = jobs::parse(&kept, rules()) else { panic!("it is no job any more") };
         assert_eq!((&replayed.who, &replayed.email), (&reset.who, &reset.email));

@@ -297,7 +297,7 @@ mod tests {
         let reason = "its hours".to_owned();
         let blocked = Some(Blocked { cause: Cause::BulkClosed, reason, until: Some(at(3600)) });
         let mut outlook = Outlook { blocked, in_force: Some(300) };
-        insta::assert_snapshot!(line(&half_done(), &outlook, at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 296 in the last 60 s, bulk lane closed, until 2027-01-15T09:00:00Z: its hours");
+        insta::assert_snapshot!(line(&half_done(), &outlook, at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 1350 notification queued, 296 in the last 60 s, bulk lane closed, until 2027-01-15T09:00:00Z: its hours");
         insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, bulk lane closed, until 2027-01-15T09:00:00Z");
         outlook.blocked = Some(Blocked { cause: Cause::NoWorker, reason: "start one".into(), until: None });
         insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, no worker");
