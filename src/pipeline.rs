@@ -29,7 +29,7 @@ use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
 use crate::org::turns::Turn;
-use crate::wire::job::{self, Invalid};
+use crate::wire::job::Invalid;
 pub use debts::collect;
 pub use desk::Desk;
 use memory::{Ending, Trip};
@@ -72,7 +72,7 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
     let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold);
     // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
-    let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
+    let read = || catch_unwind(AssertUnwindSafe(|| ticket.intent(&delivery, &desk.org.rules))).ok();
     let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
     let mut place = match &intent {
         Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.who.key())),
@@ -197,7 +197,7 @@ async fn reset(
     ticket.may_be_delivered()?;
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
     let came_before = ticket.came_before(delivery);
-    let reset = match intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules)) {
+    let reset = match intent.unwrap_or_else(|| ticket.intent(delivery, &desk.org.rules)) {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {
             let known = desk.known_end(ticket, came_before, None);

@@ -25,6 +25,7 @@ mod letters;
 mod mail;
 mod mailer;
 mod manners;
+mod not_utf8;
 mod once;
 mod ops;
 mod page;

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod http;
 pub mod mail_server;
 pub mod process;
+pub mod raw;
 pub mod relay;
 mod wait;
 
