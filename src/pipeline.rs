@@ -98,17 +98,21 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
     }
 }
 
+/// A job that was taken, and goes back before it was begun.
+pub fn given_back(desk: &Desk, delivery: &Delivery) {
+    let ticket = Ticket::of(delivery, &desk.org.name, desk.org.hold);
+    let key = ticket.key(delivery);
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
+    desk.org.memory.keep(key, trip);
+    ticket.span.left("given back");
+}
+
 /// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
 async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     let Arrival { delivery, ticket, intent, place } = arrival;
     let _in_hand = desk.org.hands.take(delivery.lane);
     let key = ticket.key(&delivery);
-    let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
-        // It had succeeded, and all it owed was confirmed: only its ack had been lost.
-        ticket.span.left("acked again");
-        delivery.ack(&desk.over).await;
-        return;
-    };
+    let mut trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
     trip.trace.clone_from(&ticket.trace);
     trip.batch = ticket.batch();
     trip.asked_at = ticket.asked_at();
@@ -120,7 +124,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     match paid {
         Ok(()) => {
             if delivery.ack(&desk.over).await {
-                desk.settled(&ticket, &trip, key);
+                desk.settled(&ticket, &trip);
             } else {
                 desk.org.memory.keep(key, trip);
             }
@@ -196,7 +200,8 @@ async fn reset(
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
-    let came_before = ticket.came_before(delivery);
+    // An equal job that is done is another one than a delivery that this process knows to have left undone.
+    let came_before = trip.has_copy || !trip.left_undone && ticket.came_before(delivery);
     let reset = match intent.unwrap_or_else(|| ticket.intent(delivery, &desk.org.rules)) {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Ending, Key, Trip};
+use super::memory::{Ending, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
@@ -222,12 +222,9 @@ impl Desk {
     }
 
     /// The job is settled: one line in the log, one in the metrics.
-    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip, key: Key) {
+    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip) {
         let Some(ending) = &trip.ending else { return };
         let outcome = debts::outcome(self, ticket, trip, ending);
-        if outcome.kind == OutcomeKind::Succeeded {
-            self.org.memory.succeeded(key);
-        }
         metrics::job_ended(&outcome);
         ticket.span.settled(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));

@@ -17,6 +17,7 @@ mod crash;
 mod dead;
 mod dial;
 mod enqueue;
+mod equal_jobs;
 mod examples;
 mod guards;
 mod job;

@@ -126,6 +126,9 @@ impl Session {
                 tokio::select! { () = jobs.wait() => {}, () = grace_ended => {} }
             }
         }
+        for lane in [&mut interactive, &mut bulk] {
+            shifts::not_begun(&desk, lane.came());
+        }
         desk.org.gate.admit(None);
         // Whatever could not be published is owed by nobody now; the redelivered jobs find out anew.
         desk.org.publishable();

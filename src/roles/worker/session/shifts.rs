@@ -16,7 +16,7 @@ use super::Session;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::trouble::Trouble;
 use crate::domain::job::Lane;
-use crate::pipeline;
+use crate::pipeline::{self, Desk};
 
 /// How often it is looked whether no call can be made for long.
 const LOOK: Duration = Duration::from_millis(500);
@@ -92,7 +92,10 @@ impl Session {
                 delivery = bulk.next(), if bulk.is_consumed() => (Lane::Bulk, delivery),
             };
             match delivery {
-                Some(delivery) if pipeline::must_run_alone(&delivery) => return Ok(Shift::Suspect),
+                Some(delivery) if pipeline::must_run_alone(&delivery) => {
+                    pipeline::given_back(&self.desk, &delivery);
+                    return Ok(Shift::Suspect);
+                }
                 Some(delivery) => self.start(delivery).await,
                 None => {
                     let queue = self.desk.org.names.lane(lane);
@@ -109,7 +112,7 @@ impl Session {
         let closed = self.desk.org.gate.bulk_closed().is_some();
         let [_, bulk] = &mut self.lanes;
         if closed && bulk.is_consumed() {
-            bulk.cancel().await;
+            not_begun(&self.desk, bulk.rest().await);
             self.desk.bulk_closed.cancel();
             self.bulk_returns = true;
         }
@@ -221,7 +224,7 @@ impl Session {
     /// Takes no more, and waits until no job is in hand; those that wait too long leave by themselves.
     async fn stop_taking(&mut self) {
         for lane in &mut self.lanes {
-            lane.cancel().await;
+            not_begun(&self.desk, lane.rest().await);
         }
         self.none_in_hand().await;
     }
@@ -233,8 +236,12 @@ impl Session {
         for lane in &mut self.lanes {
             taken.extend(lane.rest().await);
         }
-        for delivery in taken.into_iter().filter(|delivery| !pipeline::must_run_alone(delivery)) {
-            self.start(delivery).await;
+        for delivery in taken {
+            if pipeline::must_run_alone(&delivery) {
+                pipeline::given_back(&self.desk, &delivery);
+            } else {
+                self.start(delivery).await;
+            }
         }
         self.none_in_hand().await;
     }
@@ -252,4 +259,9 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// These came, and go back: each is known to be undone, whatever an equal job has come to.
+pub(super) fn not_begun(desk: &Desk, deliveries: Vec<Delivery>) {
+    deliveries.iter().for_each(|delivery| pipeline::given_back(desk, delivery));
 }
