@@ -91,7 +91,8 @@ impl Desk {
         }
     }
 
-    /// What was published may still be confirmed for a while after the session is over; but no delivery is held too long for it.
+    /// What was published may still be confirmed for a while after the session is over; but no delivery is held too long for it. Of a
+    /// job that has its ending it is waited for within the time of an answer where all is given back, or it would be there twice.
     pub(super) async fn unless_given_up<T>(
         &self,
         publishing: impl Future<Output = T>,
@@ -102,11 +103,18 @@ impl Desk {
             self.over.cancelled().await;
             sleep(ANSWER).await;
         };
+        let left = async {
+            let leave = self.left(ticket, trip).await;
+            if trip.ending.is_some() {
+                sleep(ANSWER).await;
+            }
+            leave
+        };
         tokio::select! {
             biased;
             value = publishing => Ok(value),
             () = over => Err(Leave::Unsettled),
-            leave = self.left(ticket, trip) => Err(leave),
+            leave = left => Err(leave),
         }
     }
 

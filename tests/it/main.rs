@@ -19,6 +19,7 @@ mod dial;
 mod enqueue;
 mod equal_jobs;
 mod examples;
+mod given_back;
 mod guards;
 mod job;
 mod ledger;
