@@ -19,6 +19,7 @@ mod dial;
 mod enqueue;
 mod equal_jobs;
 mod examples;
+mod first_start;
 mod given_back;
 mod guards;
 mod job;
