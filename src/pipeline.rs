@@ -32,7 +32,7 @@ use crate::org::turns::Turn;
 use crate::wire::job::Invalid;
 pub use debts::collect;
 pub use desk::Desk;
-use memory::{Ending, Trip};
+use memory::{Ending, Key, Trip};
 use ticket::Ticket;
 pub use ticket::must_run_alone;
 
@@ -63,6 +63,8 @@ pub struct Arrival {
     ticket: Ticket,
     intent: Option<Result<Intent, Invalid>>,
     place: Option<Place>,
+    key: Key,
+    trip: Trip,
 }
 
 type Place = MaybeDone<BoxFuture<'static, Turn>>;
@@ -81,7 +83,10 @@ pub async fn arrive(desk: &Desk, delivery: Delivery) -> Arrival {
     if let Some(place) = &mut place {
         let _ = futures_util::poll!(place);
     }
-    Arrival { delivery, ticket, intent, place }
+    // In this order too: of two equal jobs the one whose turn is first goes on where one of them was cut off.
+    let key = ticket.key(&delivery);
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
+    Arrival { delivery, ticket, intent, place, key, trip }
 }
 
 fn place(desk: &Desk, user: &UserId) -> Place {
@@ -109,10 +114,8 @@ pub fn given_back(desk: &Desk, delivery: &Delivery) {
 
 /// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
 async fn settle(desk: Arc<Desk>, arrival: Arrival) {
-    let Arrival { delivery, ticket, intent, place } = arrival;
+    let Arrival { delivery, ticket, intent, place, key, mut trip } = arrival;
     let _in_hand = desk.org.hands.take(delivery.lane);
-    let key = ticket.key(&delivery);
-    let mut trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
     trip.trace.clone_from(&ticket.trace);
     trip.batch = ticket.batch();
     trip.asked_at = ticket.asked_at();

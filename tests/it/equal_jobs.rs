@@ -85,10 +85,10 @@ async fn second_waits(
     both.push("succeeded".into());
     both.sort();
     assert_eq!(kinds(&replied), both, "each is answered as it ended");
-    eventually("nothing is left", async || (world.depth("resets.main").await == 0).then_some(())).await;
-    in_flight(&world, 0).await;
     world.stop_worker().await.unwrap();
-    assert_eq!((world.depth("resets.main").await, world.depth("resets.main.dead").await), (0, 0));
+    // The one beside them may still be there, or have come again since the cut swallowed its ack.
+    assert!(world.drained("resets.main").await.iter().all(|job| job.json()["userId"] != "u-1"));
+    assert_eq!(world.depth("resets.main.dead").await, 0);
     let mails = world.drained("emails").await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     (how, mails.into_iter().filter(|mail| mail.json()["userId"] == "u-1").collect())
@@ -137,18 +137,22 @@ async fn an_equal_job_without_an_id_is_done_though_it_was_given_back_while_it_wa
 /// Many at once, so that some wait for their turn, some for an answer and some for a confirm when the connection is cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_jobs_that_are_cut_off_at_any_stage_have_an_outcome_and_a_reply_each() {
-    let org = sim::Settings { latency: Duration::from_millis(150), ..unlimited() };
+    let org = sim::Settings { latency: Duration::from_secs(4), ..unlimited() };
     let (mut world, relay, mut replies, queue) = through_a_relay(Plan::new().org("main", org, "")).await;
     let mut outcomes = world.outcomes().await;
+    let channel = world.channel().await;
     let users: Vec<String> = (0..10).map(|n| format!("u-{n}")).collect();
     for user in &users {
         for named_or_not in [named(user), BasicProperties::default()] {
             let properties = named_or_not.with_reply_to(queue.as_str().into());
             for _ in 0..2 {
-                world.publish("main", reset_body(user).to_string().as_bytes(), properties.clone()).await;
+                let body = reset_body(user).to_string();
+                world.publish_on(&channel, "main", body.as_bytes(), properties.clone()).await;
             }
         }
     }
+    // What is cut off on its way to the worker is not known to it, and may end as a duplicate: all must be there, and none done.
+    in_flight(&world, users.len() * 4).await;
     for calls in [5, 12] {
         eventually("calls are made", async || (world.main().stats().calls >= calls).then_some(())).await;
         relay.cut();
