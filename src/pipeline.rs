@@ -32,10 +32,10 @@ use crate::org::gate::Reserved;
 use crate::org::hands::As;
 use crate::org::turns::Turn;
 use crate::scim::token::Token;
-use crate::wire::job::{self, Invalid};
+use crate::wire::job::Invalid;
 pub use debts::collect;
 pub use desk::{Desk, Returns};
-use memory::{Ending, Trip};
+use memory::{Ending, Key, Trip};
 use ticket::Ticket;
 pub use ticket::{is_early, must_run_alone};
 
@@ -69,6 +69,8 @@ pub struct Arrival {
     intent: Option<Result<Intent, Invalid>>,
     place: Option<Place>,
     reserved: Reserved<Token>,
+    key: Key,
+    trip: Trip,
 }
 
 type Place = MaybeDone<BoxFuture<'static, Turn>>;
@@ -79,11 +81,14 @@ pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
     let in_hand = desk.org.hands.take(delivery.lane, taken);
     let reserved = desk.org.gate.reserve(delivery.lane);
     let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold, in_hand);
+    let key = ticket.key(&delivery);
+    // Looked at in the order of the lane: of two equal jobs the one whose turn is first goes on where one of them was cut off.
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
     if taken == As::Waiting {
-        return Arrival { delivery, ticket, intent: None, place: None, reserved };
+        return Arrival { delivery, ticket, intent: None, place: None, reserved, key, trip };
     }
     // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
-    let read = || catch_unwind(AssertUnwindSafe(|| job::parse(&delivery.body, &desk.org.rules))).ok();
+    let read = || catch_unwind(AssertUnwindSafe(|| ticket.intent(&delivery, &desk.org.rules))).ok();
     let intent = ticket.may_be_delivered().is_ok().then(read).flatten();
     let mut place = match &intent {
         Some(Ok(Intent::Reset(reset))) if !ticket.is_early() => Some(place(desk, &reset.who.key())),
@@ -92,7 +97,7 @@ pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
     if let Some(place) = &mut place {
         let _ = futures_util::poll!(place);
     }
-    Arrival { delivery, ticket, intent, place, reserved }
+    Arrival { delivery, ticket, intent, place, reserved, key, trip }
 }
 
 fn place(desk: &Desk, user: &UserId) -> Place {
@@ -109,17 +114,20 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
     }
 }
 
+/// A job that was taken, and goes back before it was begun.
+pub fn given_back(desk: &Desk, delivery: &Delivery) {
+    let in_hand = desk.org.hands.take(delivery.lane, As::Waiting);
+    let ticket = Ticket::of(delivery, &desk.org.name, desk.org.hold, in_hand);
+    let key = ticket.key(delivery);
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
+    desk.org.memory.keep(key, trip);
+    ticket.span.left("given back");
+}
+
 /// What was reached is kept in memory where the session ends first, so that the redelivered job goes on from there.
 async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     // What it has reserved is free again when it ended or left, whether it has set a password or not.
-    let Arrival { delivery, ticket, intent, place, reserved: _reserved } = arrival;
-    let key = ticket.key(&delivery);
-    let Some(mut trip) = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage) else {
-        // It had succeeded, and all it owed was confirmed: only its ack had been lost.
-        ticket.span.left("acked again");
-        delivery.ack(&desk.over).await;
-        return;
-    };
+    let Arrival { delivery, ticket, intent, place, reserved: _reserved, key, mut trip } = arrival;
     trip.trace.clone_from(&ticket.trace);
     trip.batch = ticket.batch();
     trip.asked_at = ticket.asked_at();
@@ -131,7 +139,7 @@ async fn settle(desk: Arc<Desk>, arrival: Arrival) {
     match paid {
         Ok(()) => {
             if delivery.ack(&desk.over).await {
-                desk.settled(&ticket, &trip, key);
+                desk.settled(&ticket, &trip);
             } else {
                 desk.org.memory.keep(key, trip);
             }
@@ -217,8 +225,9 @@ async fn reset(
 ) -> Result<Ending, Halt> {
     ticket.may_be_delivered()?;
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
-    let came_before = ticket.came_before(delivery);
-    let reset = match intent.unwrap_or_else(|| job::parse(&delivery.body, &desk.org.rules)) {
+    // An equal job that is done is another one than a delivery that this process knows to have left undone.
+    let came_before = trip.has_copy || !trip.left_undone && ticket.came_before(delivery);
+    let reset = match intent.unwrap_or_else(|| ticket.intent(delivery, &desk.org.rules)) {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {
             let known = desk.known_end(ticket, came_before, None);

@@ -104,6 +104,31 @@ fn the_dashboard_is_json_and_each_of_its_panels_asks_for_something() {
     }
 }
 
+/// A version that the dependencies do not ask for is left out by Cargo, with a mere warning.
+#[test]
+fn every_patched_library_is_in_use() {
+    let table = |path: &str| -> toml::Table { file(path).parse().unwrap() };
+    let (manifest, lock) = (table("Cargo.toml"), table("Cargo.lock"));
+    let patched = manifest["patch"]["crates-io"].as_table().unwrap();
+    let mut folders: Vec<String> = std::fs::read_dir(format!("{}/patches", env!("CARGO_MANIFEST_DIR")))
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    folders.sort();
+    assert_eq!(folders, patched.keys().cloned().collect::<Vec<_>>());
+    for name in folders {
+        let version = &table(&format!("patches/{name}/Cargo.toml"))["package"]["version"];
+        let is_it = |package: &&toml::Value| package["name"].as_str() == Some(&name);
+        let locked: Vec<_> = lock["package"].as_array().unwrap().iter().filter(is_it).collect();
+        assert!(locked.len() == 1 && locked[0].get("source").is_none(), "{name} is not what is built: {locked:?}");
+        assert_eq!(&locked[0]["version"], version, "{name}");
+        let page = file("patches/README.md");
+        assert!(page.contains(&format!("## {name}")) && page.contains(version.as_str().unwrap()), "{name}");
+    }
+}
+
 /// What our documents and comments cite: paths, headings, decisions and sections of other documents.
 mod references {
     use std::collections::{BTreeMap, BTreeSet};
@@ -111,8 +136,19 @@ mod references {
     use std::path::Path;
 
     /// The folders that a path from the top begins with.
-    const TOPS: [&str; 10] =
-        ["docs/", "src/", "tests/", "config/", "scripts/", "examples/", "deploy/", "crates/", ".github/", ".ci/"];
+    const TOPS: [&str; 11] = [
+        "docs/",
+        "src/",
+        "tests/",
+        "config/",
+        "scripts/",
+        "examples/",
+        "deploy/",
+        "crates/",
+        "patches/",
+        ".github/",
+        ".ci/",
+    ];
     /// Whose files are read, beside the documents at the top.
     const READ: [&str; 11] =
         ["docs", "src", "tests", "config", "scripts", "examples", "deploy", "crates", ".github", ".ci", ".config"];
@@ -165,7 +201,8 @@ mod references {
         let is_read = |path: &&String| {
             let top = path.split('/').next().unwrap();
             let text = [".rs", ".md", ".toml", ".yml", ".py", ".mjs", ".service", "Dockerfile"];
-            (READ.contains(&top) || !path.contains('/'))
+            // Of a patched library only what we say of it: its code is its authors'.
+            (READ.contains(&top) || !path.contains('/') || top == "patches" && is_document(path))
                 && (text.iter().any(|end| path.ends_with(end)) || path.starts_with("scripts/") || *path == "Makefile")
                 && !path.ends_with('/')
         };

@@ -103,21 +103,27 @@ impl<L: Copy> Intake<L> {
 
     /// Takes no more jobs. Those in hand can still be settled; those that were prefetched and not yet handed out stay unsettled.
     pub async fn cancel(&mut self) {
-        if self.consumer.take().is_some() {
-            closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
-        }
+        self.rest().await;
     }
 
     /// Takes no more jobs, and hands out those that were prefetched.
     pub async fn rest(&mut self) -> Vec<Delivery<L>> {
-        let Some(mut consumer) = self.consumer.take() else { return Vec::new() };
+        if self.consumer.is_none() {
+            return Vec::new();
+        }
         closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
         // All that was delivered came before the answer.
-        let mut rest = Vec::new();
+        self.came()
+    }
+
+    /// Hands out what has come and was not handed out, and nothing after it.
+    pub fn came(&mut self) -> Vec<Delivery<L>> {
+        let Some(mut consumer) = self.consumer.take() else { return Vec::new() };
+        let mut came = Vec::new();
         while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
-            rest.push(self.delivery(delivery));
+            came.push(self.delivery(delivery));
         }
-        rest
+        came
     }
 
     /// Gives back whatever was taken and not settled, all at once. (One `nack` of all: on RabbitMQ 4.3 nothing else is free.)

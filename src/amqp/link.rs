@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use lapin::uri::AMQPScheme;
 use lapin::{Connection, ConnectionProperties};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::channels::{Needs, allowed, worn};
+use super::channels::{self, Needs, allowed, worn};
 use super::dial;
 use super::greeting::greeting;
 use super::publisher::{self, Pool};
 use super::pulse::Pulse;
+use super::tail::{Start, attach};
 use super::topology::{self, Thing};
-use super::trouble::{Trouble, closing, unreadable, within};
+use super::trouble::{ANSWER, Trouble, closing, unreadable, within};
 use crate::config::amqp::{Amqp, place};
 
 /// The heartbeat, in seconds: `docs/contract.md#at-the-broker`.
@@ -52,6 +53,8 @@ pub struct Link {
     declaring: Semaphore,
     /// Whether the broker ever refused what was declared, to whichever org.
     refused: AtomicBool,
+    /// Whether the streams were declared, by whoever came first.
+    streams: tokio::sync::Mutex<watch::Sender<bool>>,
     amqp: Amqp,
     role: String,
     lost: CancellationToken,
@@ -101,6 +104,7 @@ impl Link {
             leases: Mutex::default(),
             declaring: Semaphore::new(DECLARING),
             refused: AtomicBool::new(false),
+            streams: tokio::sync::Mutex::default(),
             amqp: amqp.clone(),
             role: role.to_owned(),
             lost,
@@ -114,6 +118,7 @@ impl Link {
     /// # Errors
     /// As [`topology::declare`].
     pub async fn declare(&self, things: &[Thing]) -> Result<(), Trouble> {
+        self.streams_first(things).await;
         let _place = self.declaring.acquire().await;
         let declared = if self.refused.load(Ordering::Relaxed) {
             let connection = connect(&self.amqp, &format!("resetd {} (declaring)", self.role)).await?;
@@ -130,6 +135,55 @@ impl Link {
             self.refused.store(true, Ordering::Relaxed);
         }
         declared
+    }
+
+    /// Declares the streams among things, and waits until they can be read; once, for all orgs, which share them.
+    ///
+    /// A stream is there some time after its declaration has begun: seconds, where it is the broker's first. Whoever declares it meanwhile,
+    /// consumes it or publishes to it has his connection closed (RESOURCE_ERROR "stream not found", or 541 INTERNAL_ERROR; 3.10), and by
+    /// the two of this link all orgs work. So this happens on a connection of its own, whoever else is declaring it. What else is wrong
+    /// with a stream is found by what follows.
+    async fn streams_first(&self, things: &[Thing]) {
+        let streams: Vec<Thing> = things.iter().filter(|thing| thing.is_stream()).cloned().collect();
+        let looked = self.streams.lock().await;
+        if streams.is_empty() || *looked.borrow() {
+            return;
+        }
+        let all = async {
+            let until = Instant::now() + ANSWER;
+            while let Err(Trouble::Again(reason)) = self.make_and_look(&streams).await {
+                if Instant::now() >= until {
+                    break;
+                }
+                tracing::debug!(reason, "a stream cannot be read yet");
+                sleep(WATCH).await;
+            }
+        };
+        if self.lost.run_until_cancelled(all).await.is_some() {
+            looked.send_replace(true);
+        }
+    }
+
+    /// Waits until the streams were declared, or were found to be amiss.
+    pub async fn streams_are_there(&self) {
+        let mut looked = self.streams.lock().await.subscribe();
+        // The sender lives as long as this.
+        let _ = looked.wait_for(|looked| *looked).await;
+    }
+
+    async fn make_and_look(&self, streams: &[Thing]) -> Result<(), Trouble> {
+        let connection = connect(&self.amqp, &format!("resetd {} (streams)", self.role)).await?;
+        let looked = async {
+            topology::declare(&connection, streams).await?;
+            for stream in streams {
+                let channel = within("opening a channel", channels::open(&connection)).await?;
+                attach(&channel, stream.name(), "resetd-look", 1, Start::Words("next")).await?;
+            }
+            Ok(())
+        };
+        let looked = looked.await;
+        closing(connection.close(200, "bye".into())).await;
+        looked
     }
 
     /// The leases that the consuming connection holds, as far as is known.

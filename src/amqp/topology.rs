@@ -151,6 +151,21 @@ pub async fn declare(connection: &Connection, things: &[Thing]) -> Result<(), Tr
 }
 
 impl Thing {
+    /// Its name; of a binding that of its queue.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Exchange { name, .. } | Self::Queue { name, .. } | Self::Binding { queue: name, .. } => name,
+        }
+    }
+
+    /// Whether it is a stream.
+    pub(super) fn is_stream(&self) -> bool {
+        match self {
+            Self::Queue { arguments, .. } => arguments.inner().get("x-queue-type") == Some(&text("stream")),
+            Self::Exchange { .. } | Self::Binding { .. } => false,
+        }
+    }
+
     /// What declaring it is called.
     fn what(&self) -> String {
         match self {

@@ -17,7 +17,7 @@ use crate::failpoint::{self, Stage};
 use crate::wire::again::{self, Luggage};
 
 /// Publishes it again and acks this delivery; where that fails it is not settled, and the broker delivers it again.
-pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, trip: Trip, key: Key, berth: Berth) {
+pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mut trip: Trip, key: Key, berth: Berth) {
     // What it has come to in this process alone: a password, or an end of which somebody may have been told.
     let is_ours_to_keep = trip.may_be_set() || trip.ending.is_some();
     let name = is_ours_to_keep.then(|| Uuid::new_v4().to_string());
@@ -44,11 +44,14 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, tr
     // It is leaving already: only the session's end stops it, and a limit of its own.
     let mut leaving = ticket.clone();
     leaving.held_until = Instant::now() + ANSWER;
-    if owe(&desk.shift(false), "a job that waits", &message, &leaving, &trip).await.is_ok() {
+    let published = owe(&desk.shift(false), "a job that waits", &message, &leaving, &trip).await;
+    // Where this delivery is not settled, both may come.
+    trip.has_copy = true;
+    if published.is_ok() {
         failpoint::reach(Stage::Again, ticket.id.as_str());
         tracing::debug!(job.id = %ticket.id, org = desk.org.name, lane = ticket.lane.as_str(), ?berth, "published again");
         if !delivery.ack(&desk.over).await {
-            // Both will come: with one password.
+            // Both will come, with one password.
             desk.org.memory.keep(key, trip);
         }
     } else {

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Ending, Key, Trip};
+use super::memory::{Ending, Trip};
 use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
@@ -117,7 +117,8 @@ impl Desk {
         }
     }
 
-    /// What was published may still be confirmed for a while after the session is over; but no delivery is held too long for it.
+    /// What was published may still be confirmed for a while after the session is over; but no delivery is held too long for it. Of a
+    /// job that has its ending it is waited for within the time of an answer where all is given back, or it would be there twice.
     pub(super) async fn unless_given_up<T>(
         &self,
         publishing: impl Future<Output = T>,
@@ -128,11 +129,18 @@ impl Desk {
             self.over.cancelled().await;
             sleep(ANSWER).await;
         };
+        let left = async {
+            let leave = self.left(ticket, trip).await;
+            if trip.ending.is_some() {
+                sleep(ANSWER).await;
+            }
+            leave
+        };
         tokio::select! {
             biased;
             value = publishing => Ok(value),
             () = over => Err(Leave::Unsettled),
-            leave = self.left(ticket, trip) => Err(leave),
+            leave = left => Err(leave),
         }
     }
 
@@ -295,12 +303,9 @@ impl Desk {
     }
 
     /// The job is settled: one line in the log, one in the metrics.
-    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip, key: Key) {
+    pub(super) fn settled(&self, ticket: &Ticket, trip: &Trip) {
         let Some(ending) = &trip.ending else { return };
         let outcome = debts::outcome(self, ticket, trip, ending);
-        if outcome.kind == OutcomeKind::Succeeded {
-            self.org.memory.succeeded(key);
-        }
         metrics::job_ended(&outcome);
         ticket.span.settled(&outcome);
         let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));

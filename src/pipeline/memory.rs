@@ -1,7 +1,7 @@
 //! How far a job has come, kept over a lost broker: after a PATCH the password exists nowhere else, so the redelivered job
 //! goes on from there, with the same password and without a second call.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,8 +24,6 @@ use crate::wire::redact::{without_addresses, without_name};
 const KEPT: Duration = Duration::from_secs(600);
 /// A password that is set, or may be, exists nowhere else: it is kept as long as a job may be thought to come back.
 const KEPT_IF_SET: Duration = Duration::from_secs(24 * 3600);
-/// So many acks at most are on their way to the broker when a connection is lost.
-const ACKS: usize = 1024;
 
 /// How a job ended, before anybody was told.
 #[derive(Debug, Clone)]
@@ -91,6 +89,10 @@ pub(super) struct Trip {
     pub(super) recorded: bool,
     /// Reply confirmed, or dropped, or nobody asked for one.
     pub(super) replied: bool,
+    /// That this process had this very delivery, and did not settle it: what else is known of an equal job is not its own end.
+    pub(super) left_undone: bool,
+    /// That it may also have been published again, so that either may find that the other was done.
+    pub(super) has_copy: bool,
 }
 
 impl Trip {
@@ -179,6 +181,10 @@ impl Trip {
     pub(super) fn is_tried(&self) -> bool {
         self.progress != Progress::default() || self.issued.is_some()
     }
+
+    fn got_somewhere(&self) -> bool {
+        self.is_tried() || self.ending.is_some()
+    }
 }
 
 /// What a trip is remembered by.
@@ -200,7 +206,7 @@ impl Key {
     }
 }
 
-/// The trips that a lost session cut short, by job id, and the jobs whose ack may not have reached the broker.
+/// The trips of deliveries that were not settled, since a session was lost or all was given back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     kept: Mutex<Kept>,
@@ -219,47 +225,67 @@ impl Drop for Untold {
 
 #[derive(Debug, Default)]
 struct Kept {
-    trips: HashMap<Key, (Instant, Trip)>,
+    /// One for each delivery: two jobs may be equal.
+    trips: HashMap<Key, Vec<(Instant, Trip)>>,
     /// Jobs whose trips were forgotten with a password that may be set.
     unknown: HashMap<Key, Instant>,
-    succeeded: VecDeque<(Instant, Key)>,
+}
+
+impl Kept {
+    /// The trip of one delivery of that key, the furthest first: a password that is set is told first.
+    fn take(&mut self, key: &Key) -> Option<Trip> {
+        let trips = self.trips.get_mut(key)?;
+        trips.retain(is_fresh);
+        let furthest = trips.iter().position(|(_, trip)| trip.got_somewhere()).unwrap_or_default();
+        let taken = (furthest < trips.len()).then(|| trips.swap_remove(furthest).1);
+        if trips.is_empty() {
+            self.trips.remove(key);
+        }
+        taken
+    }
 }
 
 impl Memory {
-    /// Where this job left off, or a fresh trip; `None` where it had succeeded and only its ack was lost. Only a redelivered
-    /// message, or one that was published again, can be one that was cut short: a replayed letter of the same id is a fresh one.
-    pub(super) fn recall(&self, key: &Key, redelivered: bool, luggage: &Luggage) -> Option<Trip> {
-        if matches!(key, Key::Delivered(..)) && !redelivered {
-            return Some(Trip::with(luggage));
+    /// Where this job left off, or a fresh trip. Only a redelivered message, or one that was published again, can be one that was cut
+    /// short: a replayed letter of the same id is a fresh one. Of equal jobs that were cut short each delivery gets the trip of one.
+    ///
+    /// Nothing is known here of a job whose ack was lost: the ledger has its end. An equal job must not be taken for it.
+    pub(super) fn recall(&self, key: &Key, redelivered: bool, luggage: &Luggage) -> Trip {
+        let is_delivered = matches!(key, Key::Delivered(..));
+        if is_delivered && !redelivered {
+            return Trip::with(luggage);
         }
         let mut kept = self.lock();
-        if kept.succeeded.iter().any(|(since, done)| done == key && since.elapsed() < KEPT) {
-            return None;
+        if let Some(trip) = kept.take(key) {
+            return Trip { left_undone: is_delivered, ..trip };
         }
         let is_unknown = kept.unknown.remove(key).is_some_and(|since| since.elapsed() < KEPT);
-        let afresh = || Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() });
-        Some(kept.trips.remove(key).filter(is_fresh).map_or_else(afresh, |(_, trip)| trip))
+        Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() })
     }
 
-    /// Keeps a trip that got somewhere, and forgets those that nobody came back for.
+    /// Keeps the trip of a delivery that is not settled, and forgets those that nobody came back for.
     pub(super) fn keep(&self, key: Key, trip: Trip) {
         let mut kept = self.lock();
-        kept.trips.retain(|_, kept| is_fresh(kept));
-        if trip.is_tried() || trip.ending.is_some() {
-            kept.trips.insert(key, (Instant::now(), trip));
-        }
+        kept.trips.retain(|_, trips| {
+            trips.retain(is_fresh);
+            !trips.is_empty()
+        });
+        kept.trips.entry(key).or_default().push((Instant::now(), trip));
     }
 
     /// A trip whose password is set and whose notification is not confirmed.
     pub(super) fn owed(&self) -> Option<(Key, Trip)> {
         let kept = self.lock();
-        let mut owed = kept.trips.iter().filter(|(_, (_, trip))| trip.owes_notification());
-        owed.next().map(|(key, (_, trip))| (key.clone(), trip.clone()))
+        let mut all = kept.trips.iter().flat_map(|(key, trips)| trips.iter().map(move |(_, trip)| (key, trip)));
+        all.find(|(_, trip)| trip.owes_notification()).map(|(key, trip)| (key.clone(), trip.clone()))
     }
 
-    /// The notification of that trip is confirmed.
+    /// The notification of the trip that [`Memory::owed`] gave is confirmed.
     pub(super) fn told(&self, key: &Key) {
-        if let Some((_, trip)) = self.lock().trips.get_mut(key) {
+        let mut kept = self.lock();
+        let Some(trips) = kept.trips.get_mut(key) else { return };
+        let owed = trips.iter().position(|(_, trip)| trip.owes_notification());
+        if let Some((_, trip)) = trips.get_mut(owed.unwrap_or_default()) {
             trip.is_now_told();
         }
     }
@@ -280,18 +306,9 @@ impl Memory {
     pub(super) fn forget(&self) {
         let mut kept = self.lock();
         kept.unknown.retain(|_, since| since.elapsed() < KEPT);
-        let forgotten: Vec<_> = kept.trips.drain().filter(|(_, (_, trip))| trip.has_ever_set()).collect();
+        let may_be_set = |trips: &[(Instant, Trip)]| trips.iter().any(|(_, trip)| trip.has_ever_set());
+        let forgotten: Vec<_> = kept.trips.drain().filter(|(_, trips)| may_be_set(trips)).collect();
         kept.unknown.extend(forgotten.into_iter().map(|(key, _)| (key, Instant::now())));
-    }
-
-    /// Remembers a job that succeeded and was acked: what was written to a connection that is then lost may never have been read.
-    /// A job that failed is not remembered, since the same id may come again on purpose.
-    pub(super) fn succeeded(&self, key: Key) {
-        let mut kept = self.lock();
-        if kept.succeeded.len() == ACKS {
-            kept.succeeded.pop_front();
-        }
-        kept.succeeded.push_back((Instant::now(), key));
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -324,29 +341,36 @@ mod tests {
         let trip = tried();
         let password = trip.password.clone().unwrap();
         memory.keep(id.clone(), trip);
-        assert!(
-            !memory.recall(&id, false, &NOTHING).unwrap().is_tried(),
-            "a fresh message is not the one that was cut short"
-        );
-        let mut again = memory.recall(&id, true, &NOTHING).unwrap();
+        assert!(!memory.recall(&id, false, &NOTHING).is_tried(), "a fresh message is not the one that was cut short");
+        let mut again = memory.recall(&id, true, &NOTHING);
         assert_eq!(again.password(PasswordKind::Hex).unwrap().expose(), password.expose());
-        assert!(!memory.recall(&id, true, &NOTHING).unwrap().is_tried(), "it is recalled once");
+        assert!(!memory.recall(&id, true, &NOTHING).is_tried(), "it is recalled once");
         memory.keep(id.clone(), tried());
         assert!(
-            !memory.recall(&Key::Delivered(JobId::new("j"), 8), true, &NOTHING).unwrap().is_tried(),
+            !memory.recall(&Key::Delivered(JobId::new("j"), 8), true, &NOTHING).is_tried(),
             "another body under the same id is another job"
         );
     }
 
     #[test]
-    fn a_job_whose_ack_was_lost_is_known_and_a_replayed_one_runs() {
+    fn equal_jobs_that_were_cut_off_are_as_many_trips_and_the_furthest_goes_on_first() {
         let memory = Memory::default();
         let id = Key::Delivered(JobId::new("j"), 7);
-        memory.succeeded(id.clone());
-        assert!(memory.recall(&id, true, &NOTHING).is_none());
-        assert!(memory.recall(&id, false, &NOTHING).is_some());
-        (0..ACKS).for_each(|n| memory.succeeded(Key::Delivered(JobId::new(n.to_string()), 7)));
-        assert!(memory.recall(&id, true, &NOTHING).is_some(), "what is remembered is bounded");
+        memory.keep(id.clone(), Trip::default());
+        memory.keep(id.clone(), tried());
+        memory.keep(id.clone(), Trip::default());
+        let recalled = |redelivered| {
+            let trip = memory.recall(&id, redelivered, &NOTHING);
+            (trip.is_tried(), trip.left_undone)
+        };
+        assert_eq!(recalled(false), (false, false), "a fresh message is none of them");
+        assert_eq!([(); 3].map(|()| recalled(true)), [(true, true), (false, true), (false, true)]);
+        assert_eq!(
+            recalled(true),
+            (false, false),
+            "a fourth is one that this process knows nothing of: its ack was lost"
+        );
+        assert!(memory.lock().trips.is_empty());
     }
 
     #[test]
@@ -354,17 +378,18 @@ mod tests {
         let memory = Memory::default();
         let name = Key::Again(JobId::new("j"), "t".into());
         memory.keep(name.clone(), tried());
-        assert!(memory.recall(&name, false, &NOTHING).unwrap().is_tried());
+        let again = memory.recall(&name, false, &NOTHING);
+        assert!(again.is_tried() && !again.left_undone, "the delivery before it may have been done");
         memory.keep(name.clone(), tried());
         memory.forget();
-        assert!(!memory.recall(&name, false, &NOTHING).unwrap().is_tried(), "another worker has done it in between");
+        assert!(!memory.recall(&name, false, &NOTHING).is_tried(), "another worker has done it in between");
     }
 
     #[test]
     fn that_a_password_may_be_set_is_known_though_another_process_sent_it_or_the_trip_is_forgotten() {
         let memory = Memory::default();
         let (key, again) = (Key::Delivered(JobId::new("j"), 7), Key::Again(JobId::new("j"), "t".into()));
-        let carried = memory.recall(&again, false, &Luggage { may_be_set: true, ..NOTHING }).unwrap();
+        let carried = memory.recall(&again, false, &Luggage { may_be_set: true, ..NOTHING });
         assert_eq!(carried.progress.password_set, PasswordSet::Unknown);
         assert!(carried.has_ever_set() && !carried.may_be_set(), "this process knows no password that may be set");
         for (may_be_this_one, password_set) in [(true, PasswordSet::Unknown), (false, PasswordSet::No)] {
@@ -372,7 +397,7 @@ mod tests {
             (trip.progress.may_be_this_one, trip.progress.password_set) = (may_be_this_one, password_set);
             memory.keep(key.clone(), trip);
             memory.forget();
-            let recalled = memory.recall(&key, true, &NOTHING).unwrap();
+            let recalled = memory.recall(&key, true, &NOTHING);
             assert_eq!((recalled.progress.password_set, recalled.progress.attempts), (password_set, 0));
         }
     }
@@ -413,9 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_got_nowhere_is_not_kept() {
+    fn of_a_job_that_got_nowhere_it_is_known_that_it_was_left_undone_until_another_worker_has_led() {
         let memory = Memory::default();
-        memory.keep(Key::Delivered(JobId::new("j"), 7), Trip::default());
-        assert!(memory.lock().trips.is_empty());
+        let id = Key::Delivered(JobId::new("j"), 7);
+        memory.keep(id.clone(), Trip::default());
+        assert!(memory.recall(&id, true, &NOTHING).left_undone);
+        memory.keep(id.clone(), Trip::default());
+        memory.forget();
+        assert!(!memory.recall(&id, true, &NOTHING).left_undone);
     }
 }

@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use super::Halt;
 use super::memory::Key;
 use crate::amqp::consumer::Delivery;
-use crate::domain::job::{JobId, Lane, Refusal, Wishes};
+use crate::domain::job::{Intent, JobId, Lane, Refusal, Reset, Who, Wishes};
 use crate::domain::outcome::{Clock, Reason};
 use crate::domain::trace::TraceParent;
 use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
+use crate::wire::job::{self, Invalid, Rules};
 use crate::wire::{properties, trace};
 
 /// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
@@ -60,6 +61,8 @@ pub(super) struct Ticket {
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
+    /// Whether the text of its properties is text.
+    readable: Result<(), Refusal>,
     wishes: Result<Wishes, Refusal>,
 }
 
@@ -74,7 +77,8 @@ impl Ticket {
             }
             wishes
         });
-        let reply_to = delivery.properties.reply_to().clone().filter(|queue| !queue.as_str().is_empty());
+        let is_name = |queue: &ShortString| !queue.as_str().is_empty() && !queue.is_lossy();
+        let reply_to = delivery.properties.reply_to().clone().filter(is_name);
         let luggage = again::luggage(&delivery.properties);
         let producer = trace::parent(&delivery.properties);
         let span = JobSpan::begin(&id, org, delivery.lane, producer.as_ref());
@@ -89,8 +93,22 @@ impl Ticket {
             deliveries_before: deliveries_before(delivery),
             luggage,
             clock,
+            readable: properties::readable(&delivery.properties),
             wishes,
         }
+    }
+
+    /// What the job asks for. One whose properties hold bytes that are not UTF-8 asks for nothing that could be trusted; whose it is, is
+    /// told where the body says so.
+    pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
+        let read = job::parse(&delivery.body, rules);
+        let Err(refusal) = &self.readable else { return read };
+        let user = match read {
+            Ok(Intent::Reset(Reset { who: Who::Id(user), .. })) => Some(user),
+            Ok(Intent::Reset(Reset { who: Who::Name(_), .. }) | Intent::PassThrough) => None,
+            Err(invalid) => invalid.user,
+        };
+        Err(Invalid { reason: Reason::InvalidJob, detail: refusal.0.clone(), user })
     }
 
     /// Whether it runs alone: while it is in hand, no other job is.

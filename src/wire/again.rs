@@ -120,16 +120,19 @@ pub(super) fn headers(from: &BasicProperties) -> FieldTable {
     headers
 }
 
-/// The properties that survive: all but `expiration` and `user_id`.
+/// The properties that survive: all but `expiration` and `user_id`, and a `message_id` that was not UTF-8, which names no job.
 pub(super) fn kept(from: &BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
     macro_rules! keep {
         ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get() { kept = kept.$set(value.clone()); })* };
     }
     keep!(content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        correlation_id with_correlation_id, reply_to with_reply_to,
         timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id);
-    kept
+    match from.message_id().as_ref().filter(|id| !id.is_lossy()) {
+        Some(id) => kept.with_message_id(id.clone()),
+        None => kept,
+    }
 }
 
 #[cfg(test)]

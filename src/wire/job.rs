@@ -9,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::quoted;
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
 use crate::domain::job::{Intent, Refusal, Reset, Who};
 use crate::domain::outcome::Reason;
@@ -138,7 +139,7 @@ impl<'a> Fields<'a> {
             other => {
                 let known = "userId or userName, password, email, emails and attributes";
                 self.problem.get_or_insert_with(|| {
-                    format!("{}: unknown field; a job has {known}; move it under attributes", short(other))
+                    format!("{}: unknown field; a job has {known}; move it under attributes", quoted(other))
                 });
                 return;
             }
@@ -236,12 +237,15 @@ fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<V
     for (name, json) in pairs {
         let name = AttributeName::parse(&name)?;
         if attributes.iter().any(|seen| seen.name == name) {
-            return Err(Invalid::job(format!("attributes: {} stands twice; it must stand once", short(name.as_str()))));
+            return Err(Invalid::job(format!(
+                "attributes: {} stands twice; it must stand once",
+                quoted(name.as_str())
+            )));
         }
         if !allowed.allow(&name) {
             let detail = format!(
                 "attributes: {} is not allowed; wire.allowed_attributes lists what is, and the password is never an attribute",
-                short(name.as_str())
+                quoted(name.as_str())
             );
             return Err(Invalid { reason: Reason::AttributeNotAllowed, detail, user: None });
         }
@@ -302,12 +306,6 @@ fn shape_of(json: &str) -> &'static str {
         Some(b'n') => "null",
         _ => "a number",
     }
-}
-
-/// A name from outside, fit for one line of text.
-fn short(name: &str) -> String {
-    let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
-    if name.chars().count() > 64 { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
 }
 
 pub mod schema;

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::properties::{integer, job_id, text};
+use super::properties::{integer, job_id, message_id, text};
 use super::{again, dead_letter, ledger, moment, persistent, redact, schema, short};
 use crate::domain::job::{JobId, Lane};
 use crate::domain::user::UserId;
@@ -143,7 +143,7 @@ pub fn replayed(body: &[u8], properties: &BasicProperties) -> BasicProperties {
     if again::says_it_may_be_set(properties) {
         again::say_it_may_be_set(&mut headers);
     }
-    let named = properties.message_id().as_ref().is_some_and(|id| !id.as_str().is_empty());
+    let named = message_id(properties).is_some();
     let fresh = again::kept(properties).with_headers(headers).with_delivery_mode(2);
     if named {
         return fresh;

@@ -75,6 +75,12 @@ fn short(text: &str) -> ShortString {
     text[..text.floor_char_boundary(255)].into()
 }
 
+/// A name from outside, fit for one line of text.
+fn quoted(name: &str) -> String {
+    let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
+    if name.chars().count() > 64 { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
+}
+
 /// A moment as records have it, by which what was noted is known again when it is read.
 pub fn to_the_millisecond(at: Timestamp) -> Timestamp {
     at.round(Unit::Millisecond).unwrap_or(at)

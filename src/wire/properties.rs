@@ -2,11 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use schemars::{Schema, json_schema};
 use sha2::{Digest, Sha256};
 
-use super::{redact, schema};
+use super::{quoted, redact, schema};
 use crate::domain::job::{JobId, Refusal, Wishes};
 use crate::domain::outcome::span;
 
@@ -23,8 +23,58 @@ const NOT_AFTER: &str = "not-after";
 
 /// The job's id: its `message_id`, or a name made from what it says.
 pub fn job_id(body: &[u8], properties: &BasicProperties) -> JobId {
-    let given = properties.message_id().as_ref().map(|id| id.as_str()).filter(|id| !id.is_empty());
-    given.map_or_else(|| derived(body, properties), JobId::new)
+    message_id(properties).map_or_else(|| derived(body, properties), JobId::new)
+}
+
+/// The `message_id`, where there is one. One that was not UTF-8 is none: what is left of it may be left of others too, and of two jobs
+/// of one id only one is done.
+pub(super) fn message_id(properties: &BasicProperties) -> Option<&str> {
+    let given = properties.message_id().as_ref().filter(|id| !id.is_lossy());
+    given.map(ShortString::as_str).filter(|id| !id.is_empty())
+}
+
+/// Refuses text that is not UTF-8 in a property or in a header's name, which AMQP wants it to be (0-9-1, section 4.2.5.3), and RabbitMQ
+/// does not ask for: it was read with U+FFFD in place of such bytes.
+///
+/// # Errors
+/// Where there is any: which property it is, or what is left of the header's name.
+pub fn readable(properties: &BasicProperties) -> Result<(), Refusal> {
+    let texts = [
+        ("content_type", properties.content_type()),
+        ("content_encoding", properties.content_encoding()),
+        ("correlation_id", properties.correlation_id()),
+        ("reply_to", properties.reply_to()),
+        ("expiration", properties.expiration()),
+        ("message_id", properties.message_id()),
+        ("type", properties.kind()),
+        ("user_id", properties.user_id()),
+        ("app_id", properties.app_id()),
+        ("cluster_id", properties.cluster_id()),
+    ];
+    let lossy = |text: &Option<ShortString>| text.as_ref().is_some_and(ShortString::is_lossy);
+    if let Some((name, _)) = texts.iter().find(|(_, text)| lossy(text)) {
+        return Err(Refusal(format!("{name}: it holds bytes that are not UTF-8")));
+    }
+    match properties.headers().as_ref().and_then(lossy_name) {
+        Some(name) => {
+            Err(Refusal(format!("header {}: its name holds bytes that are not UTF-8", quoted(name.as_str()))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The first name in a table, or in one within it, that was not UTF-8.
+fn lossy_name(table: &FieldTable) -> Option<&ShortString> {
+    fn within(value: &AMQPValue) -> Option<&ShortString> {
+        if let AMQPValue::FieldTable(table) = value {
+            lossy_name(table)
+        } else if let AMQPValue::FieldArray(values) = value {
+            values.as_slice().iter().find_map(within)
+        } else {
+            None
+        }
+    }
+    table.inner().iter().find_map(|(name, value)| if name.is_lossy() { Some(name) } else { within(value) })
 }
 
 /// `sha256:` and the hash of the redacted body, `timestamp` and `correlation_id`, with a zero byte between them.
@@ -213,6 +263,53 @@ mod tests {
         );
         assert_ne!(bare, job_id(body, &BasicProperties::default().with_timestamp(1)));
         assert_ne!(bare, job_id(body, &BasicProperties::default().with_correlation_id("c".into())));
+    }
+
+    /// As it is read from the wire.
+    fn latin1() -> ShortString {
+        ShortString::from_utf8_lossy(b"Z\xfcrich".to_vec())
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_wherever_it_stands_and_text_with_its_mark_is_not() {
+        let bare = BasicProperties::default;
+        let headers = |name: ShortString, value: AMQPValue| {
+            let mut table = FieldTable::default();
+            table.insert("first".into(), AMQPValue::Void).insert(name, value);
+            table
+        };
+        let nested = AMQPValue::FieldTable(headers(latin1(), AMQPValue::Void));
+        let listed = AMQPValue::FieldArray(vec![AMQPValue::Boolean(true), nested.clone()].into());
+        let cases = [
+            ("content_type: ", bare().with_content_type(latin1())),
+            ("content_encoding: ", bare().with_content_encoding(latin1())),
+            ("correlation_id: ", bare().with_correlation_id(latin1())),
+            ("reply_to: ", bare().with_reply_to(latin1())),
+            ("expiration: ", bare().with_expiration(latin1())),
+            ("message_id: ", bare().with_message_id(latin1())),
+            ("type: ", bare().with_type(latin1())),
+            ("user_id: ", bare().with_user_id(latin1())),
+            ("app_id: ", bare().with_app_id(latin1())),
+            ("cluster_id: ", bare().with_cluster_id(latin1())),
+            ("header \"Z\\u{fffd}rich\": ", bare().with_headers(headers(latin1(), AMQPValue::Void))),
+            ("header \"Z\\u{fffd}rich\": ", bare().with_headers(headers("a".into(), nested))),
+            ("header \"Z\\u{fffd}rich\": ", bare().with_headers(headers("a".into(), listed))),
+        ];
+        for (start, properties) in cases {
+            let refusal = readable(&properties).unwrap_err().to_string();
+            assert!(refusal.starts_with(start) && refusal.contains("not UTF-8"), "{refusal}");
+        }
+        let bytes = AMQPValue::LongString(b"Z\xfcrich"[..].into());
+        let text = "Z\u{fffd}rich";
+        assert_eq!(readable(&bare().with_app_id(text.into()).with_headers(headers(text.into(), bytes))), Ok(()));
+    }
+
+    #[test]
+    fn a_message_id_that_is_not_utf8_names_no_job() {
+        let named = BasicProperties::default().with_message_id(latin1());
+        assert_eq!(job_id(b"{}", &named), job_id(b"{}", &BasicProperties::default()));
+        let marked = BasicProperties::default().with_message_id("Z\u{fffd}rich".into());
+        assert_eq!(job_id(b"{}", &marked).as_str(), "Z\u{fffd}rich");
     }
 
     #[test]

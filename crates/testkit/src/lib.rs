@@ -12,6 +12,7 @@ pub mod http;
 pub mod mail_server;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod relay;
 mod wait;
 

@@ -4,12 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+/// So many reads at most are on their way in one direction.
+const ON_THEIR_WAY: usize = 4_096;
 
 /// Takes connections on a loopback port of its own and hands each on. All of them end when this is dropped.
 pub struct Relay {
@@ -36,6 +41,8 @@ struct Network {
     holds_there: bool,
     /// What the server sends is not handed on.
     holds_back: bool,
+    /// So long is what the server sends on its way.
+    lag_back: Duration,
 }
 
 impl Relay {
@@ -108,6 +115,11 @@ impl Relay {
     /// What the server sends is held; what clients send still arrives.
     pub fn hold_back(&self) {
         self.network.send_modify(|network| network.holds_back = true);
+    }
+
+    /// What the server sends comes so much later, as over a long way.
+    pub fn lag_back(&self, lag: Duration) {
+        self.network.send_modify(|network| network.lag_back = lag);
     }
 
     /// All is well again, and what was held goes on.
@@ -192,8 +204,8 @@ async fn connection(
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::try_join!(
-            carry(from_client, to_server, there, |network| network.holds_there, tapes.as_ref().map(|tapes| &tapes[0])),
-            carry(from_server, to_client, back, |network| network.holds_back, tapes.as_ref().map(|tapes| &tapes[1])),
+            carry(from_client, to_server, there, THERE, tapes.as_ref().map(|tapes| &tapes[0])),
+            carry(from_server, to_client, back, BACK, tapes.as_ref().map(|tapes| &tapes[1])),
         )
     };
     tokio::select! {
@@ -213,31 +225,55 @@ async fn unheard(client: &mut TcpStream) {
     while let Ok(1..) = client.read(&mut some).await {}
 }
 
+/// What the network is like in one direction.
+struct Direction {
+    held: fn(&Network) -> bool,
+    lag: fn(&Network) -> Duration,
+}
+
+const THERE: Direction = Direction { held: |network| network.holds_there, lag: |_| Duration::ZERO };
+const BACK: Direction = Direction { held: |network| network.holds_back, lag: |network| network.lag_back };
+
 /// One direction, up to its end, which is handed on too.
 async fn carry(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut network: watch::Receiver<Network>,
-    held: fn(&Network) -> bool,
+    direction: Direction,
     tape: Option<&Tape>,
 ) -> io::Result<()> {
-    let mut some = vec![0; 65536];
-    loop {
-        while_held(&mut network, held).await?;
-        let read = tokio::select! {
-            read = from.read(&mut some) => read?,
-            _ = network.wait_for(held) => continue,
-        };
-        // It may have begun to be held while this was on its way.
-        while_held(&mut network, held).await?;
-        if read == 0 {
-            return to.shutdown().await;
+    let Direction { held, lag } = direction;
+    let mut arriving = network.clone();
+    let (leaves, mut arrives) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THEIR_WAY);
+    let reading = async move {
+        let mut some = vec![0; 65536];
+        loop {
+            while_held(&mut network, held).await?;
+            let read = tokio::select! {
+                read = from.read(&mut some) => read?,
+                _ = network.wait_for(held) => continue,
+            };
+            if read == 0 {
+                return Ok(());
+            }
+            if let Some(tape) = tape {
+                tape.lock().unwrap().extend_from_slice(&some[..read]);
+            }
+            let due = Instant::now() + lag(&network.borrow());
+            leaves.send((due, some[..read].to_vec())).await.map_err(io::Error::other)?;
         }
-        if let Some(tape) = tape {
-            tape.lock().unwrap().extend_from_slice(&some[..read]);
+    };
+    let writing = async move {
+        while let Some((due, bytes)) = arrives.recv().await {
+            sleep_until(due).await;
+            // It may have begun to be held while this was on its way.
+            while_held(&mut arriving, held).await?;
+            to.write_all(&bytes).await?;
         }
-        to.write_all(&some[..read]).await?;
-    }
+        while_held(&mut arriving, held).await?;
+        to.shutdown().await
+    };
+    tokio::try_join!(reading, writing).map(drop)
 }
 
 async fn while_held(network: &mut watch::Receiver<Network>, held: fn(&Network) -> bool) -> io::Result<()> {
@@ -406,6 +442,23 @@ mod tests {
         hears_nothing(&mut client).await;
         relay.heal();
         hears(&mut client, "held").await;
+    }
+
+    #[tokio::test]
+    async fn a_lag_delays_what_the_server_says_and_holds_up_nothing_behind_it() {
+        let (listener, relay) = server().await;
+        let (mut client, mut server) = pair(&listener, &relay).await;
+        let lag = Duration::from_millis(300);
+        relay.lag_back(lag);
+        let began = tokio::time::Instant::now();
+        for word in ["one", "two", "three", "four"] {
+            server.write_all(word.as_bytes()).await.unwrap();
+            says(&mut client, &mut server, word).await;
+        }
+        let sent = began.elapsed();
+        hears(&mut client, "onetwothreefour").await;
+        let all = began.elapsed();
+        assert!(lag <= all && all < sent + 3 * lag, "{all:?}, all sent within {sent:?}");
     }
 
     #[tokio::test]

@@ -123,6 +123,7 @@ impl Post<'_> {
         // Also while it is at work: whose password was set last is told by the workers' outcomes.
         let _reading = self.office.ledger.reading();
         let reading = async {
+            link.streams_are_there().await;
             tokio::join!(self.office.ledger.follow(&link.consuming), self.office.depths.follow(&link.consuming));
             std::future::pending().await
         };

@@ -121,7 +121,7 @@ impl Session {
     /// Lets the jobs in hand end, so that none of them is still at work when its redelivery comes; then closes the channels,
     /// which returns what was not settled. `true`: none of them is at work any more.
     async fn finish(self, end: &End, crew: &Crew<'_>) -> bool {
-        let Self { desk, lanes: [mut interactive, mut bulk], jobs, .. } = self;
+        let Self { desk, lanes: [mut interactive, mut bulk], jobs, suspects, .. } = self;
         jobs.close();
         match end {
             End::Drained => drain(&desk, &mut interactive, &mut bulk, &jobs, crew.config.grace).await,
@@ -133,6 +133,10 @@ impl Session {
                 };
                 tokio::select! { () = jobs.wait() => {}, () = grace_ended => {} }
             }
+        }
+        shifts::not_begun(&desk, suspects);
+        for lane in [&mut interactive, &mut bulk] {
+            shifts::not_begun(&desk, lane.came());
         }
         desk.org.gate.admit(None);
         // Whatever could not be published is owed by nobody now; the redelivered jobs find out anew.

@@ -19,7 +19,7 @@ use crate::amqp::trouble::Trouble;
 use crate::domain::job::Lane;
 use crate::org::gate::Room;
 use crate::org::hands::As;
-use crate::pipeline;
+use crate::pipeline::{self, Desk};
 
 /// How often it is looked whether no call can be made for long.
 const LOOK: Duration = Duration::from_millis(500);
@@ -303,7 +303,7 @@ impl Session {
     /// Takes no more, and waits until no job is in hand; those that wait too long leave by themselves.
     async fn stop_taking(&mut self) {
         for lane in &mut self.lanes {
-            lane.cancel().await;
+            not_begun(&self.desk, lane.rest().await);
         }
         self.none_in_hand().await;
     }
@@ -337,6 +337,7 @@ impl Session {
         let mut suspects = std::mem::take(&mut self.suspects);
         suspects.sort_by_key(|delivery| (delivery.lane.index(), delivery.place()));
         for delivery in suspects {
+            pipeline::given_back(&self.desk, &delivery);
             delivery.give_back().await?;
         }
         Ok(())
@@ -350,7 +351,8 @@ impl Session {
 
     /// With nothing in hand: gives back whatever was taken.
     async fn give_back(&mut self) -> Result<(), Trouble> {
-        drop((std::mem::take(&mut self.suspects), self.desk.returns.take()));
+        not_begun(&self.desk, std::mem::take(&mut self.suspects));
+        drop(self.desk.returns.take());
         for lane in &self.lanes {
             lane.give_back().await?;
         }
@@ -367,4 +369,9 @@ fn looks() -> Interval {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look
+}
+
+/// These came, and go back: each is known to be undone, whatever an equal job has come to.
+pub(super) fn not_begun(desk: &Desk, deliveries: Vec<Delivery>) {
+    deliveries.iter().for_each(|delivery| pipeline::given_back(desk, delivery));
 }
