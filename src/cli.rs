@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Environment};
@@ -236,7 +236,7 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
             let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             roles::worker::check(&config)?;
-            let listener = listener(&config).await?;
+            let listener = listener(&config)?;
             in_a_task(roles::worker::run(config, listener, shutdown)).await
         }
         Role::Mailer(with) => {
@@ -245,7 +245,7 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
                 return roles::mailer::preview(&config, folder);
             }
             config.mailer()?;
-            let listener = listener(&config).await?;
+            let listener = listener(&config)?;
             in_a_task(roles::mailer::run(config, listener, shutdown)).await
         }
         Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
@@ -269,10 +269,21 @@ async fn in_a_task(role: impl Future<Output = Result<()>> + Send + 'static) -> R
     tokio::spawn(role).await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
+/// Connections that may wait to be accepted; the system may allow fewer. One that finds no room is tried again after a second by its
+/// sender's system: too long for a health probe while others flood the port.
+const BACKLOG: u32 = 4096;
+
 /// Where health, metrics and the page are served.
-async fn listener(config: &Config) -> Result<TcpListener> {
+fn listener(config: &Config) -> Result<TcpListener> {
     let listen = config.http.listen;
-    TcpListener::bind(listen).await.with_context(|| {
+    let bound = || {
+        let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A port whose connections of a process before have not timed out yet can be bound.
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| {
         format!(
             "http.listen {listen} cannot be bound; is another worker or mailer running? Set http.listen to another port"
         )

@@ -10,7 +10,7 @@ mod server;
 mod view;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -18,11 +18,13 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{self, Role};
@@ -33,12 +35,16 @@ use events::Live;
 pub use scene::{MailSource, Scene, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How old the text of the metrics may be that is answered.
+const RENDERED: Duration = Duration::from_millis(100);
 
 struct Shown {
     board: watch::Receiver<board::State>,
     /// Whether this is a mailer: the one row of its board is no org.
     is_mailer: bool,
     recorder: PrometheusHandle,
+    /// The metrics as they were written last.
+    written: Mutex<Option<(Instant, Bytes)>>,
     guard: Guard,
     live: Live,
     /// Cancelled when the process ends: a page that is open somewhere does not hold it.
@@ -98,6 +104,7 @@ pub async fn serve(
         board: scene.board.clone(),
         is_mailer: scene.mails.is_some(),
         recorder: recorder.clone(),
+        written: Mutex::new(None),
         guard: Guard::new(token),
         live: Live::new(scene),
         ended: shutdown.clone(),
@@ -157,13 +164,28 @@ fn row(org: &board::OrgState, meter: Option<&Meter>) -> Org {
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
-    for (name, org) in &shown.board.borrow().orgs {
-        metrics::active(name, org.works());
-        metrics::line_stopped(name, org.role().0 == Role::Stopped);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.figures())
+}
+
+impl Shown {
+    /// The metrics as text. Writing them is work, and anybody may ask for them: it is done so often at most.
+    fn figures(&self) -> Bytes {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*written
+            && at.elapsed() < RENDERED
+        {
+            return text.clone();
+        }
+        for (name, org) in &self.board.borrow().orgs {
+            metrics::active(name, org.works());
+            metrics::line_stopped(name, org.role().0 == Role::Stopped);
+        }
+        metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
+        self.recorder.run_upkeep();
+        let text = Bytes::from(self.recorder.render());
+        *written = Some((Instant::now(), text.clone()));
+        text
     }
-    metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
-    shown.recorder.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.recorder.render())
 }
 
 #[cfg(test)]

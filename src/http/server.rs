@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,10 +23,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 /// Connections at once. One more takes the place of the one that is longest without a complete request.
-pub(super) const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
+/// Those that are being closed count too until they are: so many more at most, so that accepting need not wait for each.
+const CLOSING: usize = 64;
 /// From the beginning of a connection, or the response before, until a request's head is complete. So an idle connection is closed
 /// after it too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,8 +45,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until this is dropped, which closes what is open.
 pub(super) async fn serve(listener: TcpListener, routes: Router) {
-    let (places, open, ended) =
-        (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::new(Open::default()), CancellationToken::new());
+    let (open, ended) = (Arc::new(Open::default()), CancellationToken::new());
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS + CLOSING));
     let _all = ended.clone().drop_guard();
     let mut was_refused = false;
     loop {
@@ -61,10 +63,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
             }
         };
         was_refused = false;
-        if places.available_permits() == 0 {
-            open.close_the_oldest();
-        }
-        // It is only closed by a fault of ours, and then nothing can be served.
+        // It is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let entry = open.enter(ended.child_token());
         let routes = routes.clone();
@@ -132,7 +131,7 @@ impl Connection {
     }
 }
 
-/// All that are open.
+/// All that are open and not being closed, each by its number.
 #[derive(Default)]
 struct Open(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
 
@@ -141,38 +140,43 @@ struct Entry {
     open: Arc<Open>,
     number: u64,
     connection: Arc<Connection>,
-    _closes: DropGuard,
 }
 
 impl Open {
+    /// One more; where all places are taken, the oldest goes.
     fn enter(self: &Arc<Self>, closed: CancellationToken) -> Entry {
-        let connection = Arc::new(Connection {
-            began: Instant::now(),
-            progress: AtomicU64::new(0),
-            streams: AtomicBool::new(false),
-            closed: closed.clone(),
-        });
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock().1.len() >= MAX_CONNECTIONS {
+            self.close_the_oldest();
+        }
+        let (began, progress, streams) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
+        let connection = Arc::new(Connection { began, progress, streams, closed });
+        let mut open = self.lock();
         open.0 += 1;
         let number = open.0;
         open.1.insert(number, Arc::clone(&connection));
-        Entry { open: Arc::clone(self), number, connection, _closes: closed.drop_guard() }
+        drop(open);
+        Entry { open: Arc::clone(self), number, connection }
     }
 
     /// Closes the connection that is longest without a complete request. Streams of events that are read are fewer than there are
     /// places ([`super::events`]).
     fn close_the_oldest(&self) {
-        let (open, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        let may_go = open.1.values().filter(|connection| !connection.closed.is_cancelled() && connection.may_go(now));
-        if let Some(oldest) = may_go.min_by_key(|connection| connection.last_progress()) {
-            oldest.closed.cancel();
+        let (mut open, now) = (self.lock(), Instant::now());
+        let may_go = open.1.iter().filter(|(_, connection)| connection.may_go(now));
+        let oldest = may_go.min_by_key(|(_, connection)| connection.last_progress()).map(|(number, _)| *number);
+        if let Some(connection) = oldest.and_then(|number| open.1.remove(&number)) {
+            connection.closed.cancel();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Connection>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.open.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+        self.open.lock().1.remove(&self.number);
     }
 }
 

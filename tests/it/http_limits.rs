@@ -15,7 +15,7 @@ use crate::world::{Plan, eventually, unlimited};
 /// Connections that want a place at once.
 const ATTACKERS: usize = 5000;
 /// How long one that was closed waits until it comes again.
-const COMES_AGAIN: Duration = Duration::from_secs(4);
+const COMES_AGAIN: Duration = Duration::from_secs(10);
 /// As a service has it without `LimitNOFILE`.
 const DESCRIPTORS: &str = "1024";
 
@@ -45,7 +45,8 @@ impl Flood {
                 loop {
                     attack.once(&address).await;
                     closed.send_modify(|closed| *closed += 1);
-                    tokio::time::sleep(COMES_AGAIN).await;
+                    // Not all of them at the same moment.
+                    tokio::time::sleep(COMES_AGAIN * (1 + n as u32 % 10) / 5).await;
                 }
             });
         }
