@@ -19,16 +19,20 @@ use resetd::domain::note::{Content, Note};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::mail::keys::{Bits, Pair};
 use resetd::mail::seal::{Keys, Seal};
+use resetd::mail::{self, Undelivered};
+use resetd::roles::enqueue;
 use resetd::wire::waits::Waits;
 use resetd::wire::{dead_letter as letter_of, job as jobs, letter, notification as notifications, redact};
 use serde_json::{Map, Value, json};
 
 /// All of them, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, fn(&[u8])); 8] = [
     ("job", job),
     ("notification", notification),
     ("dead_letter", dead_letter),
     ("retry_after", retry_after),
+    ("csv", csv),
+    ("smtp_reply", smtp_reply),
     ("jwe_header", jwe_header),
     ("jwe", jwe),
 ];
@@ -205,6 +209,86 @@ pub fn retry_after(value: &[u8]) {
         let again = HeaderValue::from_str(&written).expect("digits and a date are a header's value");
         assert_eq!(read(again), Waits { cut: false, ..waits }, "{written}");
     }
+}
+
+/// A CSV file of jobs. What is taken for jobs is the same jobs when a library writes the file anew; and a file with a bad line names it.
+pub fn csv(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    if text.trim_start().starts_with('{') {
+        return;
+    }
+    match enqueue::bodies(text, rules()) {
+        Ok(bodies) => {
+            let jobs: Vec<Value> =
+                bodies.iter().map(|body| serde_json::from_str(body).expect("a body is JSON")).collect();
+            let again = enqueue::bodies(&sheet(&jobs), rules()).expect("it was read before");
+            let again: Vec<Value> =
+                again.iter().map(|body| serde_json::from_str(body).expect("a body is JSON")).collect();
+            assert_eq!(again, jobs);
+        }
+        Err(error) => {
+            let said = error.to_string();
+            let lines = text.split(['\n', '\r']).count();
+            let is_of_a_line = said.contains("line ");
+            assert!(is_of_a_line || said.contains("no jobs") || said.contains("JSON list"), "{lines} lines: {said}");
+        }
+    }
+}
+
+/// The file that has these jobs.
+fn sheet(jobs: &[Value]) -> String {
+    let own = |job: &Value, name: &str| job[name].as_str().unwrap_or_default().to_owned();
+    let mut columns: Vec<&str> = Vec::new();
+    for name in jobs.iter().filter_map(|job| job["attributes"].as_object()).flat_map(Map::keys) {
+        if !columns.contains(&name.as_str()) {
+            columns.push(name);
+        }
+    }
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let header = ["userId", "userName", "email"].into_iter().chain(columns.iter().copied());
+    writer.write_record(header).expect("into memory");
+    for job in jobs {
+        let attribute = |name: &&str| match &job["attributes"][*name] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            json => json.to_string(),
+        };
+        let cells = ["userId", "userName", "email"].map(|name| own(job, name)).into_iter();
+        writer.write_record(cells.chain(columns.iter().map(attribute))).expect("into memory");
+    }
+    String::from_utf8(writer.into_inner().expect("into memory")).expect("it was text")
+}
+
+/// What a mail server says to a recipient. A reply means the same when it is written as one line of its code and text; 2yz is the only
+/// one that takes the recipient, and only 5yz gives anything up.
+pub fn smtp_reply(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Some(said) = mail::at_the_recipient(text) else { return };
+    let (code, detail) = match &said {
+        Ok(code) => {
+            assert!((200..=299).contains(code), "{code}");
+            return;
+        }
+        Err(Undelivered::Again { detail, status, after }) => {
+            assert_eq!(*after, None);
+            (status.expect("there was a reply"), detail)
+        }
+        Err(Undelivered::Later { detail, status }) => {
+            assert!((400..=499).contains(status), "{said:?}");
+            (*status, detail)
+        }
+        Err(Undelivered::Refused { detail, status }) => {
+            assert!((500..=599).contains(status), "{said:?}");
+            (*status, detail)
+        }
+        Err(Undelivered::Never { detail, status } | Undelivered::Stop { detail, status }) => {
+            let status = status.expect("there was a reply");
+            assert!((500..=599).contains(&status), "{said:?}");
+            (status, detail)
+        }
+    };
+    let words = detail.split_once(": ").expect("who said it, and what").1;
+    assert_eq!(mail::at_the_recipient(&format!("{code} {words}\r\n")), Some(said.clone()), "{said:?}");
 }
 
 const SECRET: &[u8] = br#"{"temporaryPassword":"s3cr3t-pw","body":"It is s3cr3t-pw"}"#;

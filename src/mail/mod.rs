@@ -22,7 +22,7 @@ use crate::domain::password::Password;
 use crate::domain::user::EmailAddress;
 
 pub use courier::Courier;
-pub use smtp::Unsendable;
+pub use smtp::{Unsendable, at_the_recipient};
 pub use templates::Templates;
 
 /// One mail, ready to be sent. Its `Debug` hides what it says and to whom.

@@ -269,6 +269,13 @@ fn wanted(said: &Response, codes: &std::ops::RangeInclusive<u16>) -> Result<u16,
     Err(Trouble::Reply { code, text: said.message().collect::<Vec<_>>().join(" ") })
 }
 
+/// What a mail server says where a recipient is named: the code where it takes them, or what follows. `None`: that is no whole reply.
+/// For the fuzz targets, which have no server.
+pub fn at_the_recipient(reply: &str) -> Option<Result<u16, Undelivered>> {
+    let said: Response = reply.parse().ok()?;
+    Some(wanted(&said, &(200..=299)).map_err(|trouble| judge(Stage::Recipient, trouble)))
+}
+
 /// What an error of the library is.
 fn trouble(error: Error) -> Trouble {
     match error.status() {

@@ -160,6 +160,14 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     }
 }
 
+/// The bodies of the jobs that a file's text asks for. For the fuzz targets: nothing is sent.
+///
+/// # Errors
+/// Where a line of it is no job; each is named with its number.
+pub fn bodies(text: &str, rules: &Rules) -> Result<Vec<String>> {
+    Ok(file::sheet(text, rules, None)?.jobs.into_iter().map(|job| job.body).collect())
+}
+
 /// A name for a batch whose sender gave none.
 fn made_up(now: Timestamp) -> String {
     format!("enqueue-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), &Uuid::new_v4().simple().to_string()[..4])
