@@ -251,7 +251,7 @@ async fn reset(
     let user = match &reset.who {
         Who::Id(user) => user.clone(),
         Who::Name(name) => {
-            let user = search::find(desk, ticket, name, wishes.not_after, came_before, trip).await?;
+            let user = search::find(desk, ticket, name, wishes.not_after, trip).await?;
             held.found = Some(desk.in_turn(desk.org.turns.take(&user), ticket, trip).await?);
             user
         }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::blocked::{Blocked, Cause, Status};
 use super::job::Lane;
+use super::mailing::{Mailed, Unsent};
 use super::outcome::OutcomeKind;
 use super::rate::Ends;
 
@@ -27,11 +28,32 @@ pub enum Record<'a> {
     Mailed {
         /// The job's id.
         job: Cow<'a, str>,
-        /// Whether the next hop took the mail.
-        told: bool,
+        /// What became of the mail.
+        mail: MailOutcome,
         /// When that was, where the record says so.
         at: Option<Timestamp>,
     },
+}
+
+/// What became of a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailOutcome {
+    /// The next hop took it.
+    Sent,
+    /// It was given up.
+    Failed,
+    /// It was not sent, since the person has the mail of a newer reset.
+    Superseded,
+}
+
+impl From<&Mailed<'_>> for MailOutcome {
+    fn from(mailed: &Mailed<'_>) -> Self {
+        match mailed.unsent {
+            _ if mailed.told => Self::Sent,
+            Some(Unsent::Superseded) => Self::Superseded,
+            Some(_) | None => Self::Failed,
+        }
+    }
 }
 
 /// What a producer says before it sends a batch.
@@ -70,7 +92,7 @@ type Hash = [u64; 2];
 #[derive(Debug, Clone, Copy, Default)]
 struct Job {
     kind: Option<OutcomeKind>,
-    told: Option<bool>,
+    mail: Option<MailOutcome>,
     /// The announcement since which it ended last.
     round: u32,
 }
@@ -117,6 +139,8 @@ pub struct Counts {
     pub notified: u64,
     /// The mail was given up.
     pub notification_failed: u64,
+    /// The person has the mail of a newer reset.
+    pub notification_superseded: u64,
 }
 
 impl Counts {
@@ -131,8 +155,12 @@ impl Counts {
         }
     }
 
-    fn told(&mut self, told: bool) -> &mut u64 {
-        if told { &mut self.notified } else { &mut self.notification_failed }
+    fn mail(&mut self, mail: MailOutcome) -> &mut u64 {
+        match mail {
+            MailOutcome::Sent => &mut self.notified,
+            MailOutcome::Failed => &mut self.notification_failed,
+            MailOutcome::Superseded => &mut self.notification_superseded,
+        }
     }
 
     /// Those that were given up. (Where a newer reset had succeeded, the person has that one's password.)
@@ -172,14 +200,14 @@ impl Progress {
                 self.ended = 0;
             }
             Record::Ended(ended) => self.ended(ended),
-            Record::Mailed { job, told, at: _ } => {
+            Record::Mailed { job, mail, at: _ } => {
                 let Some(mut known) = self.job(job) else { return };
                 // A mail that was told to have failed may have been sent in the end, never the other way round.
-                if known.told != Some(true) {
-                    if let Some(before) = known.told.replace(*told) {
-                        *self.counts.told(before) -= 1;
+                if known.mail != Some(MailOutcome::Sent) {
+                    if let Some(before) = known.mail.replace(*mail) {
+                        *self.counts.mail(before) -= 1;
                     }
-                    *self.counts.told(*told) += 1;
+                    *self.counts.mail(*mail) += 1;
                     self.keep(job, known);
                 }
             }
@@ -277,8 +305,8 @@ impl Progress {
 
     /// Passwords that were set and of whose mails nothing was heard yet, where a mailer takes part.
     pub fn untold(&self) -> u64 {
-        let Counts { succeeded, notified, notification_failed, .. } = self.counts;
-        succeeded.saturating_sub(notified + notification_failed)
+        let Counts { succeeded, notified, notification_failed, notification_superseded, .. } = self.counts;
+        succeeded.saturating_sub(notified + notification_failed + notification_superseded)
     }
 
     /// Jobs of which an outcome was seen.

@@ -209,7 +209,7 @@ impl Chronicle {
             tale.mailed(&mailed.job, Posted::of(mailed));
         }
         if let Some(batch) = &mailed.batch {
-            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), told: mailed.told, at: mailed.at };
+            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), mail: mailed.into(), at: mailed.at };
             self.batch(&mailed.org, batch, &record, now);
         }
     }

@@ -52,6 +52,23 @@ impl Of {
         }
     }
 
+    /// What is counted of them: a job ends in any way, a mail counts where it was sent.
+    const fn done(self, count: u64) -> &'static str {
+        match (self, count) {
+            (Of::Jobs, _) => "ended",
+            (Of::Mails, 1) => "was sent",
+            (Of::Mails, _) => "were sent",
+        }
+    }
+
+    /// The same of none.
+    const fn none_yet(self) -> &'static str {
+        match self {
+            Of::Jobs => "has ended",
+            Of::Mails => "was sent",
+        }
+    }
+
     /// What is called.
     const fn far_end(self) -> &'static str {
         match self {
@@ -93,7 +110,8 @@ impl Headline<'_> {
     /// The one rate, and the time that it is of.
     fn ended(&self) -> String {
         let [unit, units] = self.of.unit();
-        format!("{} {} ended in the last 60 s", self.per_minute, if self.per_minute == 1 { unit } else { units })
+        let (unit, done) = (if self.per_minute == 1 { unit } else { units }, self.of.done(self.per_minute));
+        format!("{} {unit} {done} in the last 60 s", self.per_minute)
     }
 }
 
@@ -153,13 +171,16 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
         return (State::Moving, format!("Moving: {}", told.ended()), None);
     }
     if waits && told.meter.spent > 0 {
-        let calls = format!("Moving: {} calls in the last 60 s, and no {unit} has ended", told.meter.spent);
+        let calls =
+            format!("Moving: {} calls in the last 60 s, and no {unit} {}", told.meter.spent, told.of.none_yet());
         return (State::Moving, calls, None);
     }
     match (waits, told.backlog) {
-        (true, _) if told.in_hand > 0 => {
-            (State::Waiting, format!("Some {units} are in hand, and none has ended in the last 60 s"), None)
-        }
+        (true, _) if told.in_hand > 0 => (
+            State::Waiting,
+            format!("Some {units} are in hand, and none {} in the last 60 s", told.of.none_yet()),
+            None,
+        ),
         (true, _) => (
             State::Waiting,
             format!("Some {units} lie at the broker, and none is in hand: they wait for their time"),

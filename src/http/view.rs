@@ -1,4 +1,4 @@
-//! The page's data as it is written: ids, names and numbers, no address and no text of the org's.
+//! The page's data as it is written: ids, names and numbers, no address, and of the org's words only those that say why calls fail.
 
 use std::collections::BTreeMap;
 

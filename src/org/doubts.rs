@@ -23,6 +23,7 @@ pub struct Doubts {
     moment: u64,
     successes: Latest,
     answers: Latest,
+    foreign: Latest,
     users: HashMap<UserId, Doubt>,
 }
 
@@ -134,13 +135,15 @@ impl Doubts {
     }
 
     /// Somebody else than the org answered a call of theirs. `true`: the org has answered another user's since it was so for the first time,
-    /// so that this is about them alone.
+    /// and nobody else has answered another's since, so that this is about them alone. (An answer of the org's may be to a call that was
+    /// made before the way to it went wrong.)
     pub fn foreign(&mut self, user: &UserId) -> bool {
-        let answers = self.answers.of_another(user);
+        let (answers, foreign) = (self.answers.of_another(user), self.foreign.of_another(user));
         let moment = self.next();
+        self.foreign.note(user, moment);
         let doubt = self.doubt(user);
         doubt.noted = moment;
-        answers > *doubt.foreign.get_or_insert(moment)
+        answers > *doubt.foreign.get_or_insert(moment) && answers > foreign
     }
 
     /// Their job has ended: the next one begins without anything held against it.
@@ -283,6 +286,10 @@ mod tests {
             ("a2 x1", false),
             ("x1 a2 a1", false),
             ("x1 f2", false),
+            // The org's answer was to a call from before the way to it went wrong.
+            ("x1 a2 x3", false),
+            ("x1 a2 x3 x4 x1", false),
+            ("x1 a2 x3 a4", true),
         ] {
             assert_eq!(after(what).foreign(&user("1")), odd, "{what}");
         }

@@ -19,11 +19,10 @@ pub(super) async fn find(
     ticket: &Ticket,
     name: &UserName,
     not_after: Option<Timestamp>,
-    came_before: bool,
     trip: &mut Trip,
 ) -> Result<UserId, Halt> {
     // A trip that goes on stays with the user it began with: their password may be set.
-    if let Some(user) = trip.user.clone().filter(|_| trip.is_tried() && came_before) {
+    if let Some(user) = trip.user.clone().filter(|_| trip.is_tried()) {
         return Ok(user);
     }
     let user = match desk.org.directory.user(name) {

@@ -277,7 +277,10 @@ async fn follow(
             let may_be_early = matches!(failure, Failure::Fault { wait: None, .. });
             tokio::select! {
                 biased;
-                () = org.gate.is_to_be_confirmed(&user), if may_be_early => {}
+                () = org.gate.is_to_be_confirmed(&user), if may_be_early => {
+                    // It is at work again, as it would be after its wait: who must run alone waits for it.
+                    desk.unless_left(ticket.in_hand.goes_on(), ticket, trip).await?;
+                }
                 waited = desk.wait_its_time(ticket, trip) => waited?,
             }
             trip.until = None;

@@ -9,9 +9,17 @@ use anyhow::{Context, Result};
 /// # Errors
 /// Where it cannot be written for another reason.
 pub(super) fn say(text: &str) -> Result<()> {
+    say_to_reader(text).map(drop)
+}
+
+/// The same, and whether anybody reads it.
+///
+/// # Errors
+/// As [`say`].
+pub(super) fn say_to_reader(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("writing to standard output"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("writing to standard output"),
     }
 }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::{Text, json, mail, moment, outcome, persistent, schema};
-use crate::domain::batch::{Announced, Ended, Record};
+use crate::domain::batch::{Announced, Ended, MailOutcome, Record};
 use crate::domain::job::Lane;
 use crate::domain::mailing::Mailed;
 use crate::domain::outcome::OutcomeKind;
@@ -139,8 +139,10 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
             Some(About { org: end.org, batch: end.batch?.0, record: Record::Ended(ended) })
         }
         mail::TYPE => {
-            let Mailed { org, job, batch, told, at, .. } = mail::read(body)?;
-            Some(About { org, batch: batch?, record: Record::Mailed { job, told, at } })
+            let mailed = mail::read(body)?;
+            let mail = MailOutcome::from(&mailed);
+            let Mailed { org, job, batch, at, .. } = mailed;
+            Some(About { org, batch: batch?, record: Record::Mailed { job, mail, at } })
         }
         _ => None,
     }
@@ -202,9 +204,9 @@ mod tests {
     fn a_mail_is_of_the_batch_that_its_jobs_id_names() {
         let mail = |rest: &str| format!(r#"{{"jobId":"b-1/d/u","org":"main",{rest}}}"#);
         let said = read("mail", &mail(r#""outcome":"notified""#)).unwrap();
-        assert!(said.contains("batch: \"b-1\"") && said.contains("told: true"), "{said}");
+        assert!(said.contains("batch: \"b-1\"") && said.contains("mail: Sent"), "{said}");
         let said = read("mail", &mail(r#""batch":"c","outcome":"notification_failed""#)).unwrap();
-        assert!(said.contains("batch: \"c\"") && said.contains("told: false"), "{said}");
+        assert!(said.contains("batch: \"c\"") && said.contains("mail: Failed"), "{said}");
         assert_eq!(read("mail", &mail(r#""outcome":"opened""#)), None);
     }
 }

@@ -15,7 +15,8 @@ fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Record<'_> {
 }
 
 fn mailed(job: &str, told: bool) -> Record<'_> {
-    Record::Mailed { job: job.into(), told, at: None }
+    let mail = if told { MailOutcome::Sent } else { MailOutcome::Failed };
+    Record::Mailed { job: job.into(), mail, at: None }
 }
 
 fn after(records: &[Record<'_>]) -> Progress {
@@ -140,4 +141,21 @@ fn what_keeps_its_lane_or_its_own_not_before_keeps_it_until_it_has_ended() {
     assert_eq!((cause(&progress, 8), cause(&progress, 9)), (Some(Cause::NotBefore), None));
     progress.note(&ended("a", Expired, 1));
     assert_eq!(cause(&progress, 8), None);
+}
+
+#[test]
+fn a_mail_that_a_newer_reset_superseded_is_no_failure_and_is_waited_for_no_more() {
+    let mail = |mail| Record::Mailed { job: "a".into(), mail, at: None };
+    let counts = |records: &[Record<'_>]| {
+        let progress = after(records);
+        let Counts { notified, notification_failed, notification_superseded, .. } = progress.counts();
+        ([notified, notification_failed, notification_superseded], progress.untold())
+    };
+    let succeeded = ended("a", Succeeded, 1);
+    assert_eq!(counts(&[announced(1), succeeded.clone()]), ([0, 0, 0], 1));
+    let superseded = [announced(1), succeeded.clone(), mail(MailOutcome::Superseded)];
+    assert_eq!(counts(&superseded), ([0, 0, 1], 0));
+    let sent =
+        [announced(1), succeeded, mail(MailOutcome::Failed), mail(MailOutcome::Sent), mail(MailOutcome::Superseded)];
+    assert_eq!(counts(&sent), ([1, 0, 0], 0));
 }

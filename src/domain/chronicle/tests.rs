@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::batch::MailOutcome;
 
 /// The beginning of a minute.
 const START: i64 = 1_800_000_000;
@@ -113,7 +114,8 @@ fn the_newest_who_failed_are_named_by_their_reason() {
 #[test]
 fn a_batch_was_heard_of_when_its_last_record_was_written_however_late_it_is_read() {
     let mut chronicle = chronicle();
-    let mailed = |seconds: Option<i64>| Record::Mailed { job: "b/1".into(), told: true, at: seconds.map(at) };
+    let mailed =
+        |seconds: Option<i64>| Record::Mailed { job: "b/1".into(), mail: MailOutcome::Sent, at: seconds.map(at) };
     let read = at(5_000);
     chronicle.batch("main", "b", &mailed(None), read);
     assert_eq!(chronicle.lately("main", read, None).unwrap().batches, [], "nobody knows when that was");

@@ -101,7 +101,7 @@ impl<T> Shared<T> {
         let change = state.breaker.answered(pass, user, verdict, now, rand::random());
         if let Some(change) = change {
             self.show_breaker(&state, now);
-            self.log(change, state.breaker.stand(), now);
+            self.log(change, &state, now);
         }
         drop(state);
         if pass.probe || change.is_some() {
@@ -136,9 +136,9 @@ impl<T> Shared<T> {
         self.changed.notify_one();
     }
 
-    fn log(&self, change: Change, stand: Stand, now: Instant) {
-        let delay_ms = match stand {
-            Stand::Open(opening) => millis(opening.probe_at.saturating_duration_since(now)),
+    fn log(&self, change: Change, state: &State<T>, now: Instant) {
+        let delay_ms = match state.breaker.stand() {
+            Stand::Open(opening) => millis(state.latest_probe(opening).saturating_duration_since(now)),
             Stand::HalfOpen { .. } | Stand::Closed => 0,
         };
         match change {
@@ -154,8 +154,9 @@ impl<T> Shared<T> {
     /// Puts the breaker on the board, under the lock.
     pub(super) fn show_breaker(&self, state: &State<T>, now: Instant) {
         let at = |opening: Opening| {
-            let ahead = opening.probe_at.saturating_duration_since(now);
-            let past = now.saturating_duration_since(opening.probe_at);
+            let probe_at = state.latest_probe(opening);
+            let ahead = probe_at.saturating_duration_since(now);
+            let past = now.saturating_duration_since(probe_at);
             Timestamp::now() + ahead - past
         };
         let unix = |at: Timestamp| at.as_millisecond() as f64 / 1e3;

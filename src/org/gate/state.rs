@@ -11,7 +11,7 @@ use super::{Expired, Meter, Permit, Vital};
 use crate::domain::job::Lane;
 use crate::domain::retry::{StopCause, first_after_stop, retry_after_stop, sooner_for_another};
 use crate::domain::user::UserId;
-use crate::org::breaker::{Breaker, Stand};
+use crate::org::breaker::{Breaker, Opening, Stand};
 use crate::org::doubts::{Doubts, Witness};
 use crate::org::guard::{Closed, Guard};
 use crate::org::lanes::Lanes;
@@ -170,6 +170,23 @@ impl<T> State<T> {
         all.into_iter().flatten().filter(|until| now < *until).max()
     }
 
+    /// When a probe is let through at the latest: sooner where another user comes, whose calls have not failed.
+    pub(super) fn latest_probe(&self, opening: Opening) -> Instant {
+        opening.probe_from(self.doubts.many_fail(), false)
+    }
+
+    /// When a halted org is tried again at the latest, likewise.
+    fn latest_try(&self, cause: StopCause, stop: &Stop) -> Instant {
+        match cause {
+            StopCause::ForeignAnswer => stop.until_foreign(self.doubts.several_are_foreign(), false),
+            StopCause::ClientRefused
+            | StopCause::TokenRefused
+            | StopCause::Forbidden
+            | StopCause::Unpublishable
+            | StopCause::MailRefused => stop.until,
+        }
+    }
+
     /// How it stands.
     pub(super) fn meter(&self, now: Instant) -> Meter {
         let moment = |at: Option<Instant>| at.filter(|at| now < *at).map(|at| Timestamp::now() + (at - now));
@@ -180,7 +197,7 @@ impl<T> State<T> {
             waiting: self.lanes.len(),
             paused_until: moment(self.paused_until),
             no_token_until: moment(self.no_token_until),
-            next_try: moment(self.stops.values().map(|stop| stop.until).max()),
+            next_try: moment(self.stops.iter().map(|(cause, stop)| self.latest_try(*cause, stop)).max()),
             may_call: self.vital.as_ref().is_some_and(|vital| vital()),
         }
     }
@@ -200,7 +217,7 @@ impl<T> State<T> {
             (false, _) if !self.lanes.is_empty() => Move::Until(now + SOON),
             (false, _) => match self.breaker.stand() {
                 // Nobody asks, but whoever looks at it sees it become half-open.
-                Stand::Open(opening) => Move::Until(opening.probe_from(self.doubts.many_fail(), false)),
+                Stand::Open(opening) => Move::Until(self.latest_probe(opening)),
                 Stand::Closed | Stand::HalfOpen { .. } => Move::Idle,
             },
         }

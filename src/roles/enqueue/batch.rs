@@ -19,7 +19,7 @@ const JSON_EVERY: Duration = Duration::from_secs(1);
 /// The flags of `resetd batch`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It follows the batch to its end; Ctrl-C ends the view, and the jobs go on. Exit code 1 where the batch is not known, or it has ended and jobs were given up.
+    after_help = "It follows the batch to its end; Ctrl-C ends the view, and the jobs go on. Exit code 1 where the batch is not known, or it has ended and jobs, or mails, were given up.
 
 Examples:
   resetd batch agents-november
@@ -63,7 +63,9 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         if args.json {
             if is_last || said.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
                 said = Some(Instant::now());
-                stdout::say(&view::json(&batch, seen, now).to_string())?;
+                if !stdout::say_to_reader(&view::json(&batch, seen, now).to_string())? {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         } else if is_last {
             bar.end();

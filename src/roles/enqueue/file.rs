@@ -249,16 +249,24 @@ fn value(name: &str, cell: &str) -> Result<Value, String> {
     }
 }
 
+/// Whether a character is none of a cell's text.
+pub(super) fn is_refused(c: char) -> bool {
+    refused(c).is_some()
+}
+
+fn refused(c: char) -> Option<&'static str> {
+    match c {
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some("a line break"),
+        c if c.is_control() => Some("a control character"),
+        _ => None,
+    }
+}
+
 /// The text of a cell, without the blanks around it. A line break in one comes from a quote at the wrong place, and what follows it are
 /// other people's rows; those around the text count too.
 fn plain<'a>(place: &str, cell: &'a str) -> Result<&'a str, String> {
     let text = cell.trim_matches([' ', '\t']);
-    let what = |c: char| match c {
-        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some("a line break"),
-        c if c.is_control() => Some("a control character"),
-        _ => None,
-    };
-    match text.chars().enumerate().find_map(|(at, c)| Some((at, what(c)?))) {
+    match text.chars().enumerate().find_map(|(at, c)| Some((at, refused(c)?))) {
         None => Ok(text.trim()),
         Some((at, what)) => Err(format!(
             "{place}: character {} of {} is {what}; is a quote missing or one too many? What is meant so is sent as NDJSON, where JSON says it",

@@ -46,7 +46,7 @@ A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succ
 Examples:
   resetd enqueue --dry-run agents.csv
   resetd enqueue --batch agents-november --wait --failed failed.csv agents.csv
-  resetd enqueue --batch agents-november --wait failed.csv    # after mending it
+  resetd enqueue --batch agents-november-2 --wait failed.csv    # after mending it
   resetd enqueue --org main --lane interactive --not-after 2030-01-31T18:00:00Z one.csv
   jq -c '.[]' agents.json | resetd enqueue -"
 )]
@@ -234,8 +234,9 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
         let cell =
             |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
         // On one line: a line break in a cell is refused when the file is read again.
-        let detail = detail.replace(char::is_control, " ");
-        let row = sheet.columns.iter().map(cell).chain([reason.as_str(), detail.as_str()]);
+        let one_line = |text: &str| text.replace(file::is_refused, " ");
+        let row =
+            sheet.columns.iter().map(|column| one_line(cell(column))).chain([one_line(&reason), one_line(&detail)]);
         writer.write_record(row).with_context(|| cannot_write(path))?;
     }
     writer.flush().with_context(|| cannot_write(path))
@@ -261,7 +262,7 @@ fn verdict(counts: Counts) -> Result<()> {
     }
     if counts.notification_failed > 0 {
         said.push(format!(
-            "{} mail failed: resetd dead --queue emails list says why, but of those whose newer reset came in between; --failed FILE has these people too",
+            "{} mail failed: resetd dead --queue emails list says why; --failed FILE has these people too",
             counts.notification_failed
         ));
     }

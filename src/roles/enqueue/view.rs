@@ -24,8 +24,17 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// One line: how many are done, and when it will end.
 pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
-    let Counts { succeeded, failed, passed_through, superseded, expired, duplicate, notified, notification_failed } =
-        progress.counts();
+    let Counts {
+        succeeded,
+        failed,
+        passed_through,
+        superseded,
+        expired,
+        duplicate,
+        notified,
+        notification_failed,
+        notification_superseded,
+    } = progress.counts();
     let total = progress.total().map_or_else(|| "an unknown number".to_owned(), |total| total.to_string());
     let counts = [
         (succeeded, "succeeded"),
@@ -37,6 +46,7 @@ pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> St
         (progress.untold(), "notification queued"),
         (notified, "mail sent"),
         (notification_failed, "mail failed"),
+        (notification_superseded, "mail superseded"),
     ];
     format!("{} of {total} done{}", progress.done(), details(&counts, progress, outlook, now))
 }
@@ -118,7 +128,8 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
     row("done", progress.done().to_string());
     row("succeeded", counts.succeeded.to_string());
     row("failed", counts.failed.to_string());
-    for (reason, jobs) in seen.by_reason() {
+    // Those that expired have a row of their own.
+    for (reason, jobs) in seen.by_reason().into_iter().filter(|(reason, _)| *reason != "expired") {
         row(&format!("  {reason}"), named(name, &jobs));
     }
     let others = [
@@ -129,6 +140,7 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
         ("notification queued", progress.untold()),
         ("mail sent", counts.notified),
         ("mail failed", counts.notification_failed),
+        ("mail superseded by a newer reset", counts.notification_superseded),
     ];
     for (what, count) in others.into_iter().filter(|(_, count)| *count > 0) {
         row(what, count.to_string());
@@ -178,6 +190,7 @@ pub(super) fn json(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> Value {
         "succeeded": counts.succeeded, "failed": counts.failed, "expired": counts.expired,
         "superseded": counts.superseded, "duplicate": counts.duplicate, "passedThrough": counts.passed_through,
         "notificationQueued": progress.untold(), "notified": counts.notified, "notificationFailed": counts.notification_failed,
+        "notificationSuperseded": counts.notification_superseded,
         "givenUp": given_up.collect::<Map<_, _>>(),
         "ratePerMinute": progress.ended_lately(now), "blocked": blocked,
         "secondsLeft": outlook.time_left(progress, now).map(|left| left.as_secs()),
