@@ -14,7 +14,7 @@ use super::channels;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
-/// The tag that the broker's own pages show.
+/// What the tags begin with that the broker's own pages show.
 const TAG: &str = "resetd";
 
 /// Where the messages of one queue come in: the jobs of a lane, or whatever `L` stands for.
@@ -24,6 +24,8 @@ pub struct Intake<L = Lane> {
     queue: String,
     channel: Channel,
     consumer: Option<lapin::Consumer>,
+    /// How often it was consumed.
+    times: u64,
 }
 
 /// One job, or mail, in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
@@ -53,19 +55,25 @@ impl<L: Copy> Intake<L> {
         let what = format!("opening a channel for queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
         within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        Ok(Self { lane, queue, channel, consumer: None })
+        Ok(Self { lane, queue, channel, consumer: None, times: 0 })
     }
 
-    /// Starts to consume it.
+    /// Starts to consume it, under a tag of its own each time. (A tag that is used again while deliveries of the consumer before are in
+    /// hand: `docs/development/facts.md#consumer-tags`.)
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
     pub async fn consume(&mut self) -> Result<(), Trouble> {
         let options = BasicConsumeOptions::default();
         let queue = self.queue.as_str().into();
-        let consumer = self.channel.basic_consume(queue, TAG.into(), options, FieldTable::default());
+        self.times += 1;
+        let consumer = self.channel.basic_consume(queue, self.tag().as_str().into(), options, FieldTable::default());
         self.consumer = Some(within(&format!("consuming queue {}", self.queue), consumer).await?);
         Ok(())
+    }
+
+    fn tag(&self) -> String {
+        format!("{TAG}-{}", self.times)
     }
 
     /// Whether it is consumed.
@@ -111,7 +119,7 @@ impl<L: Copy> Intake<L> {
         if self.consumer.is_none() {
             return Vec::new();
         }
-        closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        closing(self.channel.basic_cancel(self.tag().as_str().into(), BasicCancelOptions::default())).await;
         // All that was delivered came before the answer.
         self.came()
     }
