@@ -16,7 +16,7 @@ fn what_every_target_checks_holds_for_its_seeds_and_small_changes_of_them() {
         files.sort();
         assert!(!files.is_empty(), "{} has no seeds", folder.display());
         for file in files {
-            println!("{}", file.display());
+            eprintln!("{}", file.display());
             let seed = fs::read(&file).unwrap();
             check(&seed);
             if name == SLOW {
