@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
+use resetd::wire;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
@@ -259,7 +260,7 @@ impl<'a> Check<'a> {
                         || exhausted
                 }
                 Kind::UnknownUser => (kind == "failed" && reason == "not_found") || exhausted,
-                Kind::Invalid | Kind::NoAddress | Kind::NotAllowed => {
+                Kind::Invalid | Kind::NotUtf8 | Kind::NoAddress | Kind::NotAllowed => {
                     kind == "failed" && Some(reason.as_str()) == job.kind.dead()
                 }
                 Kind::Late => kind == "expired",
@@ -364,23 +365,27 @@ impl<'a> Check<'a> {
         let mut found = BTreeSet::new();
         for letter in &self.letters {
             let reason = letter.header("resetd-reason");
-            let kind = self.jobs.get(letter.id()).map(|job| job.kind);
+            // One whose `message_id` was not UTF-8 has none.
+            let id = wire::properties::job_id(&letter.body, &letter.properties).as_str().to_owned();
+            let kind = self.jobs.get(id.as_str()).map(|job| job.kind);
             let expected = kind.and_then(Kind::dead);
             let exhausted = reason.as_deref() == Some("retries_exhausted");
             let is_odd = match kind {
-                Some(Kind::Invalid | Kind::NoAddress | Kind::NotAllowed | Kind::Late) => reason.as_deref() != expected,
+                Some(Kind::Invalid | Kind::NotUtf8 | Kind::NoAddress | Kind::NotAllowed | Kind::Late) => {
+                    reason.as_deref() != expected
+                }
                 Some(Kind::UnknownUser) => reason.as_deref() != expected && !exhausted,
                 Some(_) => !exhausted,
                 None => true,
             };
             if is_odd {
-                wrong.push(format!("dead letter {} ({kind:?}) with the reason {reason:?}", letter.id()));
+                wrong.push(format!("dead letter {id} ({kind:?}) with the reason {reason:?}"));
             }
-            found.insert(letter.id());
+            found.insert(id);
         }
         let dead = |outcome: &Value| ["failed", "expired"].contains(&field(outcome, "outcome").as_str());
         let owed = self.outcomes.iter().filter(|(_, outcomes)| outcomes.iter().any(dead)).map(|(id, _)| id.as_str());
-        let missing: Vec<&str> = owed.filter(|id| !found.contains(id)).collect();
+        let missing: Vec<&str> = owed.filter(|id| !found.contains(*id)).collect();
         if !missing.is_empty() {
             wrong.push(format!("{} jobs failed and are no dead letters: {}", missing.len(), some(&missing)));
         }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use resetd::wire;
 use serde_json::{Value, json};
+use testkit::raw;
 
 use crate::world::{named, text, with_header};
 
@@ -89,6 +91,8 @@ pub enum Kind {
     Older,
     Newer,
     Invalid,
+    /// Bytes that are not UTF-8, in a property, in a header's name or in the body.
+    NotUtf8,
     NoAddress,
     NotAllowed,
     UnknownUser,
@@ -103,7 +107,7 @@ impl Kind {
     /// The reason of the dead letter in which every such job ends.
     pub fn dead(self) -> Option<&'static str> {
         match self {
-            Self::Invalid => Some("invalid_job"),
+            Self::Invalid | Self::NotUtf8 => Some("invalid_job"),
             Self::NoAddress => Some("no_address"),
             Self::NotAllowed => Some("attribute_not_allowed"),
             Self::UnknownUser => Some("not_found"),
@@ -150,11 +154,27 @@ impl Job {
         (self.body(), properties)
     }
 
+    /// As it is published where no library would: with bytes that are not UTF-8 where AMQP or JSON has text.
+    pub fn raw(&self) -> Option<(Vec<u8>, raw::Properties)> {
+        if self.kind != Kind::NotUtf8 {
+            return None;
+        }
+        let named = || raw::Properties::default().text("message_id", self.id.as_bytes());
+        let properties = match self.variant {
+            0 => named().text("app_id", ZURICH),
+            1 => named().header(ZURICH, b"v"),
+            2 => raw::Properties::default().text("message_id", ZURICH),
+            _ => named(),
+        };
+        Some((self.body(), properties))
+    }
+
     fn body(&self) -> Vec<u8> {
         let mut body =
             json!({"userId": self.user, "password": JOB_SECRET, "email": format!("{}@example.com", self.user)});
         match self.kind {
             Kind::Invalid => return self.no_job(body),
+            Kind::NotUtf8 if self.variant == 3 => return no_text(&body.to_string()),
             Kind::NoAddress => drop(body.as_object_mut().unwrap().remove("email")),
             Kind::NotAllowed => body["attributes"] = json!({"manager": "nobody"}),
             Kind::NoIntent => body["password"] = [Value::Null, json!(false), json!("")][self.variant % 3].clone(),
@@ -173,6 +193,15 @@ impl Job {
         }
         body.to_string().into_bytes()
     }
+}
+
+/// `Zürich` in Latin-1.
+const ZURICH: &[u8] = b"Z\xfcrich";
+
+/// The same body with an address that is not UTF-8.
+fn no_text(body: &str) -> Vec<u8> {
+    let (before, after) = body.split_once("@example.com").unwrap();
+    [before.as_bytes(), b"\xfc@example.com", after.as_bytes()].concat()
 }
 
 /// One fault: after this pause, this, to one of the workers where it is about one, for so long.
@@ -283,11 +312,12 @@ impl Pace {
 }
 
 /// How many of a hundred are what.
-const MIX: [(Kind, usize); 10] = [
-    (Kind::Plain, 57),
+const MIX: [(Kind, usize); 11] = [
+    (Kind::Plain, 54),
     (Kind::Twice, 7),
     (Kind::Older, 17), // and its newer one
     (Kind::Invalid, 3),
+    (Kind::NotUtf8, 3),
     (Kind::NoAddress, 2),
     (Kind::NotAllowed, 2),
     (Kind::UnknownUser, 3),
@@ -325,7 +355,13 @@ fn jobs(setup: &Setup) -> Vec<Job> {
             jobs.push(newer);
         } else {
             let asked = (n % 3 > 0).then_some(5);
-            jobs.push(job(format!("job-{n}"), kind, at, asked));
+            let mut job = job(format!("job-{n}"), kind, at, asked);
+            if kind == Kind::NotUtf8 && job.variant == 2 {
+                // Its `message_id` counts as none.
+                let derived = wire::properties::job_id(&job.body(), &BasicProperties::default());
+                derived.as_str().clone_into(&mut job.id);
+            }
+            jobs.push(job);
         }
     }
     jobs.sort_by_key(|job| job.at);
