@@ -486,6 +486,8 @@ impl<'a> Check<'a> {
         table.load_preset(comfy_table::presets::NOTHING);
         for (what, n) in [
             ("jobs", self.jobs.len().to_string()),
+            ("of them by userName", self.jobs.values().filter(|job| job.by_name).count().to_string()),
+            ("of them not UTF-8", self.jobs.values().filter(|job| job.kind == Kind::NotUtf8).count().to_string()),
             ("published more than once", self.again.len().to_string()),
             ("faults", faults.values().sum::<usize>().to_string()),
             ("succeeded", count("succeeded")),
@@ -503,6 +505,7 @@ impl<'a> Check<'a> {
             ("dead letters", self.letters.len().to_string()),
             ("of them retries_exhausted", self.exhausted().to_string()),
             ("calls", stats.calls.to_string()),
+            ("searches", stats.reads.to_string()),
             ("refused by the quota", stats.throttled.to_string()),
             ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),
             ("most calls at once", stats.peak_in_flight.to_string()),

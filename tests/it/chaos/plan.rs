@@ -128,6 +128,8 @@ pub struct Job {
     /// When its reset was asked for, in seconds before it is published; `None`: it does not say.
     asked: Option<u64>,
     variant: usize,
+    /// Whether its user is told by name, which the worker must look up.
+    pub by_name: bool,
 }
 
 impl Job {
@@ -170,8 +172,14 @@ impl Job {
     }
 
     fn body(&self) -> Vec<u8> {
-        let mut body =
-            json!({"userId": self.user, "password": JOB_SECRET, "email": format!("{}@example.com", self.user)});
+        // The simulated org names its users so.
+        let address = format!("{}@example.com", self.user);
+        let mut body = json!({"password": JOB_SECRET, "email": address});
+        if self.by_name {
+            body["userName"] = json!(address);
+        } else {
+            body["userId"] = json!(self.user);
+        }
         match self.kind {
             Kind::Invalid => return self.no_job(body),
             Kind::NotUtf8 if self.variant == 3 => return no_text(&body.to_string()),
@@ -326,8 +334,11 @@ const MIX: [(Kind, usize); 11] = [
     (Kind::Late, 2),
 ];
 
+/// One job of so many names its user.
+const BY_NAME: usize = 5;
+
 fn jobs(setup: &Setup) -> Vec<Job> {
-    let mut dice = Dice::new(setup.seed, 1);
+    let (mut dice, mut naming) = (Dice::new(setup.seed, 1), Dice::new(setup.seed, 6));
     // Published in the first 70 %, faster than the rate allows: there is something to lose all the time.
     let last = setup.seconds * 700;
     let mut jobs = Vec::new();
@@ -344,6 +355,7 @@ fn jobs(setup: &Setup) -> Vec<Job> {
             at,
             asked,
             variant: dice.below(4),
+            by_name: kind != Kind::Invalid && naming.below(BY_NAME) == 0,
         };
         if kind == Kind::Older {
             // 20 s between what they ask for, so that a late one is the older by its timestamp all the same.
