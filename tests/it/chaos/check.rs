@@ -468,6 +468,11 @@ impl<'a> Check<'a> {
         found.take(10).collect()
     }
 
+    /// How many lines of the logs say this.
+    fn said(&self, what: &str) -> usize {
+        self.logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(what)).count()
+    }
+
     fn print(&self, rate: u64) {
         let count = |kind: &str| {
             let all = self.outcomes.values().flatten();
@@ -506,6 +511,7 @@ impl<'a> Check<'a> {
             ("of them retries_exhausted", self.exhausted().to_string()),
             ("calls", stats.calls.to_string()),
             ("searches", stats.reads.to_string()),
+            ("halts by a wrong gateway", self.said("foreign_answer: ").to_string()),
             ("refused by the quota", stats.throttled.to_string()),
             ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),
             ("most calls at once", stats.peak_in_flight.to_string()),

@@ -260,6 +260,16 @@ const ORG: [&str; 11] = [
     "target=token,status=500,next=2",
 ];
 
+/// What answers in the org's place for some seconds, and for everybody: a login page, or the way to one. None of it is the org's.
+const GATEWAY: [&str; 4] = [
+    "status=200,body=html,always",
+    "status=200,body=html,content_type=text/plain,always",
+    "status=302,body=html,location=https://portal.example.com/login,always",
+    "status=302,body=none,location=/login,always",
+];
+/// One of so many faults of the org is such a gateway.
+const GATEWAY_EVERY: usize = 5;
+
 #[derive(Debug)]
 pub struct Plan {
     /// In the order in which they are published.
@@ -286,12 +296,28 @@ impl Plan {
             // A node that ends within seconds of a declare may lose what was declared (`docs/development/facts.md#a-broker-that-was-killed`), hence the long gaps.
             node: steps((15_000, 20_000), (1000, 3000))
                 .steps(Dice::new(seed, 4), |dice| dice.pick(&[Node::Kill, Node::Stop, Node::Alarm])),
-            org: steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
-                let fault = dice.pick(&ORG);
-                if fault.contains("share") { format!("{fault},seed={}", dice.below(1000)) } else { fault.to_owned() }
-            }),
+            org: with_gateways(
+                steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
+                    let fault = dice.pick(&ORG);
+                    if fault.contains("share") {
+                        format!("{fault},seed={}", dice.below(1000))
+                    } else {
+                        fault.to_owned()
+                    }
+                }),
+                Dice::new(seed, 7),
+            ),
         }
     }
+}
+
+/// Puts a wrong gateway in the place of some: the second, and then ever so many later.
+fn with_gateways(mut steps: Vec<Step<String>>, mut dice: Dice) -> Vec<Step<String>> {
+    for step in steps.iter_mut().skip(1).step_by(GATEWAY_EVERY) {
+        dice.pick(&GATEWAY).clone_into(&mut step.act);
+        step.lasts = dice.millis(3000, 7000);
+    }
+    steps
 }
 
 /// How fast faults of one kind follow each other, in milliseconds.
