@@ -30,6 +30,9 @@ const EXHAUSTED: Duration = Duration::from_secs(30);
 const LAST_DEEDS: Duration = Duration::from_secs(3);
 /// Calls that may come by an old token after the first by a new one, within one worker.
 const OVERTAKEN: u64 = 2;
+/// What a worker's log says of the guard.
+const CLOSED: &str = "the bulk lane is closed";
+const OPEN: &str = "the bulk lane is open again";
 const WAITING: [&str; 5] =
     ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
 
@@ -240,6 +243,9 @@ impl<'a> Check<'a> {
             if let Some(line) = log.lines().find(|line| line.contains("panic in the worker's own code")) {
                 wrong.push(format!("worker {n} panicked: {line}"));
             }
+        }
+        if self.said(CLOSED) == 0 || self.said(OPEN) == 0 {
+            wrong.push("the guard did not close the bulk lane and open it again".to_owned());
         }
         wrong.extend(self.secrets());
         wrong
@@ -511,6 +517,8 @@ impl<'a> Check<'a> {
             ("of them retries_exhausted", self.exhausted().to_string()),
             ("calls", stats.calls.to_string()),
             ("searches", stats.reads.to_string()),
+            ("the bulk lane closed", self.said(CLOSED).to_string()),
+            ("and opened again", self.said(OPEN).to_string()),
             ("halts by a wrong gateway", self.said("foreign_answer: ").to_string()),
             ("refused by the quota", stats.throttled.to_string()),
             ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use tokio::time::{Instant, sleep};
 
-use super::plan::{Network, Node, Process as ProcessFault, Step};
+use super::plan::{GUARD_HOUR, Network, Node, Process as ProcessFault, Step};
 use crate::broker::Broker;
-use crate::process::{Process, role};
+use crate::process::{Process, Run, role};
 use crate::relay::Relay;
 use crate::world::{World, fault};
 
@@ -63,6 +63,13 @@ impl Diary {
     }
 }
 
+/// A worker with a network of its own and a short hour of the guard.
+fn worker(world: &World, relay: &Relay) -> Process {
+    let own = format!("[amqp]\nurl = {:?}\n", relay.url());
+    let run = Run::of(world, &["--log", "json", "worker"]).config(&own);
+    run.env("RESETD_FAILPOINT_GUARD_HOUR", &GUARD_HOUR.to_string()).start()
+}
+
 /// One of the workers, and what those before it in its place have written.
 pub struct Member {
     n: usize,
@@ -72,11 +79,11 @@ pub struct Member {
 
 impl Member {
     pub fn start(n: usize, world: &World, relay: &Relay) -> Self {
-        Self { n, process: Process::worker_by(world, relay.url()), logs: Vec::new() }
+        Self { n, process: worker(world, relay), logs: Vec::new() }
     }
 
     fn restart(&mut self, world: &World, relay: &Relay) {
-        let process = Process::worker_by(world, relay.url());
+        let process = worker(world, relay);
         self.logs.push(std::mem::replace(&mut self.process, process).stderr());
     }
 

@@ -94,7 +94,8 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str) -> world::World {
         users: Some(users.collect()),
         ..sim::Settings::default()
     };
-    let keys = format!("rate_per_minute = {rate}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
+    let (guard, answer) = (setup.guard_per_hour(), REQUEST_TIMEOUT.as_secs());
+    let keys = format!("rate_per_minute = {rate}\nguard_per_hour = {guard}\nrequest_timeout = \"{answer}s\"");
     // Laid over the quick one: tries that outlast a fault of a second.
     let config = format!(
         "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = {MAX_ATTEMPTS}\n[shutdown]\ngrace = \"{}s\"",

@@ -48,7 +48,16 @@ impl Setup {
     pub fn rate_per_minute(&self) -> u64 {
         (self.jobs as u64 * 50 / self.seconds.max(1)).max(60)
     }
+
+    /// Three quarters of what the rate allows, as searches take some of it: the bulk lane closes where nothing else holds
+    /// the line up, and opens again soon.
+    pub fn guard_per_hour(&self) -> u64 {
+        self.rate_per_minute() * GUARD_HOUR * 3 / 240
+    }
 }
+
+/// What the guard of the bulk lane takes for an hour, in seconds.
+pub const GUARD_HOUR: u64 = 20;
 
 /// The seed's numbers (SplitMix64), the same on every machine and with every version of every crate.
 pub struct Dice(u64);
