@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
+use resetd::roles::demo::postbox::Letter;
 use resetd::wire;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
 use super::faults::Diary;
+use super::mails::Mails;
 use super::plan::{JOB_SECRET, Job, Kind};
 use super::{CLIENT_SECRET, MAX_ATTEMPTS, REQUEST_TIMEOUT};
 use crate::ops::{disguises, message};
@@ -35,6 +37,8 @@ const CLOSED: &str = "the bulk lane is closed";
 const OPEN: &str = "the bulk lane is open again";
 const WAITING: [&str; 5] =
     ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
+/// The same for mails.
+const MAILS: [&str; 4] = ["emails", "emails.parked.15s", "emails.parked.2m", "emails.parked.10m"];
 
 /// The stream of outcomes, from its beginning on.
 pub struct Records {
@@ -78,6 +82,24 @@ impl Records {
         self.taken.iter().filter(|record| is_of(record, "outcome"))
     }
 
+    /// Waits until each of these notifications has an end. What is wrong where that does not come.
+    pub async fn told(&mut self, notes: &[Taken]) -> Option<String> {
+        let deadline = Instant::now() + SETTLES_WITHIN;
+        loop {
+            self.read(deadline).await;
+            let mails = self.taken.iter().filter(|record| is_of(record, "mail"));
+            let ended: BTreeSet<String> = mails.map(|mail| field(&mail.json(), "notificationId")).collect();
+            let notes = notes.iter().map(|note| field(&note.json(), "notificationId"));
+            let missing: Vec<String> = notes.filter(|id| !ended.contains(id)).collect();
+            if missing.is_empty() {
+                return None;
+            }
+            if Instant::now() >= deadline {
+                return Some(format!("{} mails have no end: {}", missing.len(), some(&missing)));
+            }
+        }
+    }
+
     /// Waits until every job has an outcome and nothing waits in a queue. What is wrong where that does not come.
     pub async fn settle(&mut self, world: &World, jobs: &[Job]) -> Vec<String> {
         let deadline = Instant::now() + SETTLES_WITHIN;
@@ -85,7 +107,7 @@ impl Records {
             self.read(deadline).await;
             let done: BTreeSet<String> = self.outcomes().map(|record| field(&record.json(), "jobId")).collect();
             let missing: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).filter(|id| !done.contains(*id)).collect();
-            let waiting = waiting(world).await;
+            let waiting = waiting(world, &WAITING).await;
             let mut wrong = Vec::new();
             if !missing.is_empty() {
                 wrong.push(format!("{} jobs have no outcome: {}", missing.len(), some(&missing)));
@@ -133,10 +155,10 @@ pub async fn published_again(world: &World, records: &mut Records, jobs: &[Job],
 }
 
 /// The queues where jobs still wait, with how many. One that does not exist has none.
-async fn waiting(world: &World) -> Vec<String> {
+async fn waiting(world: &World, queues: &[&str]) -> Vec<String> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let mut waiting = Vec::new();
-    for queue in WAITING {
+    for queue in queues {
         let (channel, name) = (world.channel().await, world.named(queue));
         let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
         let depth = found.map_or(0, |queue| queue.message_count());
@@ -183,6 +205,9 @@ pub struct Check<'a> {
     /// What lies in the lanes after all workers have ended.
     returned: Vec<String>,
     logs: Vec<String>,
+    /// What the mail server took, in its order.
+    took: Vec<Letter>,
+    dead_mails: Vec<Taken>,
 }
 
 impl<'a> Check<'a> {
@@ -193,6 +218,7 @@ impl<'a> Check<'a> {
         mut records: Records,
         diary: &'a Diary,
         logs: Vec<String>,
+        (mails, took): (Vec<Value>, Vec<Letter>),
     ) -> Self {
         records.read(Instant::now() + SETTLES_WITHIN).await;
         let mut outcomes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -206,11 +232,18 @@ impl<'a> Check<'a> {
             diary,
             records: records.taken,
             outcomes,
-            mails: world.drained("emails").await.iter().map(Taken::json).collect(),
+            mails,
             letters: world.drained("resets.main.dead").await,
-            returned: waiting(world).await,
+            returned: [waiting(world, &WAITING).await, waiting(world, &MAILS).await].concat(),
             logs,
+            took,
+            dead_mails: world.drained("emails.dead").await,
         }
+    }
+
+    fn post(&self) -> Mails<'_> {
+        let records: Vec<&Taken> = self.records.iter().filter(|record| is_of(record, "mail")).collect();
+        Mails::new(&self.mails, &records, &self.took, &self.dead_mails, self.diary.refusals())
     }
 
     /// All that is wrong, after a table of what was counted.
@@ -231,6 +264,7 @@ impl<'a> Check<'a> {
         wrong.extend(self.too_many_exhausted());
         wrong.extend(self.letters_fit());
         wrong.extend(self.mails_fit());
+        wrong.extend(self.post().wrong(&self.newest()));
         let peak = self.org.stats().peak_per_minute;
         if peak > rate {
             wrong.push(format!("{peak} calls in 60 s, where {rate} are configured"));
@@ -464,6 +498,7 @@ impl<'a> Check<'a> {
             self.logs.iter().enumerate().map(|(n, log)| (format!("the log of worker {n}"), log.clone())).collect();
         written.extend(self.records.iter().map(|taken| (format!("a record of {}", taken.id()), message(taken))));
         written.extend(self.letters.iter().map(|taken| (format!("the dead letter {}", taken.id()), message(taken))));
+        written.extend(self.dead_mails.iter().map(|taken| (format!("the dead mail {}", taken.id()), message(taken))));
         // A token is known to the org alone: what stands before one is looked for.
         let token =
             |text: &str| ["Bearer ", "bearer ", "Basic ", "basic "].into_iter().find(|word| text.contains(word));
@@ -526,6 +561,9 @@ impl<'a> Check<'a> {
             ("of two workers at once", stats.interleaved.to_string()),
         ] {
             table.add_row([what.to_owned(), n]);
+        }
+        for (what, n) in self.post().rows() {
+            table.add_row([what.to_owned(), n.to_string()]);
         }
         eprintln!("{table}");
         let faults: Vec<String> = faults.iter().map(|(what, n)| format!("{n} × {what}")).collect();

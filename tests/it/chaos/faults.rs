@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use tokio::time::{Instant, sleep};
 
+use super::mails::Post;
 use super::plan::{GUARD_HOUR, Network, Node, Process as ProcessFault, Step};
 use crate::broker::Broker;
 use crate::process::{Process, Run, role};
@@ -21,6 +22,9 @@ pub struct Entry {
     /// Whether it was one of the org: a job's tries may be used up by it.
     pub of_org: bool,
 }
+
+/// What the diary says of a mail server that refuses everybody.
+const REFUSAL: &str = "mail server: refuses everybody";
 
 /// What was done to the world, and what went wrong meanwhile.
 pub struct Diary {
@@ -54,6 +58,11 @@ impl Diary {
         let moment = Instant::now() + step.gap;
         tokio::time::sleep_until(moment.min(self.until)).await;
         moment < self.until
+    }
+
+    /// How often the mail server refused everybody.
+    pub fn refusals(&self) -> usize {
+        self.entries.lock().unwrap().iter().filter(|entry| entry.what.starts_with(REFUSAL)).count()
     }
 
     /// Whether the org failed at `moment`, or not longer than `margin` before.
@@ -199,5 +208,20 @@ pub async fn org(steps: &[Step<String>], org: &sim::Org, diary: &Diary) {
         sleep(step.lasts).await;
         org.clear_faults();
         diary.note(from, true, what);
+    }
+}
+
+pub async fn mail(steps: &[Step<()>], post: &Post, diary: &Diary) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let from = Timestamp::now();
+        let what = format!("{REFUSAL} for {:.1?}", step.lasts);
+        diary.say(&what);
+        post.refuses(true);
+        sleep(step.lasts).await;
+        post.refuses(false);
+        diary.note(from, false, what);
     }
 }

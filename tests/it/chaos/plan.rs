@@ -287,6 +287,8 @@ pub struct Plan {
     pub network: Vec<Step<Network>>,
     pub node: Vec<Step<Node>>,
     pub org: Vec<Step<String>>,
+    /// When the mail server refuses everybody.
+    pub mail: Vec<Step<()>>,
 }
 
 impl Plan {
@@ -316,6 +318,7 @@ impl Plan {
                 }),
                 Dice::new(seed, 7),
             ),
+            mail: steps((12_000, 20_000), (3000, 6000)).steps(Dice::new(seed, 8), |_| ()),
         }
     }
 }
