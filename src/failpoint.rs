@@ -4,6 +4,12 @@
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
 //! says so and holds the job up for as long as a test needs to break the network, and less than what its last words may take.
 
+//!
+//! `RESETD_FAILPOINT_GUARD_HOUR="20"` makes the hour in which `guard_per_hour` counts so many seconds long: a run of minutes can see the
+//! bulk lane close and open again.
+
+use std::time::Duration;
+
 /// A stage of the trip that a job has just reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -25,6 +31,19 @@ pub enum Stage {
     Delivered,
 }
 
+/// The hour of the guard, where a test makes it shorter.
+#[cfg(not(debug_assertions))]
+pub const fn guard_hour() -> Option<Duration> {
+    None
+}
+
+/// The hour of the guard, where a test makes it shorter.
+#[cfg(debug_assertions)]
+pub fn guard_hour() -> Option<Duration> {
+    let seconds = std::env::var("RESETD_FAILPOINT_GUARD_HOUR").ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// Does what the test that runs this process asks for at this stage.
 #[cfg(not(debug_assertions))]
 pub fn reach(_stage: Stage, _job: &str) {}
@@ -44,7 +63,7 @@ pub fn reach(stage: Stage, job: &str) {
         Some("=panic") => std::panic::panic_any("a failpoint"),
         Some("=pause") => {
             tracing::info!("held up at {here}");
-            std::thread::sleep(std::time::Duration::from_millis(400));
+            std::thread::sleep(Duration::from_millis(400));
         }
         Some(_) | None => {}
     }

@@ -14,6 +14,7 @@ use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::StopCause;
+use crate::failpoint;
 use crate::mail::seal::Seal;
 use crate::org::{
     directory::Directory, forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter,
@@ -78,10 +79,11 @@ impl Org {
         let tokens = Arc::new(Tokens::new(http.clone(), name, org.clone(), after_max));
         let source = Arc::clone(&tokens);
         let limiter = Limiter::new(org.rate_per_minute, org.burst);
+        let hour = failpoint::guard_hour().unwrap_or(config.guard_hour);
         let gate = Gate::open(
             name,
             limiter,
-            Guard::new(org.guard_per_hour, org.bulk_window.clone()).with_hour(config.guard_hour),
+            Guard::new(org.guard_per_hour, org.bulk_window.clone()).with_hour(hour),
             config.retry.policy,
             board.clone(),
             Box::new(move || {

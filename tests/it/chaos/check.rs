@@ -9,11 +9,14 @@ use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
+use resetd::roles::demo::postbox::Letter;
+use resetd::wire;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
 use super::faults::Diary;
+use super::mails::Mails;
 use super::plan::{JOB_SECRET, Job, Kind};
 use super::{CLIENT_SECRET, MAX_ATTEMPTS, REQUEST_TIMEOUT};
 use crate::ops::{disguises, message};
@@ -29,8 +32,13 @@ const EXHAUSTED: Duration = Duration::from_secs(30);
 const LAST_DEEDS: Duration = Duration::from_secs(3);
 /// Calls that may come by an old token after the first by a new one, within one worker.
 const OVERTAKEN: u64 = 2;
+/// What a worker's log says of the guard.
+const CLOSED: &str = "the bulk lane is closed";
+const OPEN: &str = "the bulk lane is open again";
 const WAITING: [&str; 5] =
     ["resets.main", "resets.main.bulk", "resets.main.parked.15s", "resets.main.parked.2m", "resets.main.parked.10m"];
+/// The same for mails.
+const MAILS: [&str; 4] = ["emails", "emails.parked.15s", "emails.parked.2m", "emails.parked.10m"];
 
 /// The stream of outcomes, from its beginning on.
 pub struct Records {
@@ -74,6 +82,24 @@ impl Records {
         self.taken.iter().filter(|record| is_of(record, "outcome"))
     }
 
+    /// Waits until each of these notifications has an end. What is wrong where that does not come.
+    pub async fn told(&mut self, notes: &[Taken]) -> Option<String> {
+        let deadline = Instant::now() + SETTLES_WITHIN;
+        loop {
+            self.read(deadline).await;
+            let mails = self.taken.iter().filter(|record| is_of(record, "mail"));
+            let ended: BTreeSet<String> = mails.map(|mail| field(&mail.json(), "notificationId")).collect();
+            let notes = notes.iter().map(|note| field(&note.json(), "notificationId"));
+            let missing: Vec<String> = notes.filter(|id| !ended.contains(id)).collect();
+            if missing.is_empty() {
+                return None;
+            }
+            if Instant::now() >= deadline {
+                return Some(format!("{} mails have no end: {}", missing.len(), some(&missing)));
+            }
+        }
+    }
+
     /// Waits until every job has an outcome and nothing waits in a queue. What is wrong where that does not come.
     pub async fn settle(&mut self, world: &World, jobs: &[Job]) -> Vec<String> {
         let deadline = Instant::now() + SETTLES_WITHIN;
@@ -81,7 +107,7 @@ impl Records {
             self.read(deadline).await;
             let done: BTreeSet<String> = self.outcomes().map(|record| field(&record.json(), "jobId")).collect();
             let missing: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).filter(|id| !done.contains(*id)).collect();
-            let waiting = waiting(world).await;
+            let waiting = waiting(world, &WAITING).await;
             let mut wrong = Vec::new();
             if !missing.is_empty() {
                 wrong.push(format!("{} jobs have no outcome: {}", missing.len(), some(&missing)));
@@ -129,10 +155,10 @@ pub async fn published_again(world: &World, records: &mut Records, jobs: &[Job],
 }
 
 /// The queues where jobs still wait, with how many. One that does not exist has none.
-async fn waiting(world: &World) -> Vec<String> {
+async fn waiting(world: &World, queues: &[&str]) -> Vec<String> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let mut waiting = Vec::new();
-    for queue in WAITING {
+    for queue in queues {
         let (channel, name) = (world.channel().await, world.named(queue));
         let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
         let depth = found.map_or(0, |queue| queue.message_count());
@@ -179,6 +205,9 @@ pub struct Check<'a> {
     /// What lies in the lanes after all workers have ended.
     returned: Vec<String>,
     logs: Vec<String>,
+    /// What the mail server took, in its order.
+    took: Vec<Letter>,
+    dead_mails: Vec<Taken>,
 }
 
 impl<'a> Check<'a> {
@@ -189,6 +218,7 @@ impl<'a> Check<'a> {
         mut records: Records,
         diary: &'a Diary,
         logs: Vec<String>,
+        (mails, took): (Vec<Value>, Vec<Letter>),
     ) -> Self {
         records.read(Instant::now() + SETTLES_WITHIN).await;
         let mut outcomes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -202,11 +232,18 @@ impl<'a> Check<'a> {
             diary,
             records: records.taken,
             outcomes,
-            mails: world.drained("emails").await.iter().map(Taken::json).collect(),
+            mails,
             letters: world.drained("resets.main.dead").await,
-            returned: waiting(world).await,
+            returned: [waiting(world, &WAITING).await, waiting(world, &MAILS).await].concat(),
             logs,
+            took,
+            dead_mails: world.drained("emails.dead").await,
         }
+    }
+
+    fn post(&self) -> Mails<'_> {
+        let records: Vec<&Taken> = self.records.iter().filter(|record| is_of(record, "mail")).collect();
+        Mails::new(&self.mails, &records, &self.took, &self.dead_mails, self.diary.refusals())
     }
 
     /// All that is wrong, after a table of what was counted.
@@ -227,6 +264,7 @@ impl<'a> Check<'a> {
         wrong.extend(self.too_many_exhausted());
         wrong.extend(self.letters_fit());
         wrong.extend(self.mails_fit());
+        wrong.extend(self.post().wrong(&self.newest()));
         let peak = self.org.stats().peak_per_minute;
         if peak > rate {
             wrong.push(format!("{peak} calls in 60 s, where {rate} are configured"));
@@ -239,6 +277,9 @@ impl<'a> Check<'a> {
             if let Some(line) = log.lines().find(|line| line.contains("panic in the worker's own code")) {
                 wrong.push(format!("worker {n} panicked: {line}"));
             }
+        }
+        if self.said(CLOSED) == 0 || self.said(OPEN) == 0 {
+            wrong.push("the guard did not close the bulk lane and open it again".to_owned());
         }
         wrong.extend(self.secrets());
         wrong
@@ -259,7 +300,7 @@ impl<'a> Check<'a> {
                         || exhausted
                 }
                 Kind::UnknownUser => (kind == "failed" && reason == "not_found") || exhausted,
-                Kind::Invalid | Kind::NoAddress | Kind::NotAllowed => {
+                Kind::Invalid | Kind::NotUtf8 | Kind::NoAddress | Kind::NotAllowed => {
                     kind == "failed" && Some(reason.as_str()) == job.kind.dead()
                 }
                 Kind::Late => kind == "expired",
@@ -364,23 +405,27 @@ impl<'a> Check<'a> {
         let mut found = BTreeSet::new();
         for letter in &self.letters {
             let reason = letter.header("resetd-reason");
-            let kind = self.jobs.get(letter.id()).map(|job| job.kind);
+            // One whose `message_id` was not UTF-8 has none.
+            let id = wire::properties::job_id(&letter.body, &letter.properties).as_str().to_owned();
+            let kind = self.jobs.get(id.as_str()).map(|job| job.kind);
             let expected = kind.and_then(Kind::dead);
             let exhausted = reason.as_deref() == Some("retries_exhausted");
             let is_odd = match kind {
-                Some(Kind::Invalid | Kind::NoAddress | Kind::NotAllowed | Kind::Late) => reason.as_deref() != expected,
+                Some(Kind::Invalid | Kind::NotUtf8 | Kind::NoAddress | Kind::NotAllowed | Kind::Late) => {
+                    reason.as_deref() != expected
+                }
                 Some(Kind::UnknownUser) => reason.as_deref() != expected && !exhausted,
                 Some(_) => !exhausted,
                 None => true,
             };
             if is_odd {
-                wrong.push(format!("dead letter {} ({kind:?}) with the reason {reason:?}", letter.id()));
+                wrong.push(format!("dead letter {id} ({kind:?}) with the reason {reason:?}"));
             }
-            found.insert(letter.id());
+            found.insert(id);
         }
         let dead = |outcome: &Value| ["failed", "expired"].contains(&field(outcome, "outcome").as_str());
         let owed = self.outcomes.iter().filter(|(_, outcomes)| outcomes.iter().any(dead)).map(|(id, _)| id.as_str());
-        let missing: Vec<&str> = owed.filter(|id| !found.contains(id)).collect();
+        let missing: Vec<&str> = owed.filter(|id| !found.contains(*id)).collect();
         if !missing.is_empty() {
             wrong.push(format!("{} jobs failed and are no dead letters: {}", missing.len(), some(&missing)));
         }
@@ -453,6 +498,7 @@ impl<'a> Check<'a> {
             self.logs.iter().enumerate().map(|(n, log)| (format!("the log of worker {n}"), log.clone())).collect();
         written.extend(self.records.iter().map(|taken| (format!("a record of {}", taken.id()), message(taken))));
         written.extend(self.letters.iter().map(|taken| (format!("the dead letter {}", taken.id()), message(taken))));
+        written.extend(self.dead_mails.iter().map(|taken| (format!("the dead mail {}", taken.id()), message(taken))));
         // A token is known to the org alone: what stands before one is looked for.
         let token =
             |text: &str| ["Bearer ", "bearer ", "Basic ", "basic "].into_iter().find(|word| text.contains(word));
@@ -461,6 +507,11 @@ impl<'a> Check<'a> {
             Some(format!("{secret:?} is in {place}"))
         });
         found.take(10).collect()
+    }
+
+    /// How many lines of the logs say this.
+    fn said(&self, what: &str) -> usize {
+        self.logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(what)).count()
     }
 
     fn print(&self, rate: u64) {
@@ -481,6 +532,8 @@ impl<'a> Check<'a> {
         table.load_preset(comfy_table::presets::NOTHING);
         for (what, n) in [
             ("jobs", self.jobs.len().to_string()),
+            ("of them by userName", self.jobs.values().filter(|job| job.by_name).count().to_string()),
+            ("of them not UTF-8", self.jobs.values().filter(|job| job.kind == Kind::NotUtf8).count().to_string()),
             ("published more than once", self.again.len().to_string()),
             ("faults", faults.values().sum::<usize>().to_string()),
             ("succeeded", count("succeeded")),
@@ -498,12 +551,19 @@ impl<'a> Check<'a> {
             ("dead letters", self.letters.len().to_string()),
             ("of them retries_exhausted", self.exhausted().to_string()),
             ("calls", stats.calls.to_string()),
+            ("searches", stats.reads.to_string()),
+            ("the bulk lane closed", self.said(CLOSED).to_string()),
+            ("and opened again", self.said(OPEN).to_string()),
+            ("halts by a wrong gateway", self.said("foreign_answer: ").to_string()),
             ("refused by the quota", stats.throttled.to_string()),
             ("most calls in 60 s", format!("{} of {rate}", stats.peak_per_minute)),
             ("most calls at once", stats.peak_in_flight.to_string()),
             ("of two workers at once", stats.interleaved.to_string()),
         ] {
             table.add_row([what.to_owned(), n]);
+        }
+        for (what, n) in self.post().rows() {
+            table.add_row([what.to_owned(), n.to_string()]);
         }
         eprintln!("{table}");
         let faults: Vec<String> = faults.iter().map(|(what, n)| format!("{n} × {what}")).collect();

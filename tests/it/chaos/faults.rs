@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use tokio::time::{Instant, sleep};
 
-use super::plan::{Network, Node, Process as ProcessFault, Step};
+use super::mails::Post;
+use super::plan::{GUARD_HOUR, Network, Node, Process as ProcessFault, Step};
 use crate::broker::Broker;
-use crate::process::{Process, role};
+use crate::process::{Process, Run, role};
 use crate::relay::Relay;
 use crate::world::{World, fault};
 
@@ -21,6 +22,9 @@ pub struct Entry {
     /// Whether it was one of the org: a job's tries may be used up by it.
     pub of_org: bool,
 }
+
+/// What the diary says of a mail server that refuses everybody.
+const REFUSAL: &str = "mail server: refuses everybody";
 
 /// What was done to the world, and what went wrong meanwhile.
 pub struct Diary {
@@ -56,11 +60,23 @@ impl Diary {
         moment < self.until
     }
 
+    /// How often the mail server refused everybody.
+    pub fn refusals(&self) -> usize {
+        self.entries.lock().unwrap().iter().filter(|entry| entry.what.starts_with(REFUSAL)).count()
+    }
+
     /// Whether the org failed at `moment`, or not longer than `margin` before.
     pub fn org_failed(&self, moment: Timestamp, margin: Duration) -> bool {
         let entries = self.entries.lock().unwrap();
         entries.iter().any(|entry| entry.of_org && entry.from <= moment && moment <= entry.to + margin)
     }
+}
+
+/// A worker with a network of its own and a short hour of the guard.
+fn worker(world: &World, relay: &Relay) -> Process {
+    let own = format!("[amqp]\nurl = {:?}\n", relay.url());
+    let run = Run::of(world, &["--log", "json", "worker"]).config(&own);
+    run.env("RESETD_FAILPOINT_GUARD_HOUR", &GUARD_HOUR.to_string()).start()
 }
 
 /// One of the workers, and what those before it in its place have written.
@@ -72,11 +88,11 @@ pub struct Member {
 
 impl Member {
     pub fn start(n: usize, world: &World, relay: &Relay) -> Self {
-        Self { n, process: Process::worker_by(world, relay.url()), logs: Vec::new() }
+        Self { n, process: worker(world, relay), logs: Vec::new() }
     }
 
     fn restart(&mut self, world: &World, relay: &Relay) {
-        let process = Process::worker_by(world, relay.url());
+        let process = worker(world, relay);
         self.logs.push(std::mem::replace(&mut self.process, process).stderr());
     }
 
@@ -192,5 +208,20 @@ pub async fn org(steps: &[Step<String>], org: &sim::Org, diary: &Diary) {
         sleep(step.lasts).await;
         org.clear_faults();
         diary.note(from, true, what);
+    }
+}
+
+pub async fn mail(steps: &[Step<()>], post: &Post, diary: &Diary) {
+    for step in steps {
+        if !diary.comes(step).await {
+            return;
+        }
+        let from = Timestamp::now();
+        let what = format!("{REFUSAL} for {:.1?}", step.lasts);
+        diary.say(&what);
+        post.refuses(true);
+        sleep(step.lasts).await;
+        post.refuses(false);
+        diary.note(from, false, what);
     }
 }

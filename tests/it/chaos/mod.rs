@@ -7,6 +7,8 @@ mod producer;
 
 mod faults;
 
+mod mails;
+
 mod check;
 
 use std::sync::Arc;
@@ -18,11 +20,12 @@ use tokio::time::Instant;
 
 use self::check::{Check, Records};
 use self::faults::{Diary, Member};
+use self::mails::Post;
 use self::plan::{Kind, Plan, Setup};
 use crate::broker::Broker;
 use crate::process::{role, role_is};
 use crate::relay::Relay;
-use crate::world;
+use crate::world::{self, Taken};
 
 const CLIENT_SECRET: &str = "CHAOSCLIENTSECRET-77aa";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,9 +39,11 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     eprintln!("to repeat: {}", setup.command());
     let plan = Plan::new(&setup);
     let broker = Arc::new(tokio::task::spawn_blocking(Broker::private).await.unwrap());
-    let mut world = prepare(&setup, &plan, &broker.url).await;
+    let post = Post::open().await;
+    let mut world = prepare(&setup, &plan, &broker.url, &post).await;
     let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
     let mut crew = start(&world, &relays).await;
+    let mut mailer = mails::start(&world).await;
     // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
     tokio::time::sleep(Duration::from_secs(5)).await;
 
@@ -51,6 +56,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
         faults::network(&plan.network, &relays, &diary),
         faults::node(&plan.node, &broker, &diary),
         faults::org(&plan.org, world.main(), &diary),
+        faults::mail(&plan.mail, &post, &diary),
     );
     eprintln!("{:6.1} s  all is healed and published ({} more than once)", start.elapsed().as_secs_f64(), again.len());
 
@@ -66,9 +72,17 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
         wrong.extend(member.terminate(GRACE).await);
         member.logs.push(member.process.stderr());
     }
+    let copies = world.drained(mails::COPIES).await;
+    wrong.extend(records.told(&copies).await);
+    let (code, took) = mailer.terminated().await;
+    if code != 0 || took > GRACE + Duration::from_secs(1) {
+        wrong.push(format!("the mailer ended {took:.1?} after SIGTERM with exit code {code}"));
+    }
     wrong.append(&mut diary.wrong.lock().unwrap());
-    let logs: Vec<String> = crew.into_iter().map(|member| member.logs.join("")).collect();
-    let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs).await;
+    let mut logs: Vec<String> = crew.into_iter().map(|member| member.logs.join("")).collect();
+    logs.push(mailer.stderr());
+    let mails = (copies.iter().map(Taken::json).collect(), post.letters());
+    let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs, mails).await;
     wrong.extend(check.all(setup.rate_per_minute()));
     if !wrong.is_empty() {
         let kept = check.keep(setup.seed);
@@ -83,7 +97,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
 }
 
 /// The org: a quota a little over the rate, users that exist, a latency as of a near region.
-async fn prepare(setup: &Setup, plan: &Plan, url: &str) -> world::World {
+async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::World {
     let rate = setup.rate_per_minute();
     let users = plan.jobs.iter().filter(|job| job.kind != Kind::UnknownUser).map(|job| job.user.clone());
     let settings = sim::Settings {
@@ -94,13 +108,14 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str) -> world::World {
         users: Some(users.collect()),
         ..sim::Settings::default()
     };
-    let keys = format!("rate_per_minute = {rate}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
+    let (guard, answer) = (setup.guard_per_hour(), REQUEST_TIMEOUT.as_secs());
+    let keys = format!("rate_per_minute = {rate}\nguard_per_hour = {guard}\nrequest_timeout = \"{answer}s\"");
     // Laid over the quick one: tries that outlast a fault of a second.
     let config = format!(
         "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = {MAX_ATTEMPTS}\n[shutdown]\ngrace = \"{}s\"",
         GRACE.as_secs()
     );
-    world::Plan::at(url).org("main", settings, &keys).config(&config).prepare().await
+    world::Plan::at(url).org("main", settings, &keys).config(&config).config(&mails::config(post)).prepare().await
 }
 
 /// The first one works the org, the others stand by.

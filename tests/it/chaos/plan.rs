@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use resetd::wire;
 use serde_json::{Value, json};
+use testkit::raw;
 
 use crate::world::{named, text, with_header};
 
@@ -46,7 +48,16 @@ impl Setup {
     pub fn rate_per_minute(&self) -> u64 {
         (self.jobs as u64 * 50 / self.seconds.max(1)).max(60)
     }
+
+    /// Three quarters of what the rate allows, as searches take some of it: the bulk lane closes where nothing else holds
+    /// the line up, and opens again soon.
+    pub fn guard_per_hour(&self) -> u64 {
+        self.rate_per_minute() * GUARD_HOUR * 3 / 240
+    }
 }
+
+/// What the guard of the bulk lane takes for an hour, in seconds.
+pub const GUARD_HOUR: u64 = 20;
 
 /// The seed's numbers (SplitMix64), the same on every machine and with every version of every crate.
 pub struct Dice(u64);
@@ -89,6 +100,8 @@ pub enum Kind {
     Older,
     Newer,
     Invalid,
+    /// Bytes that are not UTF-8, in a property, in a header's name or in the body.
+    NotUtf8,
     NoAddress,
     NotAllowed,
     UnknownUser,
@@ -103,7 +116,7 @@ impl Kind {
     /// The reason of the dead letter in which every such job ends.
     pub fn dead(self) -> Option<&'static str> {
         match self {
-            Self::Invalid => Some("invalid_job"),
+            Self::Invalid | Self::NotUtf8 => Some("invalid_job"),
             Self::NoAddress => Some("no_address"),
             Self::NotAllowed => Some("attribute_not_allowed"),
             Self::UnknownUser => Some("not_found"),
@@ -124,6 +137,8 @@ pub struct Job {
     /// When its reset was asked for, in seconds before it is published; `None`: it does not say.
     asked: Option<u64>,
     variant: usize,
+    /// Whether its user is told by name, which the worker must look up.
+    pub by_name: bool,
 }
 
 impl Job {
@@ -150,11 +165,33 @@ impl Job {
         (self.body(), properties)
     }
 
+    /// As it is published where no library would: with bytes that are not UTF-8 where AMQP or JSON has text.
+    pub fn raw(&self) -> Option<(Vec<u8>, raw::Properties)> {
+        if self.kind != Kind::NotUtf8 {
+            return None;
+        }
+        let named = || raw::Properties::default().text("message_id", self.id.as_bytes());
+        let properties = match self.variant {
+            0 => named().text("app_id", ZURICH),
+            1 => named().header(ZURICH, b"v"),
+            2 => raw::Properties::default().text("message_id", ZURICH),
+            _ => named(),
+        };
+        Some((self.body(), properties))
+    }
+
     fn body(&self) -> Vec<u8> {
-        let mut body =
-            json!({"userId": self.user, "password": JOB_SECRET, "email": format!("{}@example.com", self.user)});
+        // The simulated org names its users so.
+        let address = format!("{}@example.com", self.user);
+        let mut body = json!({"password": JOB_SECRET, "email": address});
+        if self.by_name {
+            body["userName"] = json!(address);
+        } else {
+            body["userId"] = json!(self.user);
+        }
         match self.kind {
             Kind::Invalid => return self.no_job(body),
+            Kind::NotUtf8 if self.variant == 3 => return no_text(&body.to_string()),
             Kind::NoAddress => drop(body.as_object_mut().unwrap().remove("email")),
             Kind::NotAllowed => body["attributes"] = json!({"manager": "nobody"}),
             Kind::NoIntent => body["password"] = [Value::Null, json!(false), json!("")][self.variant % 3].clone(),
@@ -173,6 +210,15 @@ impl Job {
         }
         body.to_string().into_bytes()
     }
+}
+
+/// `Zürich` in Latin-1.
+const ZURICH: &[u8] = b"Z\xfcrich";
+
+/// The same body with an address that is not UTF-8.
+fn no_text(body: &str) -> Vec<u8> {
+    let (before, after) = body.split_once("@example.com").unwrap();
+    [before.as_bytes(), b"\xfc@example.com", after.as_bytes()].concat()
 }
 
 /// One fault: after this pause, this, to one of the workers where it is about one, for so long.
@@ -223,6 +269,16 @@ const ORG: [&str; 11] = [
     "target=token,status=500,next=2",
 ];
 
+/// What answers in the org's place for some seconds, and for everybody: a login page, or the way to one. None of it is the org's.
+const GATEWAY: [&str; 4] = [
+    "status=200,body=html,always",
+    "status=200,body=html,content_type=text/plain,always",
+    "status=302,body=html,location=https://portal.example.com/login,always",
+    "status=302,body=none,location=/login,always",
+];
+/// One of so many faults of the org is such a gateway.
+const GATEWAY_EVERY: usize = 5;
+
 #[derive(Debug)]
 pub struct Plan {
     /// In the order in which they are published.
@@ -231,6 +287,8 @@ pub struct Plan {
     pub network: Vec<Step<Network>>,
     pub node: Vec<Step<Node>>,
     pub org: Vec<Step<String>>,
+    /// When the mail server refuses everybody.
+    pub mail: Vec<Step<()>>,
 }
 
 impl Plan {
@@ -249,12 +307,29 @@ impl Plan {
             // A node that ends within seconds of a declare may lose what was declared (`docs/development/facts.md#a-broker-that-was-killed`), hence the long gaps.
             node: steps((15_000, 20_000), (1000, 3000))
                 .steps(Dice::new(seed, 4), |dice| dice.pick(&[Node::Kill, Node::Stop, Node::Alarm])),
-            org: steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
-                let fault = dice.pick(&ORG);
-                if fault.contains("share") { format!("{fault},seed={}", dice.below(1000)) } else { fault.to_owned() }
-            }),
+            org: with_gateways(
+                steps((1500, 5000), (1000, 4000)).steps(Dice::new(seed, 5), |dice| {
+                    let fault = dice.pick(&ORG);
+                    if fault.contains("share") {
+                        format!("{fault},seed={}", dice.below(1000))
+                    } else {
+                        fault.to_owned()
+                    }
+                }),
+                Dice::new(seed, 7),
+            ),
+            mail: steps((12_000, 20_000), (3000, 6000)).steps(Dice::new(seed, 8), |_| ()),
         }
     }
+}
+
+/// Puts a wrong gateway in the place of some: the second, and then ever so many later.
+fn with_gateways(mut steps: Vec<Step<String>>, mut dice: Dice) -> Vec<Step<String>> {
+    for step in steps.iter_mut().skip(1).step_by(GATEWAY_EVERY) {
+        dice.pick(&GATEWAY).clone_into(&mut step.act);
+        step.lasts = dice.millis(3000, 7000);
+    }
+    steps
 }
 
 /// How fast faults of one kind follow each other, in milliseconds.
@@ -283,11 +358,12 @@ impl Pace {
 }
 
 /// How many of a hundred are what.
-const MIX: [(Kind, usize); 10] = [
-    (Kind::Plain, 57),
+const MIX: [(Kind, usize); 11] = [
+    (Kind::Plain, 54),
     (Kind::Twice, 7),
     (Kind::Older, 17), // and its newer one
     (Kind::Invalid, 3),
+    (Kind::NotUtf8, 3),
     (Kind::NoAddress, 2),
     (Kind::NotAllowed, 2),
     (Kind::UnknownUser, 3),
@@ -296,8 +372,11 @@ const MIX: [(Kind, usize); 10] = [
     (Kind::Late, 2),
 ];
 
+/// One job of so many names its user.
+const BY_NAME: usize = 5;
+
 fn jobs(setup: &Setup) -> Vec<Job> {
-    let mut dice = Dice::new(setup.seed, 1);
+    let (mut dice, mut naming) = (Dice::new(setup.seed, 1), Dice::new(setup.seed, 6));
     // Published in the first 70 %, faster than the rate allows: there is something to lose all the time.
     let last = setup.seconds * 700;
     let mut jobs = Vec::new();
@@ -314,6 +393,7 @@ fn jobs(setup: &Setup) -> Vec<Job> {
             at,
             asked,
             variant: dice.below(4),
+            by_name: kind != Kind::Invalid && naming.below(BY_NAME) == 0,
         };
         if kind == Kind::Older {
             // 20 s between what they ask for, so that a late one is the older by its timestamp all the same.
@@ -325,7 +405,13 @@ fn jobs(setup: &Setup) -> Vec<Job> {
             jobs.push(newer);
         } else {
             let asked = (n % 3 > 0).then_some(5);
-            jobs.push(job(format!("job-{n}"), kind, at, asked));
+            let mut job = job(format!("job-{n}"), kind, at, asked);
+            if kind == Kind::NotUtf8 && job.variant == 2 {
+                // Its `message_id` counts as none.
+                let derived = wire::properties::job_id(&job.body(), &BasicProperties::default());
+                derived.as_str().clone_into(&mut job.id);
+            }
+            jobs.push(job);
         }
     }
     jobs.sort_by_key(|job| job.at);

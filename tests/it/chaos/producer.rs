@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
+use testkit::raw::{self, Producer};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::plan::Job;
@@ -41,6 +42,9 @@ async fn publish(
     job: &Job,
     began: Timestamp,
 ) -> Option<()> {
+    if let Some((body, properties)) = job.raw() {
+        return timeout(PATIENCE, publish_raw(url, exchange, job.key, &body, &properties)).await.ok()?;
+    }
     if line.is_none() {
         *line = Some(timeout(PATIENCE, connect(url)).await.ok()??);
     }
@@ -53,6 +57,12 @@ async fn publish(
         confirm.await.ok()
     };
     (timeout(PATIENCE, sent).await.ok()?? == Confirmation::Ack(None)).then_some(())
+}
+
+/// Over a connection of its own.
+async fn publish_raw(url: &str, exchange: &str, key: &str, body: &[u8], properties: &raw::Properties) -> Option<()> {
+    let mut producer = Producer::try_connect(url).await.ok()?;
+    producer.try_publish(exchange, key, body, properties).await.ok()
 }
 
 async fn connect(url: &str) -> Option<(Connection, Channel)> {
