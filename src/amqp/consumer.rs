@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
@@ -98,12 +99,22 @@ impl<L: Copy> Intake<L> {
         Some(self.delivery(delivery))
     }
 
-    /// Takes the job at the head of the lane while it is not consumed: by a consumer that may have one. (Not by `basic.get`: where the
-    /// broker was killed, RabbitMQ 3.10.8 has lost messages that were taken so: `docs/development/facts.md#consumers`.)
+    /// Takes the job at the head of the lane, without consuming it.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn get(&mut self) -> Result<Option<Delivery<L>>, Trouble> {
+    pub async fn get(&self) -> Result<Option<Delivery<L>>, Trouble> {
+        let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
+        let got = within(&format!("taking a message from queue {}", self.queue), got).await?;
+        Ok(got.map(|got| self.delivery(got.delivery)))
+    }
+
+    /// The same by a consumer that may have one, for where many are taken so and are in hand together: RabbitMQ 3.10.8 has lost messages
+    /// taken by `basic.get` when it was killed (`docs/development/facts.md#consumers`).
+    ///
+    /// # Errors
+    /// Where the broker refuses it or does not answer.
+    pub async fn take_one(&mut self) -> Result<Option<Delivery<L>>, Trouble> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let looked = self.channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
         if within(&format!("looking at queue {}", self.queue), looked).await?.message_count() == 0 {

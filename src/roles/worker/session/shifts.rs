@@ -150,7 +150,7 @@ impl Session {
         for _ in 0..FEW {
             let org = &self.desk.org;
             let may = self.suspects.is_empty() && self.may_take(Lane::Bulk) && org.hands.count(Lane::Bulk) < prefetch;
-            let Some(delivery) = (if may { self.lanes[1].get().await? } else { None }) else { break };
+            let Some(delivery) = (if may { self.lanes[1].take_one().await? } else { None }) else { break };
             self.hand(delivery).await;
         }
         Ok(())
