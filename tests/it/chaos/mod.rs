@@ -83,7 +83,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     logs.push(mailer.stderr());
     let mails = (copies.iter().map(Taken::json).collect(), post.letters());
     let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs, mails).await;
-    wrong.extend(check.all(setup.rate_per_minute()));
+    wrong.extend(check.all(&setup));
     if !wrong.is_empty() {
         let kept = check.keep(setup.seed);
         panic!(
@@ -108,8 +108,9 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::W
         users: Some(users.collect()),
         ..sim::Settings::default()
     };
-    let (guard, answer) = (setup.guard_per_hour(), REQUEST_TIMEOUT.as_secs());
-    let keys = format!("rate_per_minute = {rate}\nguard_per_hour = {guard}\nrequest_timeout = \"{answer}s\"");
+    let guard = if setup.guard { format!("guard_per_hour = {}\n", setup.guard_per_hour()) } else { String::new() };
+    let answer = REQUEST_TIMEOUT.as_secs();
+    let keys = format!("rate_per_minute = {rate}\n{guard}request_timeout = \"{answer}s\"");
     // Laid over the quick one: tries that outlast a fault of a second.
     let config = format!(
         "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = {MAX_ATTEMPTS}\n[shutdown]\ngrace = \"{}s\"",
