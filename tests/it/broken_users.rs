@@ -314,7 +314,7 @@ async fn one_odd_user_among_a_hundred_delays_the_others_by_15_s_at_most_and_is_r
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_closed_lane() {
     // All calls are in the air before the first one is answered.
-    let settings = Settings { latency: Duration::from_millis(500), ..unlimited() };
+    let settings = Settings { latency: Duration::from_secs(2), ..unlimited() };
     let world = Plan::new().org("main", settings, "guard_per_hour = 1").prepare().await;
     let relay = Relay::to(&world.amqp_url);
     let own = format!("[amqp]\nurl = \"{}?heartbeat=2\"\n", relay.url());
