@@ -187,27 +187,13 @@ fn body(desk: &Desk, reset: &Reset, value: &str) -> Result<Body, Halt> {
 /// What the end of a PATCH says of its user, and of who answers.
 fn patched(desk: &Desk, user: &UserId, failure: Option<&Failure>) {
     let gate = &desk.org.gate;
-    match failure {
-        None => {
+    match Verdict::of(failure) {
+        Verdict::Worked if failure.is_none() => {
             gate.reset();
             gate.succeeded(user);
         }
-        Some(
-            Failure::Forbidden { .. }
-            | Failure::NotFound
-            | Failure::Conflict
-            | Failure::TooSoon { .. }
-            | Failure::NotInTime
-            | Failure::UsedBefore
-            | Failure::Rejected,
-        ) => gate.answered_by_org(user),
-        Some(
-            Failure::Throttled { .. }
-            | Failure::Unavailable { .. }
-            | Failure::TokenRefused
-            | Failure::Foreign { .. }
-            | Failure::Fault { .. },
-        ) => {}
+        Verdict::Worked => gate.answered_by_org(user),
+        Verdict::Faulted | Verdict::Throttled | Verdict::Neutral => {}
     }
 }
 
