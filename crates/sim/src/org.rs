@@ -11,7 +11,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Fault, Secret, Settings, SettingsError, Stats, UserView,
@@ -36,6 +36,8 @@ struct Inner {
     settings: Settings,
     started: Instant,
     state: Mutex<State>,
+    /// Whether no PATCH is carried out or answered for now.
+    holds_calls: watch::Sender<bool>,
 }
 
 /// All that changes.
@@ -67,7 +69,8 @@ impl Org {
             script: Script::new(settings.faults.clone()),
             tally: Tally::default(),
         };
-        let inner = Inner { settings, started: Instant::now(), state: Mutex::new(state) };
+        let holds_calls = watch::Sender::new(false);
+        let inner = Inner { settings, started: Instant::now(), state: Mutex::new(state), holds_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -88,6 +91,16 @@ impl Org {
     /// Takes all faults out of force.
     pub fn clear_faults(&self) {
         self.state().script.clear();
+    }
+
+    /// From now on PATCH calls arrive, and none is carried out or answered before [`Org::release_calls`].
+    pub fn hold_calls(&self) {
+        self.inner.holds_calls.send_replace(true);
+    }
+
+    /// Carries out and answers what was held, and what comes from now on.
+    pub fn release_calls(&self) {
+        self.inner.holds_calls.send_replace(false);
     }
 
     /// Makes every token that was issued useless.
@@ -166,6 +179,12 @@ impl Org {
     pub(super) fn write(&self, answer: Answer) -> Response {
         let standing = self.state().quota.standing(self.now());
         answer.into_response(standing)
+    }
+
+    /// Waits as long as calls are held.
+    pub(super) async fn released(&self) {
+        // It never fails: the sender lives as long as this org.
+        let _ = self.inner.holds_calls.subscribe().wait_for(|held| !held).await;
     }
 
     /// Waits as long as the settings hold an answer back.

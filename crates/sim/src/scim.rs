@@ -39,6 +39,7 @@ pub(super) async fn patch(
 ) -> Response {
     let call = Call::arrived(&org, request.headers());
     let incoming = Incoming::read(id, request).await;
+    org.released().await;
     let what = org.state().script.take(Target::Scim, Some(&incoming.id), org.now());
     let response = match what {
         None => answered(&org, &call, carry_out(&org, &incoming)),
