@@ -10,6 +10,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
 
 use super::channels;
 use super::trouble::{ANSWER, Trouble, closing, within};
@@ -22,8 +23,8 @@ const ROUND: usize = 500;
 const ROUNDS: usize = 30;
 /// With nothing coming for so long it looks whether anything is left.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long what another process just gave back may take to lie in the queue again.
-const BACK: Duration = Duration::from_secs(2);
+/// How long what was given back may take to lie in the queue again.
+const BACK: Duration = Duration::from_secs(5);
 
 /// A queue of dead letters, looked through from its head to what was its end when it was opened.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Letters {
     channel: Channel,
     there: usize,
     shared: bool,
+    /// How many consumers of others there were when it was opened.
+    others: u32,
     seen: usize,
     size: usize,
     rounds: usize,
@@ -56,12 +59,12 @@ impl Letters {
     pub async fn open(connection: &Connection, queue: &str) -> Result<Self, Trouble> {
         let what = format!("opening queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
-        let (there, consumers) = count(&channel, queue).await?;
-        let (queue, shared) = (queue.to_owned(), consumers > 0);
+        let (there, others) = count(&channel, queue).await?;
+        let (queue, shared) = (queue.to_owned(), others > 0);
         let size = there.div_ceil(ROUNDS).max(ROUND);
         let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
         within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        Ok(Self { queue, channel, there, shared, seen: 0, size: prefetch.into(), rounds: 0, consumer: None })
+        Ok(Self { queue, channel, there, shared, others, seen: 0, size: prefetch.into(), rounds: 0, consumer: None })
     }
 
     /// How many lay there ready when it was opened.
@@ -144,9 +147,12 @@ impl Letters {
         )))
     }
 
-    /// Gives back, in its order, whatever was not taken out: it is there again a moment later, see [`until_back`].
-    pub async fn give_back(self) {
+    /// Gives back, in its order, whatever was not taken out, and waits until it lies there again: whoever looks next sees all of it.
+    pub async fn give_back(self, connection: &Connection) {
         closing(self.channel.close(200, "bye".into())).await;
+        if let Err(trouble) = until_read_by(self.others, connection, &self.queue).await {
+            debug!(queue = self.queue, error = %trouble, "it is not known whether the letters are back");
+        }
     }
 }
 
@@ -162,14 +168,11 @@ impl Held {
     }
 }
 
-/// Waits, for a moment, until so many lie in the queue again: what was given back is there a moment later.
-///
-/// # Errors
-/// Where the queue does not exist, or the broker is lost or does not answer.
-pub async fn until_back(connection: &Connection, queue: &str, letters: usize) -> Result<(), Trouble> {
+/// Waits, for a moment, until a queue has so many consumers at most: what a consumer held is back in the step in which it goes.
+async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Result<(), Trouble> {
     let channel = within("opening a channel", channels::open(connection)).await?;
     let begun = Instant::now();
-    while count(&channel, queue).await?.0 < letters && begun.elapsed() < BACK {
+    while count(&channel, queue).await?.1 > others && begun.elapsed() < BACK {
         sleep(Duration::from_millis(10)).await;
     }
     closing(channel.close(200, "bye".into())).await;

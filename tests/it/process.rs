@@ -27,12 +27,11 @@ pub fn slow() -> sim::Settings {
     sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
 }
 
-/// Waits until so many jobs lie ready in both lanes together, no more and no fewer.
+/// Waits until so many jobs lie ready in both lanes together. A few more may: a busy broker loses acks of a channel that ends.
 async fn lying(world: &World, jobs: u32) -> u32 {
     eventually("what is not done is back in its queue", async || {
         let lying = world.depth("resets.main").await + world.depth("resets.main.bulk").await;
-        assert!(lying <= jobs, "{lying} of {jobs}");
-        (lying == jobs).then_some(lying)
+        (lying >= jobs).then_some(lying)
     })
     .await
 }
@@ -55,10 +54,14 @@ async fn a_signal_in_the_middle(signal: &str) {
 
     let (mut second, _) = Process::worker(&world).await;
     let records = world.recorded(200).await;
-    assert!(records.iter().all(|record| record.routing_key == "main.succeeded"));
+    let (succeeded, others): (Vec<_>, Vec<_>) =
+        records.iter().partition(|record| record.routing_key == "main.succeeded");
+    // One whose ack was lost ends as the duplicate that it is.
+    assert!(others.iter().all(|record| record.routing_key == "main.duplicate"), "{others:?}");
+    assert!(others.len() <= waiting as usize - (200 - done), "{} duplicates of {waiting}, {done} done", others.len());
     assert_eq!(second.terminated().await.0, 0);
     let mails = world.drained("emails").await;
-    assert_eq!((records.len(), mails.len()), (200, 200));
+    assert_eq!((succeeded.len(), mails.len()), (200, 200));
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     for user in users {
         assert_eq!(world.main().user(&user).unwrap().password_sets, 1, "{user}");
@@ -270,7 +273,7 @@ async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_th
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!((Duration::from_secs(1)..Duration::from_secs(7)).contains(&took), "{took:?}");
-    lying(&world, 5).await;
+    assert_eq!(lying(&world, 5).await, 5);
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 
@@ -291,6 +294,6 @@ async fn sigterm_during_a_long_pause_ends_within_the_grace_and_returns_everythin
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(7), "{took:?}");
-    lying(&world, 100).await;
+    assert_eq!(lying(&world, 100).await, 100);
     assert_eq!((world.main().stats().calls, world.main().stats().password_sets), (1, 0));
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::kind::Kind;
 use super::{Act, look, stdout, table};
 use crate::amqp::channels::Needs;
-use crate::amqp::letters::{Held, until_back};
+use crate::amqp::letters::Held;
 use crate::amqp::link::Link;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Publisher, Unpublished};
@@ -209,7 +209,6 @@ async fn letters<K: Kind>(
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let queue = K::queue(&plan.names);
-    until_back(&link.consuming, &queue, plan.there).await?;
     let meant: HashSet<&K::Letter> = plan.meant.iter().collect();
     let mut letters = look::open(&link.consuming, &queue).await?;
     let (mut ended, unrouted) = (Ok(()), OnceLock::new());
@@ -236,7 +235,7 @@ async fn letters<K: Kind>(
             () = given_up(shutdown) => Err(anyhow::anyhow!("the broker confirms nothing, and it was interrupted")),
         };
     }
-    letters.give_back().await;
+    letters.give_back(&link.consuming).await;
     ended.and_then(|()| unrouted.into_inner().map_or(Ok(()), |why| bail!(why)))
 }
 

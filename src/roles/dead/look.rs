@@ -34,7 +34,7 @@ pub(super) async fn through(
     if letters.is_shared() {
         let _ = writeln!(std::io::stderr(), "{queue}: {IN_ANOTHER_HAND}");
     }
-    letters.give_back().await;
+    letters.give_back(connection).await;
     looked?;
     Ok(there)
 }
