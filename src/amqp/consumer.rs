@@ -1,6 +1,7 @@
 //! Taking jobs, or mails: one channel for each queue, on which it is consumed, or taken from one by one; and a delivery that is settled
 //! once, by value.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -10,7 +11,8 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::channels;
@@ -19,8 +21,12 @@ use crate::domain::job::Lane;
 
 /// What the tags begin with that the broker's own pages show.
 const TAG: &str = "resetd";
-/// How long a delivery of a queue that has messages may take.
-const ONE: Duration = Duration::from_secs(2);
+/// How long the deliveries of a queue that has messages may take.
+const FEW: Duration = Duration::from_secs(2);
+/// So many consumers of one channel have deliveries in hand at most, each `basic.get` among them. With more than 32 in one queue
+/// RabbitMQ before 4.2 may take an ack for that of another message after it was killed, and lose messages
+/// (`docs/development/facts.md#consumers`); a channel that ends and the one that follows it may meet.
+const CONSUMERS: usize = 15;
 
 /// Where the messages of one queue come in: the jobs of a lane, or whatever `L` stands for.
 #[derive(Debug)]
@@ -29,9 +35,18 @@ pub struct Intake<L = Lane> {
     queue: String,
     channel: Channel,
     prefetch: u16,
-    consumer: Option<lapin::Consumer>,
+    consumer: Option<Consumer>,
     /// How often it was consumed.
     times: u64,
+    /// Places for consumers that have deliveries in hand.
+    consumers: Arc<Semaphore>,
+}
+
+/// A consumer, as long as it takes deliveries.
+#[derive(Debug)]
+struct Consumer {
+    deliveries: lapin::Consumer,
+    place: Arc<OwnedSemaphorePermit>,
 }
 
 /// One job, or mail, in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
@@ -50,6 +65,8 @@ pub struct Delivery<L = Lane> {
     pub came: Instant,
     place: u64,
     acker: lapin::Acker,
+    /// Its consumer is one of those that have deliveries in hand, as long as this lives.
+    _consumer: Arc<OwnedSemaphorePermit>,
 }
 
 impl<L: Copy> Intake<L> {
@@ -60,11 +77,13 @@ impl<L: Copy> Intake<L> {
     pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, Trouble> {
         let what = format!("opening a channel for queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
-        Ok(Self { lane, queue, channel, prefetch, consumer: None, times: 0 })
+        let consumers = Arc::new(Semaphore::new(CONSUMERS));
+        Ok(Self { lane, queue, channel, prefetch, consumer: None, times: 0, consumers })
     }
 
     /// Starts to consume it, under a tag of its own each time. (A tag that is used again while deliveries of the consumer before are in
-    /// hand: `docs/development/facts.md#consumer-tags`.)
+    /// hand: `docs/development/facts.md#consumer-tags`.) Where too many consumers have deliveries in hand it is not consumed, see
+    /// [`Intake::is_consumed`]: a later try may do.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
@@ -74,14 +93,20 @@ impl<L: Copy> Intake<L> {
 
     /// So many of its deliveries are in hand at most.
     async fn consume_at_most(&mut self, most: u16) -> Result<(), Trouble> {
+        let Some(place) = self.consumer_place() else { return Ok(()) };
         let what = format!("consuming queue {}", self.queue);
         within(&what, self.channel.basic_qos(most, BasicQosOptions::default())).await?;
         let options = BasicConsumeOptions::default();
         let queue = self.queue.as_str().into();
         self.times += 1;
         let consumer = self.channel.basic_consume(queue, self.tag().as_str().into(), options, FieldTable::default());
-        self.consumer = Some(within(&what, consumer).await?);
+        self.consumer = Some(Consumer { deliveries: within(&what, consumer).await?, place });
         Ok(())
+    }
+
+    /// A place for one more consumer.
+    fn consumer_place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        Arc::clone(&self.consumers).try_acquire_owned().ok().map(Arc::new)
     }
 
     fn tag(&self) -> String {
@@ -95,43 +120,51 @@ impl<L: Copy> Intake<L> {
 
     /// The next job, while it is consumed. `None`: the consumer was cancelled, its queue deleted, or the channel is gone.
     pub async fn next(&mut self) -> Option<Delivery<L>> {
-        let delivery = self.consumer.as_mut()?.next().await?.ok()?;
-        Some(self.delivery(delivery))
+        let Consumer { deliveries, place } = self.consumer.as_mut()?;
+        let delivery = deliveries.next().await?.ok()?;
+        let place = Arc::clone(place);
+        Some(self.delivery(delivery, place))
     }
 
-    /// Takes the job at the head of the lane, without consuming it.
+    /// Takes the job at the head of the lane, without consuming it. `None` where it is empty, or too many consumers have deliveries in hand.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
     pub async fn get(&self) -> Result<Option<Delivery<L>>, Trouble> {
+        let Some(place) = self.consumer_place() else { return Ok(None) };
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
         let got = within(&format!("taking a message from queue {}", self.queue), got).await?;
-        Ok(got.map(|got| self.delivery(got.delivery)))
+        Ok(got.map(|got| self.delivery(got.delivery, place)))
     }
 
-    /// The same by a consumer that may have one, for where many are taken so and are in hand together: RabbitMQ 3.10.8 has lost messages
-    /// taken by `basic.get` when it was killed (`docs/development/facts.md#consumers`).
+    /// Takes so many at most, all by one consumer. None where it is empty, or too many consumers have deliveries in hand.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn take_one(&mut self) -> Result<Option<Delivery<L>>, Trouble> {
+    pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery<L>>, Trouble> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let looked = self.channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
-        if within(&format!("looking at queue {}", self.queue), looked).await?.message_count() == 0 {
-            return Ok(None);
+        let ready = within(&format!("looking at queue {}", self.queue), looked).await?.message_count();
+        let wanted = u16::try_from(ready).unwrap_or(u16::MAX).min(most);
+        let mut taken = Vec::new();
+        if wanted == 0 {
+            return Ok(taken);
         }
-        self.consume_at_most(1).await?;
-        // It is on its way, unless it expired meanwhile.
-        let first = match timeout(ONE, self.next()).await {
-            Ok(None) => return Err(Trouble::Again(format!("consuming queue {} ended", self.queue))),
-            Ok(first) => first,
-            Err(_) => None,
-        };
-        let rest = self.rest().await;
-        Ok(first.or_else(|| rest.into_iter().next()))
+        self.consume_at_most(wanted).await?;
+        // They are on their way, less those that expire meanwhile.
+        let until = Instant::now() + FEW;
+        while self.is_consumed() && taken.len() < usize::from(wanted) {
+            match timeout_at(until, self.next()).await {
+                Ok(Some(delivery)) => taken.push(delivery),
+                Ok(None) => return Err(Trouble::Again(format!("consuming queue {} ended", self.queue))),
+                Err(_) => break,
+            }
+        }
+        taken.extend(self.rest().await);
+        Ok(taken)
     }
 
-    fn delivery(&self, from: lapin::message::Delivery) -> Delivery<L> {
+    fn delivery(&self, from: lapin::message::Delivery, consumer: Arc<OwnedSemaphorePermit>) -> Delivery<L> {
         Delivery {
             lane: self.lane,
             body: from.data,
@@ -140,6 +173,7 @@ impl<L: Copy> Intake<L> {
             came: Instant::now(),
             place: from.delivery_tag,
             acker: from.acker,
+            _consumer: consumer,
         }
     }
 
@@ -160,10 +194,10 @@ impl<L: Copy> Intake<L> {
 
     /// Hands out what has come and was not handed out, and nothing after it.
     pub fn came(&mut self) -> Vec<Delivery<L>> {
-        let Some(mut consumer) = self.consumer.take() else { return Vec::new() };
+        let Some(Consumer { mut deliveries, place }) = self.consumer.take() else { return Vec::new() };
         let mut came = Vec::new();
-        while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
-            came.push(self.delivery(delivery));
+        while let Some(Some(Ok(delivery))) = deliveries.next().now_or_never() {
+            came.push(self.delivery(delivery, Arc::clone(&place)));
         }
         came
     }

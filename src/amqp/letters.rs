@@ -17,10 +17,10 @@ use super::trouble::{ANSWER, Trouble, closing, within};
 
 /// Letters in one round, at least.
 const ROUND: usize = 500;
-/// Rounds at most. When a channel ends, a quorum queue takes back what its consumers held in the order of their tags, as long as
-/// there are no more than 32 (its map of them is sorted up to there), and of each in the order it came. What a `nack` of more than 32
-/// returns comes back in no order at all (tried on 3.10).
-const ROUNDS: usize = 30;
+/// Rounds at most. When a channel ends, a quorum queue takes back what its consumers held in the order of their tags, as long as the
+/// queue has no more than 32 (its map of them is sorted up to there), and of each in the order it came: two who look at once have no
+/// more (`docs/development/facts.md#consumers`). What a `nack` of more than 32 returns comes back in no order at all (tried on 3.10).
+const ROUNDS: usize = 14;
 /// With nothing coming for so long it looks whether anything is left.
 const QUIET: Duration = Duration::from_millis(300);
 /// How long what was given back may take to lie in the queue again.

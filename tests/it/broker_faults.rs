@@ -86,6 +86,37 @@ async fn a_broker_that_is_killed_in_the_middle_of_200_jobs_loses_nobody() {
     .await;
 }
 
+/// With more than 32 consumers' deliveries RabbitMQ before 4.2 mixes up who acked what: `docs/development/facts.md#consumers`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_taken_few_at_a_time_are_all_there_after_worker_and_broker_were_killed() {
+    let node = Node::lent().await;
+    let org = "guard_per_hour = 180\nrequest_timeout = \"5s\"\nrate_per_minute = 1200";
+    let mut world = Plan::at(node.url()).org("main", unlimited(), org).prepare().await;
+    let (mut first, _) = Process::worker(&world).await;
+    let (channel, jobs) = (world.channel().await, 100_u64);
+    for n in 0..jobs {
+        let body = reset_body(&format!("u-{n}")).to_string();
+        world.publish_on(&channel, "main.bulk", body.as_bytes(), named(&format!("job-{n}"))).await;
+    }
+    // As many as may be are taken, one by one, and go back in one go.
+    world.main().hold_calls();
+    eventually("a prefetch of them is in flight", async || (world.main().stats().calls >= 64).then_some(())).await;
+    first.kill().await;
+    world.main().release_calls();
+    let (mut second, _) = Process::worker(&world).await;
+    eventually("some are done", async || (world.main().stats().password_sets >= 30).then_some(())).await;
+    node.end("kill").await;
+    second.kill().await;
+    node.start().await;
+    world.connection = connect(node.url()).await;
+    let (mut third, _) = Process::worker(&world).await;
+    world.recorded(jobs as usize).await;
+    assert_eq!(third.terminated().await.0, 0);
+    for queue in ["resets.main.bulk", "resets.main.dead"] {
+        assert_eq!(world.depth(queue).await, 0, "{queue}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_stopped_in_the_middle_of_200_jobs_loses_nobody() {
     let node = Node::lent().await;

@@ -29,10 +29,8 @@ const LEAVING: Duration = Duration::from_millis(300);
 const PROBE: Duration = Duration::from_secs(1);
 
 /// The bulk lane is consumed while the guard has room for so many times the prefetch: then no consumer takes more than there is room for
-/// between two looks at it, though both lanes' jobs in flight set a password each. Else its jobs are taken one by one.
+/// between two looks at it, though both lanes' jobs in flight set a password each. Else no more of its jobs are taken than there is room for.
 const PLENTY: u32 = 3;
-/// So many are taken one after the other, before the other lane is looked at.
-const FEW: usize = 4;
 /// So many interactive jobs go before one of the bulk lane while jobs run alone: it keeps a tenth, as at the gate.
 const BEFORE_BULK: usize = 9;
 
@@ -83,8 +81,6 @@ impl Session {
             return Ok(Shift::Shut);
         }
         let org = Arc::clone(&self.desk.org);
-        self.lanes[0].consume().await?;
-        self.tend_bulk().await?;
         let mut look = looks();
         loop {
             if !self.suspects.is_empty() {
@@ -97,6 +93,9 @@ impl Session {
                     if self.is_shut_for_long() {
                         return Ok(Shift::Shut);
                     }
+                    if !self.lanes[0].is_consumed() {
+                        self.lanes[0].consume().await?;
+                    }
                     self.tend_bulk().await?;
                     continue;
                 }
@@ -104,7 +103,7 @@ impl Session {
                     self.tend_bulk().await?;
                     continue;
                 }
-                delivery = interactive.next() => (Lane::Interactive, delivery),
+                delivery = interactive.next(), if interactive.is_consumed() => (Lane::Interactive, delivery),
                 delivery = bulk.next(), if bulk.is_consumed() => (Lane::Bulk, delivery),
             };
             let delivery = delivery.ok_or_else(|| self.ended(lane))?;
@@ -127,7 +126,7 @@ impl Session {
         }
     }
 
-    /// Takes jobs from the bulk lane while it is open: by consuming it, or one by one where the guard has room for few.
+    /// Takes jobs from the bulk lane while it is open: by consuming it, or as many as the guard has room for where those are few.
     async fn tend_bulk(&mut self) -> Result<(), Trouble> {
         self.tend_closing().await?;
         let gate = &self.desk.org.gate;
@@ -147,11 +146,13 @@ impl Session {
         for delivery in self.lanes[1].rest().await {
             self.hand(delivery).await;
         }
-        for _ in 0..FEW {
-            let org = &self.desk.org;
-            let may = self.suspects.is_empty() && self.may_take(Lane::Bulk) && org.hands.count(Lane::Bulk) < prefetch;
-            let Some(delivery) = (if may { self.lanes[1].take_one().await? } else { None }) else { break };
-            self.hand(delivery).await;
+        let org = &self.desk.org;
+        let free = org.gate.room(Lane::Bulk).map_or(prefetch, |room| room.free);
+        let most = free.min(prefetch.saturating_sub(org.hands.count(Lane::Bulk)));
+        if self.suspects.is_empty() && most > 0 {
+            for delivery in self.lanes[1].take(u16::try_from(most).unwrap_or(u16::MAX)).await? {
+                self.hand(delivery).await;
+            }
         }
         Ok(())
     }
@@ -324,7 +325,7 @@ impl Session {
                     self.tend_closing().await?;
                     continue;
                 }
-                delivery = self.lanes[0].next() => delivery,
+                delivery = self.lanes[0].next(), if self.lanes[0].is_consumed() => delivery,
             };
             let delivery = delivery.ok_or_else(|| self.ended(Lane::Interactive))?;
             self.hand(delivery).await;
