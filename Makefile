@@ -45,7 +45,7 @@ test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a 
 	scripts/brokers test $(ARGS)
 
 .PHONY: chaos
-chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_WORKERS and CHAOS_GUARD say how
+chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
 	@scripts/need
 	scripts/broker install --private
 	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture

@@ -108,9 +108,8 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::W
         users: Some(users.collect()),
         ..sim::Settings::default()
     };
-    let guard = if setup.guard { format!("guard_per_hour = {}\n", setup.guard_per_hour()) } else { String::new() };
     let answer = REQUEST_TIMEOUT.as_secs();
-    let keys = format!("rate_per_minute = {rate}\n{guard}request_timeout = \"{answer}s\"");
+    let keys = format!("rate_per_minute = {rate}\nguard_per_hour = {}\nrequest_timeout = \"{answer}s\"", setup.guard_per_hour());
     // Laid over the quick one: tries that outlast a fault of a second.
     let config = format!(
         "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = {MAX_ATTEMPTS}\n[shutdown]\ngrace = \"{}s\"",

@@ -21,9 +21,6 @@ pub struct Setup {
     /// How long faults come.
     pub seconds: u64,
     pub workers: usize,
-    /// Whether the bulk lane has a guard. Not by itself: such runs lose bulk jobs where the broker is killed, and why is not known
-    /// (`docs/GUARANTEES.md#not-promised`).
-    pub guard: bool,
 }
 
 impl Setup {
@@ -38,17 +35,13 @@ impl Setup {
             jobs: count("CHAOS_JOBS", 2000),
             seconds: number("CHAOS_SECONDS", 240),
             workers: count("CHAOS_WORKERS", 3).max(1),
-            guard: number("CHAOS_GUARD", 0) > 0,
         }
     }
 
     /// The command that does the same again.
     pub fn command(&self) -> String {
-        let Self { seed, jobs, seconds, workers, guard } = self;
-        let guard = u8::from(*guard);
-        format!(
-            "CHAOS_SEED={seed} CHAOS_JOBS={jobs} CHAOS_SECONDS={seconds} CHAOS_WORKERS={workers} CHAOS_GUARD={guard} make chaos"
-        )
+        let Self { seed, jobs, seconds, workers } = self;
+        format!("CHAOS_SEED={seed} CHAOS_JOBS={jobs} CHAOS_SECONDS={seconds} CHAOS_WORKERS={workers} make chaos")
     }
 
     /// So slow that the line is busy all the time: there are more calls than one minute's quota.
@@ -438,7 +431,7 @@ fn kind(dice: &mut Dice) -> Kind {
 
 #[test]
 fn the_same_seed_makes_the_same_plan_and_another_seed_another() {
-    let plan = |seed| format!("{:?}", Plan::new(&Setup { seed, jobs: 300, seconds: 60, workers: 3, guard: false }));
+    let plan = |seed| format!("{:?}", Plan::new(&Setup { seed, jobs: 300, seconds: 60, workers: 3 }));
     assert_eq!(plan(7), plan(7));
     assert_ne!(plan(7), plan(8));
 }
