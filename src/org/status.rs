@@ -15,7 +15,11 @@ pub fn status(row: &OrgState, meter: &Meter) -> Option<Status> {
             reason: reason.unwrap_or_else(|| "operator action required".to_owned()),
             until: meter.next_try,
         }),
-        Role::Starting => Some(Blocked { cause: Cause::Starting, reason: reason.unwrap_or_default(), until: None }),
+        Role::Starting => Some(Blocked {
+            cause: Cause::Starting,
+            reason: reason.unwrap_or_else(|| "it has not begun yet".to_owned()),
+            until: None,
+        }),
         Role::Active => active(row, meter),
     };
     let bulk = row.bulk.as_ref().map(|bulk| Blocked {

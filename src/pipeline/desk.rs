@@ -225,6 +225,10 @@ impl Desk {
         if wait > self.org.retry.inline_max && !trip.may_be_set() {
             return Err(Leave::Again(Berth::Rung(self.org.retry.delays.fitting(wait))));
         }
+        if ticket.in_hand.is_alone() {
+            // After a wait it would go on beside others: it comes again, waits, and then runs alone.
+            return Err(Leave::Again(Berth::Lane));
+        }
         let _wait = ticket.span.wait("wait until it may be tried");
         let tried = tokio::time::Instant::now() + wait;
         tokio::select! {

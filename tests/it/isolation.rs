@@ -127,3 +127,17 @@ async fn a_bulk_lane_that_closes_while_a_job_waits_to_run_alone_gives_its_jobs_b
     let (_, said) = world.readyz().await;
     assert_ne!(said["orgs"]["main"]["bulk"], Value::Null, "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_pause_that_begins_while_a_job_waits_to_run_alone_gives_all_back() {
+    let world = Plan::new().org("main", unlimited(), "").start().await;
+    world.main().hold_calls();
+    send(&world, "main", "now", 5).await;
+    called(&world, 5).await;
+    suspect(&world, "main", "alone").await;
+    eventually("it is taken", async || (world.depth("resets.main").await == 0).then_some(())).await;
+    world.main().add_fault(fault("status=429,retry_after=600,next=1"));
+    world.main().release_calls();
+    eventually("both are back", async || (world.depth("resets.main").await == 2).then_some(())).await;
+    assert_eq!(world.main().stats().password_sets, 4);
+}

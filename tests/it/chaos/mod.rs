@@ -109,7 +109,10 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::W
         ..sim::Settings::default()
     };
     let answer = REQUEST_TIMEOUT.as_secs();
-    let keys = format!("rate_per_minute = {rate}\nguard_per_hour = {}\nrequest_timeout = \"{answer}s\"", setup.guard_per_hour());
+    let keys = format!(
+        "rate_per_minute = {rate}\nguard_per_hour = {}\nrequest_timeout = \"{answer}s\"",
+        setup.guard_per_hour()
+    );
     // Laid over the quick one: tries that outlast a fault of a second.
     let config = format!(
         "[retry]\nbase = \"100ms\"\nmax = \"2s\"\nmax_attempts = {MAX_ATTEMPTS}\n[shutdown]\ngrace = \"{}s\"",

@@ -239,9 +239,18 @@ impl Session {
         loop {
             tokio::select! {
                 () = hands.none_at_work(&Lane::ALL) => return Ok(()),
-                _ = look.tick() => self.tend_closing().await?,
+                _ = look.tick() => self.tend_waiting().await?,
             }
         }
+    }
+
+    /// While jobs at work are waited for: those of a bulk lane that closes are given back, and all leave where no call can be made for
+    /// long.
+    async fn tend_waiting(&mut self) -> Result<(), Trouble> {
+        if self.is_shut_for_long() {
+            self.desk.returning.cancel();
+        }
+        self.tend_closing().await
     }
 
     /// Nothing is in hand. As soon as a call could be made again, one job at a time is taken and tried, until one has left the gate
@@ -322,7 +331,7 @@ impl Session {
                 () = hands.none_at_work(&[Lane::Bulk]) => break,
                 () = returning.cancelled() => break,
                 _ = look.tick() => {
-                    self.tend_closing().await?;
+                    self.tend_waiting().await?;
                     continue;
                 }
                 delivery = self.lanes[0].next(), if self.lanes[0].is_consumed() => delivery,
