@@ -60,12 +60,14 @@ lint: ## formatting, clippy, documentation, the alerts, and what the dependencie
 	scripts/promtool check rules deploy/prometheus/alerts.yml
 	scripts/deny
 
+# Named together, so that nothing is built twice with other features.
+measured := --package resetd --package bench
 .PHONY: bench
 bench: ## the figures: throughput beside the least loop, the quota, the start, sealing, mails
 	@scripts/need
 	scripts/broker install --private
-	cargo build --locked --profile $(profile) --bin resetd
-	cargo test --locked --profile $(profile) --package bench --test bench -- --ignored --nocapture --test-threads 1 $(ARGS)
+	cargo build --locked --profile $(profile) $(measured) --bin resetd --test bench
+	cargo test --locked --profile $(profile) $(measured) --test bench -- --ignored --nocapture --test-threads 1 $(ARGS)
 
 # Linking for use takes minutes, and what both are built without tells as much of the ratio.
 .PHONY: bench-floor
