@@ -266,7 +266,7 @@ fn given_path(path: Option<&PathBuf>) -> Option<PathBuf> {
 }
 
 /// A name of DNS, or an IP address.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     text.len() <= 253
         && !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))

@@ -11,6 +11,7 @@ pub mod org;
 pub mod proxy;
 mod raw;
 mod source;
+mod strength;
 pub mod telemetry;
 mod value;
 mod wire;

@@ -135,6 +135,7 @@ pub(super) struct Http {
     pub(super) listen: String,
     pub(super) token: Option<SecretString>,
     pub(super) token_file: Option<String>,
+    pub(super) allowed_hosts: List,
     pub(super) proxy: Option<SecretString>,
     pub(super) proxy_file: Option<String>,
 }

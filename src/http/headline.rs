@@ -247,8 +247,12 @@ mod tests {
 
     #[test]
     fn what_keeps_it_from_moving_is_said_with_the_moment_at_which_it_goes_on() {
-        let breaker =
-            BreakerView { state: BreakerState::Open, cause: "5 calls failed".into(), next_probe: at(9).unwrap() };
+        let breaker = BreakerView {
+            state: BreakerState::Open,
+            kind: "faults_in_row",
+            cause: "5 calls failed".into(),
+            next_probe: at(9).unwrap(),
+        };
         let mut told = Headline {
             of: Of::Jobs,
             role: Role::Active,
@@ -274,7 +278,8 @@ mod tests {
         let untokened = Meter { no_token_until: at(4), ..meter() };
         told.meter = &untokened;
         assert_eq!(headline(&told).2, at(4));
-        let (open, bulk) = (meter(), BulkView { cause: "its hours".into(), until: at(8).unwrap() });
+        let bulk = BulkView { kind: "bulk_window", cause: "its hours".into(), until: at(8).unwrap() };
+        let open = meter();
         (told.meter, told.bulk, told.in_hand) = (&open, Some(&bulk), 0);
         assert_eq!(headline(&told), (State::Waiting, "The bulk lane is closed: its hours".into(), at(8)));
         told.in_hand = 1;

@@ -80,9 +80,12 @@ mod tests {
         meter.may_call = false;
         assert_eq!(cause(&meter), Some((Cause::Unconfirmed, None)));
         let next_probe = at(4).unwrap();
-        board.breaker("main", Some(BreakerView { state: BreakerState::Open, cause: "faults".into(), next_probe }));
+        board.breaker(
+            "main",
+            Some(BreakerView { state: BreakerState::Open, kind: "faults_in_row", cause: "faults".into(), next_probe }),
+        );
         assert_eq!(cause(&meter), Some((Cause::BreakerOpen, at(4))));
-        board.bulk("main", Some(BulkView { cause: "its hours".into(), until: next_probe }));
+        board.bulk("main", Some(BulkView { kind: "bulk_window", cause: "its hours".into(), until: next_probe }));
         let bulk = said(&meter).and_then(|said| said.bulk);
         assert_eq!(bulk, Some(Blocked { cause: Cause::BulkClosed, reason: "its hours".into(), until: at(4) }));
         board.stop("main", StopCause::Forbidden, "missing.permissions");

@@ -41,6 +41,7 @@ mod process;
 mod rotation;
 mod screens;
 mod sealed;
+mod sign_in;
 mod soak;
 mod standby;
 mod terminal;

@@ -164,7 +164,12 @@ impl<T> Shared<T> {
             Some(fault) => format!("{}; the last one: {fault}", opening.cause),
             None => opening.cause.to_string(),
         };
-        let view = |state, opening: Opening| BreakerView { state, cause: cause(opening), next_probe: at(opening) };
+        let view = |state, opening: Opening| BreakerView {
+            state,
+            kind: opening.cause.label(),
+            cause: cause(opening),
+            next_probe: at(opening),
+        };
         let shown = if state.hidden { Stand::Closed } else { state.breaker.stand() };
         let (view, stand) = match shown {
             Stand::Closed => (None, BreakerStand::Closed),
@@ -202,7 +207,11 @@ impl<T> Shared<T> {
         if let Some(closed) = &closed {
             metrics::bulk_closed(&self.org, closed.cause.label(), true);
         }
-        let view = closed.as_ref().map(|closed| BulkView { cause: closed.cause.to_string(), until: closed.until });
+        let view = closed.as_ref().map(|closed| BulkView {
+            kind: closed.cause.label(),
+            cause: closed.cause.to_string(),
+            until: closed.until,
+        });
         self.board.bulk(&self.org, view);
         state.closed = closed;
         self.changed.notify_one();

@@ -68,7 +68,7 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
     desk.office.is_recorded(&end.note);
     failpoint::reach(Stage::Recorded, &end.note);
     log(&end, &detail);
-    metrics::mail_ended(&end.org, outcome, end.unsent.map_or("", Unsent::as_str));
+    metrics::mail_ended(desk.office.org_label(&end.org), outcome, end.unsent.map_or("", Unsent::as_str));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What outlives the sessions: the gate that every delivery passes, the way to the next hop, the ledger, and which mails were sent
 //! though nobody was told of it yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::org::gate::Gate;
 use crate::org::guard::Guard;
 use crate::org::limiter::Limiter;
 use crate::org::turns::Turns;
+use crate::telemetry::metrics::OTHER_ORG;
 
 /// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
 pub(super) const NAME: &str = "mailer";
@@ -71,6 +72,8 @@ pub(super) struct Office {
     pub(super) hold: Duration,
     /// From which wait of all on, the mails are given back.
     pub(super) long: Duration,
+    /// The orgs that are configured here: of all others the metrics know no name.
+    orgs: BTreeSet<String>,
     sent: Mutex<HashMap<String, Sent>>,
     worked: AtomicBool,
 }
@@ -100,6 +103,7 @@ impl Office {
         let longest = courier.longest();
         Ok(Self {
             board: board.clone(),
+            orgs: config.org_names().map(str::to_owned).collect(),
             claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
             depths: Depths::of_mails(NAME, names.clone()),
             gate,
@@ -142,6 +146,11 @@ impl Office {
         if sent.len() < MAX_SENT {
             sent.insert(note.id.as_str().to_owned(), how);
         }
+    }
+
+    /// The org as the metrics may call it: who may publish notifications must not make series.
+    pub(super) fn org_label<'a>(&self, org: &'a str) -> &'a str {
+        if self.orgs.contains(org) { org } else { OTHER_ORG }
     }
 
     /// What is to be recorded of this mail, where the next hop took it and no record says so.
