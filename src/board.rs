@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::domain::job::Lane;
 use crate::domain::retry::StopCause;
 
 /// What an org's worker does.
@@ -77,9 +78,9 @@ pub struct BreakerView {
     pub next_probe: Timestamp,
 }
 
-/// A bulk lane that is closed while the other one works.
+/// A lane that is closed while the other one works.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BulkView {
+pub struct ClosedLane {
     /// Why, as the metrics call it.
     pub kind: &'static str,
     /// The same in words.
@@ -105,8 +106,8 @@ pub struct OrgState {
     locked: Option<Locked>,
     /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
     pub breaker: Option<BreakerView>,
-    /// Its bulk lane; `None` while that is open. It changes neither the role nor whether the org is ready.
-    pub bulk: Option<BulkView>,
+    /// Its lanes; `None` while one is open. It changes neither the role nor whether the org is ready.
+    pub closed: [Option<ClosedLane>; Lane::COUNT],
 }
 
 impl OrgState {
@@ -170,7 +171,7 @@ impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
         let session = Session::Starting("connecting to the broker".into());
-        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, bulk: None };
+        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, closed: [None, None] };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
@@ -210,9 +211,9 @@ impl Board {
         let _ = self.row(org, |row| row.breaker = breaker);
     }
 
-    /// Why the org's bulk lane is closed; `None`: it is open.
-    pub fn bulk(&self, org: &str, bulk: Option<BulkView>) {
-        let _ = self.row(org, |row| row.bulk = bulk);
+    /// Why a lane of the org is closed; `None`: it is open.
+    pub fn lane(&self, org: &str, lane: Lane, closed: Option<ClosedLane>) {
+        let _ = self.row(org, |row| row.closed[lane.index()] = closed);
     }
 
     fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) -> bool {

@@ -265,7 +265,8 @@ impl Config {
     /// What a mailer needs.
     ///
     /// # Errors
-    /// Where [`Config::delivery`] is not complete, its backoff ends before it begins, or the page would be shown to anybody.
+    /// Where [`Config::delivery`] is not complete, its backoff ends before it begins, no notification could be opened, or the page would be
+    /// shown to anybody.
     pub fn mailer(&self) -> Result<mailer::Mailer, ConfigError> {
         let mailer = self.delivery()?;
         let (base, longest) = (self.retry.policy.base, self.mailer.retry_max);

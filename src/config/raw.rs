@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::value::{List, Span};
+use super::value::{List, PerHour, Span};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +50,7 @@ pub(super) struct Org {
     pub(super) rate_per_minute: Option<u32>,
     pub(super) burst: Option<u32>,
     pub(super) request_timeout: Option<Span>,
-    pub(super) guard_per_hour: Option<u32>,
+    pub(super) guard_per_hour: Option<PerHour>,
     pub(super) bulk_window: Option<String>,
 }
 

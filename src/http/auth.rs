@@ -295,8 +295,8 @@ mod tests {
     async fn a_cookie_is_given_for_the_token_alone_and_admits_until_its_end_without_holding_it() {
         let guard = guard();
         let here = (HOST, "localhost:9464");
-        assert_eq!(guard.enter(&parts(&[here.clone()]), "another-token").await, Err(Admission::Refused));
-        let set = guard.enter(&parts(&[here.clone()]), TOKEN).await.unwrap();
+        assert_eq!(guard.enter(&parts(std::slice::from_ref(&here)), "another-token").await, Err(Admission::Refused));
+        let set = guard.enter(&parts(std::slice::from_ref(&here)), TOKEN).await.unwrap();
         let set = set.to_str().unwrap();
         assert!(set.ends_with("; Path=/; Max-Age=43200; HttpOnly; SameSite=Strict") && !set.contains(TOKEN), "{set}");
         let cookie = set.split(';').next().unwrap();

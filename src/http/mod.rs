@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{self, Role};
+use crate::board::{self, ClosedLane, Role};
 use crate::config;
 use crate::org::gate::Meter;
 use crate::telemetry::metrics;
@@ -82,7 +82,9 @@ struct Org {
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bulk: Option<Bulk>,
+    interactive: Option<Closed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bulk: Option<Closed>,
 }
 
 #[derive(Serialize)]
@@ -93,9 +95,9 @@ struct Breaker {
     next_probe: String,
 }
 
-/// A bulk lane that is closed.
+/// A lane that is closed.
 #[derive(Serialize)]
-struct Bulk {
+struct Closed {
     state: &'static str,
     cause: String,
     until: String,
@@ -184,14 +186,14 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
         cause: said(breaker.kind, &breaker.cause),
         next_probe: breaker.next_probe.to_string(),
     });
-    let bulk = org.bulk.as_ref().map(|bulk| Bulk {
-        state: "closed",
-        cause: said(bulk.kind, &bulk.cause),
-        until: bulk.until.to_string(),
+    let closed = org.closed.each_ref().map(|closed| {
+        let ClosedLane { kind, cause, until } = closed.as_ref()?;
+        Some(Closed { state: "closed", cause: said(kind, cause), until: until.to_string() })
     });
+    let [interactive, bulk] = closed;
     let rate_per_minute = meter.map(|meter| meter.rate);
     let paused_until = meter.and_then(|meter| view::seconds(meter.paused_until)).map(|until| until.to_string());
-    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, bulk }
+    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, interactive, bulk }
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {

@@ -61,7 +61,7 @@ pub(super) struct Ticket {
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
-    /// Whether the text of its properties is text.
+    /// Whether the text of its properties is text, and asks for no reply where none may go.
     readable: Result<(), Refusal>,
     wishes: Result<Wishes, Refusal>,
 }
@@ -98,8 +98,8 @@ impl Ticket {
         }
     }
 
-    /// What the job asks for. One whose properties hold bytes that are not UTF-8 asks for nothing that could be trusted; whose it is, is
-    /// told where the body says so.
+    /// What the job asks for. One whose properties hold bytes that are not UTF-8, or want the reply in a queue of ours, asks for nothing that
+    /// could be trusted; whose it is, is told where the body says so.
     pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
         let read = job::parse(&delivery.body, rules);
         let Err(refusal) = &self.readable else { return read };

@@ -23,6 +23,7 @@ const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
 const BULK_CLOSED: &str = "resetd_bulk_closed";
+const INTERACTIVE_CLOSED: &str = "resetd_interactive_closed";
 const RATE: &str = "resetd_rate_per_minute";
 const MAILS: &str = "resetd_mails_total";
 const MAIL_TRIES: &str = "resetd_mail_tries_total";
@@ -83,6 +84,7 @@ fn describe() {
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
     describe_gauge!(BULK_CLOSED, "1 while the org's bulk lane is closed, by cause: guard_per_hour or bulk_window");
+    describe_gauge!(INTERACTIVE_CLOSED, "1 while the org's interactive lane is closed, by cause: guard_per_hour");
     describe_counter!(MAILS, "Mails that ended, by org, outcome and reason");
     describe_counter!(
         SIGN_INS,
@@ -173,9 +175,13 @@ pub fn breaker_opened(org: &str, cause: &'static str) {
     metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
 }
 
-/// The org's bulk lane is closed for this cause, or is not.
-pub fn bulk_closed(org: &str, cause: &'static str, closed: bool) {
-    metrics::gauge!(BULK_CLOSED, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
+/// A lane of the org is closed for this cause, or is not.
+pub fn lane_closed(org: &str, lane: Lane, cause: &'static str, closed: bool) {
+    let name = match lane {
+        Lane::Interactive => INTERACTIVE_CLOSED,
+        Lane::Bulk => BULK_CLOSED,
+    };
+    metrics::gauge!(name, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
 }
 
 /// The rate at work.

@@ -50,3 +50,4 @@ mod tls;
 mod traces;
 mod trip;
 mod waiting;
+mod whom;

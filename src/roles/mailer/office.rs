@@ -15,6 +15,7 @@ use crate::amqp::ledger::Ledger;
 use crate::amqp::names::Names;
 use crate::board::Board;
 use crate::config::{Config, Retry};
+use crate::domain::job::Lane;
 use crate::domain::ledger::WorkerName;
 use crate::domain::note::Note;
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
@@ -95,7 +96,7 @@ impl Office {
         let gate = Gate::open(
             NAME,
             Limiter::new(mailer.settings.rate_per_minute, std::num::NonZeroU32::MIN),
-            Guard::new(None, None),
+            Guard::new([None; Lane::COUNT], None),
             policy,
             board.clone(),
             Box::new(|| Box::pin(std::future::ready(Ok(())))),
