@@ -37,6 +37,8 @@ pub struct Settings {
     pub language: Language,
     /// Files with the private keys that open sealed notifications.
     pub open_with: Vec<PathBuf>,
+    /// Whether a notification that is not sealed is sent to nobody.
+    pub require_sealed: bool,
 }
 
 /// The mailer's section, complete.
@@ -132,6 +134,7 @@ impl Settings {
             templates: given_path(raw.templates.as_ref()),
             language,
             open_with: raw.open_with.0.iter().map(PathBuf::from).collect(),
+            require_sealed: raw.require_sealed,
         })
     }
 }

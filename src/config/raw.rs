@@ -83,6 +83,7 @@ pub(super) struct Retry {
 #[serde(deny_unknown_fields)]
 pub(super) struct Notification {
     pub(super) fallback_address: Option<String>,
+    pub(super) allowed_domains: List,
     pub(super) subject: String,
     pub(super) body: String,
     pub(super) ttl: Span,
@@ -101,6 +102,7 @@ pub(super) struct Mailer {
     pub(super) templates: Option<PathBuf>,
     pub(super) language: String,
     pub(super) open_with: List,
+    pub(super) require_sealed: bool,
     pub(super) smtp: MailerSmtp,
     #[serde(default)]
     pub(super) http: MailerHttp,

@@ -475,3 +475,67 @@ fn a_mailer_that_could_not_deliver_is_refused_in_words_without_secrets() {
         assert!(error.contains(part) && !error.contains("s3cr3t"), "{part:?} is not in: {error}");
     }
 }
+
+#[test]
+fn a_limit_to_the_resets_of_an_hour_is_the_bulk_lanes_or_of_each_lane() {
+    let limits = |text: &str, variable: Option<(&str, &str)>| {
+        let text = format!("[orgs.main]\n{text}");
+        let worker = match variable {
+            None => worker(&text, []),
+            Some((name, value)) => worker(&text, [(format!("RESETD__ORGS__MAIN__{name}").as_str(), value)]),
+        };
+        worker.map(|worker| worker.orgs["main"].guard_per_hour.map(|limit| limit.map_or(0, std::num::NonZeroU32::get)))
+    };
+    for (text, variable, wanted) in [
+        ("", None, [0, 0]),
+        ("guard_per_hour = 1000", None, [0, 1000]),
+        ("guard_per_hour = { interactive = 200 }", None, [200, 0]),
+        ("guard_per_hour = { interactive = 200, bulk = 1000 }", None, [200, 1000]),
+        ("guard_per_hour = {}", None, [0, 0]),
+        ("", Some(("GUARD_PER_HOUR", "1000")), [0, 1000]),
+        ("", Some(("GUARD_PER_HOUR__INTERACTIVE", "200")), [200, 0]),
+        ("guard_per_hour = { bulk = 1000 }", Some(("GUARD_PER_HOUR__INTERACTIVE", "200")), [200, 1000]),
+    ] {
+        assert_eq!(limits(text, variable), Ok(wanted), "{text} {variable:?}");
+    }
+    for (text, parts) in [
+        ("guard_per_hour = 0", ["orgs.main.guard_per_hour is 0", "at least 1"]),
+        ("guard_per_hour = { interactive = 0 }", ["orgs.main.guard_per_hour.interactive is 0", "at least 1"]),
+        ("guard_per_hour = { other = 1 }", ["guard_per_hour", "other"]),
+        ("guard_per_hour = -1", ["guard_per_hour", "a number, or { interactive = a number, bulk = a number }"]),
+        ("guard_per_hour = \"many\"", ["guard_per_hour", "a number, or { interactive = a number, bulk = a number }"]),
+    ] {
+        refused(&format!("[orgs.main]\n{text}"), [], &parts);
+    }
+}
+
+#[test]
+fn domains_are_domains_and_the_fallback_address_is_at_one_of_them() {
+    let domains =
+        |domains: &str, more: &str| load(&[&format!("[notification]\nallowed_domains = {domains}\n{more}")], []);
+    assert!(domains("[\"example.com\", \"*.example.org\"]", "fallback_address = \"desk@eu.example.org\"").is_ok());
+    assert!(load(&[], [("RESETD__NOTIFICATION__ALLOWED_DOMAINS", "example.com, *.example.org")]).is_ok());
+    for (list, more, parts) in [
+        ("[\"@example.com\"]", "", ["notification.allowed_domains is \"@example.com\"", "*.example.com"]),
+        ("[\"\"]", "", ["notification.allowed_domains is \"\"", "example.com"]),
+        (
+            "[\"example.com\"]",
+            "fallback_address = \"desk@example.org\"",
+            ["notification.fallback_address", "notification.allowed_domains"],
+        ),
+    ] {
+        let error = domains(list, more).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn a_mailer_that_wants_notifications_sealed_needs_a_key() {
+    let said = |own: &str| {
+        let text = format!("[mailer]\nrequire_sealed = true\n{own}[mailer.http]\nurl = \"https://mail/\"\n");
+        load(&[&text], []).unwrap().mailer().map(|mailer| mailer.settings.require_sealed)
+    };
+    assert_eq!(said("open_with = [\"/etc/resetd/mail.key.pem\"]\n"), Ok(true));
+    let error = said("").unwrap_err().to_string();
+    assert!(error.contains("mailer.require_sealed") && error.contains("mailer.open_with"), "{error}");
+}

@@ -112,7 +112,9 @@ impl Posted {
                 | Unsent::Undeliverable
                 | Unsent::RetriesExhausted
                 | Unsent::InvalidNotification
-                | Unsent::CannotOpen,
+                | Unsent::CannotOpen
+                | Unsent::NotSealed
+                | Unsent::AddressNotAllowed,
             )
             | None => Self::Failed,
         }

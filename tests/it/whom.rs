@@ -1,11 +1,117 @@
-//! Who may have whom reset, and told: a bound for each lane.
+//! Who may have whom reset, and told: the addresses that are allowed, a bound for each lane, where replies go, and what the mailer takes.
 
 use std::time::Duration;
 
+use lapin::BasicProperties;
+use resetd::roles::demo::postbox::Postbox;
 use serde_json::{Value, json};
 
 use crate::process::{Process, Run};
-use crate::world::{Plan, World, by_job, eventually, fault, locked_out, unlimited};
+use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, unlimited};
+
+async fn reset(world: &World, job: &str, email: &str, properties: BasicProperties) {
+    let body = json!({"userId": job, "password": true, "email": email}).to_string();
+    world.publish("main", body.as_bytes(), properties).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_address_is_of_another_domain_is_refused_before_any_call() {
+    let allowed = "[notification]\nallowed_domains = [\"Example.com\", \"*.example.org\", \"bücher.example\"]";
+    let world = Plan::new().config(allowed).start().await;
+    let mut outcomes = world.outcomes().await;
+    let good = ["a@example.com", "b@EXAMPLE.COM", "c@eu.example.org", "d@a.b.example.org", "e@xn--bcher-kva.example"];
+    let bad = ["f@evil.example", "g@example.com.evil.example", "h@eu.example.com", "i@example.org", "j@notexample.com"];
+    for email in good.into_iter().chain(bad) {
+        reset(&world, &email[..1], email, named(&email[..1])).await;
+    }
+    let ended = by_job(&outcomes.take(good.len() + bad.len()).await);
+    for email in good {
+        assert_eq!(ended[&email[..1]]["outcome"], "succeeded", "{email}");
+    }
+    for email in bad {
+        assert_eq!(ended[&email[..1]]["reason"], "address_not_allowed", "{email}: {ended:?}");
+        assert!(!ended[&email[..1]].to_string().contains('@'), "{ended:?}");
+    }
+    assert_eq!(world.main().stats().calls, good.len() as u64);
+    let letters = world.drained("resets.main.dead").await;
+    assert_eq!(letters.len(), bad.len());
+    for letter in letters {
+        let detail = letter.header("resetd-detail").unwrap();
+        assert!(detail.contains("notification.allowed_domains") && !detail.contains("evil"), "{detail}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_is_asked_for_at_none_of_resetds_own_queues() {
+    let world = Plan::new().start().await;
+    let mut outcomes = world.outcomes().await;
+    let own = [
+        "emails",
+        "emails.dead",
+        "emails.parked.15s",
+        "resets.main",
+        "resets.main.bulk",
+        "resets.main.dead",
+        "resets.main.parked.2m",
+        "resets.other",
+        "resets.outcomes",
+    ];
+    for queue in own {
+        let reply_to = world.named(queue);
+        reset(&world, queue, "a@example.com", named(queue).with_reply_to(reply_to.as_str().into())).await;
+    }
+    let ended = by_job(&outcomes.take(own.len()).await);
+    for queue in own {
+        assert_eq!((&ended[queue]["reason"], &ended[queue]["attempts"]), (&json!("invalid_job"), &json!(0)), "{queue}");
+        assert!(ended[queue]["detail"].as_str().unwrap().starts_with("reply_to: "), "{ended:?}");
+    }
+    let rest = ["emails", "emails.dead", "resets.main", "resets.main.bulk", "resets.main.parked.2m"];
+    for queue in rest.into_iter().filter(|queue| !queue.starts_with("emails.")) {
+        assert_eq!(world.depth(queue).await, 0, "{queue}");
+    }
+    assert_eq!((world.depth("resets.main.dead").await, world.main().stats().calls), (own.len() as u32, 0));
+    // One whose name only begins alike gets it.
+    let queue = world.named("resets-replies");
+    let (channel, options) = (world.channel().await, crate::world::exclusive());
+    channel.queue_declare(queue.as_str().into(), options, lapin::types::FieldTable::default()).await.unwrap();
+    reset(&world, "last", "a@example.com", named("last").with_reply_to(queue.as_str().into())).await;
+    assert_eq!(crate::world::Tap::of(&channel, &queue).await.next().await.json()["outcome"], "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailer_that_wants_them_sealed_and_for_its_domains_sends_no_other_notification() {
+    let postbox = Postbox::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = crate::mailer::section(listener.local_addr().unwrap().port());
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("mail");
+    let made = Run::new(&["keygen", key.to_str().unwrap()]).end().await;
+    assert_eq!(made.0, 0, "{}", made.2);
+    let world = Plan::new().config(&config).prepare().await;
+    let _serving = crate::mailer::serve(&postbox, listener).await;
+    let own = format!("[mailer]\nrequire_sealed = true\nopen_with = [\"{}.key.pem\"]\n", key.display());
+    let mut mailer = Run::of(&world, &["--log", "json", "mailer"]).config(&own).start();
+    let http = mailer.http().await;
+    crate::mailer::role_is(&http, "active").await;
+    crate::mailer::notify(&world, &crate::mailer::note(1, 0), BasicProperties::default()).await;
+    let dead = world.tap("emails.dead").await.next().await;
+    assert_eq!(dead.header("resetd-reason").as_deref(), Some("not_sealed"));
+    assert!(!String::from_utf8_lossy(&dead.body).contains("secret-pw-1"), "{dead:?}");
+    assert_eq!(postbox.letters().len(), 0);
+    assert_eq!(mailer.terminated().await.0, 0);
+    // Without a key it could send none.
+    let run = Run::of(&world, &["mailer"]).config("[mailer]\nrequire_sealed = true\n");
+    crate::process::ends(run, 2, &["mailer.require_sealed", "mailer.open_with"]).await;
+
+    let domains = "[notification]\nallowed_domains = [\"example.org\"]\n";
+    let mut mailer = Run::of(&world, &["--log", "json", "mailer"]).config(domains).start();
+    crate::mailer::role_is(&mailer.http().await, "active").await;
+    crate::mailer::notify(&world, &crate::mailer::note(2, 0), BasicProperties::default()).await;
+    let dead = world.tap("emails.dead").await.next().await;
+    assert_eq!(dead.header("resetd-reason").as_deref(), Some("address_not_allowed"));
+    assert_eq!(postbox.letters().len(), 0);
+    assert_eq!(mailer.terminated().await.0, 0);
+}
 
 /// What `/readyz` says of `main`.
 async fn row(world: &World) -> Value {

@@ -86,7 +86,9 @@ fn log(end: &MailEnd, detail: &str) {
             | Unsent::Undeliverable
             | Unsent::RetriesExhausted
             | Unsent::InvalidNotification
-            | Unsent::CannotOpen),
+            | Unsent::CannotOpen
+            | Unsent::NotSealed
+            | Unsent::AddressNotAllowed),
         ) => {
             let reason = reason.as_str();
             tracing::warn!(mail.id = id, job.id = %job, org, reason, status, attempts, detail, "not sent: it is a dead mail now");

@@ -17,9 +17,10 @@ use crate::board::Board;
 use crate::config::{Config, Retry};
 use crate::domain::job::Lane;
 use crate::domain::ledger::WorkerName;
-use crate::domain::note::Note;
+use crate::domain::mailing::Unsent;
+use crate::domain::note::{Content, Note};
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
-use crate::domain::user::UserId;
+use crate::domain::user::{AllowedDomains, UserId};
 use crate::http::MailSource;
 use crate::mail::seal::Keys;
 use crate::mail::{Courier, Delivered, Templates, Undelivered};
@@ -73,6 +74,10 @@ pub(super) struct Office {
     pub(super) hold: Duration,
     /// From which wait of all on, the mails are given back.
     pub(super) long: Duration,
+    /// Whether a notification that is not sealed is sent to nobody.
+    require_sealed: bool,
+    /// Who may be told at all.
+    domains: AllowedDomains,
     /// The orgs that are configured here: of all others the metrics know no name.
     orgs: BTreeSet<String>,
     sent: Mutex<HashMap<String, Sent>>,
@@ -104,6 +109,8 @@ impl Office {
         let longest = courier.longest();
         Ok(Self {
             board: board.clone(),
+            require_sealed: config.mailer.require_sealed,
+            domains: config.notification.domains.clone(),
             orgs: config.org_names().map(str::to_owned).collect(),
             claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
             depths: Depths::of_mails(NAME, names.clone()),
@@ -147,6 +154,15 @@ impl Office {
         if sent.len() < MAX_SENT {
             sent.insert(note.id.as_str().to_owned(), how);
         }
+    }
+
+    /// Why a notification is sent to nobody, whatever else holds.
+    pub(super) fn refuses(&self, note: &Note) -> Option<(Unsent, &'static str)> {
+        if self.require_sealed && matches!(note.content, Content::Open(_)) {
+            return Some((Unsent::NotSealed, "it is not sealed, and mailer.require_sealed wants it to be"));
+        }
+        let why = "to: its domain is none that notification.allowed_domains lists";
+        (!self.domains.allow(&note.to)).then_some((Unsent::AddressNotAllowed, why))
     }
 
     /// The org as the metrics may call it: who may publish notifications must not make series.
