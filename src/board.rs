@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::domain::job::Lane;
 use crate::domain::retry::StopCause;
 
 /// What an org's worker does.
@@ -69,16 +70,20 @@ impl BreakerState {
 pub struct BreakerView {
     /// How it stands.
     pub state: BreakerState,
-    /// Why it opened, in words.
+    /// Why it opened, as the metrics call it.
+    pub kind: &'static str,
+    /// The same in words.
     pub cause: String,
     /// From when on a probe is let through.
     pub next_probe: Timestamp,
 }
 
-/// A bulk lane that is closed while the other one works.
+/// A lane that is closed while the other one works.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BulkView {
-    /// Why, in words.
+pub struct ClosedLane {
+    /// Why, as the metrics call it.
+    pub kind: &'static str,
+    /// The same in words.
     pub cause: String,
     /// Until when at least.
     pub until: Timestamp,
@@ -101,14 +106,27 @@ pub struct OrgState {
     locked: Option<Locked>,
     /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
     pub breaker: Option<BreakerView>,
-    /// Its bulk lane; `None` while that is open. It changes neither the role nor whether the org is ready.
-    pub bulk: Option<BulkView>,
+    /// Its lanes; `None` while one is open. It changes neither the role nor whether the org is ready.
+    pub closed: [Option<ClosedLane>; Lane::COUNT],
 }
 
 impl OrgState {
     /// Whether this worker has the org, though its line may be stopped.
     pub fn works(&self) -> bool {
         self.session == Session::Active
+    }
+
+    /// The kinds of the reasons that [`OrgState::role`] gives in words, in the same order. They name no host, no user and nothing else from
+    /// outside.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let stops = self.stops.keys().map(|cause| cause.as_str());
+        let of_session = match &self.session {
+            Session::Starting(_) => Some("starting"),
+            Session::Stopped(_) => Some("broker"),
+            Session::Active if self.stops.is_empty() => self.locked.as_ref().map(|_| "no_key"),
+            Session::Active | Session::Standby => None,
+        };
+        stops.chain(of_session).collect()
     }
 
     /// Its role, and why where it is not at work, or not with all of it. One that can open nothing is stopped.
@@ -153,7 +171,7 @@ impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
         let session = Session::Starting("connecting to the broker".into());
-        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, bulk: None };
+        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, closed: [None, None] };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 
@@ -193,9 +211,9 @@ impl Board {
         let _ = self.row(org, |row| row.breaker = breaker);
     }
 
-    /// Why the org's bulk lane is closed; `None`: it is open.
-    pub fn bulk(&self, org: &str, bulk: Option<BulkView>) {
-        let _ = self.row(org, |row| row.bulk = bulk);
+    /// Why a lane of the org is closed; `None`: it is open.
+    pub fn lane(&self, org: &str, lane: Lane, closed: Option<ClosedLane>) {
+        let _ = self.row(org, |row| row.closed[lane.index()] = closed);
     }
 
     fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) -> bool {
@@ -230,6 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_has_a_kind_that_names_nothing_from_outside() {
+        let board = Board::new(["a"].into_iter());
+        let row = || board.watch().borrow().orgs["a"].clone();
+        let reasons = || row().role().1.map_or(0, |all| all.split("; ").count());
+        assert_eq!((row().kinds(), reasons()), (vec!["starting"], 1));
+        board.session("a", Session::Stopped("the queue at mq.example.com".into()));
+        board.stop("a", StopCause::ForeignAnswer, "https://portal.example answered");
+        assert_eq!((row().kinds(), reasons()), (vec!["foreign_answer", "broker"], 2));
+        board.session("a", Session::Active);
+        board.stop("a", StopCause::ClientRefused, "invalid_client");
+        assert_eq!((row().kinds(), reasons()), (vec!["client_refused", "foreign_answer"], 2));
+        board.mended("a", StopCause::ForeignAnswer);
+        board.mended("a", StopCause::ClientRefused);
+        assert_eq!((row().kinds(), reasons()), (vec![], 0));
+        board.locked("a", "no key");
+        assert_eq!((row().kinds(), reasons()), (vec!["no_key"], 1));
+        board.session("a", Session::Standby);
+        assert_eq!((row().kinds(), reasons()), (vec![], 0));
+    }
+
+    #[test]
     fn a_worker_that_stands_by_is_ready_unless_something_stops_it() {
         let board = Board::new(["a"].into_iter());
         let state = || board.watch().borrow().clone();
@@ -261,7 +300,10 @@ mod tests {
         let board = Board::new(["a"].into_iter());
         board.session("a", Session::Active);
         let next_probe = Timestamp::UNIX_EPOCH;
-        board.breaker("a", Some(BreakerView { state: BreakerState::Open, cause: "faults".into(), next_probe }));
+        board.breaker(
+            "a",
+            Some(BreakerView { state: BreakerState::Open, kind: "faults_in_row", cause: "faults".into(), next_probe }),
+        );
         let state = board.watch().borrow().clone();
         assert!(state.ready() && state.orgs["a"].breaker.is_some());
         assert_eq!(state.orgs["a"].role(), (Role::Active, None));

@@ -80,7 +80,7 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
     let in_hand = desk.org.hands.take(delivery.lane, taken);
     let reserved = desk.org.gate.reserve(delivery.lane);
-    let ticket = Ticket::of(&delivery, &desk.org.name, desk.org.hold, in_hand);
+    let ticket = Ticket::of(&delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_hand);
     let key = ticket.key(&delivery);
     // Looked at in the order of the lane: of two equal jobs the one whose turn is first goes on where one of them was cut off.
     let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
@@ -117,7 +117,7 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
 /// A job that was taken, and goes back before it was begun.
 pub fn given_back(desk: &Desk, delivery: &Delivery) {
     let in_hand = desk.org.hands.take(delivery.lane, As::Waiting);
-    let ticket = Ticket::of(delivery, &desk.org.name, desk.org.hold, in_hand);
+    let ticket = Ticket::of(delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_hand);
     let key = ticket.key(delivery);
     let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
     desk.org.memory.keep(key, trip);

@@ -45,7 +45,7 @@ const MAX_REFUSAL: usize = 1024;
 
 fn rules() -> &'static jobs::Rules {
     static RULES: OnceLock<jobs::Rules> = OnceLock::new();
-    RULES.get_or_init(|| jobs::Rules { allowed: AllowedAttributes::new(vec!["*".into()]), fallback: None })
+    RULES.get_or_init(|| jobs::Rules { allowed: AllowedAttributes::new(vec!["*".into()]), ..jobs::Rules::default() })
 }
 
 /// A body of a job. What is taken for a job is the same job when it is written by somebody else; a refusal is one short line.

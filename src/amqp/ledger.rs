@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::trouble::{ANSWER, Trouble};
 use crate::domain::blocked::Status;
 use crate::domain::chronicle::{Chronicle, Ended, Lately, Mails, MailsLately};
-use crate::domain::job::JobId;
+use crate::domain::job::{JobId, Lane};
 use crate::domain::ledger::{Book, Entry, Holder, Room};
 use crate::domain::mailing::{About, MailBook, Mailed, Standing};
 use crate::domain::outcome::OutcomeKind;
@@ -153,8 +153,9 @@ impl Ledger {
         self.kept().mails_told.lately(Timestamp::now())
     }
 
-    /// When passwords were set within the last hour, the oldest first: each at the end of its minute, so that none is forgotten early.
-    pub fn reset_lately(&self, org: &str) -> Vec<Timestamp> {
+    /// By jobs of which lane passwords were set within the last hour, and when, the oldest first: each at the end of its minute, so that none
+    /// is forgotten early.
+    pub fn reset_lately(&self, org: &str) -> Vec<(Lane, Timestamp)> {
         self.kept().chronicle.resets(org, Timestamp::now())
     }
 
@@ -341,7 +342,9 @@ mod tests {
             let told = ledger.reset_lately("main");
             let (hour, later) = (SignedDuration::from_hours(1), SignedDuration::from_secs(61));
             match told.as_slice() {
-                [told] => assert!((at..=at + later).contains(told) && *told <= Timestamp::now(), "{ago} s ago: {told}"),
+                [(_, told)] => {
+                    assert!((at..=at + later).contains(told) && *told <= Timestamp::now(), "{ago} s ago: {told}")
+                }
                 told => assert!(told.is_empty() && now.duration_since(at) >= hour, "{ago} s ago: {told:?}"),
             }
         }

@@ -24,6 +24,15 @@ impl Names {
         Self { org: org.to_owned(), ..self.clone() }
     }
 
+    /// Whether a queue is one of resetd's own, of whichever org.
+    pub fn is_own(&self, queue: &str) -> bool {
+        let is_below = |own: &str| {
+            let rest = queue.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix(own));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        is_below("resets") || is_below("emails")
+    }
+
     fn named(&self, rest: &str) -> String {
         format!("{}{rest}", self.prefix)
     }

@@ -37,6 +37,8 @@ pub struct Settings {
     pub language: Language,
     /// Files with the private keys that open sealed notifications.
     pub open_with: Vec<PathBuf>,
+    /// Whether a notification that is not sealed is sent to nobody.
+    pub require_sealed: bool,
 }
 
 /// The mailer's section, complete.
@@ -132,6 +134,7 @@ impl Settings {
             templates: given_path(raw.templates.as_ref()),
             language,
             open_with: raw.open_with.0.iter().map(PathBuf::from).collect(),
+            require_sealed: raw.require_sealed,
         })
     }
 }
@@ -266,7 +269,7 @@ fn given_path(path: Option<&PathBuf>) -> Option<PathBuf> {
 }
 
 /// A name of DNS, or an IP address.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     text.len() <= 253
         && !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))

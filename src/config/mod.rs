@@ -11,6 +11,7 @@ pub mod org;
 pub mod proxy;
 mod raw;
 mod source;
+mod strength;
 pub mod telemetry;
 mod value;
 mod wire;
@@ -25,7 +26,7 @@ use crate::domain::{
     password::PasswordKind,
     retry::{HALTED, RetryPolicy},
     rung::Delays,
-    user::EmailAddress,
+    user::{AllowedDomains, EmailAddress},
 };
 pub use source::Environment;
 
@@ -80,6 +81,8 @@ pub struct Retry {
 pub struct Notification {
     /// Who is told where a job has no address.
     pub fallback: Option<EmailAddress>,
+    /// Who may be told at all.
+    pub domains: AllowedDomains,
     /// Subject and body.
     pub template: Template,
     /// How long the message may wait in its queue.
@@ -264,13 +267,18 @@ impl Config {
     /// What a mailer needs.
     ///
     /// # Errors
-    /// Where [`Config::delivery`] is not complete, its backoff ends before it begins, or the page would be shown to anybody.
+    /// Where [`Config::delivery`] is not complete, its backoff ends before it begins, no notification could be opened, or the page would be
+    /// shown to anybody.
     pub fn mailer(&self) -> Result<mailer::Mailer, ConfigError> {
         let mailer = self.delivery()?;
         let (base, longest) = (self.retry.policy.base, self.mailer.retry_max);
         if longest < base {
             let wants = format!("at least retry.base, {}", value::show(base));
             return Err(ConfigError::wrong("mailer.retry_max", value::show(longest), &wants));
+        }
+        if self.mailer.require_sealed && self.mailer.open_with.is_empty() {
+            let wants = "false where mailer.open_with names no key: no notification could be opened";
+            return Err(ConfigError::wrong("mailer.require_sealed", true, wants));
         }
         self.http.check_served()?;
         Ok(mailer)
@@ -354,6 +362,14 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
         EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
     let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
+    let domains = AllowedDomains::new(&raw.allowed_domains.0).map_err(|pattern| {
+        let wants = "domains, such as example.com, or *.example.com for those below one";
+        ConfigError::wrong("notification.allowed_domains", format_args!("{pattern:?}"), wants)
+    })?;
+    if fallback.as_ref().is_some_and(|fallback| !domains.allow(fallback)) {
+        let got = "an address at another domain";
+        return Err(ConfigError::wrong("notification.fallback_address", got, "at one of notification.allowed_domains"));
+    }
     let template = Template::new(raw.subject, raw.body).map_err(|unfit| match unfit {
         Unfit::Subject(text) => {
             ConfigError::wrong("notification.subject", format_args!("{text:?}"), "one line without {password}")
@@ -367,7 +383,7 @@ fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
         return Err(ConfigError::wrong("notification.ttl", value::show(raw.ttl.0), "1s to 1192h"));
     }
     let seal_to = raw.seal_to.0.into_iter().map(PathBuf::from).collect();
-    Ok(Notification { fallback, template, ttl: raw.ttl.0, seal_to })
+    Ok(Notification { fallback, domains, template, ttl: raw.ttl.0, seal_to })
 }
 
 #[cfg(test)]

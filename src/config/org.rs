@@ -6,7 +6,9 @@ use std::time::Duration;
 use reqwest::Url;
 use secrecy::SecretString;
 
+use super::value::PerHour;
 use super::{ConfigError, Environment, raw, value};
+use crate::domain::job::Lane;
 use crate::domain::window::{NoWindow, Window};
 
 /// What a call may take at most: with [`super::Config::hold`] before it, its delivery is held for less than 10 minutes.
@@ -31,8 +33,8 @@ pub struct Org {
     pub burst: NonZeroU32,
     /// How long one call may take.
     pub request_timeout: Duration,
-    /// Past so many resets within an hour the bulk lane is closed.
-    pub guard_per_hour: Option<NonZeroU32>,
+    /// Past so many resets within an hour a lane is closed, by lane.
+    pub guard_per_hour: [Option<NonZeroU32>; Lane::COUNT],
     /// The hours of each day in which the bulk lane works.
     pub bulk_window: Option<Window>,
 }
@@ -83,7 +85,7 @@ impl Org {
             rate_per_minute,
             burst,
             request_timeout: request_timeout(&key("request_timeout"), raw.request_timeout.as_ref().map(|span| span.0))?,
-            guard_per_hour: raw.guard_per_hour.map(|most| guard_per_hour(&key("guard_per_hour"), most)).transpose()?,
+            guard_per_hour: guard_per_hour(&key("guard_per_hour"), raw.guard_per_hour)?,
             bulk_window: bulk_window(&key("bulk_window"), raw.bulk_window.as_deref())?,
         })
     }
@@ -95,8 +97,18 @@ fn request_timeout(key: &str, given: Option<Duration>) -> Result<Duration, Confi
     fits.then_some(timeout).ok_or_else(|| ConfigError::wrong(key, value::show(timeout), "at most 60s"))
 }
 
-fn guard_per_hour(key: &str, most: u32) -> Result<NonZeroU32, ConfigError> {
-    NonZeroU32::new(most).ok_or_else(|| ConfigError::wrong(key, most, "at least 1; leave it out for no limit"))
+fn guard_per_hour(key: &str, given: Option<PerHour>) -> Result<[Option<NonZeroU32>; Lane::COUNT], ConfigError> {
+    let check = |key: &str, most: Option<u32>| {
+        let wrong = |most| ConfigError::wrong(key, most, "at least 1; leave it out for no limit");
+        most.map(|most| NonZeroU32::new(most).ok_or_else(|| wrong(most))).transpose()
+    };
+    match given {
+        None => Ok([None; Lane::COUNT]),
+        Some(PerHour::Bulk(most)) => Ok([None, check(key, Some(most))?]),
+        Some(PerHour::Each { interactive, bulk }) => {
+            Ok([check(&format!("{key}.interactive"), interactive)?, check(&format!("{key}.bulk"), bulk)?])
+        }
+    }
 }
 
 fn bulk_window(key: &str, text: Option<&str>) -> Result<Option<Window>, ConfigError> {

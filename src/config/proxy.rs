@@ -152,6 +152,7 @@ mod tests {
     /// The choice that this key makes in such an environment.
     fn chosen<const N: usize>(key: Option<&str>, variables: [(&str, &str); N]) -> Result<Proxy, String> {
         let raw = raw::Http {
+            allowed_hosts: value::List::default(),
             listen: String::new(),
             token: None,
             token_file: None,

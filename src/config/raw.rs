@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::value::{List, Span};
+use super::value::{List, PerHour, Span};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +50,7 @@ pub(super) struct Org {
     pub(super) rate_per_minute: Option<u32>,
     pub(super) burst: Option<u32>,
     pub(super) request_timeout: Option<Span>,
-    pub(super) guard_per_hour: Option<u32>,
+    pub(super) guard_per_hour: Option<PerHour>,
     pub(super) bulk_window: Option<String>,
 }
 
@@ -83,6 +83,7 @@ pub(super) struct Retry {
 #[serde(deny_unknown_fields)]
 pub(super) struct Notification {
     pub(super) fallback_address: Option<String>,
+    pub(super) allowed_domains: List,
     pub(super) subject: String,
     pub(super) body: String,
     pub(super) ttl: Span,
@@ -101,6 +102,7 @@ pub(super) struct Mailer {
     pub(super) templates: Option<PathBuf>,
     pub(super) language: String,
     pub(super) open_with: List,
+    pub(super) require_sealed: bool,
     pub(super) smtp: MailerSmtp,
     #[serde(default)]
     pub(super) http: MailerHttp,
@@ -135,6 +137,7 @@ pub(super) struct Http {
     pub(super) listen: String,
     pub(super) token: Option<SecretString>,
     pub(super) token_file: Option<String>,
+    pub(super) allowed_hosts: List,
     pub(super) proxy: Option<SecretString>,
     pub(super) proxy_file: Option<String>,
 }

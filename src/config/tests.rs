@@ -156,7 +156,7 @@ fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
     let secrets = [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
-        ("http", "token", "", "s3cr3t-in-a-file", page),
+        ("http", "token", "", "s3cr3t-in-a-file-9c01f7a4e25b8d63e0f7", page),
         ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
         ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
@@ -329,6 +329,22 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
     refused("[http]\nlisten = \"9464\"", [], &["http.listen is \"9464\""]);
 }
 
+/// 128 bits, as `openssl rand -hex 16` makes them.
+const TOKEN: &str = "5e0b7f3a9f2c41d07be85a3366e1f094";
+
+#[test]
+fn hosts_under_which_the_page_may_be_asked_for_have_no_port() {
+    let text = "[http]\nallowed_hosts = [\"Resetd.Example.com\", \"192.0.2.7\", \"[2001:db8::7]\", \"2001:db8::8\", \"name.\"]";
+    let hosts = load(&[text], []).unwrap().http.allowed_hosts;
+    assert_eq!(hosts, ["resetd.example.com", "192.0.2.7", "2001:db8::7", "2001:db8::8", "name"]);
+    let listed = load(&[], [("RESETD__HTTP__ALLOWED_HOSTS", "a.example, b.example")]).unwrap();
+    assert_eq!(listed.http.allowed_hosts, ["a.example", "b.example"]);
+    for wrong in ["https://resetd.example.com", "resetd.example.com:443", "", "*.example.com", "a b"] {
+        let text = format!("[http]\nallowed_hosts = [{wrong:?}]");
+        refused(&text, [], &["http.allowed_hosts", "without scheme and port"]);
+    }
+}
+
 #[test]
 fn the_page_is_shown_beyond_this_machine_only_to_those_who_know_its_token() {
     for listen in ["127.0.0.1:9464", "127.9.9.9:1", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
@@ -336,20 +352,24 @@ fn the_page_is_shown_beyond_this_machine_only_to_those_who_know_its_token() {
     }
     for listen in ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464"] {
         let text = format!("[http]\nlisten = {listen:?}");
-        refused(&text, [], &["http.token is not set", "http.token_file", "16 characters", listen]);
+        refused(&text, [], &["http.token is not set", "http.token_file", "128 bits", "openssl rand -hex 32", listen]);
         refused(&text, [("RESETD__HTTP__TOKEN", "")], &["http.token is not set"]);
-        assert!(worker(&text, [("RESETD__HTTP__TOKEN", "s3cr3t-page-token-1")]).is_ok(), "{listen}");
+        assert!(worker(&text, [("RESETD__HTTP__TOKEN", TOKEN)]).is_ok(), "{listen}");
         assert!(load(&[&text], []).is_ok(), "who serves nothing needs none");
     }
-    let token = file("s3cr3t-page-token-1\n");
+    let token = file(&format!("{TOKEN}\n"));
     let text = format!("[http]\ntoken_file = {:?}", token.path());
     let config = load(&[&text], []).unwrap();
-    assert_eq!(config.http.token.as_ref().unwrap().expose_secret(), "s3cr3t-page-token-1");
-    assert!(!format!("{config:?}").contains("s3cr3t"));
-    refused(&text, [("RESETD__HTTP__TOKEN", "s3cr3t-page-token-1")], &["http.token", "http.token_file", "both set"]);
+    assert_eq!(config.http.token.as_ref().unwrap().expose_secret(), TOKEN);
+    assert!(!format!("{config:?}").contains(TOKEN));
+    refused(&text, [("RESETD__HTTP__TOKEN", TOKEN)], &["http.token", "http.token_file", "both set"]);
     refused("[http]\ntoken_file = \"/nonexistent\"", [], &["http.token_file", "/nonexistent"]);
-    for token in ["s3cr3t-too-few", "s3cr3t with blanks in it", "s3cr3t-päge-token-1"] {
-        refused("", [("RESETD__HTTP__TOKEN", token)], &["http.token", "at least 16 characters"]);
+    for token in ["s3cr3t with blanks in it", "s3cr3t-päge-token-1"] {
+        refused("", [("RESETD__HTTP__TOKEN", token)], &["http.token", "no header can carry", "at least 128 bits"]);
+    }
+    for token in ["s3cr3t-too-few", "s3cr3t-page-token-1", "s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3cr3t"] {
+        let wants = ["http.token is guessable: about ", "at least 128 bits", "openssl rand -hex 32"];
+        refused("", [("RESETD__HTTP__TOKEN", token)], &wants);
     }
 }
 
@@ -454,4 +474,68 @@ fn a_mailer_that_could_not_deliver_is_refused_in_words_without_secrets() {
         let error = mailer(&text, []).expect_err(&text).to_string();
         assert!(error.contains(part) && !error.contains("s3cr3t"), "{part:?} is not in: {error}");
     }
+}
+
+#[test]
+fn a_limit_to_the_resets_of_an_hour_is_the_bulk_lanes_or_of_each_lane() {
+    let limits = |text: &str, variable: Option<(&str, &str)>| {
+        let text = format!("[orgs.main]\n{text}");
+        let worker = match variable {
+            None => worker(&text, []),
+            Some((name, value)) => worker(&text, [(format!("RESETD__ORGS__MAIN__{name}").as_str(), value)]),
+        };
+        worker.map(|worker| worker.orgs["main"].guard_per_hour.map(|limit| limit.map_or(0, std::num::NonZeroU32::get)))
+    };
+    for (text, variable, wanted) in [
+        ("", None, [0, 0]),
+        ("guard_per_hour = 1000", None, [0, 1000]),
+        ("guard_per_hour = { interactive = 200 }", None, [200, 0]),
+        ("guard_per_hour = { interactive = 200, bulk = 1000 }", None, [200, 1000]),
+        ("guard_per_hour = {}", None, [0, 0]),
+        ("", Some(("GUARD_PER_HOUR", "1000")), [0, 1000]),
+        ("", Some(("GUARD_PER_HOUR__INTERACTIVE", "200")), [200, 0]),
+        ("guard_per_hour = { bulk = 1000 }", Some(("GUARD_PER_HOUR__INTERACTIVE", "200")), [200, 1000]),
+    ] {
+        assert_eq!(limits(text, variable), Ok(wanted), "{text} {variable:?}");
+    }
+    for (text, parts) in [
+        ("guard_per_hour = 0", ["orgs.main.guard_per_hour is 0", "at least 1"]),
+        ("guard_per_hour = { interactive = 0 }", ["orgs.main.guard_per_hour.interactive is 0", "at least 1"]),
+        ("guard_per_hour = { other = 1 }", ["guard_per_hour", "other"]),
+        ("guard_per_hour = -1", ["guard_per_hour", "a number, or { interactive = a number, bulk = a number }"]),
+        ("guard_per_hour = \"many\"", ["guard_per_hour", "a number, or { interactive = a number, bulk = a number }"]),
+    ] {
+        refused(&format!("[orgs.main]\n{text}"), [], &parts);
+    }
+}
+
+#[test]
+fn domains_are_domains_and_the_fallback_address_is_at_one_of_them() {
+    let domains =
+        |domains: &str, more: &str| load(&[&format!("[notification]\nallowed_domains = {domains}\n{more}")], []);
+    assert!(domains("[\"example.com\", \"*.example.org\"]", "fallback_address = \"desk@eu.example.org\"").is_ok());
+    assert!(load(&[], [("RESETD__NOTIFICATION__ALLOWED_DOMAINS", "example.com, *.example.org")]).is_ok());
+    for (list, more, parts) in [
+        ("[\"@example.com\"]", "", ["notification.allowed_domains is \"@example.com\"", "*.example.com"]),
+        ("[\"\"]", "", ["notification.allowed_domains is \"\"", "example.com"]),
+        (
+            "[\"example.com\"]",
+            "fallback_address = \"desk@example.org\"",
+            ["notification.fallback_address", "notification.allowed_domains"],
+        ),
+    ] {
+        let error = domains(list, more).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn a_mailer_that_wants_notifications_sealed_needs_a_key() {
+    let said = |own: &str| {
+        let text = format!("[mailer]\nrequire_sealed = true\n{own}[mailer.http]\nurl = \"https://mail/\"\n");
+        load(&[&text], []).unwrap().mailer().map(|mailer| mailer.settings.require_sealed)
+    };
+    assert_eq!(said("open_with = [\"/etc/resetd/mail.key.pem\"]\n"), Ok(true));
+    let error = said("").unwrap_err().to_string();
+    assert!(error.contains("mailer.require_sealed") && error.contains("mailer.open_with"), "{error}");
 }

@@ -7,7 +7,8 @@ use jiff::SignedDuration;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
 use super::ConfigError;
@@ -75,6 +76,53 @@ impl<'de> Deserialize<'de> for List {
                     parts.push(part);
                 }
                 Ok(List(parts))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Limits to the resets within an hour: one for the bulk lane, or one for each lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PerHour {
+    Bulk(u32),
+    Each { interactive: Option<u32>, bulk: Option<u32> },
+}
+
+impl<'de> Deserialize<'de> for PerHour {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Each {
+            interactive: Option<u32>,
+            bulk: Option<u32>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = PerHour;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or { interactive = a number, bulk = a number }")
+            }
+
+            fn visit_u64<E: Error>(self, most: u64) -> Result<PerHour, E> {
+                let most = u32::try_from(most).map_err(|_| E::invalid_value(Unexpected::Unsigned(most), &self))?;
+                Ok(PerHour::Bulk(most))
+            }
+
+            fn visit_i64<E: Error>(self, most: i64) -> Result<PerHour, E> {
+                let most = u32::try_from(most).map_err(|_| E::invalid_value(Unexpected::Signed(most), &self))?;
+                Ok(PerHour::Bulk(most))
+            }
+
+            // As environment variables have it.
+            fn visit_str<E: Error>(self, text: &str) -> Result<PerHour, E> {
+                text.trim().parse().map(PerHour::Bulk).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<PerHour, M::Error> {
+                let Each { interactive, bulk } = Each::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(PerHour::Each { interactive, bulk })
             }
         }
         deserializer.deserialize_any(Either)

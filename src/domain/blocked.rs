@@ -21,6 +21,8 @@ pub enum Cause {
     NoToken,
     /// All calls wait, as the org asked.
     Paused,
+    /// The interactive lane is closed.
+    InteractiveClosed,
     /// The bulk lane is closed.
     BulkClosed,
     /// The jobs' own `not-before` is ahead.
@@ -29,7 +31,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoWorker,
         Self::Starting,
         Self::Halted,
@@ -37,6 +39,7 @@ impl Cause {
         Self::Unconfirmed,
         Self::NoToken,
         Self::Paused,
+        Self::InteractiveClosed,
         Self::BulkClosed,
         Self::NotBefore,
     ];
@@ -56,6 +59,7 @@ impl Cause {
             Self::Unconfirmed => "unconfirmed",
             Self::NoToken => "no_token",
             Self::Paused => "paused",
+            Self::InteractiveClosed => "interactive_closed",
             Self::BulkClosed => "bulk_closed",
             Self::NotBefore => "not_before",
         }
@@ -71,6 +75,7 @@ impl Cause {
             Self::Unconfirmed => "no call is made",
             Self::NoToken => "no token",
             Self::Paused => "paused",
+            Self::InteractiveClosed => "interactive lane closed",
             Self::BulkClosed => "bulk lane closed",
             Self::NotBefore => "waits for its not-before",
         }
@@ -80,9 +85,13 @@ impl Cause {
     pub const fn then(self) -> &'static str {
         match self {
             Self::Halted | Self::BreakerOpen | Self::NoToken => "next try",
-            Self::NoWorker | Self::Starting | Self::Unconfirmed | Self::Paused | Self::BulkClosed | Self::NotBefore => {
-                "until"
-            }
+            Self::NoWorker
+            | Self::Starting
+            | Self::Unconfirmed
+            | Self::Paused
+            | Self::InteractiveClosed
+            | Self::BulkClosed
+            | Self::NotBefore => "until",
         }
     }
 }
@@ -105,6 +114,8 @@ pub struct Status {
     pub rate: u32,
     /// What keeps the jobs of both lanes.
     pub blocked: Option<Blocked>,
+    /// What keeps those of the interactive lane.
+    pub interactive: Option<Blocked>,
     /// What keeps those of the bulk lane.
     pub bulk: Option<Blocked>,
 }
@@ -113,7 +124,7 @@ impl Status {
     /// What keeps the jobs of a lane.
     pub fn blocked(&self, lane: Lane) -> Option<&Blocked> {
         let own = match lane {
-            Lane::Interactive => None,
+            Lane::Interactive => self.interactive.as_ref(),
             Lane::Bulk => self.bulk.as_ref(),
         };
         self.blocked.as_ref().or(own)
@@ -125,11 +136,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_closes_the_bulk_lane_keeps_no_other_and_what_keeps_both_comes_first() {
+    fn what_closes_a_lane_keeps_no_other_and_what_keeps_both_comes_first() {
         let blocked = |cause| Blocked { cause, reason: String::new(), until: None };
-        let mut status = Status { rate: 300, blocked: None, bulk: Some(blocked(Cause::BulkClosed)) };
+        let mut status = Status { rate: 300, blocked: None, interactive: None, bulk: Some(blocked(Cause::BulkClosed)) };
         let causes = |status: &Status| Lane::ALL.map(|lane| status.blocked(lane).map(|blocked| blocked.cause));
         assert_eq!(causes(&status), [None, Some(Cause::BulkClosed)]);
+        status.interactive = Some(blocked(Cause::InteractiveClosed));
+        assert_eq!(causes(&status), [Some(Cause::InteractiveClosed), Some(Cause::BulkClosed)]);
         status.blocked = Some(blocked(Cause::Halted));
         assert_eq!(causes(&status), [Some(Cause::Halted); 2]);
         assert_eq!(Cause::ALL.map(|cause| Cause::named(cause.as_str())), Cause::ALL.map(Some));

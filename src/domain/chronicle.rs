@@ -112,7 +112,9 @@ impl Posted {
                 | Unsent::Undeliverable
                 | Unsent::RetriesExhausted
                 | Unsent::InvalidNotification
-                | Unsent::CannotOpen,
+                | Unsent::CannotOpen
+                | Unsent::NotSealed
+                | Unsent::AddressNotAllowed,
             )
             | None => Self::Failed,
         }
@@ -176,7 +178,7 @@ impl Chronicle {
         let Some(tale) = self.orgs.get_mut(&*ended.org) else { return };
         // A clock that is ahead must not make its record stay.
         let at = ended.at.min(now);
-        tale.hour.ended(&ended.job, ended.kind, at, now);
+        tale.hour.ended(&ended.job, ended.kind, ended.lane, at, now);
         match ended.kind {
             OutcomeKind::Failed | OutcomeKind::Expired => tale.failures.failed(ended, at, now),
             OutcomeKind::Succeeded | OutcomeKind::PassedThrough | OutcomeKind::Superseded | OutcomeKind::Duplicate => {
@@ -228,8 +230,9 @@ impl Chronicle {
         }
     }
 
-    /// When passwords of an org were set within the last hour, the oldest first: each at the end of its minute, or now.
-    pub fn resets(&self, org: &str, now: Timestamp) -> Vec<Timestamp> {
+    /// By jobs of which lane passwords of an org were set within the last hour, and when, the oldest first: each at the end of its minute, or
+    /// now.
+    pub fn resets(&self, org: &str, now: Timestamp) -> Vec<(Lane, Timestamp)> {
         self.orgs.get(org).map(|tale| tale.hour.resets(now)).unwrap_or_default()
     }
 

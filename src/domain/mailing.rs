@@ -26,17 +26,23 @@ pub enum Unsent {
     InvalidNotification,
     /// It was sealed, and is damaged, or was sealed for another notification.
     CannotOpen,
+    /// It is not sealed, and `mailer.require_sealed` wants it to be.
+    NotSealed,
+    /// Its address is at a domain that `notification.allowed_domains` does not list.
+    AddressNotAllowed,
 }
 
 impl Unsent {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Superseded,
         Self::Expired,
         Self::Undeliverable,
         Self::RetriesExhausted,
         Self::InvalidNotification,
         Self::CannotOpen,
+        Self::NotSealed,
+        Self::AddressNotAllowed,
     ];
 
     /// The one of this name.
@@ -53,6 +59,8 @@ impl Unsent {
             Self::RetriesExhausted => "retries_exhausted",
             Self::InvalidNotification => "invalid_notification",
             Self::CannotOpen => "cannot_open",
+            Self::NotSealed => "not_sealed",
+            Self::AddressNotAllowed => "address_not_allowed",
         }
     }
 
@@ -65,6 +73,8 @@ impl Unsent {
             Self::RetriesExhausted => "Every try failed",
             Self::InvalidNotification => "The message is no notification",
             Self::CannotOpen => "It was sealed, and is damaged or meant for somebody else",
+            Self::NotSealed => "It is not sealed, and mailer.require_sealed wants it to be",
+            Self::AddressNotAllowed => "The address is at a domain that notification.allowed_domains does not list",
         }
     }
 
@@ -76,7 +86,9 @@ impl Unsent {
             | Self::Undeliverable
             | Self::RetriesExhausted
             | Self::InvalidNotification
-            | Self::CannotOpen => true,
+            | Self::CannotOpen
+            | Self::NotSealed
+            | Self::AddressNotAllowed => true,
         }
     }
 }

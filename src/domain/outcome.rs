@@ -60,6 +60,8 @@ pub enum Reason {
     InvalidJob,
     /// Nobody can be told, and there is no fallback.
     NoAddress,
+    /// Who is to be told is at a domain that the configuration does not allow.
+    AddressNotAllowed,
     /// It would set an attribute that the configuration does not allow.
     AttributeNotAllowed,
     /// 403: this user is not ours to change.
@@ -84,9 +86,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidJob,
         Self::NoAddress,
+        Self::AddressNotAllowed,
         Self::AttributeNotAllowed,
         Self::Forbidden,
         Self::NotFound,
@@ -109,6 +112,7 @@ impl Reason {
         match self {
             Self::InvalidJob => "invalid_job",
             Self::NoAddress => "no_address",
+            Self::AddressNotAllowed => "address_not_allowed",
             Self::AttributeNotAllowed => "attribute_not_allowed",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
@@ -127,6 +131,7 @@ impl Reason {
         match self {
             Self::InvalidJob => "The job is not valid; mend it and send it again",
             Self::NoAddress => "The job names nobody to notify and no fallback address is configured",
+            Self::AddressNotAllowed => "The address is at a domain that notification.allowed_domains does not list",
             Self::AttributeNotAllowed => "The job sets an attribute that wire.allowed_attributes does not list",
             Self::Forbidden => "The org does not let this client change this user",
             Self::NotFound => "The org knows no such user",

@@ -76,6 +76,20 @@ pub enum StopCause {
     MailRefused,
 }
 
+impl StopCause {
+    /// The name in `/readyz` for those who may not see the reason.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientRefused => "client_refused",
+            Self::TokenRefused => "token_refused",
+            Self::Forbidden => "forbidden",
+            Self::ForeignAnswer => "foreign_answer",
+            Self::Unpublishable => "unpublishable",
+            Self::MailRefused => "mail_refused",
+        }
+    }
+}
+
 /// What the job does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {

@@ -187,6 +187,38 @@ impl EmailAddress {
     }
 }
 
+/// Whose addresses may be told: those of a domain (`example.com`), or of every domain below one (`*.example.com`). None given: everybody's.
+#[derive(Debug, Clone, Default)]
+pub struct AllowedDomains(Vec<String>);
+
+impl AllowedDomains {
+    /// Takes the patterns of `notification.allowed_domains`, in any case, and in ASCII or not.
+    ///
+    /// # Errors
+    /// The first of them that is no domain.
+    pub fn new(patterns: &[String]) -> Result<Self, String> {
+        let domain = |pattern: &String| {
+            let (below, domain) = match pattern.strip_prefix("*.") {
+                Some(domain) => ("*.", domain),
+                None => ("", pattern.as_str()),
+            };
+            let domain = ascii(domain).ok_or_else(|| pattern.clone())?;
+            Ok(format!("{below}{}", domain.to_ascii_lowercase()))
+        };
+        patterns.iter().map(domain).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a person may be told at this address.
+    pub fn allow(&self, address: &EmailAddress) -> bool {
+        let domain = address.envelope.domain().to_ascii_lowercase();
+        let fits = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(below) => domain.len() > below.len() && domain.ends_with(below),
+            None => domain == *pattern,
+        };
+        self.0.is_empty() || self.0.iter().any(fits)
+    }
+}
+
 /// A domain in ASCII: labels of letters, digits, `-` and `_`, the last two not at an end.
 fn ascii(domain: &str) -> Option<String> {
     let domain = match domain.is_ascii() {
@@ -254,6 +286,27 @@ mod tests {
         assert_eq!(name.key(), parse("agent@example.com").unwrap().key());
         assert!(UserId::parse(name.key().as_str()).is_ok());
         assert!(!format!("{name:?}").contains("xample"));
+    }
+
+    #[test]
+    fn addresses_are_allowed_by_their_domain_or_one_above_it_and_all_where_none_is_given() {
+        let allowed = |patterns: &[&str], address: &str| {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            AllowedDomains::new(&patterns).unwrap().allow(&EmailAddress::parse("email", address).unwrap())
+        };
+        let patterns = ["Example.com", "*.example.org", "b\u{fc}cher.example"];
+        for good in
+            ["a@example.com", "a@EXAMPLE.COM", "a@x.example.org", "a@x.y.Example.org", "a@xn--bcher-kva.example"]
+        {
+            assert!(allowed(&patterns, good), "{good}");
+        }
+        for bad in ["a@example.org", "a@x.example.com", "a@notexample.com", "a@example.com.evil", "a@xexample.org"] {
+            assert!(!allowed(&patterns, bad), "{bad}");
+        }
+        assert!(allowed(&[], "a@anywhere.example"));
+        for wrong in ["", "*", "*.", "a b", "agent@example.com", ".example.com", "*.*.example.com"] {
+            assert_eq!(AllowedDomains::new(&[wrong.to_owned()]).unwrap_err(), wrong);
+        }
     }
 
     fn email(text: &str, fits: bool) {

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use super::view::seconds;
-use crate::board::{BreakerState, BreakerView, BulkView, Role};
+use crate::board::{BreakerState, BreakerView, ClosedLane, Role};
 use crate::domain::blocked::Blocked;
+use crate::domain::job::Lane;
 use crate::org::gate::Meter;
 
 /// What the line is coloured by.
@@ -94,8 +95,8 @@ pub(super) struct Headline<'a> {
     /// Another worker that holds the lease.
     pub(super) holder: Option<String>,
     pub(super) breaker: Option<&'a BreakerView>,
-    /// A bulk lane that is closed.
-    pub(super) bulk: Option<&'a BulkView>,
+    /// The lanes that are closed.
+    pub(super) closed: [Option<&'a ClosedLane>; Lane::COUNT],
     pub(super) meter: &'a Meter,
     /// Jobs that ended in the last 60 s.
     pub(super) per_minute: u64,
@@ -164,8 +165,19 @@ fn active(told: &Headline<'_>) -> (State, String, Option<Timestamp>) {
     if let Some(until) = told.meter.paused_until {
         return (State::Waiting, format!("Paused, as {}, or it is not available", told.of.far_end()), Some(until));
     }
-    if let Some(bulk) = told.bulk.filter(|_| told.in_hand == 0) {
-        return (State::Waiting, format!("The bulk lane is closed: {}", bulk.cause), Some(bulk.until));
+    let closed = match told.closed {
+        [None, None] => None,
+        [Some(interactive), None] => {
+            Some((format!("The interactive lane is closed: {}", interactive.cause), interactive.until))
+        }
+        [None, Some(bulk)] => Some((format!("The bulk lane is closed: {}", bulk.cause), bulk.until)),
+        [Some(interactive), Some(bulk)] => {
+            let text = format!("Both lanes are closed: {}; bulk: {}", interactive.cause, bulk.cause);
+            Some((text, interactive.until.min(bulk.until)))
+        }
+    };
+    if let Some((text, until)) = closed.filter(|_| told.in_hand == 0) {
+        return (State::Waiting, text, Some(until));
     }
     if waits && told.per_minute > 0 {
         return (State::Moving, format!("Moving: {}", told.ended()), None);
@@ -221,7 +233,7 @@ mod tests {
             reason: None,
             holder: None,
             breaker: None,
-            bulk: None,
+            closed: [None; Lane::COUNT],
             meter,
             per_minute,
             backlog,
@@ -247,15 +259,19 @@ mod tests {
 
     #[test]
     fn what_keeps_it_from_moving_is_said_with_the_moment_at_which_it_goes_on() {
-        let breaker =
-            BreakerView { state: BreakerState::Open, cause: "5 calls failed".into(), next_probe: at(9).unwrap() };
+        let breaker = BreakerView {
+            state: BreakerState::Open,
+            kind: "faults_in_row",
+            cause: "5 calls failed".into(),
+            next_probe: at(9).unwrap(),
+        };
         let mut told = Headline {
             of: Of::Jobs,
             role: Role::Active,
             reason: None,
             holder: None,
             breaker: Some(&breaker),
-            bulk: None,
+            closed: [None; Lane::COUNT],
             meter: &Meter { paused_until: at(3), next_try: at(5), ..meter() },
             per_minute: 200,
             backlog: Some(40),
@@ -274,10 +290,17 @@ mod tests {
         let untokened = Meter { no_token_until: at(4), ..meter() };
         told.meter = &untokened;
         assert_eq!(headline(&told).2, at(4));
-        let (open, bulk) = (meter(), BulkView { cause: "its hours".into(), until: at(8).unwrap() });
-        (told.meter, told.bulk, told.in_hand) = (&open, Some(&bulk), 0);
+        let bulk = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: at(8).unwrap() };
+        let open = meter();
+        (told.meter, told.closed, told.in_hand) = (&open, [None, Some(&bulk)], 0);
         assert_eq!(headline(&told), (State::Waiting, "The bulk lane is closed: its hours".into(), at(8)));
-        told.in_hand = 1;
+        let interactive = ClosedLane { kind: "guard_per_hour", cause: "too many".into(), until: at(7).unwrap() };
+        told.closed = [Some(&interactive), None];
+        assert_eq!(headline(&told), (State::Waiting, "The interactive lane is closed: too many".into(), at(7)));
+        told.closed = [Some(&interactive), Some(&bulk)];
+        let both = "Both lanes are closed: too many; bulk: its hours".to_owned();
+        assert_eq!(headline(&told), (State::Waiting, both, at(7)));
+        (told.closed, told.in_hand) = ([None, Some(&bulk)], 1);
         assert_eq!(headline(&told).0, State::Moving, "the interactive lane goes on");
         (told.role, told.reason) = (Role::Stopped, Some("invalid_client"));
         let stopping = Meter { next_try: at(5), ..meter() };
@@ -297,7 +320,7 @@ mod tests {
             reason: None,
             holder: Some("web-2, process 7".into()),
             breaker: None,
-            bulk: None,
+            closed: [None; Lane::COUNT],
             meter: &meter,
             per_minute: 290,
             backlog: Some(40),

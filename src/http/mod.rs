@@ -1,42 +1,51 @@
 //! What is served over HTTP: `/healthz`, `/readyz` and `/metrics`, to all; the page at `/` and its data, `/state` and `/events`, to
 //! those who may see them. It reads only.
 
+mod attempts;
 mod auth;
 mod events;
+mod headers;
 mod headline;
+mod hosts;
 mod page;
 mod scene;
 mod server;
 mod view;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{self, Role};
+use crate::board::{self, ClosedLane, Role};
+use crate::config;
 use crate::org::gate::Meter;
 use crate::telemetry::metrics;
-use auth::Guard;
+use auth::{Admission, Guard};
 use events::Live;
 pub use scene::{MailSource, Scene, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How old the text of the metrics may be that is answered.
 const RENDERED: Duration = Duration::from_millis(100);
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
 
 struct Shown {
     board: watch::Receiver<board::State>,
@@ -73,7 +82,9 @@ struct Org {
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bulk: Option<Bulk>,
+    interactive: Option<Closed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bulk: Option<Closed>,
 }
 
 #[derive(Serialize)]
@@ -84,9 +95,9 @@ struct Breaker {
     next_probe: String,
 }
 
-/// A bulk lane that is closed.
+/// A lane that is closed.
 #[derive(Serialize)]
-struct Bulk {
+struct Closed {
     state: &'static str,
     cause: String,
     until: String,
@@ -96,16 +107,17 @@ struct Bulk {
 pub async fn serve(
     listener: TcpListener,
     scene: Scene,
-    token: Option<&SecretString>,
+    http: &config::http::Http,
     recorder: PrometheusHandle,
     shutdown: CancellationToken,
 ) {
+    let listen = listener.local_addr().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
     let shown = Arc::new(Shown {
         board: scene.board.clone(),
         is_mailer: scene.mails.is_some(),
         recorder: recorder.clone(),
         written: Mutex::new(None),
-        guard: Guard::new(token),
+        guard: Guard::new(http.token.as_ref(), listen, &http.allowed_hosts),
         live: Live::new(scene),
         ended: shutdown.clone(),
     });
@@ -117,50 +129,71 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
         .with_state(Arc::clone(&shown));
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for /healthz, /readyz, /metrics and the page at /");
-    }
+    tracing::info!(address = %listen, "listening for /healthz, /readyz, /metrics and the page at /");
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.
     let serving = server::serve(listener, routes);
-    shutdown.run_until_cancelled(async { tokio::join!(serving, shown.live.run(), upkeep(recorder)) }).await;
+    shutdown
+        .run_until_cancelled(async { tokio::join!(serving, shown.live.run(), upkeep(recorder, &shown.guard)) })
+        .await;
 }
 
-/// Samples of histograms pile up until somebody folds them into buckets; nobody may ever ask for `/metrics`.
-async fn upkeep(recorder: PrometheusHandle) {
+/// Samples of histograms pile up until somebody folds them into buckets; nobody may ever ask for `/metrics`. What was not logged of sign-ins
+/// that failed is, when its minute is over.
+async fn upkeep(recorder: PrometheusHandle, guard: &Guard) {
     let mut every = tokio::time::interval(UPKEEP);
     loop {
         every.tick().await;
         recorder.run_upkeep();
+        guard.log();
     }
 }
 
-async fn readyz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// Kinds of reasons.
+    Kinds,
+    /// The reasons, which may name hosts and users.
+    All,
+}
+
+/// `GET /readyz`, for everybody; in its words for those alone who may see the page.
+async fn readyz(State(shown): State<Arc<Shown>>, asked: Parts) -> impl IntoResponse {
+    let words = match shown.guard.admits(&asked).await {
+        Admission::Granted(_) => Words::All,
+        Admission::Refused | Admission::Limited(_) | Admission::Misdirected => Words::Kinds,
+    };
     let state = shown.board.borrow().clone();
     let ready = state.ready();
     let scene = shown.live.scene();
-    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, scene.meter(name).as_ref())));
+    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, scene.meter(name).as_ref(), words)));
     let mut orgs: BTreeMap<String, Org> = rows.collect();
     let mailer = if shown.is_mailer { orgs.pop_first().map(|(_, row)| row) } else { None };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs, mailer }))
 }
 
-fn row(org: &board::OrgState, meter: Option<&Meter>) -> Org {
-    let (role, reason) = org.role();
+fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
+    let (role, all) = org.role();
+    let said = |kind: &str, all: &str| match words {
+        Words::Kinds => kind.to_owned(),
+        Words::All => all.to_owned(),
+    };
+    let reason = all.map(|all| said(&org.kinds().join("; "), &all));
     let meter = meter.filter(|_| org.works());
     let breaker = org.breaker.as_ref().map(|breaker| Breaker {
         state: breaker.state.as_str(),
-        cause: breaker.cause.clone(),
+        cause: said(breaker.kind, &breaker.cause),
         next_probe: breaker.next_probe.to_string(),
     });
-    let bulk = org.bulk.as_ref().map(|bulk| Bulk {
-        state: "closed",
-        cause: bulk.cause.clone(),
-        until: bulk.until.to_string(),
+    let closed = org.closed.each_ref().map(|closed| {
+        let ClosedLane { kind, cause, until } = closed.as_ref()?;
+        Some(Closed { state: "closed", cause: said(kind, cause), until: until.to_string() })
     });
+    let [interactive, bulk] = closed;
     let rate_per_minute = meter.map(|meter| meter.rate);
     let paused_until = meter.and_then(|meter| view::seconds(meter.paused_until)).map(|until| until.to_string());
-    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, bulk }
+    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, interactive, bulk }
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
@@ -197,11 +230,14 @@ mod tests {
     fn a_breaker_is_shown_only_while_it_is_not_closed() {
         let board = Board::new(["main"].into_iter());
         board.session("main", Session::Active);
-        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None)).unwrap();
+        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None, Words::All)).unwrap();
         assert_eq!(shown(), r#"{"role":"active","reason":null}"#);
         let next_probe = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let cause = "5 calls in a row failed".to_owned();
-        board.breaker("main", Some(BreakerView { state: BreakerState::HalfOpen, cause, next_probe }));
+        board.breaker(
+            "main",
+            Some(BreakerView { state: BreakerState::HalfOpen, kind: "faults_in_row", cause, next_probe }),
+        );
         let breaker =
             r#"{"state":"half_open","cause":"5 calls in a row failed","nextProbe":"2026-01-02T03:04:05.678Z"}"#;
         assert_eq!(shown(), format!(r#"{{"role":"active","reason":null,"breaker":{breaker}}}"#));
@@ -220,8 +256,9 @@ mod tests {
             next_try: None,
             may_call: true,
         };
-        let shown =
-            |meter: &Meter| serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter))).unwrap();
+        let shown = |meter: &Meter| {
+            serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), Words::All)).unwrap()
+        };
         board.session("main", Session::Standby);
         assert_eq!(shown(&meter), r#"{"role":"standby","reason":null}"#);
         board.session("main", Session::Active);

@@ -1,14 +1,12 @@
-//! The page itself, the form that asks for the token, and the headers that keep both from being anything else.
+//! The page itself, and the form that asks for the token, each with a policy of its own.
 
 use std::sync::{Arc, LazyLock};
 
 use axum::Form;
-use axum::extract::{Query, State};
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, REFERRER_POLICY, SET_COOKIE,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::State;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,8 +20,6 @@ use super::auth::Admission;
 static PAGE: LazyLock<Html> = LazyLock::new(|| Html::new(include_str!("page.html")));
 /// What a browser gets that did not show the token.
 static SIGN_IN: LazyLock<Html> = LazyLock::new(|| Html::new(include_str!("sign_in.html")));
-/// For what is no page.
-const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// A document with everything in it, and the policy that allows just that.
 struct Html {
@@ -50,7 +46,12 @@ impl Html {
 
     fn response(&self, status: StatusCode) -> Response {
         let kind = [(CONTENT_TYPE, "text/html; charset=utf-8")];
-        sealed((status, kind, self.text).into_response(), &self.policy)
+        let mut response = (status, kind, self.text).into_response();
+        // Made of our own text and hashes.
+        if let Ok(policy) = HeaderValue::from_str(&self.policy) {
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+        }
+        response
     }
 }
 
@@ -59,87 +60,67 @@ fn inside<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
     rest.split_once(close).map(|(own, _)| own)
 }
 
-/// Kept by nobody, framed by nobody, taken for nothing else, and allowed what its policy says.
-fn sealed(mut response: Response, policy: &str) -> Response {
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    // Made of our own text and hashes.
-    if let Ok(policy) = HeaderValue::from_str(policy) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    response
-}
-
-/// The page's data, to whoever may see it.
-pub(super) fn data(response: impl IntoResponse) -> Response {
-    sealed(response.into_response(), NOTHING)
-}
-
 /// The answer to a request for data that is not admitted.
 pub(super) fn refusal(admission: Admission) -> Option<Response> {
     match admission {
-        Admission::Granted => None,
+        Admission::Granted(_) => None,
         Admission::Refused => {
             let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"resetd\"")];
             let text = "http.token is wanted, as Authorization: Bearer\n";
-            Some(data((StatusCode::UNAUTHORIZED, challenge, text)))
+            Some((StatusCode::UNAUTHORIZED, challenge, text).into_response())
         }
-        Admission::Misdirected => Some(data((
-            StatusCode::MISDIRECTED_REQUEST,
-            "ask for this page by an address, such as 127.0.0.1, or by localhost; to serve it under a name, set http.token\n",
-        ))),
+        Admission::Limited(wait) => {
+            let after = [(RETRY_AFTER, wait.as_secs().max(1).to_string())];
+            let text = "too many tokens that came from this address were wrong: it is not looked at; try again later\n";
+            Some((StatusCode::TOO_MANY_REQUESTS, after, text).into_response())
+        }
+        Admission::Misdirected => {
+            let text =
+                "ask for this page by this machine's address or by localhost, or add the name to http.allowed_hosts\n";
+            Some((StatusCode::MISDIRECTED_REQUEST, text).into_response())
+        }
     }
 }
 
-/// The token, out of an address or a form.
+/// The same to a browser: where only the token is missing, it is asked for.
+fn form_or_refusal(admission: Admission) -> Option<Response> {
+    match admission {
+        Admission::Refused => Some(SIGN_IN.response(StatusCode::UNAUTHORIZED)),
+        other @ (Admission::Granted(_) | Admission::Limited(_) | Admission::Misdirected) => refusal(other),
+    }
+}
+
+/// `GET /`: the page.
+pub(super) async fn show(State(shown): State<Arc<Shown>>, asked: Parts) -> Response {
+    let admission = shown.guard.admits(&asked).await;
+    form_or_refusal(admission).unwrap_or_else(|| PAGE.response(StatusCode::OK))
+}
+
+/// The form, filled in.
 #[derive(Deserialize)]
-pub(super) struct Asked {
+pub(super) struct Filled {
     #[serde(default)]
     token: Option<SecretString>,
 }
 
-/// `GET /`: the page. With `?token=` it gives the cookie for it and leads back here, so that the token does not stay in the address.
-pub(super) async fn show(
+/// `POST /`: the form. It gives the cookie, and leads to the page.
+pub(super) async fn sign_in(
     State(shown): State<Arc<Shown>>,
-    Query(Asked { token }): Query<Asked>,
-    headers: HeaderMap,
+    asked: Parts,
+    Form(Filled { token }): Form<Filled>,
 ) -> Response {
-    if let Some(token) = token {
-        return enter(&shown, &token);
-    }
-    let admission = shown.guard.admits(&headers);
-    match admission {
-        Admission::Granted => PAGE.response(StatusCode::OK),
-        Admission::Refused => SIGN_IN.response(StatusCode::UNAUTHORIZED),
-        Admission::Misdirected => refusal(admission).unwrap_or_else(|| SIGN_IN.response(StatusCode::UNAUTHORIZED)),
-    }
-}
-
-/// `POST /`: the form.
-pub(super) async fn sign_in(State(shown): State<Arc<Shown>>, Form(Asked { token }): Form<Asked>) -> Response {
-    match token {
-        Some(token) => enter(&shown, &token),
-        None => SIGN_IN.response(StatusCode::UNAUTHORIZED),
-    }
-}
-
-fn enter(shown: &Shown, token: &SecretString) -> Response {
-    match shown.guard.cookie(token.expose_secret()) {
-        Some(cookie) => {
+    let entered = match &token {
+        Some(token) => shown.guard.enter(&asked, token.expose_secret()).await,
+        None => Err(Admission::Refused),
+    };
+    let refused = match entered {
+        Ok(cookie) => {
             let headers = [(LOCATION, HeaderValue::from_static("/")), (SET_COOKIE, cookie)];
-            data((StatusCode::SEE_OTHER, headers))
+            return (StatusCode::SEE_OTHER, headers).into_response();
         }
-        None => SIGN_IN.response(StatusCode::UNAUTHORIZED),
-    }
+        Err(admission) => form_or_refusal(admission),
+    };
+    refused.unwrap_or_else(|| SIGN_IN.response(StatusCode::UNAUTHORIZED))
 }
 
 #[cfg(test)]

@@ -102,18 +102,19 @@ impl Scene {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
         };
-        let bulk_waits = depth.is_some_and(|depth| depth.lanes[1] > 0);
-        let blocked = lately
-            .status
-            .as_ref()
-            .and_then(|status| status.blocked(if bulk_waits { Lane::Bulk } else { Lane::Interactive }).cloned());
+        // What keeps a lane in which nothing waits keeps nothing.
+        let waits = |lane: Lane| depth.is_some_and(|depth| depth.lanes[lane.index()] > 0);
+        let blocked = lately.status.as_ref().and_then(|status| {
+            let kept = [Lane::Bulk, Lane::Interactive].into_iter().find(|lane| waits(*lane));
+            kept.map_or(status.blocked.as_ref(), |lane| status.blocked(lane)).cloned()
+        });
         let told = Headline {
             of: Of::Jobs,
             role,
             reason: reason.as_deref(),
             holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
             breaker: row.breaker.as_ref(),
-            bulk: row.bulk.as_ref(),
+            closed: row.closed.each_ref().map(Option::as_ref),
             meter: &meter,
             per_minute: lately.per_minute,
             backlog,
@@ -132,7 +133,8 @@ impl Scene {
             held_here: holder.as_ref() == Some(&self.worker),
             quota: view::Quota::of(&meter, works),
             breaker: row.breaker.as_ref().map(view::Breaker::of),
-            bulk_closed: row.bulk.as_ref().map(view::Closed::of),
+            interactive_closed: row.closed[0].as_ref().map(view::Closed::of),
+            bulk_closed: row.closed[1].as_ref().map(view::Closed::of),
             queues: view::Queues::of(&source.names, depth.as_ref(), works.then_some(in_hand)),
             per_minute: lately.per_minute,
             seconds_left: to_do.zip(pace).map(|(jobs, pace)| (f64::from(jobs) * 60.0 / pace).round()),
@@ -167,7 +169,7 @@ impl Scene {
             reason: reason.as_deref(),
             holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
             breaker: row.breaker.as_ref(),
-            bulk: None,
+            closed: [None; Lane::COUNT],
             meter: &meter,
             per_minute: lately.per_minute,
             backlog,

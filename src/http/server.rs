@@ -25,6 +25,8 @@ use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
+use super::{Peer, headers};
+
 /// Connections at once. One more takes the place of the one that is longest without a complete request.
 const MAX_CONNECTIONS: usize = 256;
 /// Those that are being closed count too until they are: so many more at most, so that accepting need not wait for each.
@@ -50,8 +52,8 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
     let _all = ended.clone().drop_guard();
     let mut was_refused = false;
     loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match listener.accept().await {
+            Ok((socket, from)) => (socket, Peer(from.ip())),
             Err(error) => {
                 if !was_refused {
                     tracing::warn!(%error, "a connection to http.listen could not be accepted; further ones are not logged");
@@ -68,7 +70,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
         let entry = open.enter(ended.child_token());
         let routes = routes.clone();
         tokio::spawn(async move {
-            let connection = connection(socket, routes, Arc::clone(&entry.connection));
+            let connection = connection(socket, peer, routes, Arc::clone(&entry.connection));
             entry.connection.closed.run_until_cancelled(connection).await;
             drop((entry, place));
         });
@@ -76,18 +78,20 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
 }
 
 /// One connection, to its end. How it ends is the client's affair.
-async fn connection(socket: TcpStream, routes: Router, state: Arc<Connection>) {
+async fn connection(socket: TcpStream, peer: Peer, routes: Router, state: Arc<Connection>) {
     let mut socket = TimeoutWriter::new(Noted { socket, state: Arc::clone(&state) });
     socket.set_timeout(Some(WRITE_TIMEOUT));
     let routes = TowerToHyperService::new(routes);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         state.progressed();
+        request.extensions_mut().insert(peer);
         let (answer, state) = (routes.call(request), Arc::clone(&state));
         async move {
-            let answer = match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
+            let mut answer = match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
                 Ok(Ok(answer)) => answer,
                 Err(_) => timed_out(),
             };
+            headers::seal(answer.headers_mut());
             if answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"text/event-stream") {
                 state.streams.store(true, Ordering::Relaxed);
             }

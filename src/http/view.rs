@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
-use crate::board::{BreakerView, BulkView};
+use crate::board::{BreakerView, ClosedLane};
 use crate::domain::blocked;
 use crate::domain::chronicle::{self, Posted};
 use crate::domain::job::{Lane, without_addresses};
@@ -65,6 +65,8 @@ pub(super) struct Org {
     /// `null`: another worker spends it.
     pub(super) quota: Option<Quota>,
     pub(super) breaker: Option<Breaker>,
+    /// `null`: the interactive lane is open.
+    pub(super) interactive_closed: Option<Closed>,
     /// `null`: the bulk lane is open.
     pub(super) bulk_closed: Option<Closed>,
     pub(super) queues: Queues,
@@ -218,7 +220,7 @@ impl Blocked {
     }
 }
 
-/// A bulk lane that is closed.
+/// A lane that is closed.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Closed {
     cause: String,
@@ -227,8 +229,8 @@ pub(super) struct Closed {
 }
 
 impl Closed {
-    pub(super) fn of(bulk: &BulkView) -> Self {
-        Self { cause: bulk.cause.clone(), until: seconds(Some(bulk.until)) }
+    pub(super) fn of(closed: &ClosedLane) -> Self {
+        Self { cause: closed.cause.clone(), until: seconds(Some(closed.until)) }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::permit::Permit;
 use self::state::{State, Waiting};
 use super::breaker::Stand;
-use super::guard::{Closed, Guard};
+use super::guard::Guard;
 use super::limiter::Limiter;
 use crate::board::Board;
 use crate::domain::job::Lane;
@@ -294,11 +294,11 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.lock().stops.contains_key(&cause)
     }
 
-    /// Why the bulk lane is closed, and until when; `None` while it is open. Everybody is told where that has changed.
-    pub fn bulk_closed(&self) -> Option<Closed> {
+    /// Whether a lane is closed. Everybody is told where that has changed.
+    pub fn is_closed(&self, lane: Lane) -> bool {
         let mut state = self.shared.lock();
-        self.shared.show_bulk(&mut state, Timestamp::now());
-        state.closed.clone()
+        self.shared.show_lane(&mut state, lane, Timestamp::now());
+        state.closed[lane.index()].is_some()
     }
 
     /// For how many jobs more of that lane the guard has room, and for how many in all with those of it that are in flight; `None`: for
@@ -320,14 +320,14 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.room.notified().await;
     }
 
-    /// Somebody's password was set.
-    pub fn reset(&self) {
-        self.shared.lock().guard.reset(Timestamp::now());
+    /// Somebody's password was set by a job of that lane.
+    pub fn reset(&self, lane: Lane) {
+        self.shared.lock().guard.reset(lane, Timestamp::now());
     }
 
-    /// So many were reset before by others, at these moments in their order.
-    pub fn were_reset(&self, moments: impl Iterator<Item = Timestamp>) {
-        self.shared.lock().guard.begin(moments);
+    /// So many were reset before by others, by jobs of these lanes at these moments in their order.
+    pub fn were_reset(&self, resets: impl Iterator<Item = (Lane, Timestamp)>) {
+        self.shared.lock().guard.begin(resets);
         self.shared.changed.notify_one();
     }
 

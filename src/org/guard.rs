@@ -1,5 +1,5 @@
-//! What may close the bulk lane while the other one works: its daily hours, and a limit to how many are reset in an hour. Pure: time is
-//! an argument.
+//! What may close a lane while the other one works: a limit to how many are reset in an hour, and the daily hours of the bulk lane. Pure:
+//! time is an argument.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,14 +15,19 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// Resets within an hour that are known at most, where the limit is not higher: those of a rate of 1,000 a minute.
 const MAX_KEPT: usize = 60_000;
 
-/// Why the bulk lane is closed.
+/// The limits of resets within an hour, by lane; `None`: there is none.
+pub type PerHour = [Option<NonZeroU32>; Lane::COUNT];
+
+/// Why a lane is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// Too many were reset within an hour.
     PerHour {
+        /// Whose limit it is.
+        lane: Lane,
         /// As many as `orgs.NAME.guard_per_hour` allows.
         most: NonZeroU32,
-        /// So many: the interactive lane goes on.
+        /// So many: what has begun ends, and those of the other lane may count too.
         reset: u32,
     },
     /// It is outside its hours: `orgs.NAME.bulk_window`.
@@ -42,11 +47,15 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PerHour { most, reset } => {
+            Self::PerHour { lane, most, reset } => {
                 let people = if *reset == 1 { "person was" } else { "people were" };
+                let (by, key) = match lane {
+                    Lane::Interactive => (" by interactive jobs", "guard_per_hour.interactive"),
+                    Lane::Bulk => ("", "guard_per_hour"),
+                };
                 write!(
                     f,
-                    "{reset} {people} reset within an hour, and guard_per_hour allows {most}; it goes on as that hour passes, or when the limit is raised"
+                    "{reset} {people} reset{by} within an hour, and {key} allows {most}; it goes on as that hour passes, or when the limit is raised"
                 )
             }
             Self::Window(window) => write!(f, "it works only in its hours, bulk_window {window}"),
@@ -54,7 +63,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A bulk lane that is closed.
+/// A lane that is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     /// Why.
@@ -66,12 +75,12 @@ pub struct Closed {
 /// One org's guard.
 #[derive(Debug)]
 pub struct Guard {
-    per_hour: Option<NonZeroU32>,
+    per_hour: PerHour,
     /// How long a reset counts.
     hour: SignedDuration,
     window: Option<Window>,
-    /// When those were reset who count, the oldest first.
-    resets: VecDeque<Timestamp>,
+    /// When those were reset who count for the limit of a lane, the oldest first.
+    resets: [VecDeque<Timestamp>; Lane::COUNT],
     /// Calls whose end is not known, by their lane: each may be one more.
     in_air: [u32; Lane::COUNT],
     /// Jobs in flight that have reserved room, by their lane: each may be one more too.
@@ -80,12 +89,12 @@ pub struct Guard {
 
 impl Guard {
     /// With what is configured; nobody was reset yet.
-    pub fn new(per_hour: Option<NonZeroU32>, window: Option<Window>) -> Self {
+    pub fn new(per_hour: PerHour, window: Option<Window>) -> Self {
         Self {
             per_hour,
             hour: HOUR,
             window,
-            resets: VecDeque::new(),
+            resets: [const { VecDeque::new() }; Lane::COUNT],
             in_air: [0; Lane::COUNT],
             reserved: [0; Lane::COUNT],
         }
@@ -96,33 +105,34 @@ impl Guard {
         Self { hour: SignedDuration::try_from(hour).unwrap_or(HOUR), ..self }
     }
 
-    /// Why the bulk lane is closed, and until when; `None` while it is open.
-    pub fn closed(&self, now: Timestamp) -> Option<Closed> {
-        let by_window = self.window.as_ref().and_then(|window| {
+    /// Why a lane is closed, and until when; `None` while it is open.
+    pub fn closed(&self, lane: Lane, now: Timestamp) -> Option<Closed> {
+        let window = self.window.as_ref().filter(|_| lane == Lane::Bulk);
+        let by_window = window.and_then(|window| {
             let until = window.closed_until(now)?;
             Some(Closed { cause: Cause::Window(window.clone()), until })
         });
-        let spent = self.per_hour.and_then(|most| {
-            let reset = self.within_an_hour(now);
+        let spent = self.limit(lane).and_then(|most| {
+            let (reset, resets) = (self.within_an_hour(lane, now), &self.resets[lane.index()]);
             // It opens when one fewer than the limit count still.
-            let last = self.resets.len().checked_sub(most.get() as usize)?;
-            let until = *(reset >= most.get()).then(|| self.resets.get(last))?? + self.hour;
-            Some(Closed { cause: Cause::PerHour { most, reset }, until })
+            let last = resets.len().checked_sub(most.get() as usize)?;
+            let until = *(reset >= most.get()).then(|| resets.get(last))?? + self.hour;
+            Some(Closed { cause: Cause::PerHour { lane, most, reset }, until })
         });
         [by_window, spent].into_iter().flatten().max_by_key(|closed| closed.until)
     }
 
-    /// Whether there is room for one more call while it is open, should every call in the air set a password.
-    pub fn has_room(&self, now: Timestamp) -> bool {
-        let in_air = self.in_air.iter().sum();
-        self.per_hour.is_none_or(|most| self.within_an_hour(now).saturating_add(in_air) < most.get())
+    /// Whether there is room for one more call of a lane while that is open, should every call in the air set a password.
+    pub fn has_room(&self, lane: Lane, now: Timestamp) -> bool {
+        let in_air = counting(lane).map(|by| self.in_air[by.index()]).sum();
+        self.limit(lane).is_none_or(|most| self.within_an_hour(lane, now).saturating_add(in_air) < most.get())
     }
 
     /// For how many jobs more of that lane there is room, should every one in flight set a password; `None`: for as many as may come. A job
     /// that is taken without room for it would have to be returned, and each return brings it nearer to its delivery limit.
     pub fn room(&self, lane: Lane, now: Timestamp) -> Option<u32> {
         let most = self.limit(lane)?;
-        Some(most.get().saturating_sub(self.within_an_hour(now)).saturating_sub(self.in_flight()))
+        Some(most.get().saturating_sub(self.within_an_hour(lane, now)).saturating_sub(self.in_flight(lane)))
     }
 
     /// The same, but for the jobs of that lane that are in flight: for how many of them there is room at once.
@@ -132,15 +142,17 @@ impl Guard {
 
     /// The limit that closes a lane.
     fn limit(&self, lane: Lane) -> Option<NonZeroU32> {
-        match lane {
-            Lane::Interactive => None,
-            Lane::Bulk => self.per_hour,
-        }
+        self.per_hour[lane.index()]
     }
 
-    /// How many more may be reset by what is in flight: by jobs that have reserved room, and by calls of jobs that have not.
-    fn in_flight(&self) -> u32 {
-        self.reserved.iter().zip(self.in_air).map(|(reserved, in_air)| in_air.max(*reserved)).sum()
+    /// How many more that count for a lane may be reset by what is in flight: by jobs that have reserved room, and by calls of jobs that
+    /// have not.
+    fn in_flight(&self, lane: Lane) -> u32 {
+        counting(lane).map(|by| self.in_air[by.index()].max(self.reserved[by.index()])).sum()
+    }
+
+    fn has_limits(&self) -> bool {
+        self.per_hour.iter().any(Option::is_some)
     }
 
     /// A job of that lane is in flight. Only where its lane has a limit it takes room; [`Guard::free`] gives that back.
@@ -154,12 +166,13 @@ impl Guard {
     pub fn free(&mut self, lane: Lane) -> bool {
         let reserved = &mut self.reserved[lane.index()];
         *reserved = reserved.saturating_sub(1);
-        self.limit(lane).is_some()
+        self.has_limits()
     }
 
-    fn within_an_hour(&self, now: Timestamp) -> u32 {
-        let left = self.resets.partition_point(|at| now.duration_since(*at) >= self.hour);
-        u32::try_from(self.resets.len() - left).unwrap_or(u32::MAX)
+    fn within_an_hour(&self, lane: Lane, now: Timestamp) -> u32 {
+        let resets = &self.resets[lane.index()];
+        let left = resets.partition_point(|at| now.duration_since(*at) >= self.hour);
+        u32::try_from(resets.len() - left).unwrap_or(u32::MAX)
     }
 
     /// A permit is given to a job of that lane.
@@ -171,26 +184,41 @@ impl Guard {
     pub fn ended(&mut self, lane: Lane) -> bool {
         let in_air = &mut self.in_air[lane.index()];
         *in_air = in_air.saturating_sub(1);
-        self.per_hour.is_some()
+        self.has_limits()
     }
 
-    /// Somebody was reset at that moment; moments come in their order.
-    pub fn reset(&mut self, at: Timestamp) {
-        let Some(most) = self.per_hour else { return };
-        let gone = self.resets.partition_point(|reset| at.duration_since(*reset) >= self.hour);
-        self.resets.drain(..gone);
-        // More say nothing but their number.
-        if self.resets.len() >= MAX_KEPT.max(most.get() as usize) {
-            self.resets.pop_front();
+    /// Somebody was reset by a job of that lane at that moment; moments come in their order.
+    pub fn reset(&mut self, by: Lane, at: Timestamp) {
+        for lane in Lane::ALL {
+            let (Some(most), true) = (self.limit(lane), counting(lane).any(|counting| counting == by)) else {
+                continue;
+            };
+            let (hour, resets) = (self.hour, &mut self.resets[lane.index()]);
+            let gone = resets.partition_point(|reset| at.duration_since(*reset) >= hour);
+            resets.drain(..gone);
+            // More say nothing but their number.
+            if resets.len() >= MAX_KEPT.max(most.get() as usize) {
+                resets.pop_front();
+            }
+            resets.push_back(at);
         }
-        self.resets.push_back(at);
     }
 
-    /// Starts over with what others have reset: so many at each moment, in their order.
-    pub fn begin(&mut self, resets: impl Iterator<Item = Timestamp>) {
-        self.resets.clear();
-        resets.for_each(|at| self.reset(at));
+    /// Starts over with what others have reset: by a job of which lane, and when, in their order.
+    pub fn begin(&mut self, resets: impl Iterator<Item = (Lane, Timestamp)>) {
+        self.resets.iter_mut().for_each(VecDeque::clear);
+        resets.for_each(|(by, at)| self.reset(by, at));
     }
+}
+
+/// Whose resets count for the limit of a lane. Those of both do for the bulk lane's, which is what is left of the org's; a file of bulk jobs
+/// takes nothing from who waits for an interactive one.
+fn counting(lane: Lane) -> impl Iterator<Item = Lane> {
+    let all = match lane {
+        Lane::Interactive => &[Lane::Interactive][..],
+        Lane::Bulk => &Lane::ALL[..],
+    };
+    all.iter().copied()
 }
 
 #[cfg(test)]
@@ -202,29 +230,30 @@ mod tests {
     }
 
     fn of(per_hour: u32) -> Guard {
-        Guard::new(NonZeroU32::new(per_hour), None)
+        Guard::new([None, NonZeroU32::new(per_hour)], None)
     }
 
     #[test]
     fn without_a_limit_and_hours_it_is_always_open() {
-        let mut guard = Guard::new(None, None);
-        (0..1_000).for_each(|n| guard.reset(at(n)));
+        let mut guard = Guard::new([None; 2], None);
+        (0..1_000).for_each(|n| guard.reset(Lane::Bulk, at(n)));
         (0..1_000).for_each(|_| guard.permitted(Lane::Bulk));
         (0..1_000).for_each(|_| guard.reserve(Lane::Bulk));
-        assert_eq!((guard.closed(at(1_000)), guard.has_room(at(1_000))), (None, true));
+        assert_eq!((guard.closed(Lane::Bulk, at(1_000)), guard.has_room(Lane::Bulk, at(1_000))), (None, true));
         assert_eq!(guard.room(Lane::Bulk, at(1_000)), None);
     }
 
     #[test]
     fn it_closes_with_as_many_as_the_limit_and_opens_as_each_of_them_leaves_the_hour() {
         let mut guard = of(3);
-        [0, 10, 20].into_iter().for_each(|n| guard.reset(at(n)));
-        let until =
-            |guard: &Guard, now| guard.closed(at(now)).map(|closed| closed.until.as_second() - at(0).as_second());
+        [0, 10, 20].into_iter().for_each(|n| guard.reset(Lane::Bulk, at(n)));
+        let until = |guard: &Guard, now| {
+            guard.closed(Lane::Bulk, at(now)).map(|closed| closed.until.as_second() - at(0).as_second())
+        };
         assert_eq!(until(&guard, 20), Some(3_600));
         assert_eq!(until(&guard, 3_599), Some(3_600));
         assert_eq!(until(&guard, 3_600), None);
-        guard.reset(at(3_600));
+        guard.reset(Lane::Interactive, at(3_600));
         assert_eq!(until(&guard, 3_600), Some(3_610), "the interactive lane goes on and counts too");
         assert_eq!(until(&guard, 3_610), None);
     }
@@ -232,16 +261,16 @@ mod tests {
     #[test]
     fn calls_in_the_air_count_as_if_each_set_a_password_but_do_not_close_it() {
         let mut guard = of(2);
-        guard.reset(at(0));
-        assert!(guard.has_room(at(1)));
+        guard.reset(Lane::Bulk, at(0));
+        assert!(guard.has_room(Lane::Bulk, at(1)));
         guard.permitted(Lane::Bulk);
-        assert_eq!((guard.has_room(at(1)), guard.closed(at(1))), (false, None));
+        assert_eq!((guard.has_room(Lane::Bulk, at(1)), guard.closed(Lane::Bulk, at(1))), (false, None));
         assert!(guard.ended(Lane::Bulk));
-        assert!(guard.has_room(at(1)));
+        assert!(guard.has_room(Lane::Bulk, at(1)));
         guard.permitted(Lane::Bulk);
         assert!(guard.ended(Lane::Bulk));
-        guard.reset(at(2));
-        assert!(!guard.has_room(at(2)) && guard.closed(at(2)).is_some());
+        guard.reset(Lane::Bulk, at(2));
+        assert!(!guard.has_room(Lane::Bulk, at(2)) && guard.closed(Lane::Bulk, at(2)).is_some());
     }
 
     #[test]
@@ -257,13 +286,13 @@ mod tests {
         guard.permitted(Lane::Interactive);
         assert_eq!(rooms(&guard, 0), (Some(1), Some(4)));
         // One sets a password, one sets nothing.
-        guard.reset(at(0));
+        guard.reset(Lane::Bulk, at(0));
         assert!(guard.ended(Lane::Bulk) && guard.free(Lane::Bulk) && guard.free(Lane::Bulk));
         assert_eq!(rooms(&guard, 0), (Some(2), Some(3)));
         assert!(guard.ended(Lane::Interactive));
         assert_eq!(rooms(&guard, 0), (Some(3), Some(4)));
         assert_eq!(rooms(&guard, 3_600), (Some(4), Some(5)));
-        (0..9).for_each(|n| guard.reset(at(n)));
+        (0..9).for_each(|n| guard.reset(Lane::Bulk, at(n)));
         assert_eq!(rooms(&guard, 9), (Some(0), Some(1)), "the interactive lane goes on");
         assert_eq!(guard.room(Lane::Interactive, at(9)), None);
     }
@@ -271,32 +300,76 @@ mod tests {
     #[test]
     fn it_says_how_many_were_reset_and_not_how_many_may_be() {
         let mut guard = of(50);
-        (0..440).for_each(|n| guard.reset(at(n)));
-        let closed = guard.closed(at(440)).unwrap();
+        (0..440).for_each(|n| guard.reset(Lane::Bulk, at(n)));
+        let closed = guard.closed(Lane::Bulk, at(440)).unwrap();
         assert_eq!(closed.until, at(390 + 3_600), "when 49 of them count");
         let said = closed.cause.to_string();
         assert!(said.starts_with("440 people were reset within an hour, and guard_per_hour allows 50;"), "{said}");
-        assert_eq!((guard.closed(at(3_989)).is_some(), guard.closed(at(3_990))), (true, None));
+        assert_eq!((guard.closed(Lane::Bulk, at(3_989)).is_some(), guard.closed(Lane::Bulk, at(3_990))), (true, None));
+    }
+
+    #[test]
+    fn interactive_jobs_count_for_both_lanes_and_bulk_jobs_for_their_own_alone() {
+        let mut guard = Guard::new([NonZeroU32::new(2), NonZeroU32::new(4)], None);
+        let open = |guard: &Guard, now| Lane::ALL.map(|lane| guard.closed(lane, at(now)).is_none());
+        let rooms = |guard: &Guard, now| Lane::ALL.map(|lane| guard.room(lane, at(now)));
+        assert_eq!(rooms(&guard, 0), [Some(2), Some(4)]);
+        guard.begin([(Lane::Bulk, at(0)), (Lane::Interactive, at(1))].into_iter());
+        assert_eq!((open(&guard, 1), rooms(&guard, 1)), ([true; 2], [Some(1), Some(2)]));
+        guard.reserve(Lane::Interactive);
+        assert_eq!(rooms(&guard, 1), [Some(0), Some(1)], "a job in flight likewise");
+        guard.permitted(Lane::Interactive);
+        assert_eq!((rooms(&guard, 1), guard.has_room(Lane::Interactive, at(1))), ([Some(0), Some(1)], false));
+        assert!(guard.has_room(Lane::Bulk, at(1)) && guard.ended(Lane::Interactive) && guard.free(Lane::Interactive));
+        guard.reset(Lane::Interactive, at(2));
+        assert_eq!((open(&guard, 2), rooms(&guard, 2)), ([false, true], [Some(0), Some(1)]));
+        let closed = guard.closed(Lane::Interactive, at(2)).unwrap();
+        assert_eq!((closed.until, closed.cause.label()), (at(3_601), "guard_per_hour"));
+        let said = closed.cause.to_string();
+        assert!(
+            said.starts_with(
+                "2 people were reset by interactive jobs within an hour, and guard_per_hour.interactive allows 2;"
+            ),
+            "{said}"
+        );
+        guard.reset(Lane::Bulk, at(3));
+        assert_eq!(open(&guard, 3), [false; 2]);
+        assert_eq!((open(&guard, 3_600), open(&guard, 3_601)), ([false, true], [true; 2]));
+    }
+
+    #[test]
+    fn an_interactive_lane_alone_may_have_a_limit_and_has_no_hours() {
+        let nobody: Window = "00:00-00:01 UTC".parse().unwrap();
+        let mut guard = Guard::new([NonZeroU32::new(1), None], Some(nobody));
+        let noon: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
+        assert!(guard.closed(Lane::Interactive, noon).is_none() && guard.closed(Lane::Bulk, noon).is_some());
+        guard.reset(Lane::Bulk, noon);
+        assert_eq!((guard.room(Lane::Interactive, noon), guard.room(Lane::Bulk, noon)), (Some(1), None));
+        guard.reset(Lane::Interactive, noon);
+        assert!(guard.closed(Lane::Interactive, noon).is_some() && guard.has_room(Lane::Bulk, noon));
     }
 
     #[test]
     fn of_what_others_have_reset_each_counts() {
         let mut guard = of(2);
-        guard.begin([0, 10, 20].map(at).into_iter());
-        assert_eq!(guard.closed(at(30)).unwrap().until, at(3_610));
+        guard.begin([0, 10, 20].map(|n| (Lane::Bulk, at(n))).into_iter());
+        assert_eq!(guard.closed(Lane::Bulk, at(30)).unwrap().until, at(3_610));
         guard.begin(std::iter::empty());
-        assert_eq!(guard.closed(at(30)), None);
+        assert_eq!(guard.closed(Lane::Bulk, at(30)), None);
     }
 
     #[test]
     fn outside_its_hours_it_is_closed_and_the_later_of_two_reasons_is_given() {
         let window: Window = "20:00-06:00 UTC".parse().unwrap();
-        let mut guard = Guard::new(NonZeroU32::new(1), Some(window.clone()));
+        let mut guard = Guard::new([None, NonZeroU32::new(1)], Some(window.clone()));
         let noon: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
-        let closed = guard.closed(noon).unwrap();
+        let closed = guard.closed(Lane::Bulk, noon).unwrap();
         assert_eq!((closed.cause, closed.until), (Cause::Window(window), noon + SignedDuration::from_hours(8)));
         let late = noon + SignedDuration::from_mins(8 * 60 - 1);
-        guard.reset(late);
-        assert_eq!(guard.closed(late).unwrap().cause, Cause::PerHour { most: NonZeroU32::MIN, reset: 1 });
+        guard.reset(Lane::Bulk, late);
+        assert_eq!(
+            guard.closed(Lane::Bulk, late).unwrap().cause,
+            Cause::PerHour { lane: Lane::Bulk, most: NonZeroU32::MIN, reset: 1 }
+        );
     }
 }

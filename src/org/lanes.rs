@@ -40,11 +40,6 @@ impl<T> Lanes<T> {
         self.interactive.is_empty() && self.bulk.is_empty()
     }
 
-    /// Whether anybody waits who may be served; of the bulk lane those do for whom `may` says so.
-    pub(super) fn has_one(&self, may: impl Fn(&T) -> bool) -> bool {
-        !self.interactive.is_empty() || self.bulk.iter().any(may)
-    }
-
     /// Whether anybody waits who is meant.
     pub(super) fn has(&self, is_meant: impl Fn(Lane, &T) -> bool) -> bool {
         self.interactive.iter().any(|waiting| is_meant(Lane::Interactive, waiting))
@@ -63,12 +58,15 @@ impl<T> Lanes<T> {
         out
     }
 
-    /// The next to be served; of the bulk lane the first for whom `may` says so. Whoever is to be `kept` is passed over while another one
-    /// can be served.
-    pub(super) fn pop(&mut self, may: impl Fn(&T) -> bool, kept: impl Fn(&T) -> bool) -> Option<T> {
+    /// The next to be served: of each lane the first for whom `may` says so. Whoever is to be `kept` is passed over while another one can
+    /// be served.
+    pub(super) fn pop(&mut self, may: impl Fn(Lane, &T) -> bool, kept: impl Fn(&T) -> bool) -> Option<T> {
         let first = |passed_over: &dyn Fn(&T) -> bool| {
-            let interactive = self.interactive.iter().position(|waiting| !passed_over(waiting));
-            let bulk = self.bulk.iter().position(|waiting| may(waiting) && !passed_over(waiting));
+            let first = |lane: Lane, queue: &VecDeque<T>| {
+                queue.iter().position(|waiting| may(lane, waiting) && !passed_over(waiting))
+            };
+            let interactive = first(Lane::Interactive, &self.interactive);
+            let bulk = first(Lane::Bulk, &self.bulk);
             (interactive, bulk)
         };
         let (interactive, bulk) = match first(&kept) {
@@ -100,14 +98,14 @@ impl<T> Lanes<T> {
     /// A job whose calls fail whatever the org does would else be every probe, and keep the breaker from closing.
     pub(super) fn pop_probe<R: Ord>(
         &mut self,
-        may: impl Fn(&T) -> bool,
+        may: impl Fn(Lane, &T) -> bool,
         rank: impl Fn(&T, bool, usize) -> R,
         is_first: bool,
     ) -> Option<T> {
         let last = if is_first { Lane::Bulk } else { self.last_probe };
         let interactive = self.interactive.iter().enumerate().map(|(at, waiting)| (Lane::Interactive, at, waiting));
         let bulk = self.bulk.iter().enumerate().map(|(at, waiting)| (Lane::Bulk, at, waiting));
-        let all = interactive.chain(bulk.filter(|(_, _, waiting)| may(waiting)));
+        let all = interactive.chain(bulk).filter(|(lane, _, waiting)| may(*lane, waiting));
         let (lane, at, _) = all.min_by_key(|(lane, at, waiting)| rank(waiting, *lane == last, *at))?;
         self.last_probe = lane;
         match lane {
@@ -128,7 +126,7 @@ mod tests {
             lanes.push(Lane::Bulk, ('b', n));
             lanes.push(Lane::Interactive, ('i', n));
         }
-        let first: String = (0..100).filter_map(|_| lanes.pop(|_| true, |_| false)).map(|(lane, _)| lane).collect();
+        let first: String = (0..100).filter_map(|_| lanes.pop(|_, _| true, |_| false)).map(|(lane, _)| lane).collect();
         assert_eq!(first, "iiiiiiiiib".repeat(10));
     }
 
@@ -136,7 +134,7 @@ mod tests {
     fn within_a_lane_it_is_first_come_first_served() {
         let mut lanes = Lanes::default();
         (0..50).for_each(|n| lanes.push(Lane::Bulk, n));
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true, |_| false)).collect();
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_, _| true, |_| false)).collect();
         assert_eq!(served, (0..50).collect::<Vec<_>>());
         assert!(lanes.is_empty());
     }
@@ -145,7 +143,7 @@ mod tests {
     fn a_lone_lane_gets_every_permit() {
         let mut lanes = Lanes::default();
         (0..30).for_each(|n| lanes.push(Lane::Interactive, n));
-        assert_eq!(std::iter::from_fn(|| lanes.pop(|_| true, |_| false)).count(), 30);
+        assert_eq!(std::iter::from_fn(|| lanes.pop(|_, _| true, |_| false)).count(), 30);
     }
 
     #[test]
@@ -153,9 +151,9 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..3).for_each(|n| lanes.push(Lane::Interactive, ('i', n)));
         (0..5).for_each(|n| lanes.push(Lane::Bulk, ('b', n)));
-        assert_eq!(lanes.pop(|_| true, |_| false), Some(('i', 0)));
+        assert_eq!(lanes.pop(|_, _| true, |_| false), Some(('i', 0)));
         let probe = |lanes: &mut Lanes<(char, i32)>, is_first| {
-            lanes.pop_probe(|_| true, |_, in_turn, at| (in_turn, at), is_first)
+            lanes.pop_probe(|_, _| true, |_, in_turn, at| (in_turn, at), is_first)
         };
         assert_eq!(probe(&mut lanes, true), Some(('i', 1)));
         assert_eq!(probe(&mut lanes, false), Some(('b', 0)));
@@ -169,7 +167,7 @@ mod tests {
         let mut lanes = Lanes::default();
         [3, 2].into_iter().for_each(|rank| lanes.push(Lane::Interactive, rank));
         [1, 2, 0].into_iter().for_each(|rank| lanes.push(Lane::Bulk, rank));
-        let may = |rank: &i32| *rank != 0;
+        let may = |_: Lane, rank: &i32| *rank != 0;
         let order: Vec<i32> = std::iter::from_fn(|| lanes.pop_probe(may, |rank, _, _| *rank, true)).collect();
         assert_eq!(order, [1, 2, 2, 3]);
         assert_eq!(lanes.len(), 1, "its lane is closed");
@@ -180,7 +178,7 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..3).for_each(|n| lanes.push(Lane::Interactive, n));
         (3..5).for_each(|n| lanes.push(Lane::Bulk, n));
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_| true, |n| [0, 1, 3].contains(n))).collect();
+        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|_, _| true, |n| [0, 1, 3].contains(n))).collect();
         assert_eq!(served, [2, 4, 0, 1, 3]);
     }
 
@@ -198,7 +196,7 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..10).for_each(|n| lanes.push(Lane::Bulk, n));
         assert_eq!(lanes.take_out(|n| n % 2 == 0), [0, 2, 4, 6, 8]);
-        assert_eq!(lanes.pop(|_| true, |_| false), Some(1));
+        assert_eq!(lanes.pop(|_, _| true, |_| false), Some(1));
     }
 
     #[test]
@@ -206,8 +204,9 @@ mod tests {
         let mut lanes = Lanes::default();
         (0..4).for_each(|n| lanes.push(Lane::Bulk, n));
         lanes.push(Lane::Interactive, 10);
-        let served: Vec<i32> = std::iter::from_fn(|| lanes.pop(|n| *n == 2, |_| false)).collect();
+        let served: Vec<i32> =
+            std::iter::from_fn(|| lanes.pop(|lane, n| lane == Lane::Interactive || *n == 2, |_| false)).collect();
         assert_eq!(served, [10, 2]);
-        assert!(!lanes.has_one(|n| *n == 2) && lanes.has_one(|_| true));
+        assert!(!lanes.has(|_, n| *n == 2) && lanes.has(|_, _| true));
     }
 }

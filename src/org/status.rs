@@ -2,6 +2,7 @@
 
 use crate::board::{OrgState, Role};
 use crate::domain::blocked::{Blocked, Cause, Status};
+use crate::domain::job::Lane;
 
 use super::gate::Meter;
 
@@ -22,12 +23,12 @@ pub fn status(row: &OrgState, meter: &Meter) -> Option<Status> {
         }),
         Role::Active => active(row, meter),
     };
-    let bulk = row.bulk.as_ref().map(|bulk| Blocked {
-        cause: Cause::BulkClosed,
-        reason: bulk.cause.clone(),
-        until: Some(bulk.until),
-    });
-    Some(Status { rate: meter.rate, blocked, bulk })
+    let closed = |lane: Lane, cause| {
+        let closed = row.closed[lane.index()].as_ref()?;
+        Some(Blocked { cause, reason: closed.cause.clone(), until: Some(closed.until) })
+    };
+    let interactive = closed(Lane::Interactive, Cause::InteractiveClosed);
+    Some(Status { rate: meter.rate, blocked, interactive, bulk: closed(Lane::Bulk, Cause::BulkClosed) })
 }
 
 fn active(row: &OrgState, meter: &Meter) -> Option<Blocked> {
@@ -54,7 +55,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::board::{Board, BreakerState, BreakerView, BulkView, Session};
+    use crate::board::{Board, BreakerState, BreakerView, ClosedLane, Session};
     use crate::domain::retry::StopCause;
 
     #[test]
@@ -76,7 +77,7 @@ mod tests {
             |meter: &Meter| said(meter).and_then(|said| said.blocked).map(|blocked| (blocked.cause, blocked.until));
         assert_eq!(cause(&meter), Some((Cause::Starting, None)));
         board.session("main", Session::Active);
-        assert_eq!(said(&meter), Some(Status { rate: 240, blocked: None, bulk: None }));
+        assert_eq!(said(&meter), Some(Status { rate: 240, blocked: None, interactive: None, bulk: None }));
         (meter.paused_until, meter.no_token_until) = (at(2), None);
         assert_eq!(cause(&meter), Some((Cause::Paused, at(2))));
         meter.no_token_until = at(3);
@@ -84,9 +85,17 @@ mod tests {
         meter.may_call = false;
         assert_eq!(cause(&meter), Some((Cause::Unconfirmed, None)));
         let next_probe = at(4).unwrap();
-        board.breaker("main", Some(BreakerView { state: BreakerState::Open, cause: "faults".into(), next_probe }));
+        board.breaker(
+            "main",
+            Some(BreakerView { state: BreakerState::Open, kind: "faults_in_row", cause: "faults".into(), next_probe }),
+        );
         assert_eq!(cause(&meter), Some((Cause::BreakerOpen, at(4))));
-        board.bulk("main", Some(BulkView { cause: "its hours".into(), until: next_probe }));
+        let closed = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: next_probe };
+        board.lane("main", Lane::Bulk, Some(closed.clone()));
+        assert_eq!(said(&meter).and_then(|said| said.interactive), None);
+        board.lane("main", Lane::Interactive, Some(closed));
+        let interactive = said(&meter).and_then(|said| said.interactive).map(|blocked| blocked.cause);
+        assert_eq!(interactive, Some(Cause::InteractiveClosed));
         let bulk = said(&meter).and_then(|said| said.bulk);
         assert_eq!(bulk, Some(Blocked { cause: Cause::BulkClosed, reason: "its hours".into(), until: at(4) }));
         board.stop("main", StopCause::Forbidden, "missing.permissions");

@@ -67,8 +67,8 @@ pub struct Desk {
     pub over: CancellationToken,
     /// Cancelled when all deliveries are given back, since no call can be made for long. Jobs that wait leave.
     pub returning: CancellationToken,
-    /// Cancelled when the bulk lane closes. Its jobs leave whose password cannot be set yet; the others end.
-    pub bulk_closed: CancellationToken,
+    /// Cancelled when that lane closes. Its jobs leave whose password cannot be set yet; the others end.
+    pub closed: [CancellationToken; Lane::COUNT],
     /// How long after the beginning of a drain the last call is made.
     pub last_call: Duration,
     /// What left since its lane is closed, to be given back.
@@ -86,7 +86,7 @@ pub struct Desk {
 impl Desk {
     /// The desk for the next shift: jobs by the prefetch, or one by one as probes.
     pub fn shift(&self, probing: bool) -> Self {
-        Self { returning: CancellationToken::new(), bulk_closed: CancellationToken::new(), probing, ..self.clone() }
+        Self { returning: CancellationToken::new(), closed: Default::default(), probing, ..self.clone() }
     }
 
     /// Whether its shift is over: jobs that start at it would leave at once. Then nothing is in hand.
@@ -94,9 +94,11 @@ impl Desk {
         self.probing || self.returning.is_cancelled()
     }
 
-    /// The desk for a bulk lane that is open again.
-    pub fn with_bulk_open(&self) -> Self {
-        Self { bulk_closed: CancellationToken::new(), ..self.clone() }
+    /// The desk for a lane that is open again.
+    pub fn with_open(&self, lane: Lane) -> Self {
+        let mut closed = self.closed.clone();
+        closed[lane.index()] = CancellationToken::new();
+        Self { closed, ..self.clone() }
     }
 
     /// Waits for something, unless the job has to leave first; one that was never tried does not wait through a drain.
@@ -148,10 +150,10 @@ impl Desk {
     /// long as any delivery may be.
     async fn left(&self, ticket: &Ticket, trip: &Trip) -> Leave {
         let closed = async {
-            if ticket.lane == Lane::Interactive || trip.may_be_set() || trip.ending.is_some() {
+            if trip.may_be_set() || trip.ending.is_some() {
                 return std::future::pending().await;
             }
-            self.bulk_closed.cancelled().await;
+            self.closed[ticket.lane.index()].cancelled().await;
         };
         tokio::select! {
             () = self.returning.cancelled() => returned(ticket, trip),

@@ -98,6 +98,7 @@ impl Org {
             rules: Rules {
                 allowed: AllowedAttributes::new(config.allowed_attributes.clone()),
                 fallback: config.notification.fallback.clone(),
+                domains: config.notification.domains.clone(),
             },
             password: config.password,
             retry: config.retry.clone(),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Halt;
 use super::memory::Key;
 use crate::amqp::consumer::Delivery;
+use crate::amqp::names::Names;
 use crate::domain::job::{Intent, JobId, Lane, Refusal, Reset, Who, Wishes};
 use crate::domain::outcome::{Clock, Reason};
 use crate::domain::trace::TraceParent;
@@ -61,13 +62,13 @@ pub(super) struct Ticket {
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
-    /// Whether the text of its properties is text.
+    /// Whether the text of its properties is text, and asks for no reply where none may go.
     readable: Result<(), Refusal>,
     wishes: Result<Wishes, Refusal>,
 }
 
 impl Ticket {
-    pub(super) fn of(delivery: &Delivery, org: &str, hold: Duration, in_hand: InHand) -> Self {
+    pub(super) fn of(delivery: &Delivery, org: &str, names: &Names, hold: Duration, in_hand: InHand) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let mut clock = Clock::Producer;
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
@@ -79,12 +80,17 @@ impl Ticket {
         });
         let is_name = |queue: &ShortString| !queue.as_str().is_empty() && !queue.is_lossy();
         let reply_to = delivery.properties.reply_to().clone().filter(is_name);
+        let is_own = reply_to.as_ref().is_some_and(|queue| names.is_own(queue.as_str()));
+        let readable = properties::readable(&delivery.properties).and_then(|()| match is_own {
+            true => Err(Refusal("reply_to: it is one of resetd's own queues; it must be the producer's".into())),
+            false => Ok(()),
+        });
         let luggage = again::luggage(&delivery.properties);
         let producer = trace::parent(&delivery.properties);
         let span = JobSpan::begin(&id, org, delivery.lane, producer.as_ref());
         Self {
             id,
-            reply_to,
+            reply_to: reply_to.filter(|_| !is_own),
             trace: span.place().or(producer),
             span,
             lane: delivery.lane,
@@ -93,13 +99,13 @@ impl Ticket {
             deliveries_before: deliveries_before(delivery),
             luggage,
             clock,
-            readable: properties::readable(&delivery.properties),
+            readable,
             wishes,
         }
     }
 
-    /// What the job asks for. One whose properties hold bytes that are not UTF-8 asks for nothing that could be trusted; whose it is, is
-    /// told where the body says so.
+    /// What the job asks for. One whose properties hold bytes that are not UTF-8, or want the reply in a queue of ours, asks for nothing that
+    /// could be trusted; whose it is, is told where the body says so.
     pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
         let read = job::parse(&delivery.body, rules);
         let Err(refusal) = &self.readable else { return read };

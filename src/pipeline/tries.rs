@@ -13,7 +13,7 @@ use super::ticket::Ticket;
 use super::{Berth, Halt, Leave};
 use crate::domain::failure::Failure;
 use crate::domain::form::PasswordForm;
-use crate::domain::job::Reset;
+use crate::domain::job::{Lane, Reset};
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
@@ -132,7 +132,7 @@ pub(super) async fn until_done(
         let probe = permit.is_probe() && !desk.org.gate.is_suspect(&user);
         if is_patch {
             // Before the permit is given back, so that no other call slips in between.
-            patched(desk, &user, answered.failure.as_ref());
+            patched(desk, ticket.lane, &user, answered.failure.as_ref());
         }
         let token = permit.answered(&user, call.verdict(answered.failure.as_ref()));
         trip.progress.status = answered.status.or(trip.progress.status);
@@ -185,11 +185,11 @@ fn body(desk: &Desk, reset: &Reset, value: &str) -> Result<Body, Halt> {
 }
 
 /// What the end of a PATCH says of its user, and of who answers.
-fn patched(desk: &Desk, user: &UserId, failure: Option<&Failure>) {
+fn patched(desk: &Desk, lane: Lane, user: &UserId, failure: Option<&Failure>) {
     let gate = &desk.org.gate;
     match Verdict::of(failure) {
         Verdict::Worked if failure.is_none() => {
-            gate.reset();
+            gate.reset(lane);
             gate.succeeded(user);
         }
         Verdict::Worked => gate.answered_by_org(user),

@@ -23,11 +23,16 @@ const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
 const BULK_CLOSED: &str = "resetd_bulk_closed";
+const INTERACTIVE_CLOSED: &str = "resetd_interactive_closed";
 const RATE: &str = "resetd_rate_per_minute";
 const MAILS: &str = "resetd_mails_total";
 const MAIL_TRIES: &str = "resetd_mail_tries_total";
 const MAIL_SECONDS: &str = "resetd_mail_duration_seconds";
 const MAILS_IN_FLIGHT: &str = "resetd_mails_in_flight";
+const SIGN_INS: &str = "resetd_sign_ins_total";
+
+/// The org of a mail whose message names one that is not configured here. No org can have this name.
+pub const OTHER_ORG: &str = "_other";
 
 /// Upper bounds in seconds; a call takes some 100 ms, a permit up to minutes.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -79,7 +84,12 @@ fn describe() {
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
     describe_gauge!(BULK_CLOSED, "1 while the org's bulk lane is closed, by cause: guard_per_hour or bulk_window");
+    describe_gauge!(INTERACTIVE_CLOSED, "1 while the org's interactive lane is closed, by cause: guard_per_hour");
     describe_counter!(MAILS, "Mails that ended, by org, outcome and reason");
+    describe_counter!(
+        SIGN_INS,
+        "Sign-ins to the page by result: granted, failed (a wrong token or cookie) or limited (refused unseen)"
+    );
     describe_counter!(MAIL_TRIES, "Tries to deliver a mail, by the next hop's code (or none)");
     describe_histogram!(MAIL_SECONDS, "How long a try to deliver a mail took");
     describe_gauge!(MAILS_IN_FLIGHT, "Mails taken from the email queue and not settled");
@@ -165,9 +175,13 @@ pub fn breaker_opened(org: &str, cause: &'static str) {
     metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
 }
 
-/// The org's bulk lane is closed for this cause, or is not.
-pub fn bulk_closed(org: &str, cause: &'static str, closed: bool) {
-    metrics::gauge!(BULK_CLOSED, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
+/// A lane of the org is closed for this cause, or is not.
+pub fn lane_closed(org: &str, lane: Lane, cause: &'static str, closed: bool) {
+    let name = match lane {
+        Lane::Interactive => INTERACTIVE_CLOSED,
+        Lane::Bulk => BULK_CLOSED,
+    };
+    metrics::gauge!(name, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
 }
 
 /// The rate at work.
@@ -193,7 +207,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A mail ended.
+/// A mail ended. `org`: one that is configured, or [`OTHER_ORG`]: whoever may publish notifications must not make series.
 pub fn mail_ended(org: &str, outcome: &'static str, reason: &'static str) {
     metrics::counter!(MAILS, "org" => org.to_owned(), "outcome" => outcome, "reason" => reason).increment(1);
 }
@@ -203,6 +217,27 @@ pub fn mail_tried(status: Option<u16>, took: Duration) {
     let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
     metrics::counter!(MAIL_TRIES, "status" => status).increment(1);
     metrics::histogram!(MAIL_SECONDS).record(took);
+}
+
+/// What came of a sign-in to the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignIn {
+    /// The form was filled in with the token.
+    Granted,
+    /// A token or a cookie was wrong.
+    Failed,
+    /// One was not looked at.
+    Limited,
+}
+
+/// Somebody has signed in, or has not.
+pub fn signed_in(result: SignIn) {
+    let result = match result {
+        SignIn::Granted => "granted",
+        SignIn::Failed => "failed",
+        SignIn::Limited => "limited",
+    };
+    metrics::counter!(SIGN_INS, "result" => result).increment(1);
 }
 
 /// Counts a mail as in flight for as long as it lives, however it ends.

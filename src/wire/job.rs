@@ -13,7 +13,7 @@ use super::quoted;
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
 use crate::domain::job::{Intent, Refusal, Reset, Who};
 use crate::domain::outcome::Reason;
-use crate::domain::user::{EmailAddress, UserId, UserName};
+use crate::domain::user::{AllowedDomains, EmailAddress, UserId, UserName};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -35,6 +35,8 @@ pub struct Rules {
     pub allowed: AllowedAttributes,
     /// Who is told where a job names nobody.
     pub fallback: Option<EmailAddress>,
+    /// Who may be told at all.
+    pub domains: AllowedDomains,
 }
 
 /// A body that is no job. It causes a dead letter before any PATCH.
@@ -195,7 +197,14 @@ fn address(email: Option<&RawValue>, emails: Option<&RawValue>, rules: &Rules) -
         found @ (Text::Given(_) | Text::Other(_)) => ("email", found),
     };
     match found {
-        Text::Given(text) => Ok(EmailAddress::parse(field, &text)?),
+        Text::Given(text) => {
+            let address = EmailAddress::parse(field, &text)?;
+            if rules.domains.allow(&address) {
+                return Ok(address);
+            }
+            let detail = format!("{field}: its domain is none that notification.allowed_domains lists");
+            Err(Invalid { reason: Reason::AddressNotAllowed, detail, user: None })
+        }
         Text::Other(shape) => {
             Err(Invalid::job(format!("{field}: it is {shape}; it must be text of the form local@domain")))
         }

@@ -34,7 +34,8 @@ struct Record<'a> {
     notification_id: &'a str,
     /// `notified`: the next hop took it; `notification_failed`: it was given up.
     outcome: &'a str,
-    /// Why it was given up: `superseded`, `expired`, `undeliverable`, `retries_exhausted`, `invalid_notification` or `cannot_open`.
+    /// Why it was given up: `superseded`, `expired`, `undeliverable`, `retries_exhausted`, `invalid_notification`, `cannot_open`,
+    /// `not_sealed` or `address_not_allowed`.
     reason: Option<&'a str>,
     /// The code of the next hop's last answer; null where there was none.
     status: Option<u16>,

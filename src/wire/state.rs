@@ -21,6 +21,8 @@ struct Record<'a> {
     worker: &'a str,
     rate_per_minute: u32,
     blocked: Option<Block<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interactive: Option<Block<'a>>,
     bulk: Option<Block<'a>>,
     at: String,
 }
@@ -46,6 +48,8 @@ struct Read<'a> {
     rate_per_minute: u32,
     #[serde(borrow, default)]
     blocked: Option<ReadBlock<'a>>,
+    #[serde(borrow, default)]
+    interactive: Option<ReadBlock<'a>>,
     #[serde(borrow, default)]
     bulk: Option<ReadBlock<'a>>,
 }
@@ -74,6 +78,7 @@ pub fn record(org: &str, worker: &WorkerName, status: &Status, at: Timestamp) ->
         worker: worker.as_str(),
         rate_per_minute: status.rate,
         blocked: status.blocked.as_ref().map(Block::of),
+        interactive: status.interactive.as_ref().map(Block::of),
         bulk: status.bulk.as_ref().map(Block::of),
         at: moment(at),
     };
@@ -83,9 +88,9 @@ pub fn record(org: &str, worker: &WorkerName, status: &Status, at: Timestamp) ->
 /// Whose record it is and what it says; `None` where it is none, or cannot be read.
 pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<(Cow<'a, str>, Status)> {
     properties.kind().as_ref().filter(|kind| kind.as_str() == STATE)?;
-    let Read { org, rate_per_minute, blocked, bulk } = serde_json::from_slice(body).ok()?;
-    let [blocked, bulk] = [blocked, bulk].map(|block| block.and_then(ReadBlock::blocked));
-    Some((org, Status { rate: rate_per_minute, blocked, bulk }))
+    let Read { org, rate_per_minute, blocked, interactive, bulk } = serde_json::from_slice(body).ok()?;
+    let [blocked, interactive, bulk] = [blocked, interactive, bulk].map(|block| block.and_then(ReadBlock::blocked));
+    Some((org, Status { rate: rate_per_minute, blocked, interactive, bulk }))
 }
 
 #[cfg(test)]
@@ -97,16 +102,20 @@ mod tests {
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         let blocked = Blocked { cause: Cause::Halted, reason: "the org refuses a fresh token".into(), until: Some(at) };
         let bulk = Blocked { cause: Cause::BulkClosed, reason: "its hours".into(), until: None };
-        let status = Status { rate: 300, blocked: Some(blocked), bulk: Some(bulk) };
+        let mut status = Status { rate: 300, blocked: Some(blocked), interactive: None, bulk: Some(bulk) };
         let (body, properties) = record("main", &WorkerName::new("w"), &status, at);
         assert_eq!(
             String::from_utf8_lossy(&body),
             r#"{"org":"main","worker":"w","ratePerMinute":300,"blocked":{"cause":"halted","reason":"the org refuses a fresh token","until":"2027-01-15T08:00:00Z"},"bulk":{"cause":"bulk_closed","reason":"its hours","until":null},"at":"2027-01-15T08:00:00Z"}"#
         );
+        assert_eq!(read(&body, &properties), Some(("main".into(), status.clone())));
+        let reason = "too many".into();
+        status.interactive = Some(Blocked { cause: Cause::InteractiveClosed, reason, until: Some(at) });
+        let (body, properties) = record("main", &WorkerName::new("w"), &status, at);
         assert_eq!(read(&body, &properties), Some(("main".into(), status)));
         let later = br#"{"org":"main","ratePerMinute":60,"blocked":{"cause":"unheard_of","reason":""}}"#;
         let read = |body| read(body, &properties).map(|(_, status)| status);
-        assert_eq!(read(later), Some(Status { rate: 60, blocked: None, bulk: None }));
+        assert_eq!(read(later), Some(Status { rate: 60, blocked: None, interactive: None, bulk: None }));
         assert_eq!((read(b"{"), read(br#"{"org":"main"}"#)), (None, None));
     }
 }

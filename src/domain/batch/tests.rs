@@ -130,7 +130,7 @@ fn a_short_batch_has_a_rate_too() {
 #[test]
 fn what_keeps_its_lane_or_its_own_not_before_keeps_it_until_it_has_ended() {
     let blocked = |cause| Some(Blocked { cause, reason: String::new(), until: None });
-    let closed = Status { rate: 300, blocked: None, bulk: blocked(Cause::BulkClosed) };
+    let closed = Status { rate: 300, blocked: None, interactive: None, bulk: blocked(Cause::BulkClosed) };
     let mut progress = after(&[announced(1)]);
     assert_eq!(progress.blocked(Some(&closed), at(1)), blocked(Cause::BulkClosed));
     assert_eq!(progress.blocked(None, at(1)), None);

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use jiff::Timestamp;
 
+use crate::domain::job::Lane;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::rate::Ends;
 
@@ -54,13 +55,15 @@ pub(super) struct Hour {
 #[derive(Debug, Default)]
 struct Minute {
     count: Count,
+    /// Passwords set by interactive jobs.
+    interactive: u32,
     known: HashSet<u64>,
     /// Its records are not known any more: who tells of one again cannot be told from who tells of a new one.
     closed: bool,
 }
 
 impl Hour {
-    pub(super) fn ended(&mut self, job: &str, kind: OutcomeKind, at: Timestamp, now: Timestamp) {
+    pub(super) fn ended(&mut self, job: &str, kind: OutcomeKind, lane: Option<Lane>, at: Timestamp, now: Timestamp) {
         // One minute more than is told: the oldest hour of resets begins within it.
         let (minute, oldest) = (minute(at), minute(now) - MINUTES - 1);
         if minute <= oldest {
@@ -75,6 +78,9 @@ impl Hour {
             return;
         }
         counted.count.add(kind);
+        if (kind, lane) == (OutcomeKind::Succeeded, Some(Lane::Interactive)) {
+            counted.interactive = counted.interactive.saturating_add(1);
+        }
         self.ends.note(at);
         if self.known == MAX_KNOWN {
             self.forget(minute);
@@ -105,11 +111,15 @@ impl Hour {
         &self.ends
     }
 
-    /// When passwords were set within the last hour, the oldest first: each at the end of its minute, or now.
-    pub(super) fn resets(&self, now: Timestamp) -> Vec<Timestamp> {
+    /// By jobs of which lane passwords were set within the last hour, and when, the oldest first: each at the end of its minute, or now.
+    pub(super) fn resets(&self, now: Timestamp) -> Vec<(Lane, Timestamp)> {
         let end = |minute: i64| Timestamp::from_second((minute + 1) * 60).map_or(now, |end| end.min(now));
         let lately = self.minutes.range(minute(now) - MINUTES..);
-        lately.flat_map(|(minute, counted)| (0..counted.count.succeeded).map(move |_| end(*minute))).collect()
+        let of = |minute: i64, counted: &Minute| {
+            let lane = |n| if n < counted.interactive { Lane::Interactive } else { Lane::Bulk };
+            (0..counted.count.succeeded).map(|n| (lane(n), end(minute))).collect::<Vec<_>>()
+        };
+        lately.flat_map(|(minute, counted)| of(*minute, counted)).collect()
     }
 }
 

@@ -74,9 +74,9 @@ impl Mails {
             (false, Some(Unsent::Superseded)) => OutcomeKind::Superseded,
             (false, _) => OutcomeKind::Failed,
         };
-        self.hour.ended(note, kind, at, now);
+        self.hour.ended(note, kind, None, at, now);
         if mailed.told {
-            self.sent.ended(note, kind, at, now);
+            self.sent.ended(note, kind, None, at, now);
         }
         if let Some(reason) = mailed.unsent.filter(|_| now.duration_since(at) <= KEPT) {
             let id = self.key.hash_one(note);

@@ -15,6 +15,7 @@ fn settings(folder: Option<&Path>) -> Settings {
         templates: folder.map(Path::to_owned),
         language: Language::parse("en").unwrap(),
         open_with: vec![],
+        require_sealed: false,
     }
 }
 

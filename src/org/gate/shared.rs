@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::state::{State, Stop};
 use super::{Shared, Verdict};
-use crate::board::{BreakerState, BreakerView, BulkView};
+use crate::board::{BreakerState, BreakerView, ClosedLane};
 use crate::domain::job::Lane;
 use crate::domain::retry::StopCause;
 use crate::domain::user::UserId;
@@ -69,7 +69,7 @@ impl<T> Shared<T> {
         state.hidden = true;
         state.stops.keys().for_each(|cause| self.board.mended(&self.org, *cause));
         self.show_breaker(&state, Instant::now());
-        self.tell_bulk(&mut state, None);
+        Lane::ALL.iter().for_each(|lane| self.tell_lane(&mut state, *lane, None));
     }
 
     /// The org is this process's: how it stands is shown.
@@ -164,7 +164,12 @@ impl<T> Shared<T> {
             Some(fault) => format!("{}; the last one: {fault}", opening.cause),
             None => opening.cause.to_string(),
         };
-        let view = |state, opening: Opening| BreakerView { state, cause: cause(opening), next_probe: at(opening) };
+        let view = |state, opening: Opening| BreakerView {
+            state,
+            kind: opening.cause.label(),
+            cause: cause(opening),
+            next_probe: at(opening),
+        };
         let shown = if state.hidden { Stand::Closed } else { state.breaker.stand() };
         let (view, stand) = match shown {
             Stand::Closed => (None, BreakerStand::Closed),
@@ -177,34 +182,42 @@ impl<T> Shared<T> {
         metrics::breaker(&self.org, stand);
     }
 
-    /// Says that the bulk lane was closed or opened, under the lock.
-    pub(super) fn show_bulk(&self, state: &mut State<T>, now: Timestamp) {
-        let closed = state.guard.closed(now).filter(|_| !state.hidden);
-        self.tell_bulk(state, closed);
+    /// Says that a lane was closed or opened, under the lock.
+    pub(super) fn show_lane(&self, state: &mut State<T>, lane: Lane, now: Timestamp) {
+        let closed = state.guard.closed(lane, now).filter(|_| !state.hidden);
+        self.tell_lane(state, lane, closed);
     }
 
-    fn tell_bulk(&self, state: &mut State<T>, closed: Option<Closed>) {
-        if closed == state.closed {
+    fn tell_lane(&self, state: &mut State<T>, lane: Lane, closed: Option<Closed>) {
+        let told = &state.closed[lane.index()];
+        if closed == *told {
             return;
         }
-        match (&state.closed, &closed) {
+        let name = lane.as_str();
+        match (told, &closed) {
             (before, Some(closed))
                 if before.as_ref().is_none_or(|before| before.cause.label() != closed.cause.label()) =>
             {
-                tracing::warn!(org = self.org, until = %closed.until, reason = %closed.cause, "the bulk lane is closed; the interactive one goes on");
+                tracing::warn!(org = self.org, lane = name, until = %closed.until, reason = %closed.cause, "the {name} lane is closed; the other one goes on");
             }
-            (Some(_), None) if !state.hidden => tracing::info!(org = self.org, "the bulk lane is open again"),
+            (Some(_), None) if !state.hidden => {
+                tracing::info!(org = self.org, lane = name, "the {name} lane is open again");
+            }
             (_, _) => {}
         }
-        if let Some(before) = &state.closed {
-            metrics::bulk_closed(&self.org, before.cause.label(), false);
+        if let Some(before) = told {
+            metrics::lane_closed(&self.org, lane, before.cause.label(), false);
         }
         if let Some(closed) = &closed {
-            metrics::bulk_closed(&self.org, closed.cause.label(), true);
+            metrics::lane_closed(&self.org, lane, closed.cause.label(), true);
         }
-        let view = closed.as_ref().map(|closed| BulkView { cause: closed.cause.to_string(), until: closed.until });
-        self.board.bulk(&self.org, view);
-        state.closed = closed;
+        let view = closed.as_ref().map(|closed| ClosedLane {
+            kind: closed.cause.label(),
+            cause: closed.cause.to_string(),
+            until: closed.until,
+        });
+        self.board.lane(&self.org, lane, view);
+        state.closed[lane.index()] = closed;
         self.changed.notify_one();
     }
 

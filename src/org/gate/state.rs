@@ -42,10 +42,10 @@ pub(super) struct State<T> {
     pub(super) limiter: Limiter,
     /// The rate that the limiter is for.
     pub(super) rate: u32,
-    /// What may close the bulk lane.
+    /// What may close a lane.
     pub(super) guard: Guard,
-    /// Why it is closed, as everybody was told last.
-    pub(super) closed: Option<Closed>,
+    /// Why each is closed, as everybody was told last.
+    pub(super) closed: [Option<Closed>; Lane::COUNT],
     pub(super) spent: Spent,
 }
 
@@ -125,15 +125,15 @@ impl<T> State<T> {
             spent: Spent::new(now),
             limiter,
             guard,
-            closed: None,
+            closed: [None, None],
         }
     }
 
-    /// Which jobs of the bulk lane may have a permit.
-    fn of_bulk(&self) -> impl Fn(&Waiting<T>) -> bool + use<T> {
+    /// Which jobs may have a permit: those of a lane that is open, and has room at the guard.
+    fn of_open_lanes(&self) -> impl Fn(Lane, &Waiting<T>) -> bool + use<T> {
         let now = Timestamp::now();
-        let open = self.guard.closed(now).is_none() && self.guard.has_room(now);
-        move |waiting| open || waiting.begun
+        let open = Lane::ALL.map(|lane| self.guard.closed(lane, now).is_none() && self.guard.has_room(lane, now));
+        move |lane, waiting| open[lane.index()] || waiting.begun
     }
 
     /// What this process knows of the org is older than what another has done with it.
@@ -151,7 +151,8 @@ impl<T> State<T> {
     pub(super) fn shut(&self, now: Instant) -> Option<Instant> {
         let vital = if self.vital.as_ref().is_some_and(|vital| vital()) { None } else { Some(now + SOON) };
         // The second half of a try that was let through is made, whatever is halted.
-        let goes_on = self.lanes.has(|lane, waiting| waiting.goes_on && self.may(lane, waiting));
+        let may = self.of_open_lanes();
+        let goes_on = self.lanes.has(|lane, waiting| waiting.goes_on && may(lane, waiting));
         let is_over = |cause: &StopCause| goes_on && *cause != StopCause::Unpublishable;
         let stopped = self.stops.iter().filter(|(cause, _)| !is_over(cause)).map(|(cause, stop)| match cause {
             // No try is let through: whoever owes what cannot be published tries that again, and says so when it can.
@@ -208,12 +209,12 @@ impl<T> State<T> {
             let _ = left.permit.send(Err(Expired));
         }
         let shut = self.shut(now);
-        let waits = self.lanes.has_one(self.of_bulk());
+        let waits = self.lanes.has(self.of_open_lanes());
         self.pace.filled(now, waits && shut.is_none_or(|until| self.pace.pauses_until(until)));
         match (waits, shut) {
             (true, Some(until)) => Move::Until(until),
             (true, None) => Move::Serve,
-            // The bulk lane is closed, and who waits there leaves.
+            // Their lane is closed, and who waits there leaves.
             (false, _) if !self.lanes.is_empty() => Move::Until(now + SOON),
             (false, _) => match self.breaker.stand() {
                 // Nobody asks, but whoever looks at it sees it become half-open.
@@ -235,10 +236,9 @@ impl<T> State<T> {
 
     /// Who is next. While it is to be found out whether calls pass again, somebody of whom nothing bad is known, if such a one waits.
     fn pop(&mut self, now: Instant) -> Option<Waiting<T>> {
-        let may = self.of_bulk();
-        let of_open_lane = |lane: Lane, waiting: &Waiting<T>| lane == Lane::Interactive || may(waiting);
+        let may = self.of_open_lanes();
         // It has waited its time: a search is worth nothing before its PATCH.
-        if let Some(next) = self.lanes.pop_first(|lane, waiting| waiting.goes_on && of_open_lane(lane, waiting)) {
+        if let Some(next) = self.lanes.pop_first(|lane, waiting| waiting.goes_on && may(lane, waiting)) {
             return Some(next);
         }
         let is_halted = !self.stops.is_empty();
@@ -256,17 +256,12 @@ impl<T> State<T> {
             |waiting: &Waiting<T>| waiting.user.as_ref().is_some_and(|user| doubts.is_to_be_confirmed(user));
         // One at a time, and a success between each two of them: so many bad users in a row look like an org that is down.
         if doubts.newest_success() > self.confirming
-            && let Some(next) =
-                self.lanes.pop_first(|lane, waiting| to_be_confirmed(waiting) && of_open_lane(lane, waiting))
+            && let Some(next) = self.lanes.pop_first(|lane, waiting| to_be_confirmed(waiting) && may(lane, waiting))
         {
             self.confirming = doubts.newest_success();
             return Some(next);
         }
         self.lanes.pop(&may, to_be_confirmed)
-    }
-
-    fn may(&self, lane: Lane, waiting: &Waiting<T>) -> bool {
-        lane == Lane::Interactive || self.of_bulk()(waiting)
     }
 
     /// Makes an open breaker half-open where its time is over, and says whether it did.
@@ -279,7 +274,8 @@ impl<T> State<T> {
     fn has_clear(&self) -> bool {
         let is_clear =
             |waiting: &Waiting<T>| waiting.user.as_ref().is_none_or(|user| self.doubts.witness(user) == Witness::Clear);
-        self.lanes.has(|lane, waiting| is_clear(waiting) && self.may(lane, waiting))
+        let may = self.of_open_lanes();
+        self.lanes.has(|lane, waiting| is_clear(waiting) && may(lane, waiting))
     }
 
     /// Puts a limiter for the pace's rate in place, where that changed. It starts empty.

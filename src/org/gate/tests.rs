@@ -34,7 +34,7 @@ fn bench(per_minute: u32, script: impl Fn(u32) -> Result<u32, TokenTrouble> + Se
         Box::pin(async move { token })
     });
     let limiter = Limiter::new(NonZeroU32::new(per_minute).unwrap(), NonZeroU32::MIN);
-    let gate = Gate::open("main", limiter, Guard::new(None, None), POLICY, board.clone(), tokens);
+    let gate = Gate::open("main", limiter, Guard::new([None; Lane::COUNT], None), POLICY, board.clone(), tokens);
     gate.admit(Some(Box::new(|| true)));
     Bench { gate, board, asked, start: Instant::now() }
 }

@@ -43,7 +43,9 @@ pub(super) fn findings(config: &Config, wrong: &[ConfigError]) -> Vec<Finding> {
         findings.extend(clear(&urls));
     }
     findings.extend(proxy(&config.http.proxy));
-    findings.extend(Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref())));
+    findings.extend(
+        Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref(), config.mailer.require_sealed)),
+    );
     findings
 }
 
@@ -88,7 +90,12 @@ fn proxy(proxy: &Proxy) -> Option<Finding> {
 }
 
 /// Whether the passwords of the email queue can be read at the broker.
-fn sealing(seal: Option<&Seal>) -> Finding {
+fn sealing(seal: Option<&Seal>, is_required: bool) -> Finding {
+    if seal.is_none() && is_required {
+        let says =
+            "off, and mailer.require_sealed is true: a mailer configured so sends nobody what this worker notifies of";
+        return Finding::warn("sealing", says, "set notification.seal_to, or mailer.require_sealed = false");
+    }
     let says = match seal {
         None => "off: who reads the email queue or the broker's disk reads passwords (notification.seal_to)".to_owned(),
         Some(seal) if seal.others().is_empty() => format!("notifications are sealed to kid {}", seal.kid()),
@@ -124,6 +131,11 @@ mod tests {
     fn level(password: PasswordForm, kind: PasswordKind, url: &str) -> Level {
         let form = Form { password, extensions: ExtensionForm::Urn };
         wire(form, kind, &[Url::parse(url).unwrap()]).level
+    }
+
+    #[test]
+    fn a_mailer_that_sends_nothing_of_what_is_queued_is_a_warning() {
+        assert_eq!((sealing(None, false).level, sealing(None, true).level), (Level::Ok, Level::Warn));
     }
 
     #[test]

@@ -282,7 +282,8 @@ mod tests {
     use crate::domain::attribute::AllowedAttributes;
 
     fn read(text: &str, batch: Option<&str>) -> Result<Sheet> {
-        let rules = Rules { allowed: AllowedAttributes::new(vec!["title".into(), "genesys:*".into()]), fallback: None };
+        let allowed = AllowedAttributes::new(vec!["title".into(), "genesys:*".into()]);
+        let rules = Rules { allowed, ..Rules::default() };
         sheet(text.strip_prefix('\u{feff}').unwrap_or(text), &rules, batch)
     }
 

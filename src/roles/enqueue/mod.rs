@@ -125,6 +125,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     let rules = Rules {
         allowed: AllowedAttributes::new(config.allowed_attributes.clone()),
         fallback: config.notification.fallback.clone(),
+        domains: config.notification.domains.clone(),
     };
     let sheet = file::sheet(&file::text(&args.file)?, &rules, batch.as_deref())?;
     let lane = match args.lane {

@@ -68,7 +68,7 @@ pub(super) async fn pay(desk: &Desk, delivery: &Delivery<()>, mail: &Mail, endin
     desk.office.is_recorded(&end.note);
     failpoint::reach(Stage::Recorded, &end.note);
     log(&end, &detail);
-    metrics::mail_ended(&end.org, outcome, end.unsent.map_or("", Unsent::as_str));
+    metrics::mail_ended(desk.office.org_label(&end.org), outcome, end.unsent.map_or("", Unsent::as_str));
     Ok(())
 }
 
@@ -86,7 +86,9 @@ fn log(end: &MailEnd, detail: &str) {
             | Unsent::Undeliverable
             | Unsent::RetriesExhausted
             | Unsent::InvalidNotification
-            | Unsent::CannotOpen),
+            | Unsent::CannotOpen
+            | Unsent::NotSealed
+            | Unsent::AddressNotAllowed),
         ) => {
             let reason = reason.as_str();
             tracing::warn!(mail.id = id, job.id = %job, org, reason, status, attempts, detail, "not sent: it is a dead mail now");

@@ -81,9 +81,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let office = Arc::new(Office::open(&config, &board, name.clone())?);
     let recorder = metrics::install().context("metrics")?;
     let scene = Scene::of_mailer(name, board.watch(), office.ledger.clone(), office.depths.clone(), office.source());
-    let (health, token) = (CancellationToken::new(), config.http.token.clone());
+    let (health, served) = (CancellationToken::new(), config.http.clone());
     let ended = health.clone();
-    let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
+    let serving = tokio::spawn(async move { http::serve(listener, scene, &served, recorder, ended).await });
     let post = Post { config: &config, board: &board, office, shutdown };
     let worked = post.work().await;
     post.office.courier.close().await;

@@ -1,7 +1,7 @@
 //! What outlives the sessions: the gate that every delivery passes, the way to the next hop, the ledger, and which mails were sent
 //! though nobody was told of it yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,12 @@ use crate::amqp::ledger::Ledger;
 use crate::amqp::names::Names;
 use crate::board::Board;
 use crate::config::{Config, Retry};
+use crate::domain::job::Lane;
 use crate::domain::ledger::WorkerName;
-use crate::domain::note::Note;
+use crate::domain::mailing::Unsent;
+use crate::domain::note::{Content, Note};
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
-use crate::domain::user::UserId;
+use crate::domain::user::{AllowedDomains, UserId};
 use crate::http::MailSource;
 use crate::mail::seal::Keys;
 use crate::mail::{Courier, Delivered, Templates, Undelivered};
@@ -27,6 +29,7 @@ use crate::org::gate::Gate;
 use crate::org::guard::Guard;
 use crate::org::limiter::Limiter;
 use crate::org::turns::Turns;
+use crate::telemetry::metrics::OTHER_ORG;
 
 /// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
 pub(super) const NAME: &str = "mailer";
@@ -71,6 +74,12 @@ pub(super) struct Office {
     pub(super) hold: Duration,
     /// From which wait of all on, the mails are given back.
     pub(super) long: Duration,
+    /// Whether a notification that is not sealed is sent to nobody.
+    require_sealed: bool,
+    /// Who may be told at all.
+    domains: AllowedDomains,
+    /// The orgs that are configured here: of all others the metrics know no name.
+    orgs: BTreeSet<String>,
     sent: Mutex<HashMap<String, Sent>>,
     worked: AtomicBool,
 }
@@ -92,7 +101,7 @@ impl Office {
         let gate = Gate::open(
             NAME,
             Limiter::new(mailer.settings.rate_per_minute, std::num::NonZeroU32::MIN),
-            Guard::new(None, None),
+            Guard::new([None; Lane::COUNT], None),
             policy,
             board.clone(),
             Box::new(|| Box::pin(std::future::ready(Ok(())))),
@@ -100,6 +109,9 @@ impl Office {
         let longest = courier.longest();
         Ok(Self {
             board: board.clone(),
+            require_sealed: config.mailer.require_sealed,
+            domains: config.notification.domains.clone(),
+            orgs: config.org_names().map(str::to_owned).collect(),
             claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
             depths: Depths::of_mails(NAME, names.clone()),
             gate,
@@ -142,6 +154,20 @@ impl Office {
         if sent.len() < MAX_SENT {
             sent.insert(note.id.as_str().to_owned(), how);
         }
+    }
+
+    /// Why a notification is sent to nobody, whatever else holds.
+    pub(super) fn refuses(&self, note: &Note) -> Option<(Unsent, &'static str)> {
+        if self.require_sealed && matches!(note.content, Content::Open(_)) {
+            return Some((Unsent::NotSealed, "it is not sealed, and mailer.require_sealed wants it to be"));
+        }
+        let why = "to: its domain is none that notification.allowed_domains lists";
+        (!self.domains.allow(&note.to)).then_some((Unsent::AddressNotAllowed, why))
+    }
+
+    /// The org as the metrics may call it: who may publish notifications must not make series.
+    pub(super) fn org_label<'a>(&self, org: &'a str) -> &'a str {
+        if self.orgs.contains(org) { org } else { OTHER_ORG }
     }
 
     /// What is to be recorded of this mail, where the next hop took it and no record says so.

@@ -159,6 +159,9 @@ async fn travel(
         if let Some(ending) = standing(desk, note, overtaken.is_cancelled()) {
             return Ok(ending);
         }
+        if let Some((reason, why)) = office.refuses(note) {
+            return Ok(Ending::Unsent(reason, why.into()));
+        }
         if let Some(wait) = mail.luggage.until.and_then(ahead) {
             let waited = overtaken.run_until_cancelled(wait_its_time(desk, hold, wait));
             waited.await.transpose()?;

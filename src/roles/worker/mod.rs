@@ -88,9 +88,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         orgs: orgs.iter().map(|office| (office.org.name.clone(), source(&office.org))).collect::<BTreeMap<_, _>>(),
         mails: None,
     };
-    let (health, token) = (CancellationToken::new(), config.http.token.clone());
+    let (health, served) = (CancellationToken::new(), config.http.clone());
     let ended = health.clone();
-    let serving = tokio::spawn(async move { http::serve(listener, scene, token.as_ref(), recorder, ended).await });
+    let serving = tokio::spawn(async move { http::serve(listener, scene, &served, recorder, ended).await });
     let crew = Crew { config: &config, board: &board, ledger, depths, orgs, shutdown };
     let worked = crew.work().await;
     crew.orgs.iter().for_each(|office| office.org.warn_of_untold());

@@ -64,7 +64,7 @@ struct Session {
     jobs: TaskTracker,
     /// Taken, and not handed over: they must run alone.
     suspects: Vec<Delivery>,
-    /// From when on all have left that leave since the bulk lane is closed.
+    /// From when on all have left that leave since their lane is closed.
     have_left: Instant,
 }
 
@@ -77,7 +77,7 @@ impl Session {
             draining: CancellationToken::new(),
             over: held.lease.gone().child_token(),
             returning: CancellationToken::new(),
-            bulk_closed: CancellationToken::new(),
+            closed: Default::default(),
             last_call: until_last_call(org.config.request_timeout, crew.config.grace.saturating_sub(GOODBYES)),
             returns: Returns::default(),
             probing: false,

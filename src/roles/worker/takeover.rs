@@ -62,7 +62,7 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
         }
     }
     if before != Before::Ourselves {
-        // What others have reset within the hour counts at the guard of the bulk lane. (It knows of each that is our own, whether the
+        // What others have reset within the hour counts at the guard of each lane. (It knows of each that is our own, whether the
         // ledger has its outcome yet or not.)
         org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
     }

@@ -4,7 +4,8 @@ use super::*;
 use proptest::prelude::*;
 
 fn rules() -> Rules {
-    Rules { allowed: AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]), fallback: None }
+    let allowed = AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]);
+    Rules { allowed, ..Rules::default() }
 }
 
 fn reset(body: &str) -> Reset {

@@ -1,8 +1,8 @@
 //! How a session takes jobs from both lanes and hands each to the pipeline: in shifts.
 //!
 //! First one by one while the head of a lane looks like a job that ends its worker; then by the prefetch; and where no call can be made
-//! for long, everything is given back, once, and probes go one by one until one passes. While the bulk lane is closed, the interactive
-//! one goes on alone; where the guard has room for few of its jobs, no more are taken.
+//! for long, everything is given back, once, and probes go one by one until one passes. While a lane is closed, the other one goes on
+//! alone; where the guard has room for few of its jobs, no more are taken.
 //!
 //! A job that must run alone waits until nobody is at work: jobs that only wait, for their own next try or for their user's turn, are
 //! not waited for, and go on after it.
@@ -28,8 +28,9 @@ const LEAVING: Duration = Duration::from_millis(300);
 /// How often it is looked whether calls can be made again, and an empty lane looked at by a probe.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// The bulk lane is consumed while the guard has room for so many times the prefetch: then no consumer takes more than there is room for
-/// between two looks at it, though both lanes' jobs in flight set a password each. Else no more of its jobs are taken than there is room for.
+/// A lane is consumed while the guard has room for so many times the prefetch: then no consumer takes more than there is room for
+/// between two looks at it, though both lanes' jobs in flight set a password each. Else no more of its jobs are taken than there is
+/// room for.
 const PLENTY: u32 = 3;
 /// So many interactive jobs go before one of the bulk lane while jobs run alone: it keeps a tenth, as at the gate.
 const BEFORE_BULK: usize = 9;
@@ -81,6 +82,7 @@ impl Session {
             return Ok(Shift::Shut);
         }
         let org = Arc::clone(&self.desk.org);
+        self.tend_lanes().await?;
         let mut look = looks();
         loop {
             if !self.suspects.is_empty() {
@@ -93,14 +95,11 @@ impl Session {
                     if self.is_shut_for_long() {
                         return Ok(Shift::Shut);
                     }
-                    if !self.lanes[0].is_consumed() {
-                        self.lanes[0].consume().await?;
-                    }
-                    self.tend_bulk().await?;
+                    self.tend_lanes().await?;
                     continue;
                 }
                 () = org.gate.room_freed() => {
-                    self.tend_bulk().await?;
+                    self.tend_lanes().await?;
                     continue;
                 }
                 delivery = interactive.next(), if interactive.is_consumed() => (Lane::Interactive, delivery),
@@ -108,8 +107,8 @@ impl Session {
             };
             let delivery = delivery.ok_or_else(|| self.ended(lane))?;
             self.hand(delivery).await;
-            if org.gate.room(Lane::Bulk).is_some() {
-                self.tend_bulk().await?;
+            if Lane::ALL.iter().any(|lane| org.gate.room(*lane).is_some()) {
+                self.tend_lanes().await?;
             }
         }
     }
@@ -126,50 +125,59 @@ impl Session {
         }
     }
 
-    /// Takes jobs from the bulk lane while it is open: by consuming it, or as many as the guard has room for where those are few.
-    async fn tend_bulk(&mut self) -> Result<(), Trouble> {
+    /// Takes jobs from each lane while that is open: by consuming it, or as many as the guard has room for where those are few.
+    async fn tend_lanes(&mut self) -> Result<(), Trouble> {
         self.tend_closing().await?;
+        for lane in Lane::ALL {
+            self.tend(lane).await?;
+        }
+        Ok(())
+    }
+
+    async fn tend(&mut self, lane: Lane) -> Result<(), Trouble> {
         let gate = &self.desk.org.gate;
-        if gate.bulk_closed().is_some() {
+        if gate.is_closed(lane) {
             return Ok(());
         }
         let prefetch = u32::from(self.prefetch);
         // A little more where it begins, so that it does not begin and end with each job.
-        let is_consumed = self.lanes[1].is_consumed();
+        let is_consumed = self.lanes[lane.index()].is_consumed();
         let plenty = if is_consumed { PLENTY } else { PLENTY + 1 } * prefetch;
-        if gate.room(Lane::Bulk).is_none_or(|room| room.all >= plenty) {
+        if gate.room(lane).is_none_or(|room| room.all >= plenty) {
             if !is_consumed {
-                self.lanes[1].consume().await?;
+                self.lanes[lane.index()].consume().await?;
             }
             return Ok(());
         }
-        for delivery in self.lanes[1].rest().await {
+        for delivery in self.lanes[lane.index()].rest().await {
             self.hand(delivery).await;
         }
         let org = &self.desk.org;
-        let free = org.gate.room(Lane::Bulk).map_or(prefetch, |room| room.free);
-        let most = free.min(prefetch.saturating_sub(org.hands.count(Lane::Bulk)));
+        let free = org.gate.room(lane).map_or(prefetch, |room| room.free);
+        let most = free.min(prefetch.saturating_sub(org.hands.count(lane)));
         if self.suspects.is_empty() && most > 0 {
-            for delivery in self.lanes[1].take(u16::try_from(most).unwrap_or(u16::MAX)).await? {
+            for delivery in self.lanes[lane.index()].take(u16::try_from(most).unwrap_or(u16::MAX)).await? {
                 self.hand(delivery).await;
             }
         }
         Ok(())
     }
 
-    /// Where the bulk lane closes, its jobs leave whose password cannot be set yet, and go back to it.
+    /// Where a lane closes, its jobs leave whose password cannot be set yet, and go back to it.
     async fn tend_closing(&mut self) -> Result<(), Trouble> {
-        let is_closed = self.desk.org.gate.bulk_closed().is_some();
-        let has_closed = self.desk.bulk_closed.is_cancelled();
-        if is_closed && !has_closed {
-            self.desk.bulk_closed.cancel();
-            self.have_left = Instant::now() + LEAVING;
-            for delivery in self.lanes[1].rest().await {
-                self.hand(delivery).await;
+        for lane in Lane::ALL {
+            let is_closed = self.desk.org.gate.is_closed(lane);
+            let has_closed = self.desk.closed[lane.index()].is_cancelled();
+            if is_closed && !has_closed {
+                self.desk.closed[lane.index()].cancel();
+                self.have_left = Instant::now() + LEAVING;
+                for delivery in self.lanes[lane.index()].rest().await {
+                    self.hand(delivery).await;
+                }
             }
-        }
-        if !is_closed && has_closed {
-            self.desk = Arc::new(self.desk.with_bulk_open());
+            if !is_closed && has_closed {
+                self.desk = Arc::new(self.desk.with_open(lane));
+            }
         }
         if self.have_left <= Instant::now() {
             for delivery in self.desk.returns.take() {
@@ -182,8 +190,7 @@ impl Session {
     /// Whether a job may be taken from that lane now: it is open, and the guard has room for one.
     fn may_take(&self, lane: Lane) -> bool {
         let gate = &self.desk.org.gate;
-        let is_open = lane == Lane::Interactive || gate.bulk_closed().is_none();
-        is_open && gate.room(lane).is_none_or(|Room { free, .. }| free > 0)
+        !gate.is_closed(lane) && gate.room(lane).is_none_or(|Room { free, .. }| free > 0)
     }
 
     /// Whether no call can be made for so long that jobs should not be held meanwhile.
@@ -232,7 +239,7 @@ impl Session {
         Ok(alone)
     }
 
-    /// Waits until nobody is at work. A bulk lane that closes meanwhile gives its jobs back.
+    /// Waits until nobody is at work. A lane that closes meanwhile gives its jobs back.
     async fn nobody_at_work(&mut self) -> Result<(), Trouble> {
         let hands = self.desk.org.hands.clone();
         let mut look = looks();

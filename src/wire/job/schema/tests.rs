@@ -8,6 +8,7 @@ fn rules() -> Rules {
     Rules {
         allowed: AllowedAttributes::new(vec!["*".into()]),
         fallback: Some(EmailAddress::parse("", "nobody@example.com").unwrap()),
+        ..Rules::default()
     }
 }
 
