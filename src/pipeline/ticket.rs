@@ -18,7 +18,7 @@ use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
 use crate::wire::job::{self, Invalid, Rules};
-use crate::wire::{properties, trace};
+use crate::wire::{permitted, properties, trace};
 
 /// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
 const SUSPECT: u64 = 3;
@@ -61,7 +61,7 @@ pub(super) struct Ticket {
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
-    /// Whether the text of its properties is text.
+    /// Whether the text of its properties is text, and it is a whole job.
     readable: Result<(), Refusal>,
     wishes: Result<Wishes, Refusal>,
 }
@@ -93,13 +93,13 @@ impl Ticket {
             deliveries_before: deliveries_before(delivery),
             luggage,
             clock,
-            readable: properties::readable(&delivery.properties),
+            readable: properties::readable(&delivery.properties).and_then(|()| permitted::whole(&delivery.properties)),
             wishes,
         }
     }
 
-    /// What the job asks for. One whose properties hold bytes that are not UTF-8 asks for nothing that could be trusted; whose it is, is
-    /// told where the body says so.
+    /// What the job asks for. One whose properties hold bytes that are not UTF-8, or that say that it has lost a value, asks for nothing
+    /// that could be trusted; whose it is, is told where the body says so.
     pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
         let read = job::parse(&delivery.body, rules);
         let Err(refusal) = &self.readable else { return read };

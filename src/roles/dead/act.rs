@@ -65,7 +65,7 @@ struct Plan<K: Kind> {
     /// With these it is done.
     meant: Vec<K::Letter>,
     /// With these it cannot be done, and why.
-    left: Vec<(K::Letter, &'static str)>,
+    left: Vec<(K::Letter, String)>,
 }
 
 pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
