@@ -244,7 +244,7 @@ fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<V
             );
             return Err(Invalid { reason: Reason::AttributeNotAllowed, detail, user: None });
         }
-        let mut reserved = None;
+        let mut reserved = is_reserved(name.as_str()).then(|| quoted(name.as_str()));
         names(json, &mut |key| {
             if is_reserved(key) {
                 reserved.get_or_insert_with(|| quoted(key));

@@ -126,7 +126,7 @@ fn attributes(value: &RawValue, allowed: &AllowedAttributes, is_read: bool, kept
     for (name, value) in &pairs.0 {
         let is_once = once.get(name.as_ref()).is_some_and(Option::is_some);
         let is_allowed = AttributeName::parse(name).is_ok_and(|name| allowed.allow(&name));
-        let mut is_plain = !speaks_of_a_secret(name);
+        let mut is_plain = !speaks_of_a_secret(name) && !is_reserved(name);
         names(value, &mut |key| is_plain &= !speaks_of_a_secret(key) && !is_reserved(key));
         if is_once && is_allowed && is_plain {
             written.say(name, value.get());
