@@ -260,6 +260,17 @@ async fn a_replay_asks_for_what_was_refused_and_never_for_something_else() {
         says(&err, &[&format!("{name} cannot be replayed: "), missing]);
     }
     lie_there(&world, lossy.len() + 1).await;
+    let (code, out, _) = dead(&world, &["replay", "--all", "--dry-run", "--json"]).end().await;
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    let counts = ["org", "deed", "letters", "meant", "done", "cannot"].map(|field| summary[field].clone());
+    assert_eq!(
+        (code, counts),
+        (1, [json!("main"), json!("replayed"), json!(12), json!(12), json!(0), json!(12)]),
+        "{out}"
+    );
+    let why = summary["refused"].as_array().unwrap().iter().find(|letter| letter["id"] == "unknown").unwrap();
+    assert!(why["why"].as_str().unwrap().contains("notBefore"), "{out}");
+    lie_there(&world, lossy.len() + 1).await;
     let (_, lines, _) = dead(&world, &["list", "--json"]).end().await;
     assert_eq!(lines.lines().count(), lossy.len() + 1, "{lines}");
     for line in lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {

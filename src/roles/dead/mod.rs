@@ -110,6 +110,9 @@ pub struct Act {
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
+    /// Say at the end as JSON what was done, and with which letters it cannot be done: an object on a line for each org.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Does what is asked for.
