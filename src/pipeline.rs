@@ -226,7 +226,7 @@ async fn reset(
     ticket.may_be_delivered()?;
     failpoint::reach(Stage::Arrived, ticket.id.as_str());
     // An equal job that is done is another one than a delivery that this process knows to have left undone.
-    let came_before = trip.has_copy || !trip.left_undone && ticket.came_before(delivery);
+    let came_before = trip.has_copy || !trip.is_undone() && ticket.came_before(delivery);
     let reset = match intent.unwrap_or_else(|| ticket.intent(delivery, &desk.org.rules)) {
         Ok(Intent::Reset(reset)) => reset,
         Ok(Intent::PassThrough) => {

@@ -20,8 +20,10 @@ use crate::wire::again::{self, Luggage};
 pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mut trip: Trip, key: Key, berth: Berth) {
     // What it has come to in this process alone: a password, or an end of which somebody may have been told.
     let is_ours_to_keep = trip.may_be_set() || trip.ending.is_some();
-    let name = is_ours_to_keep.then(|| Uuid::new_v4().to_string());
-    if let Some(name) = &name {
+    // Equal jobs without an id share a name: which of them is done can only be known by another.
+    let has_no_id = ticket.id.is_derived();
+    let name = (is_ours_to_keep || has_no_id).then(|| Uuid::new_v4().to_string());
+    if let Some(name) = name.as_ref().filter(|_| is_ours_to_keep) {
         desk.org.memory.keep(Key::Again(ticket.id.clone(), name.clone()), trip.clone());
     }
     ticket.span.left("published again");
@@ -29,7 +31,7 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mu
         tried: trip.progress.attempts,
         probes: trip.progress.probes,
         until: trip.until.filter(|until| *until > Timestamp::now()),
-        trip: name,
+        trip: name.clone(),
         deliveries: ticket.carried_deliveries(),
         too_soon: trip.progress.too_soon,
         may_be_set: trip.has_ever_set(),
@@ -53,6 +55,8 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mu
         if !delivery.ack(&desk.over).await {
             // Both will come, with one password.
             desk.org.memory.keep(key, trip);
+        } else if let Some(name) = name.filter(|_| has_no_id) {
+            desk.org.memory.is_alone(name);
         }
     } else {
         desk.org.memory.keep(key, trip);

@@ -153,7 +153,8 @@ pub async fn collect(desk: &Desk) -> bool {
 }
 
 async fn bury(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {
-    let (body, properties) = wire::dead_letter::message(&delivery.body, &delivery.properties, outcome);
+    let (body, properties) =
+        wire::dead_letter::message(&delivery.body, &delivery.properties, outcome, &desk.org.rules.allowed);
     let message = Message { exchange: "", key: &desk.org.names.dead(), body: &body, properties };
     owe(desk, "a dead letter", &message, ticket, trip).await
 }

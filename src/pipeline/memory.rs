@@ -1,7 +1,7 @@
 //! How far a job has come, kept over a lost broker: after a PATCH the password exists nowhere else, so the redelivered job
 //! goes on from there, with the same password and without a second call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,13 @@ use crate::wire::redact::{without_addresses, without_name};
 const KEPT: Duration = Duration::from_secs(600);
 /// A password that is set, or may be, exists nowhere else: it is kept as long as a job may be thought to come back.
 const KEPT_IF_SET: Duration = Duration::from_secs(24 * 3600);
+
+/// A job that was published again and has not come back within this comes from a queue that was emptied, or is too late to matter.
+const KEPT_ALONE: Duration = Duration::from_secs(3600);
+/// So many of those are remembered; of more the oldest are taken for what may be known by another's end.
+const MAX_ALONE: usize = 100_000;
+/// An ack that was sent so long before its connection was lost has reached the broker: a silent one is noticed before.
+const ACK_IN_DOUBT: Duration = Duration::from_secs(60);
 
 /// How a job ended, before anybody was told.
 #[derive(Debug, Clone)]
@@ -93,6 +100,9 @@ pub(super) struct Trip {
     pub(super) left_undone: bool,
     /// That it may also have been published again, so that either may find that the other was done.
     pub(super) has_copy: bool,
+    /// Of a job without an id that this process published again: when it acked the delivery before, so that there is no other of it.
+    /// What else is known of an equal job is not its own end.
+    acked: Option<Instant>,
 }
 
 impl Trip {
@@ -182,6 +192,11 @@ impl Trip {
         self.progress != Progress::default() || self.issued.is_some()
     }
 
+    /// Whether this process knows that this very job was not done.
+    pub(super) fn is_undone(&self) -> bool {
+        self.left_undone || self.acked.is_some()
+    }
+
     fn got_somewhere(&self) -> bool {
         self.is_tried() || self.ending.is_some()
     }
@@ -229,6 +244,10 @@ struct Kept {
     trips: HashMap<Key, Vec<(Instant, Trip)>>,
     /// Jobs whose trips were forgotten with a password that may be set.
     unknown: HashMap<Key, Instant>,
+    /// Jobs without an id that were published again, by the name of their trip: when the delivery before was acked.
+    alone: HashMap<String, Instant>,
+    /// The same in the order of their acks.
+    alone_order: VecDeque<(Instant, String)>,
 }
 
 impl Kept {
@@ -245,7 +264,45 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// When the delivery before this one was acked, if it is known to be the only one of its job.
+    fn take_alone(&mut self, key: &Key) -> Option<Instant> {
+        match key {
+            Key::Again(_, name) => self.alone.remove(name),
+            Key::Delivered(..) => None,
+        }
+    }
+
+    fn is_alone(&mut self, name: String) {
+        let now = Instant::now();
+        self.alone.insert(name.clone(), now);
+        self.alone_order.push_back((now, name));
+        let is_over = |(since, _): &(Instant, String), left: usize| since.elapsed() >= KEPT_ALONE || left > MAX_ALONE;
+        while self.alone_order.front().is_some_and(|oldest| is_over(oldest, self.alone_order.len())) {
+            if let Some((_, name)) = self.alone_order.pop_front() {
+                self.alone.remove(&name);
+            }
+        }
+    }
+}
+
 impl Memory {
+    /// A job without an id was published again under this name, and the delivery before it is acked: there is no other of it.
+    pub(super) fn is_alone(&self, name: String) {
+        self.lock().is_alone(name);
+    }
+
+    /// A connection was lost, perhaps with acks on their way: whose was one of the last may come once more.
+    pub(super) fn acks_may_be_lost(&self) {
+        let mut kept = self.lock();
+        let Kept { trips, alone, .. } = &mut *kept;
+        let in_doubt = |acked: &Instant| acked.elapsed() < ACK_IN_DOUBT;
+        alone.retain(|_, acked| !in_doubt(acked));
+        for (_, trip) in trips.values_mut().flatten() {
+            trip.acked = trip.acked.filter(|acked| !in_doubt(acked));
+        }
+    }
+
     /// Where this job left off, or a fresh trip. Only a redelivered message, or one that was published again, can be one that was cut
     /// short: a replayed letter of the same id is a fresh one. Of equal jobs that were cut short each delivery gets the trip of one.
     ///
@@ -256,11 +313,13 @@ impl Memory {
             return Trip::with(luggage);
         }
         let mut kept = self.lock();
+        let acked = kept.take_alone(key);
         if let Some(trip) = kept.take(key) {
-            return Trip { left_undone: is_delivered, ..trip };
+            return Trip { left_undone: is_delivered, acked: acked.or(trip.acked), ..trip };
         }
         let is_unknown = kept.unknown.remove(key).is_some_and(|since| since.elapsed() < KEPT);
-        Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() })
+        let trip = Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() });
+        Trip { acked, ..trip }
     }
 
     /// Keeps the trip of a delivery that is not settled, and forgets those that nobody came back for.
@@ -305,6 +364,7 @@ impl Memory {
     /// not, this much stays true: its password may be set.
     pub(super) fn forget(&self) {
         let mut kept = self.lock();
+        (kept.alone, kept.alone_order) = (HashMap::new(), VecDeque::new());
         kept.unknown.retain(|_, since| since.elapsed() < KEPT);
         let may_be_set = |trips: &[(Instant, Trip)]| trips.iter().any(|(_, trip)| trip.has_ever_set());
         let forgotten: Vec<_> = kept.trips.drain().filter(|(_, trips)| may_be_set(trips)).collect();
@@ -383,6 +443,42 @@ mod tests {
         memory.keep(name.clone(), tried());
         memory.forget();
         assert!(!memory.recall(&name, false, &NOTHING).is_tried(), "another worker has done it in between");
+    }
+
+    #[test]
+    fn a_job_published_again_whose_delivery_before_is_acked_is_alone_until_a_connection_or_the_lease_is_lost() {
+        let memory = Memory::default();
+        let key = |name: &str| Key::Again(JobId::derived("sha256:0"), name.into());
+        let is_undone = |name: &str| memory.recall(&key(name), false, &NOTHING).is_undone();
+        memory.is_alone("a".into());
+        assert!(!is_undone("b") && is_undone("a"));
+        assert!(!is_undone("a"), "once it is here, the end of its delivery decides");
+        // In hand when its session ends, and delivered once more.
+        memory.is_alone("a".into());
+        let trip = memory.recall(&key("a"), false, &NOTHING);
+        memory.keep(key("a"), trip.clone());
+        assert!(is_undone("a"));
+        memory.keep(key("a"), Trip { acked: Instant::now().checked_sub(ACK_IN_DOUBT), ..trip.clone() });
+        memory.acks_may_be_lost();
+        assert!(is_undone("a"), "its ack was sent long before");
+        memory.keep(key("a"), trip);
+        memory.is_alone("b".into());
+        memory.acks_may_be_lost();
+        assert!(!is_undone("a") && !is_undone("b"), "either may be the copy of one that comes again");
+        memory.is_alone("a".into());
+        memory.forget();
+        assert!(!is_undone("a"));
+    }
+
+    #[test]
+    fn no_more_are_known_to_be_alone_than_there_is_room_for() {
+        let memory = Memory::default();
+        for n in 0..=MAX_ALONE {
+            memory.is_alone(n.to_string());
+        }
+        let kept = memory.lock();
+        assert_eq!((kept.alone.len(), kept.alone_order.len()), (MAX_ALONE, MAX_ALONE));
+        assert!(!kept.alone.contains_key("0") && kept.alone.contains_key("1"));
     }
 
     #[test]

@@ -160,6 +160,11 @@ impl Org {
         }
     }
 
+    /// A session begins, after one whose acks may not all have reached the broker.
+    pub fn begins_again(&self) {
+        self.memory.acks_may_be_lost();
+    }
+
     /// Another worker may have held the lease since this process worked last: what it remembers of jobs in the middle is void,
     /// and what was spent of the quota is not known.
     pub fn forget(&self) {

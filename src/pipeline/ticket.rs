@@ -19,7 +19,7 @@ use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
 use crate::wire::again::{self, Luggage};
 use crate::wire::job::{self, Invalid, Rules};
-use crate::wire::{properties, trace};
+use crate::wire::{permitted, properties, trace};
 
 /// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
 const SUSPECT: u64 = 3;
@@ -62,7 +62,7 @@ pub(super) struct Ticket {
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
-    /// Whether the text of its properties is text, and asks for no reply where none may go.
+    /// Whether the text of its properties is text, it is a whole job, and it asks for no reply where none may go.
     readable: Result<(), Refusal>,
     wishes: Result<Wishes, Refusal>,
 }
@@ -81,10 +81,10 @@ impl Ticket {
         let is_name = |queue: &ShortString| !queue.as_str().is_empty() && !queue.is_lossy();
         let reply_to = delivery.properties.reply_to().clone().filter(is_name);
         let is_own = reply_to.as_ref().is_some_and(|queue| names.is_own(queue.as_str()));
-        let readable = properties::readable(&delivery.properties).and_then(|()| match is_own {
-            true => Err(Refusal("reply_to: it is one of resetd's own queues; it must be the producer's".into())),
-            false => Ok(()),
-        });
+        let own = || Refusal("reply_to: it is one of resetd's own queues; it must be the producer's".into());
+        let readable = properties::readable(&delivery.properties)
+            .and_then(|()| permitted::whole(&delivery.properties))
+            .and_then(|()| if is_own { Err(own()) } else { Ok(()) });
         let luggage = again::luggage(&delivery.properties);
         let producer = trace::parent(&delivery.properties);
         let span = JobSpan::begin(&id, org, delivery.lane, producer.as_ref());
@@ -104,8 +104,8 @@ impl Ticket {
         }
     }
 
-    /// What the job asks for. One whose properties hold bytes that are not UTF-8, or want the reply in a queue of ours, asks for nothing that
-    /// could be trusted; whose it is, is told where the body says so.
+    /// What the job asks for. One whose properties hold bytes that are not UTF-8, say that it has lost a value, or want the reply in a queue
+    /// of ours, asks for nothing that could be trusted; whose it is, is told where the body says so.
     pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
         let read = job::parse(&delivery.body, rules);
         let Err(refusal) = &self.readable else { return read };

@@ -100,7 +100,7 @@ pub fn properties(from: &BasicProperties, luggage: &Luggage) -> BasicProperties 
 
 /// Whether a header is taken off: the broker's own, those that route, and our luggage. Each of the first loses, refuses or doubles
 /// the message on some version.
-fn is_taken_off(name: &str) -> bool {
+pub(super) fn is_taken_off(name: &str) -> bool {
     let brokers = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
     let ours = [TRIED, PROBES, UNTIL, TRIP, DELIVERIES, TOO_SOON, PASSWORD_SET];
     brokers.contains(&name)

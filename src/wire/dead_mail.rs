@@ -5,14 +5,16 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::dead_letter::{ATTEMPTS, DEAD_AT, DETAIL, MAX_DETAIL, REASON, STATUS};
+use super::object::Pairs;
 use super::properties::{self, integer, text};
 use super::redact::{Scrubber, cut};
-use super::{again, json, ledger, moment, persistent, schema};
+use super::trace::TRACEPARENT;
+use super::{json, ledger, moment, notification, permitted, persistent, schema};
 use crate::domain::mailing::Unsent;
 use crate::domain::note::NoteId;
 use crate::domain::user::UserId;
@@ -20,7 +22,7 @@ use crate::domain::user::UserId;
 /// The longest value of a message that is no notification that is kept, in characters.
 const MAX_VALUE: usize = 512;
 /// The headers that are kept: of others nobody knows what they hold.
-const KEPT: [&str; 2] = [properties::BATCH, "traceparent"];
+const KEPT: [&str; 2] = [properties::BATCH, TRACEPARENT];
 
 /// What is kept of a notification. A message that was none has what could be read of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -51,24 +53,24 @@ pub struct Remains {
     pub issued_at: Option<String>,
 }
 
-/// The password of a message that is no notification, as far as it can be told.
-pub fn password(body: &[u8]) -> Option<Zeroizing<String>> {
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    match fields.remove("temporaryPassword") {
-        Some(Value::String(password)) => Some(Zeroizing::new(password)),
-        Some(_) | None => None,
-    }
+/// The passwords of a message that is no notification, as far as they can be told.
+pub fn passwords(body: &[u8]) -> Vec<Zeroizing<String>> {
+    let Pairs(pairs) = serde_json::from_slice(body).unwrap_or(Pairs(Vec::new()));
+    let named = pairs.iter().filter(|(name, _)| name == "temporaryPassword");
+    named.filter_map(|(_, value)| serde_json::from_str(value.get()).ok().map(Zeroizing::new)).collect()
 }
 
 impl Remains {
-    /// Of a message of the email queue: the fields that may be kept, and no other.
+    /// Of a message of the email queue: the fields that may be kept and no other, each where it is of the form that it has in a
+    /// notification and stands once.
     pub fn of(body: &[u8], scrubber: &Scrubber) -> Self {
-        let mut fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
-        let mut take = |name: &str| match fields.remove(name) {
-            Some(Value::String(value)) => {
-                Some(scrubber.text(&value).chars().filter(|c| !c.is_control()).take(MAX_VALUE).collect())
-            }
-            Some(_) | None => None,
+        let pairs: Pairs<'_> = serde_json::from_slice(body).unwrap_or(Pairs(Vec::new()));
+        let once = pairs.once();
+        let take = |name: &str| {
+            let value: &RawValue = once.get(name).copied().flatten()?;
+            let text: String = serde_json::from_str(value.get()).ok()?;
+            let is_kept = notification::has_form(name, &text);
+            is_kept.then(|| scrubber.text(&text).chars().filter(|c| !c.is_control()).take(MAX_VALUE).collect())
         };
         Self {
             notification_id: take("notificationId"),
@@ -105,7 +107,7 @@ pub struct Death {
 /// Body and properties of a dead mail.
 pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec<u8>, BasicProperties) {
     let mut headers = FieldTable::default();
-    for (name, value) in again::headers(from).inner() {
+    for (name, value) in permitted::headers(from, &[]).kept.inner() {
         if KEPT.contains(&name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
@@ -120,7 +122,7 @@ pub fn message(remains: &Remains, from: &BasicProperties, death: &Death) -> (Vec
     say(STATUS, death.status.map_or(AMQPValue::Void, |status| AMQPValue::LongInt(status.into())));
     say(ATTEMPTS, AMQPValue::LongLongInt(death.attempts.into()));
     say(DEAD_AT, text(&moment(death.at)));
-    (json(remains), again::kept(from).with_headers(headers).with_delivery_mode(2))
+    (json(remains), permitted::properties(from).0.with_headers(headers))
 }
 
 /// What a dead mail's body is.
@@ -304,9 +306,11 @@ mod tests {
     #[test]
     fn a_dead_mail_keeps_who_and_why_and_no_password() {
         let mut headers = FieldTable::default();
-        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "traceparent", "x-of-somebody"] {
+        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "not-after", "x-of-somebody"] {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert("traceparent".into(), AMQPValue::LongString(trace.into()));
         let came =
             BasicProperties::default().with_headers(headers).with_message_id("n".into()).with_expiration("5".into());
         let (body, properties) = message(&Remains::of(NOTE.as_bytes(), &Scrubber::default()), &came, &death());
@@ -343,7 +347,16 @@ mod tests {
             scrubber.add("hunter22");
             serde_json::to_string(&Remains::of(body.as_bytes(), &scrubber)).unwrap()
         };
-        assert_eq!(of(r#"{"userId":7,"to":"x","password":"hunter22"}"#), r#"{"to":"x"}"#);
+        assert_eq!(of(r#"{"userId":7,"to":"x@y","password":"hunter22"}"#), r#"{"to":"x@y"}"#);
+        for odd in [
+            r#"{"userId":"Kennwort hunter2","to":"hunter2","org":"hunter 2","issuedAt":"hunter2","notificationId":"hunter 2"}"#,
+            r#"{"userId":"a","userId":"b"}"#,
+            r#"{"$serde_json::private::RawValue":"{\"userId\":\"b\"}"}"#,
+            r#"{"userId":{"$serde_json::private::RawValue":"\"b\""}}"#,
+            r#"{"userId":["b"],"Message":"{\"userId\":\"b\"}"}"#,
+        ] {
+            assert_eq!(of(odd), "{}", "{odd}");
+        }
         assert_eq!(of(r#"{"subject":"it is hunter22\n"}"#), r#"{"subject":"it is [redacted]"}"#);
         for bad in ["", "[]", "hunter22", "{"] {
             assert_eq!(of(bad), "{}", "{bad}");

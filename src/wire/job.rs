@@ -1,14 +1,13 @@
 //! The body of a job: bytes in, an intent or a refusal out. A refusal names the field, the rule and the value's shape, never the value.
 //! `schema` says the same to its producers.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::object::{Name, Pairs, Whole, is_reserved, names};
 use super::quoted;
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
 use crate::domain::job::{Intent, Refusal, Reset, Who};
@@ -19,13 +18,13 @@ use crate::domain::user::{AllowedDomains, EmailAddress, UserId, UserName};
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// The fields of a job: there is no other.
-mod field {
-    pub(super) const USER_ID: &str = "userId";
-    pub(super) const USER_NAME: &str = "userName";
-    pub(super) const PASSWORD: &str = "password";
-    pub(super) const EMAIL: &str = "email";
-    pub(super) const EMAILS: &str = "emails";
-    pub(super) const ATTRIBUTES: &str = "attributes";
+pub(super) mod field {
+    pub(in crate::wire) const USER_ID: &str = "userId";
+    pub(in crate::wire) const USER_NAME: &str = "userName";
+    pub(in crate::wire) const PASSWORD: &str = "password";
+    pub(in crate::wire) const EMAIL: &str = "email";
+    pub(in crate::wire) const EMAILS: &str = "emails";
+    pub(in crate::wire) const ATTRIBUTES: &str = "attributes";
 }
 
 /// What the configuration says of a valid job.
@@ -75,8 +74,8 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     if body.len() > MAX_BODY {
         return Err(Invalid::job(format!("body: it has {} bytes; it must have at most {MAX_BODY}", body.len())));
     }
-    // Read as a whole first: what could not be kept in a dead letter, nested too deep or with half a character, is no job.
-    serde_json::from_slice::<Value>(body).map_err(|error| not_an_object(body, &error))?;
+    // Read as a whole first: what is nested too deep, or has half a character in a value that is handed on unread, is no job.
+    let Whole = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
     let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
     if let Some(problem) = fields.problem {
         return Err(Invalid::job(problem));
@@ -152,10 +151,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A key, borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
 fn not_an_object(body: &[u8], error: &serde_json::Error) -> Invalid {
     use serde_json::error::Category;
     let place = format!("line {} column {} of {} bytes", error.line(), error.column(), body.len());
@@ -171,7 +166,7 @@ fn not_an_object(body: &[u8], error: &serde_json::Error) -> Invalid {
 }
 
 /// Absent, `false`, `null` and `""` ask for nothing; any other value does. The value is looked at no further.
-fn asks_for_reset(password: Option<&RawValue>) -> bool {
+pub(super) fn asks_for_reset(password: Option<&RawValue>) -> bool {
     password.is_some_and(|value| !matches!(value.get(), "false" | "null" | "\"\""))
 }
 
@@ -217,7 +212,7 @@ fn address(email: Option<&RawValue>, emails: Option<&RawValue>, rules: &Rules) -
 }
 
 /// `emails[0].value`, of the SCIM form (RFC 7643, section 4.1.2).
-fn first_of(emails: Option<&RawValue>) -> Result<Text, Invalid> {
+pub(super) fn first_of(emails: Option<&RawValue>) -> Result<Text, Invalid> {
     #[derive(Deserialize)]
     struct Entry<'a> {
         #[serde(borrow)]
@@ -258,44 +253,35 @@ fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<V
             );
             return Err(Invalid { reason: Reason::AttributeNotAllowed, detail, user: None });
         }
+        let mut reserved = is_reserved(name.as_str()).then(|| quoted(name.as_str()));
+        names(json, &mut |key| {
+            if is_reserved(key) {
+                reserved.get_or_insert_with(|| quoted(key));
+            }
+        });
+        if let Some(key) = reserved {
+            return Err(Invalid::job(format!(
+                "attributes: {} has the key {key}, which nobody has a use for; leave it out",
+                quoted(name.as_str())
+            )));
+        }
         attributes.push(Attribute { name, json: json.get().to_owned() });
     }
     Ok(attributes)
 }
 
-/// The pairs of an object in their order, repeated names too.
-struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Pairs<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<'de>, M::Error> {
-                let mut pairs = Vec::new();
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    pairs.push((name, value));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
 /// A field that should be text.
-enum Text {
+pub(super) enum Text {
+    /// Not there, `null` or empty.
     Absent,
+    /// Text.
     Given(String),
+    /// What it is instead.
     Other(&'static str),
 }
 
-fn text(value: Option<&RawValue>) -> Text {
+/// Reads it.
+pub(super) fn text(value: Option<&RawValue>) -> Text {
     let Some(value) = value else { return Text::Absent };
     match serde_json::from_str::<Option<String>>(value.get()) {
         Ok(None) => Text::Absent,

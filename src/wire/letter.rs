@@ -4,12 +4,17 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
+use super::job::field;
+use super::object::Pairs;
+use super::permitted::MISSING;
 use super::properties::{integer, job_id, message_id, text};
-use super::{again, dead_letter, ledger, moment, persistent, redact, schema, short};
+use super::{again, dead_letter, kept, ledger, moment, persistent, schema, short};
+use crate::domain::attribute::AllowedAttributes;
 use crate::domain::job::{JobId, Lane};
+use crate::domain::outcome::Reason;
 use crate::domain::user::UserId;
 
 /// Before the name of a job that had none: with it as its `message_id`, a letter that is replayed twice is done once. (The bare name
@@ -55,16 +60,28 @@ pub struct Letter {
     pub lane: Lane,
     /// When it was given up.
     pub dead_at: Option<Timestamp>,
-    /// Whether its body was kept: without one it cannot be replayed.
+    /// Whether it has a body: without one it cannot be replayed.
     pub kept: bool,
+    /// The names of values that its job had and it has not.
+    pub missing: Vec<String>,
+    /// The names of what was left out of it and says nothing to a worker.
+    pub left_out: Vec<String>,
 }
+
+/// What to do about a letter that cannot be replayed.
+const CURE: &str = "send the job again from where it came";
 
 impl Letter {
     /// Reads a message of the queue of dead letters.
     pub fn read(body: &[u8], properties: &BasicProperties) -> Self {
         let headers = Headers(properties.headers().as_ref());
         let death = headers.death();
-        let who: Who = serde_json::from_slice(body).unwrap_or_default();
+        let pairs: Pairs<'_> = serde_json::from_slice(body).unwrap_or(Pairs(Vec::new()));
+        let once = pairs.once();
+        let said = |name: &str| -> Option<String> {
+            let value = once.get(name).copied().flatten()?;
+            serde_json::from_str(value.get()).ok()
+        };
         let number = |name: &str| headers.get(name).and_then(integer);
         let (reason, by) = match (headers.text(dead_letter::REASON), death) {
             (Some(reason), _) => (reason, By::Worker),
@@ -76,9 +93,9 @@ impl Letter {
             Some(_) | None => None,
         };
         Self {
-            job: job_id(body, properties),
-            user: who.user_id.as_ref().and_then(Value::as_str).and_then(|id| UserId::parse(id).ok()),
-            user_name: who.user_name.as_ref().and_then(Value::as_str).map(str::to_owned),
+            job: name(body, properties),
+            user: said(field::USER_ID).and_then(|id| UserId::parse(&id).ok()),
+            user_name: said(field::USER_NAME),
             batch: headers.text("batch"),
             reason,
             by,
@@ -89,16 +106,48 @@ impl Letter {
             lane: headers.lane(),
             dead_at: headers.text(dead_letter::DEAD_AT).and_then(|text| text.parse().ok()).or_else(died_at),
             kept: !body.is_empty(),
+            missing: headers.texts(MISSING),
+            left_out: headers.texts(dead_letter::LEFT_OUT),
         }
+    }
+
+    /// Why it cannot be replayed, if so: it would ask for something else than the job that was given up. What the broker itself
+    /// dead-lettered is that job as it came.
+    pub fn hindrance(&self) -> Option<String> {
+        match self.by {
+            By::Broker if !self.kept => Some(format!("it has no body; {CURE}")),
+            By::Broker => None,
+            By::Worker if !self.kept => {
+                Some(format!("nothing of its body was kept (it was no JSON object, or over 64 KiB); {CURE}"))
+            }
+            By::Worker if !self.missing.is_empty() => {
+                Some(format!("what its job had, and it has not: {}; {CURE}", self.missing.join(", ")))
+            }
+            By::Worker if self.kept_one_of_two() => {
+                Some(format!("a field stood twice, and which of both was meant is not known; {CURE}"))
+            }
+            By::Worker => None,
+        }
+    }
+
+    /// Whether it was written by a version that kept one of two values, or what stood in place of a value, and did not say so.
+    fn kept_one_of_two(&self) -> bool {
+        let of = |detail: &String| detail.contains("stands twice") || detail.contains("$serde_json::private::");
+        self.reason == Reason::InvalidJob.as_str() && self.detail.as_ref().is_some_and(of)
     }
 }
 
-/// As far as a body tells whom it is about; one odd field does not hide the other.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Who {
-    user_id: Option<Value>,
-    user_name: Option<Value>,
+/// The job's id: its `message_id`, else what its letter says that it was called, else a name made from what it says.
+fn name(body: &[u8], properties: &BasicProperties) -> JobId {
+    let headers = Headers(properties.headers().as_ref());
+    let is_name = |text: &String| {
+        text.strip_prefix("sha256:").is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let is_a_workers = headers.get(dead_letter::REASON).is_some() && message_id(properties).is_none();
+    match headers.text(dead_letter::JOB_ID).filter(|text| is_a_workers && is_name(text)) {
+        Some(text) => JobId::derived(text),
+        None => job_id(body, properties),
+    }
 }
 
 struct Headers<'a>(Option<&'a FieldTable>);
@@ -110,6 +159,16 @@ impl<'a> Headers<'a> {
 
     fn text(&self, name: &str) -> Option<String> {
         self.get(name).and_then(text).map(str::to_owned)
+    }
+
+    /// A list of texts.
+    fn texts(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            Some(AMQPValue::FieldArray(values)) => {
+                values.as_slice().iter().filter_map(text).map(str::to_owned).collect()
+            }
+            Some(_) | None => Vec::new(),
+        }
     }
 
     /// The broker's newest record of a dead-lettering.
@@ -148,7 +207,7 @@ pub fn replayed(body: &[u8], properties: &BasicProperties) -> BasicProperties {
     if named {
         return fresh;
     }
-    fresh.with_message_id(short(&format!("{REPLAYED}{}", job_id(body, properties))))
+    fresh.with_message_id(short(&format!("{REPLAYED}{}", name(body, properties))))
 }
 
 /// That an operator took a dead letter away for good.
@@ -214,12 +273,19 @@ struct Line<'a> {
     dead_at: Option<String>,
     detail: Option<&'a str>,
     can_be_replayed: bool,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    missing: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    left_out: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_shown: Vec<String>,
 }
 
-/// A letter as one line of JSON, for other programs; with its body, less secrets, where one is given.
-pub fn line(letter: &Letter, org: &str, body: Option<&[u8]>) -> String {
+/// A letter as one line of JSON, for other programs; with what may be shown of its body, where one is given.
+pub fn line(letter: &Letter, org: &str, shown: Option<Shown>) -> String {
+    let (body, not_shown) = shown.map(|shown| (shown.body, shown.not_shown)).unzip();
     let line = Line {
         job_id: letter.job.as_str(),
         org,
@@ -233,16 +299,32 @@ pub fn line(letter: &Letter, org: &str, body: Option<&[u8]>) -> String {
         password_set: letter.password_set.as_deref(),
         dead_at: letter.dead_at.map(moment),
         detail: letter.detail.as_deref(),
-        can_be_replayed: letter.kept,
-        body: body.map(shown),
+        can_be_replayed: letter.hindrance().is_none(),
+        missing: &letter.missing,
+        left_out: &letter.left_out,
+        body,
+        not_shown: not_shown.unwrap_or_default(),
     };
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// A body that may be shown: less its secrets (what the broker itself dead-lettered lies as it came), as JSON, or else as a text.
-pub fn shown(body: &[u8]) -> Value {
-    let body = redact::body(body);
-    serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into())
+/// A body as it may be shown: what the broker itself dead-lettered, or an older version, lies as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What a letter would keep of it; null where that is nothing.
+    pub body: Value,
+    /// The names of what is there and not shown.
+    pub not_shown: Vec<String>,
+}
+
+/// What may be shown of a body: what a letter keeps, and of the rest the names.
+pub fn shown(body: &[u8], allowed: &AllowedAttributes) -> Shown {
+    if body.is_empty() {
+        return Shown { body: Value::Null, not_shown: Vec::new() };
+    }
+    let kept = kept::of(body, allowed);
+    let not_shown = [kept.missing, kept.left_out].concat();
+    Shown { body: serde_json::from_slice(&kept.body).unwrap_or_default(), not_shown }
 }
 
 #[cfg(test)]

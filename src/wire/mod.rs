@@ -8,11 +8,13 @@ pub mod dead_letter;
 pub mod dead_mail;
 pub mod email;
 pub mod job;
+pub mod kept;
 pub mod ledger;
 pub mod letter;
 pub mod mail;
 pub mod notification;
 pub mod outcome;
+pub mod permitted;
 pub mod properties;
 pub mod redact;
 pub mod scim;
@@ -21,6 +23,7 @@ pub mod token;
 pub mod trace;
 pub mod waits;
 
+mod object;
 mod schema;
 
 use std::borrow::Cow;
@@ -77,8 +80,13 @@ fn short(text: &str) -> ShortString {
 
 /// A name from outside, fit for one line of text.
 fn quoted(name: &str) -> String {
+    format!("\"{}\"", short_name(name))
+}
+
+/// The same without quotes, for a list of names.
+fn short_name(name: &str) -> String {
     let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
-    if name.chars().count() > 64 { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
+    if name.chars().count() > 64 { format!("{shown}…") } else { shown }
 }
 
 /// A moment as records have it, by which what was noted is known again when it is read.

@@ -321,6 +321,21 @@ fn words_of(body: Text<'_>, password: Text<'_>) -> Result<Words, Refusal> {
     Ok(Words { password: Password::told(password), body })
 }
 
+/// Whether a text is of the form that the field of this name has.
+pub(super) fn has_form(name: &str, text: &str) -> bool {
+    match name {
+        "notificationId" => NoteId::parse(text).is_ok(),
+        "jobId" => named(text).is_ok(),
+        "org" => org_of(text).is_ok(),
+        "userId" => UserId::parse(text).is_ok(),
+        "to" => EmailAddress::parse("to", text).is_ok(),
+        // Its control characters are taken out.
+        "subject" => true,
+        "issuedAt" => text.parse::<Timestamp>().is_ok(),
+        _ => false,
+    }
+}
+
 fn named(job: &str) -> Result<JobId, Refusal> {
     if job.is_empty() || job.len() > 255 {
         return Err(Refusal(format!("jobId: it has {} bytes; it must have 1 to 255", job.len())));

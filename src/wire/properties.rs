@@ -17,9 +17,9 @@ const MAX_BATCH: usize = 255;
 /// The batch it belongs to.
 pub(super) const BATCH: &str = "batch";
 /// No call before this moment.
-const NOT_BEFORE: &str = "not-before";
+pub(super) const NOT_BEFORE: &str = "not-before";
 /// No call after this moment.
-const NOT_AFTER: &str = "not-after";
+pub(super) const NOT_AFTER: &str = "not-after";
 
 /// The job's id: its `message_id`, or a name made from what it says.
 pub fn job_id(body: &[u8], properties: &BasicProperties) -> JobId {
@@ -149,7 +149,8 @@ fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<
     }
 }
 
-fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
+/// A moment of a header.
+pub(super) fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
     let wrong = |what: &str| {
         Refusal(format!("header {name}: it is {what}; it must be a moment such as 2026-11-23T18:00:00Z (RFC 3339)"))
     };

@@ -40,7 +40,8 @@ fn redact(value: &mut Value) {
     }
 }
 
-fn speaks_of_a_secret(text: &str) -> bool {
+/// Whether a name, or a text, has one of the words in it that stand for a secret.
+pub(super) fn speaks_of_a_secret(text: &str) -> bool {
     let text = text.to_lowercase();
     WORDS.iter().any(|word| text.contains(word))
 }

@@ -6,11 +6,12 @@ use lapin::types::AMQPValue;
 use super::properties::text;
 use crate::domain::trace::TraceParent;
 
-const HEADER: &str = "traceparent";
+/// The header's name.
+pub(super) const TRACEPARENT: &str = "traceparent";
 
 /// What the job's producer gave along. What is not well formed counts as not there: it holds up no job.
 pub fn parent(from: &BasicProperties) -> Option<TraceParent> {
-    let value = from.headers().as_ref()?.inner().get(HEADER)?;
+    let value = from.headers().as_ref()?.inner().get(TRACEPARENT)?;
     text(value).and_then(TraceParent::parse)
 }
 
@@ -18,7 +19,7 @@ pub fn parent(from: &BasicProperties) -> Option<TraceParent> {
 pub fn continued(properties: BasicProperties, trace: Option<&TraceParent>) -> BasicProperties {
     let Some(trace) = trace else { return properties };
     let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(HEADER.into(), AMQPValue::LongString(trace.as_str().into()));
+    headers.insert(TRACEPARENT.into(), AMQPValue::LongString(trace.as_str().into()));
     properties.with_headers(headers)
 }
 
@@ -43,7 +44,7 @@ mod tests {
     fn a_header_of_another_kind_or_form_is_no_trace() {
         for value in [AMQPValue::Boolean(true), AMQPValue::LongString("hunter2".into()), AMQPValue::Void] {
             let mut headers = FieldTable::default();
-            headers.insert(HEADER.into(), value);
+            headers.insert(TRACEPARENT.into(), value);
             assert_eq!(parent(&BasicProperties::default().with_headers(headers)), None);
         }
     }

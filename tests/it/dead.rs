@@ -9,6 +9,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, Basi
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
 use resetd::amqp::names::Names;
+use resetd::domain::attribute::AllowedAttributes;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::wire::dead_letter;
@@ -89,7 +90,7 @@ pub async fn bury(world: &World, letters: Vec<(Vec<u8>, BasicProperties)>) {
 /// The letter of a job that came with these properties.
 fn letter(user: &str, came: BasicProperties, reason: Reason, lane: Lane) -> (Vec<u8>, BasicProperties) {
     let body = reset_body(user).to_string();
-    dead_letter::message(body.as_bytes(), &came, &outcome("any", reason, lane))
+    dead_letter::message(body.as_bytes(), &came, &outcome("any", reason, lane), &AllowedAttributes::default())
 }
 
 /// So many letters of as many users, every other one of the bulk lane.
@@ -215,7 +216,7 @@ async fn a_replayed_letter_is_a_fresh_job_in_its_lane() {
     assert_eq!(out, "org main: 2 letters replayed\n");
     let bulk = world.drained("resets.main.bulk").await.remove(0);
     assert_eq!((bulk.id(), bulk.json(), bulk.routing_key.as_str()), ("job-1", reset_body("u-1"), "main.bulk"));
-    assert_eq!(headers(&bulk), ["batch", "x-mine"]);
+    assert_eq!(headers(&bulk), ["batch"]);
     assert_eq!(bulk.properties.timestamp(), &Some(1_700_000_000));
     assert_eq!(bulk.properties.delivery_mode(), &Some(2));
     assert_eq!(bulk.properties.reply_to().as_ref().unwrap().as_str(), "somewhere");
@@ -229,7 +230,8 @@ async fn a_replayed_letter_is_a_fresh_job_in_its_lane() {
 async fn a_letter_whose_body_was_not_kept_stays_and_is_named() {
     let world = declared().await;
     let large = vec![b'x'; 70_000];
-    let not_kept = dead_letter::message(&large, &named("large"), &outcome("large", Reason::InvalidJob, Lane::Bulk));
+    let ended = outcome("large", Reason::InvalidJob, Lane::Bulk);
+    let not_kept = dead_letter::message(&large, &named("large"), &ended, &AllowedAttributes::default());
     bury(&world, vec![not_kept, letter("u-1", named("job-1"), Reason::InvalidJob, Lane::Bulk)]).await;
     let (code, out, err) = dead(&world, &["replay", "--all", "--yes"]).end().await;
     assert_eq!((code, out.as_str()), (1, "org main: 1 letter replayed\n"), "{err}");

@@ -186,3 +186,38 @@ async fn equal_jobs_that_are_cut_off_at_any_stage_have_an_outcome_and_a_reply_ea
     assert_eq!(notifications.len(), users.len() * 3, "each that was done was told");
     assert_eq!(world.main().stats().password_sets, users.len() as u64 * 3);
 }
+
+/// The second of two equal jobs is refused once, and parked; meanwhile the first to be done is the other one. How both ended.
+async fn one_is_parked_after_a_try(properties: BasicProperties) -> (Vec<String>, u64) {
+    let short = [200, 400, 800].map(Duration::from_millis);
+    let plan = Plan::new().config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n").delaying(short);
+    let world = plan.start().await;
+    world.main().add_fault(fault("status=409,next=1,user=u-1"));
+    let mut outcomes = world.outcomes().await;
+    let body = reset_body("u-1").to_string();
+    world.publish("main", body.as_bytes(), properties.clone()).await;
+    let parked = ["15s", "2m", "10m"].map(|rung| format!("resets.main.parked.{rung}"));
+    eventually("one is parked", async || {
+        let mut there = 0;
+        for queue in &parked {
+            there += world.depth(queue).await;
+        }
+        (world.main().stats().calls == 1 && there == 1).then_some(())
+    })
+    .await;
+    world.publish("main", body.as_bytes(), properties).await;
+    let ends = kinds(&outcomes.take(2).await);
+    (ends, world.main().user("u-1").unwrap().password_sets)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_equal_job_without_an_id_is_done_though_it_was_parked_after_a_try_while_the_other_was_done() {
+    let (ends, sets) = one_is_parked_after_a_try(BasicProperties::default()).await;
+    assert_eq!((ends, sets), (vec!["succeeded".to_owned(), "succeeded".to_owned()], 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_equal_job_with_the_same_id_is_a_duplicate_though_it_was_parked_after_a_try() {
+    let (ends, sets) = one_is_parked_after_a_try(named("job-1")).await;
+    assert_eq!((ends, sets), (vec!["duplicate".to_owned(), "succeeded".to_owned()], 1));
+}

@@ -27,6 +27,7 @@ mod http_limits;
 mod input;
 mod isolation;
 mod job;
+mod kept;
 mod ledger;
 mod letters;
 mod mail;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::kind::Kind;
@@ -65,7 +66,7 @@ struct Plan<K: Kind> {
     /// With these it is done.
     meant: Vec<K::Letter>,
     /// With these it cannot be done, and why.
-    left: Vec<(K::Letter, &'static str)>,
+    left: Vec<(K::Letter, String)>,
 }
 
 pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdown: CancellationToken) -> Result<()> {
@@ -85,20 +86,61 @@ pub(super) async fn run<K: Kind>(deed: Deed, args: Act, config: &Config, shutdow
     let missing: Vec<String> = args.ids.iter().filter(|id| !plans.iter().any(|plan| plan.has(id))).cloned().collect();
     let meant = plans.iter().map(|plan| plan.meant.len()).sum();
     let left = plans.iter().map(|plan| plan.left.len()).sum();
-    announce(deed, &plans, args.dry_run)?;
+    announce(deed, &plans, &args)?;
+    let mut done = vec![0; plans.len()];
     let ended = if args.dry_run || meant == 0 {
         Ok(())
     } else if !args.yes && !asked(deed, meant, &shutdown).await? {
         aside("nothing was changed")
     } else {
-        carry_out(deed, &link, &plans, &shutdown).await
+        carry_out(deed, &link, &plans, &args, &mut done, &shutdown).await
     };
     link.close().await;
+    if args.json {
+        let lines: Vec<String> = plans.iter().zip(done).map(|(plan, done)| plan.summary(deed, done)).collect();
+        stdout::say(&lines.join("\n"))?;
+    }
     ended?;
     verdict(deed, &missing, left)
 }
 
+/// What became of the letters of one queue, for other programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    /// Null where all orgs share the queue.
+    org: Option<&'a str>,
+    deed: &'static str,
+    letters: usize,
+    meant: usize,
+    done: usize,
+    /// With how many it cannot be done, and which.
+    cannot: usize,
+    refused: Vec<Refused<'a>>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    id: &'a str,
+    why: &'a str,
+}
+
 impl<K: Kind> Plan<K> {
+    /// As a line of JSON: with so many it was done.
+    fn summary(&self, deed: Deed, done: usize) -> String {
+        let refused: Vec<_> = self.left.iter().map(|(letter, why)| Refused { id: K::id(letter), why }).collect();
+        let summary = Summary {
+            org: Some(self.org.as_str()).filter(|org| !org.is_empty()),
+            deed: deed.done(),
+            letters: self.there,
+            meant: self.meant.len() + refused.len(),
+            done,
+            cannot: refused.len(),
+            refused,
+        };
+        serde_json::to_string(&summary).unwrap_or_default()
+    }
+
     fn has(&self, id: &str) -> bool {
         self.meant.iter().chain(self.left.iter().map(|(letter, _)| letter)).any(|letter| K::id(letter) == id)
     }
@@ -131,10 +173,10 @@ async fn plan<K: Kind>(
 }
 
 /// What is going to be done, or would be: on stdout where that is all, else on stderr.
-fn announce<K: Kind>(deed: Deed, plans: &[Plan<K>], dry_run: bool) -> Result<()> {
-    let say = if dry_run { stdout::say } else { aside };
+fn announce<K: Kind>(deed: Deed, plans: &[Plan<K>], args: &Act) -> Result<()> {
+    let say = if args.dry_run && !args.json { stdout::say } else { aside };
     for Plan { org, there, meant, left, .. } in plans {
-        let would = if dry_run { "would be" } else { "to be" };
+        let would = if args.dry_run { "would be" } else { "to be" };
         say(&format!("{}: {} of {there} {would} {}", K::title(org), table::many(meant.len()), deed.done()))?;
         if !meant.is_empty() {
             say(&K::by_reason(meant).to_string())?;
@@ -167,16 +209,27 @@ fn yes(mut from: impl BufRead) -> Result<bool> {
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-async fn carry_out<K: Kind>(deed: Deed, link: &Link, plans: &[Plan<K>], shutdown: &CancellationToken) -> Result<()> {
+/// Does it, and counts for each queue with how many letters it is done.
+async fn carry_out<K: Kind>(
+    deed: Deed,
+    link: &Link,
+    plans: &[Plan<K>],
+    args: &Act,
+    counts: &mut [usize],
+    shutdown: &CancellationToken,
+) -> Result<()> {
     let publisher = Publisher::of(Arc::clone(&link.pool));
-    for plan in plans.iter().filter(|plan| !plan.meant.is_empty()) {
+    for (plan, count) in plans.iter().zip(counts).filter(|(plan, _)| !plan.meant.is_empty()) {
         let done = AtomicUsize::new(0);
         let ended = tokio::select! {
             ended = letters(deed, link, plan, &publisher, &done, shutdown) => ended,
             () = held_up(link) => Ok(()),
         };
         let (done, meant) = (done.into_inner(), plan.meant.len());
-        stdout::say(&format!("{}: {} {}", K::title(&plan.org), table::many(done), deed.done()))?;
+        *count = done;
+        if !args.json {
+            stdout::say(&format!("{}: {} {}", K::title(&plan.org), table::many(done), deed.done()))?;
+        }
         ended.with_context(|| format!("{done} of {} were {}; the others stay", table::many(meant), deed.done()))?;
         if shutdown.is_cancelled() {
             bail!("interrupted: {done} of {} were {}; the others stay", table::many(meant), deed.done());

@@ -87,6 +87,8 @@ mod tests {
             lane: Lane::Bulk,
             dead_at: Some(at(0)),
             kept: true,
+            missing: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 

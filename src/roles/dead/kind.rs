@@ -12,6 +12,7 @@ use super::table;
 use crate::amqp::letters::Held;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::domain::attribute::AllowedAttributes;
 use crate::domain::job::Lane;
 use crate::domain::user::UserId;
 use crate::wire::dead_mail::{self, DeadMail};
@@ -35,15 +36,15 @@ pub(super) trait Kind {
     /// Whether it passes.
     fn passes(filter: &Filter, org: Option<&str>, letter: &Self::Letter) -> bool;
     /// Why that cannot be done with it.
-    fn hindrance(deed: Deed, letter: &Self::Letter) -> Option<&'static str>;
+    fn hindrance(deed: Deed, letter: &Self::Letter) -> Option<String>;
     /// How many there are for each reason.
     fn by_reason(letters: &[Self::Letter]) -> Table;
     /// All of them, and the newest one by one.
     fn list(org: &str, letters: &[Self::Letter], there: usize, limit: usize) -> String;
-    /// One in full.
-    fn one(org: &str, letter: &Self::Letter, held: &Held) -> String;
-    /// One as JSON.
-    fn json(org: &str, letter: &Self::Letter, held: Option<&Held>) -> String;
+    /// One in full, with what may be shown of its body.
+    fn one(org: &str, letter: &Self::Letter, held: &Held, allowed: &AllowedAttributes) -> String;
+    /// One as JSON, with what may be shown of its body where it is given.
+    fn json(org: &str, letter: &Self::Letter, held: Option<&Held>, allowed: &AllowedAttributes) -> String;
     /// Publishes the fresh job that it becomes.
     async fn replay(
         names: &Names,
@@ -82,9 +83,9 @@ impl Kind for Jobs {
         filter.takes(letter)
     }
 
-    fn hindrance(deed: Deed, letter: &Letter) -> Option<&'static str> {
+    fn hindrance(deed: Deed, letter: &Letter) -> Option<String> {
         match deed {
-            Deed::Replay => (!letter.kept).then_some(table::NOT_KEPT),
+            Deed::Replay => letter.hindrance().map(|why| table::plain(&why)),
             Deed::Drop => None,
         }
     }
@@ -97,12 +98,12 @@ impl Kind for Jobs {
         table::list(org, letters, there, limit)
     }
 
-    fn one(org: &str, letter: &Letter, held: &Held) -> String {
-        table::one(letter, org, &letter::shown(&held.body))
+    fn one(org: &str, letter: &Letter, held: &Held, allowed: &AllowedAttributes) -> String {
+        table::one(letter, org, &letter::shown(&held.body, allowed))
     }
 
-    fn json(org: &str, letter: &Letter, held: Option<&Held>) -> String {
-        letter::line(letter, org, held.map(|held| held.body.as_slice()))
+    fn json(org: &str, letter: &Letter, held: Option<&Held>, allowed: &AllowedAttributes) -> String {
+        letter::line(letter, org, held.map(|held| letter::shown(&held.body, allowed)))
     }
 
     async fn replay(names: &Names, publisher: &Publisher, letter: &Letter, held: &Held) -> Result<(), Unpublished> {
@@ -148,11 +149,11 @@ impl Kind for Mails {
             && filter.passes(reason, *dead_at, batch.as_deref(), user)
     }
 
-    fn hindrance(deed: Deed, letter: &DeadMail) -> Option<&'static str> {
+    fn hindrance(deed: Deed, letter: &DeadMail) -> Option<String> {
+        let unknown =
+            "it does not say whose it was (org, user and address); send a job for that person from where it came";
         match deed {
-            Deed::Replay => letter.whom().is_none().then_some(
-                "it does not say whose it was (org, user and address); send a job for that person from where it came",
-            ),
+            Deed::Replay => letter.whom().is_none().then(|| unknown.to_owned()),
             Deed::Drop => None,
         }
     }
@@ -165,11 +166,11 @@ impl Kind for Mails {
         table::mails(letters, there, limit)
     }
 
-    fn one(_org: &str, letter: &DeadMail, _held: &Held) -> String {
+    fn one(_org: &str, letter: &DeadMail, _held: &Held, _allowed: &AllowedAttributes) -> String {
         table::one_mail(letter)
     }
 
-    fn json(_org: &str, letter: &DeadMail, held: Option<&Held>) -> String {
+    fn json(_org: &str, letter: &DeadMail, held: Option<&Held>, _allowed: &AllowedAttributes) -> String {
         dead_mail::line(letter, held.is_some())
     }
 

@@ -18,6 +18,7 @@ use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::amqp::trouble::closing;
 use crate::config::Config;
+use crate::domain::attribute::AllowedAttributes;
 use act::Deed;
 use filter::Filter;
 use kind::{Jobs, Kind, Mails};
@@ -69,10 +70,13 @@ pub struct List {
 
 /// The flags of `resetd dead show`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "It shows the job as it was asked for, less its secrets, and so the mail address too.
+#[command(
+    after_help = "It shows the job as it was asked for, as far as its letter may keep it, and so the mail address too. What else a producer wrote is
+named and not shown, in what the broker itself dead-lettered too: that lies in the queue as it was sent.
 
 Example:
-  resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b")]
+  resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b"
+)]
 pub struct Show {
     /// The job's id, as `resetd dead list` has it.
     #[arg(value_name = "ID")]
@@ -106,6 +110,9 @@ pub struct Act {
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
+    /// Say at the end as JSON what was done, and with which letters it cannot be done: an object on a line for each org.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Does what is asked for.
@@ -136,6 +143,7 @@ fn orgs<K: Kind>(config: &Config, named: Option<&str>) -> Result<Vec<String>> {
 
 async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken) -> Result<()> {
     let orgs = orgs::<K>(config, args.org.as_deref())?;
+    let allowed = AllowedAttributes::new(config.allowed_attributes.clone());
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     for org in orgs {
         let queue = K::queue(&Names::new(&config.amqp.prefix, &org));
@@ -148,7 +156,7 @@ async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken)
         });
         let all = looked.await?;
         if args.json {
-            let lines: Vec<String> = letters.iter().map(|letter| K::json(&org, letter, None)).collect();
+            let lines: Vec<String> = letters.iter().map(|letter| K::json(&org, letter, None, &allowed)).collect();
             if !lines.is_empty() {
                 stdout::say(&lines.join("\n"))?;
             }
@@ -162,6 +170,7 @@ async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken)
 
 async fn show<K: Kind>(args: Show, config: &Config, shutdown: CancellationToken) -> Result<()> {
     let orgs = orgs::<K>(config, args.org.as_deref())?;
+    let allowed = AllowedAttributes::new(config.allowed_attributes.clone());
     let connection = link::connect(&config.amqp, "resetd dead").await?;
     let mut shown = Vec::new();
     for org in &orgs {
@@ -169,7 +178,11 @@ async fn show<K: Kind>(args: Show, config: &Config, shutdown: CancellationToken)
         let looked = look::through(&connection, &queue, &shutdown, |held| {
             let letter = K::read(held);
             if K::id(&letter) == args.id {
-                shown.push(if args.json { K::json(org, &letter, Some(held)) } else { K::one(org, &letter, held) });
+                shown.push(if args.json {
+                    K::json(org, &letter, Some(held), &allowed)
+                } else {
+                    K::one(org, &letter, held, &allowed)
+                });
             }
         });
         looked.await?;

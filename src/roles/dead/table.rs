@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::domain::user::UserId;
 use crate::wire::dead_mail::DeadMail;
-use crate::wire::letter::{By, Letter};
+use crate::wire::letter::{By, Letter, Shown};
 
 /// What stands where nothing is known.
 const NOTHING: &str = "-";
@@ -139,10 +138,11 @@ fn one_by_one(letters: &[&Letter]) -> Table {
     table
 }
 
-/// One letter in full.
-pub(super) fn one(letter: &Letter, org: &str, body: &Value) -> String {
+/// One letter in full, and what may be shown of its body.
+pub(super) fn one(letter: &Letter, org: &str, shown: &Shown) -> String {
     let text = |text: &Option<String>| text.as_deref().map_or_else(nothing, plain);
-    let rows = [
+    let replay = letter.hindrance().map_or("it can be replayed".to_owned(), |why| format!("not possible: {why}"));
+    let mut rows = vec![
         ("job", plain(letter.job.as_str())),
         ("org", org.to_owned()),
         ("lane", letter.lane.as_str().to_owned()),
@@ -154,21 +154,24 @@ pub(super) fn one(letter: &Letter, org: &str, body: &Value) -> String {
         ("attempts", letter.attempts.map_or_else(nothing, |attempts| attempts.to_string())),
         ("password set", text(&letter.password_set)),
         ("given up", when(letter.dead_at)),
-        ("replay", if letter.kept { "it can be replayed".to_owned() } else { format!("not possible: {NOT_KEPT}") }),
-        ("body", self::body(body)),
+        ("replay", plain(&replay)),
+        ("body", body(letter, shown)),
     ];
-    rows.map(|(name, value)| format!("{name:<13}{value}")).join("\n")
+    for (name, names) in [("not shown", &shown.not_shown), ("missing", &letter.missing), ("left out", &letter.left_out)]
+    {
+        if !names.is_empty() {
+            rows.push((name, plain(&names.join(", "))));
+        }
+    }
+    let rows: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:<13}{value}")).collect();
+    rows.join("\n")
 }
 
-/// Why a letter cannot be replayed.
-pub(super) const NOT_KEPT: &str =
-    "its body was not kept (over 64 KiB, or no JSON that speaks of a secret); send the job again from where it came";
-
-fn body(body: &Value) -> String {
-    match body.as_str() {
-        Some("") => "none was kept".to_owned(),
-        Some(text) => plain(text),
-        None => plain(&body.to_string()),
+fn body(letter: &Letter, shown: &Shown) -> String {
+    match (letter.kept, shown.body.is_null()) {
+        (false, _) => "none was kept".to_owned(),
+        (true, true) => "not shown: it is no JSON object, or over 64 KiB".to_owned(),
+        (true, false) => plain(&shown.body.to_string()),
     }
 }
 
@@ -220,6 +223,8 @@ mod tests {
             lane: Lane::Bulk,
             dead_at: Timestamp::from_second(1_800_000_000 + n * 60).ok(),
             kept: true,
+            missing: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 
@@ -256,8 +261,15 @@ mod tests {
     #[test]
     fn one_letter_is_shown_in_full() {
         let body = json!({"userId": "u-1", "password": true, "email": "a@example.com"});
-        insta::assert_snapshot!(one(&letter(1), "main", &body));
-        insta::assert_snapshot!(one(&of_the_broker(), "main", &json!("")));
+        let all = Shown { body: body.clone(), not_shown: Vec::new() };
+        insta::assert_snapshot!(one(&letter(1), "main", &all));
+        let nothing = Shown { body: json!(null), not_shown: Vec::new() };
+        insta::assert_snapshot!(one(&of_the_broker(), "main", &nothing));
+        let lost = Letter { missing: vec!["pin".into()], left_out: vec!["header x-password".into()], ..letter(1) };
+        let some = Shown { body, not_shown: vec!["Kennwort".into()] };
+        insta::assert_snapshot!(one(&lost, "main", &some));
+        let masked = Shown { body: json!(null), not_shown: vec!["body".into()] };
+        assert!(one(&letter(1), "main", &masked).contains("body         not shown: it is no JSON object"));
     }
 
     #[test]

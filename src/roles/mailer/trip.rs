@@ -94,7 +94,7 @@ pub(super) fn arrive(desk: &Desk, delivery: Delivery<()>) -> Arrival {
     match &note {
         Ok(Note { content: Content::Open(words), .. }) => scrubber.add(words.password.expose()),
         Ok(Note { content: Content::Sealed(_), .. }) => {}
-        Err(_) => dead_mail::password(&delivery.body).iter().for_each(|password| scrubber.add(password)),
+        Err(_) => dead_mail::passwords(&delivery.body).iter().for_each(|password| scrubber.add(password)),
     }
     let turn = note.as_ref().ok().map(|note| {
         let (turns, person) = (office.turns.clone(), person(note));

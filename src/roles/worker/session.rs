@@ -71,6 +71,7 @@ struct Session {
 impl Session {
     async fn open(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held: &Held) -> Result<Self, Trouble> {
         let org = &office.org;
+        org.begins_again();
         let desk = Desk {
             org: Arc::clone(org),
             publisher: Arc::clone(&held.publisher),

@@ -72,6 +72,23 @@ fn a_fallback_stands_in_for_nobody_but_not_for_a_bad_address() {
 }
 
 #[test]
+fn names_that_mean_something_to_the_library_are_refused_at_any_depth() {
+    let rules =
+        Rules { allowed: AllowedAttributes::new(vec!["*".into()]), fallback: None, domains: AllowedDomains::default() };
+    for attributes in [
+        r#"{"$serde_json::private::Number":"1"}"#,
+        r#"{"title":{"$serde_json::private::RawValue":"{"}}"#,
+        r#"{"title":[{"a":{"\u0024serde_json::private::Number":"1"}}]}"#,
+    ] {
+        let body = format!(r#"{{"userId":"u","password":1,"email":"a@b","attributes":{attributes}}}"#);
+        let invalid = parse(body.as_bytes(), &rules).expect_err(&body);
+        assert!(invalid.detail.contains("has the key \"$serde_json::private::"), "{invalid}");
+    }
+    let text = r#"{"userId":"u","password":1,"email":"a@b","attributes":{"title":"$serde_json::private::Number"}}"#;
+    assert!(parse(text.as_bytes(), &rules).is_ok(), "a value may be that text");
+}
+
+#[test]
 fn each_rule_refuses_with_its_field() {
     use Reason::{AttributeNotAllowed, InvalidJob, NoAddress};
     refused("", InvalidJob, "ends too early");

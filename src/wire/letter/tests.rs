@@ -8,6 +8,10 @@ use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 
 const BODY: &[u8] = br#"{"userId":"u-1","password":true,"email":"a@example.com"}"#;
 
+fn allowed() -> AllowedAttributes {
+    AllowedAttributes::new(vec!["title".into()])
+}
+
 fn text_of(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
@@ -46,7 +50,7 @@ fn of_a_worker() -> (Vec<u8>, BasicProperties) {
         ("not-after", text_of("2099-01-01T00:00:00Z")),
         ("resetd-tried", AMQPValue::LongLongInt(3)),
     ]));
-    super::super::dead_letter::message(BODY, &came, &outcome)
+    super::super::dead_letter::message(BODY, &came, &outcome, &allowed())
 }
 
 /// A letter as the broker itself makes it of a job in the bulk lane.
@@ -89,6 +93,8 @@ fn a_workers_letter_is_read_as_it_was_written() {
         lane: Lane::Bulk,
         dead_at: Some(at(0)),
         kept: true,
+        missing: vec![],
+        left_out: vec![],
     };
     assert_eq!(letter, expected);
 }
@@ -154,8 +160,59 @@ fn a_line_and_a_dropped_record_say_what_a_program_wants_to_know() {
 }
 
 #[test]
-fn a_body_is_shown_without_its_secrets() {
-    assert_eq!(shown(br#"{"password":"hunter2","userId":"u"}"#), json!({"password": true, "userId": "u"}));
-    assert_eq!(shown(b"my pwd is hunter2"), json!(""));
-    assert_eq!(shown(b"hello"), json!("hello"));
+fn what_is_shown_of_a_body_is_what_a_letter_keeps() {
+    let check = |body: &str, shown: Value, names: &[&str]| {
+        let not_shown = names.iter().map(ToString::to_string).collect();
+        assert_eq!(super::shown(body.as_bytes(), &allowed()), Shown { body: shown, not_shown }, "{body}");
+    };
+    check(r#"{"password":"hunter2","userId":"u"}"#, json!({"password": true, "userId": "u"}), &[]);
+    check(
+        r#"{"userId":"u","pin":1,"password":1,"attributes":{"title":"x","y":2}}"#,
+        json!({"userId": "u", "password": true, "attributes": {"title": "x"}}),
+        &["pin", "attributes.y"],
+    );
+    check("my pwd is hunter2", Value::Null, &["body"]);
+    check("hello", Value::Null, &["body"]);
+    check("", Value::Null, &[]);
+}
+
+/// The letter of a worker with these headers more.
+fn with_more(body: &[u8], more: &[(&str, AMQPValue)]) -> Letter {
+    let mut headers = table(&[("resetd-reason", text_of("invalid_job"))]);
+    for (name, value) in more {
+        headers.insert((*name).into(), value.clone());
+    }
+    Letter::read(body, &BasicProperties::default().with_headers(headers))
+}
+
+#[test]
+fn a_letter_that_is_not_its_job_any_more_cannot_be_replayed_and_says_why() {
+    let names = AMQPValue::FieldArray(FieldArray::from(vec![text_of("pin"), text_of("header not-after")]));
+    let lost = with_more(BODY, &[("resetd-missing", names.clone())]);
+    assert!(lost.hindrance().unwrap().starts_with("what its job had, and it has not: pin, header not-after; "));
+    assert!(line(&lost, "main", None).contains(r#""canBeReplayed":false,"missing":["pin","header not-after"]"#));
+    let old = |detail: &str| with_more(BODY, &[("resetd-detail", text_of(detail))]).hindrance();
+    assert!(old("userId: the field stands twice; it must stand once").unwrap().contains("which of both"));
+    assert!(old("\"$serde_json::private::RawValue\": unknown field").unwrap().contains("which of both"));
+    assert_eq!(old("userId: it is missing"), None);
+    assert!(with_more(b"", &[]).hindrance().unwrap().contains("no JSON object"));
+    // Of the broker's letters nothing is missing, whatever their producer says.
+    let forged = BasicProperties::default().with_headers(table(&[("resetd-missing", names)]));
+    assert_eq!(Letter::read(BODY, &forged).hindrance(), None);
+}
+
+#[test]
+fn a_letter_says_what_a_job_without_an_id_was_called() {
+    let name = format!("sha256:{}", "0a".repeat(32));
+    let of = |name: &str| with_more(BODY, &[("resetd-job-id", text_of(name))]).job;
+    assert_eq!(of(&name), JobId::derived(name.clone()));
+    let derived = job_id(BODY, &BasicProperties::default());
+    for forged in ["", "job-1", "sha256:", &name[..70], &format!("{name}0"), &name.replace('a', "x")] {
+        assert_eq!(of(forged), derived, "{forged}");
+    }
+    // Of the broker's it is whatever a producer wrote there.
+    let headers = table(&[("resetd-job-id", text_of(&name))]);
+    let properties = BasicProperties::default().with_headers(headers);
+    assert_eq!(Letter::read(BODY, &properties).job, derived);
+    assert_eq!(replayed(BODY, &properties).message_id().as_ref().unwrap().as_str(), format!("replay:{derived}"));
 }

@@ -407,7 +407,7 @@ impl<'a> Check<'a> {
         for letter in &self.letters {
             let reason = letter.header("resetd-reason");
             // One whose `message_id` was not UTF-8 has none.
-            let id = wire::properties::job_id(&letter.body, &letter.properties).as_str().to_owned();
+            let id = wire::letter::Letter::read(&letter.body, &letter.properties).job.as_str().to_owned();
             let kind = self.jobs.get(id.as_str()).map(|job| job.kind);
             let expected = kind.and_then(Kind::dead);
             let exhausted = reason.as_deref() == Some("retries_exhausted");
