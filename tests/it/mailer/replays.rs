@@ -82,3 +82,44 @@ async fn a_dead_mail_of_an_org_without_a_lane_stays_and_keeps_no_other_back() {
         (2, json!("gone"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_of_what_was_no_notification_asks_for_nobody_that_it_did_not_name() {
+    const SECRET: &str = "tr0ub4dor";
+    let scene = Scene::new(Postbox::answering(|_, _| (Duration::ZERO, "250 taken".into())), "").await;
+    // The lanes are there, and nobody works them.
+    crate::world::declare(&scene.world.connection, &resetd::amqp::names::Names::new(&scene.world.prefix, "main")).await;
+    let (mut mailer, _) = scene.mailer().await;
+    let rest =
+        format!(r#""notificationId":"note-1","jobId":"job-1","org":"main","subject":"{SECRET}","body":"{SECRET}""#);
+    let odd = [
+        format!(r#"{{"userId":"a","userId":"b","to":"b@example.com",{rest}}}"#),
+        format!(r#"{{"userId":"b","to":"a@example.com","to":"b@example.com",{rest}}}"#),
+        format!(r#"{{"userId":{{"$serde_json::private::RawValue":"\"b\""}},"to":"b@example.com",{rest}}}"#),
+        format!(r#"{{"userId":"b","to":"pin {SECRET}",{rest}}}"#),
+        format!(r#"{{"Message":{{"userId":"b","to":"b@example.com","pin":"{SECRET}",{rest}}}}}"#),
+    ];
+    for body in &odd {
+        let properties = BasicProperties::default().with_type(SECRET.into()).with_cluster_id(SECRET.into());
+        publish(&scene.world, "notifications", "email", body.as_bytes(), properties).await;
+    }
+    let good = format!(r#"{{"userId":"c","to":"c@example.com","Kennwort":"{SECRET}",{rest}}}"#);
+    publish(&scene.world, "notifications", "email", good.as_bytes(), BasicProperties::default()).await;
+    eventually("all are dead", async || (scene.world.depth("emails.dead").await == 6).then_some(())).await;
+    assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
+    assert!(!mailer.stderr().contains(SECRET), "{}", mailer.stderr());
+
+    let (code, out, said) =
+        Run::of(&scene.world, &["dead", "--queue", "emails", "replay", "--all", "--yes"]).end().await;
+    let jobs = scene.world.drained("resets.main").await;
+    assert_eq!(jobs.iter().map(|job| job.json()["userId"].clone()).collect::<Vec<_>>(), ["c"], "{out}{said}");
+    assert_eq!((code, out.as_str()), (1, "emails: 1 letter replayed\n"), "{said}");
+    says(&said, &["5 letters cannot be replayed and stay"]);
+    eventually("they stay", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
+    for letter in scene.world.drained("emails.dead").await {
+        let properties = &letter.properties;
+        let texts = [properties.kind(), properties.cluster_id()].map(|text| text.as_ref().map(ToString::to_string));
+        let all = format!("{} {texts:?}", String::from_utf8_lossy(&letter.body));
+        assert!(!all.contains(SECRET), "{all}");
+    }
+}
