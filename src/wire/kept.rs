@@ -113,7 +113,7 @@ fn is_a_word(text: &str) -> bool {
 fn addresses(value: &RawValue) -> Option<String> {
     match first_of(Some(value)).ok()? {
         Text::Absent => Some("[]".into()),
-        Text::Given(address) if EmailAddress::parse(field::EMAILS, &address).is_ok() => {
+        Text::Given(address) if EmailAddress::parse(field::EMAILS, &address).is_ok() || is_a_word(&address) => {
             Some(format!(r#"[{{"value":{}}}]"#, Value::from(address)))
         }
         Text::Given(_) | Text::Other(_) => None,

@@ -59,12 +59,25 @@ fn of_the_addresses_the_first_is_kept_and_what_nobody_reads_is_not() {
 }
 
 #[test]
+fn one_word_is_kept_though_it_is_not_of_its_form_so_that_it_is_seen_whose_job_it_was() {
+    check(
+        r#"{"password":1,"userId":"u/2","userName":"","email":"nobody","emails":[{"value":"a@@b"}]}"#,
+        r#"{"password":true,"userId":"u/2","userName":"","email":"nobody","emails":[{"value":"a@@b"}]}"#,
+        &[],
+        &[],
+    );
+    check(r#"{"password":1,"email":"my-password"}"#, r#"{"password":true}"#, &["email"], &[]);
+}
+
+#[test]
 fn a_value_that_is_not_of_its_form_is_missing() {
     for (body, name) in [
         (r#"{"password":1,"userId":"pin hunter2"}"#, "userId"),
         (r#"{"password":1,"userId":7}"#, "userId"),
         (r#"{"password":1,"userName":{"pin":"hunter2"}}"#, "userName"),
-        (r#"{"password":1,"email":"hunter2"}"#, "email"),
+        (r#"{"password":1,"email":"pin: hunter2"}"#, "email"),
+        (r#"{"password":1,"email":"{\"pin\":\"hunter2\"}"}"#, "email"),
+        (r#"{"password":1,"emails":[{"value":"a@b hunter2"}]}"#, "emails"),
         (r#"{"password":1,"attributes":["hunter2"]}"#, "attributes"),
         (r#"{"password":1,"pin":"hunter2"}"#, "pin"),
         (r#"{"password":1,"a\nb":"hunter2"}"#, "a\\nb"),
