@@ -32,6 +32,8 @@ mod letters;
 mod mail;
 mod mailer;
 mod manners;
+#[cfg(target_os = "linux")]
+mod memory;
 mod not_utf8;
 mod once;
 mod ops;
