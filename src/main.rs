@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use resetd::cli::{self, Cli, Started};
+use resetd::domain::escape::EscapedLines;
 #[cfg(target_os = "linux")]
 use resetd::failpoint;
 #[cfg(target_os = "linux")]
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     raise_descriptors();
     let result = run(cli);
     if let Err(error) = &result {
-        let _ = writeln!(std::io::stderr(), "resetd: {error:#}");
+        let _ = writeln!(std::io::stderr(), "resetd: {}", EscapedLines(format_args!("{error:#}")));
     }
     cli::exit_code(&result)
 }

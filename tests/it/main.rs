@@ -19,6 +19,7 @@ mod dead;
 mod dial;
 mod enqueue;
 mod equal_jobs;
+mod escape;
 mod examples;
 mod first_start;
 mod given_back;

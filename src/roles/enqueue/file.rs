@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::rows::{lines, rows};
+use crate::domain::escape::Escaped;
 use crate::domain::job::Intent;
 use crate::wire::batch::job_id;
 use crate::wire::job::{Rules, parse};
@@ -84,7 +85,7 @@ pub(super) fn sheet(text: &str, rules: &Rules, batch: Option<&str>) -> Result<Sh
                 }
                 sheet.jobs.push(job);
             }
-            Err(why) => bad.push(format!("\n  line {line}: {why}")),
+            Err(why) => bad.push(format!("\n  line {line}: {}", Escaped(why))),
         }
     }
     if !bad.is_empty() {
@@ -180,11 +181,12 @@ fn csv(text: &str) -> Result<Vec<Line>> {
     let mut rows = rows(text).into_iter();
     let (line, header) = match rows.next() {
         Some((line, Ok(header))) => (line, header),
-        Some((line, Err(why))) => bail!("line {line}: the header row cannot be read: {why}"),
+        Some((line, Err(why))) => bail!("line {line}: the header row cannot be read: {}", Escaped(why)),
         None => (1, csv::StringRecord::new()),
     };
     let names = header.iter().map(|name| plain("the header row", name));
-    let header: Vec<&str> = names.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("line {line}: {why}"))?;
+    let header: Vec<&str> =
+        names.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("line {line}: {}", Escaped(why)))?;
     if !header.iter().any(|name| *name == "userId" || *name == "userName") {
         // What stands there is not repeated: without a header row it is somebody's data.
         let columns = header.len();

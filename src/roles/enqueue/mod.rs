@@ -21,6 +21,7 @@ use super::stdout;
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
+use crate::domain::escape::Escaped;
 use crate::domain::job::{Lane, Wishes};
 use crate::domain::mailing::Unsent;
 use crate::wire::job::Rules;
@@ -131,7 +132,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         LaneArg::Interactive => Lane::Interactive,
         LaneArg::Bulk => Lane::Bulk,
     };
-    let of_batch = batch.as_ref().map(|name| format!(", batch {name}")).unwrap_or_default();
+    let of_batch = batch.as_ref().map(|name| format!(", batch {}", Escaped(name))).unwrap_or_default();
     let jobs = format!("{} jobs", sheet.jobs.len());
     let place = format!("for org {org}, lane {}{of_batch}", lane.as_str());
     if args.dry_run {
@@ -155,7 +156,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
             let batch = Batch { config, org: &org, name: &name, since: Since::Announced(asked_at) };
             wait(&batch, &sheet, args.failed.as_deref(), shutdown).await
         }
-        (_, Some(name)) => stdout::say(&format!("resetd batch {name} shows how far they are")),
+        (_, Some(name)) => stdout::say(&format!("resetd batch {} shows how far they are", Escaped(name))),
         (_, None) => Ok(()),
     }
 }
@@ -208,7 +209,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
             verdict(counts)
         }
         None => {
-            let name = batch.name;
+            let name = Escaped(batch.name);
             stdout::say(&format!("the jobs go on without this; resetd batch {name} shows them again"))
         }
     }
