@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use resetd::cli::{self, Cli, Started};
+use resetd::cli::{self, Cli};
 use resetd::domain::escape::EscapedLines;
 #[cfg(target_os = "linux")]
 use resetd::failpoint;
@@ -49,11 +49,12 @@ fn raise_descriptors() {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let Started { worker, exporting } = {
+    let mut started = {
         let _within = runtime.enter();
         cli::start_telemetry(&cli)?
     };
-    let result = runtime.block_on(async { cli::run(cli, worker, shutdown()?).await });
+    let exporting = started.exporting.take();
+    let result = runtime.block_on(async { cli::run(cli, started, shutdown()?).await });
     if let Some(exporting) = exporting {
         exporting.end();
     }

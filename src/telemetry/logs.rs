@@ -119,11 +119,25 @@ fn may_be_logged(event: &Metadata<'_>) -> bool {
 
 /// Warns of a private key that others on this machine can read; `key` is the configuration's.
 pub fn warn_if_readable(key: &str, path: &Path) {
-    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
-    if mode & 0o077 != 0 {
+    warn(key, path, "private key");
+}
+
+/// The same of any other secret.
+pub fn warn_if_secret_is_readable(key: &str, path: &Path) {
+    warn(key, path, "secret");
+}
+
+fn warn(key: &str, path: &Path, what: &str) {
+    if let Some(mode) = readable_by_others(path) {
         tracing::warn!(
-            path = %path.display(), mode = format!("{:o}", mode & 0o777),
-            "{key}: others on this machine can read this private key: chmod 600"
+            path = %path.display(), mode = format!("{mode:o}"),
+            "{key}: others on this machine can read this {what}: chmod 600"
         );
     }
+}
+
+/// The mode of a file that others than its owner may read or write.
+pub fn readable_by_others(path: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    (mode & 0o077 != 0).then_some(mode & 0o777)
 }
