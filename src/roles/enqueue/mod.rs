@@ -40,7 +40,7 @@ const MAIL_FAILED: &str = "notification_failed";
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters. The columns reason and detail are left out. An NDJSON file has one job on each line:
+    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters; a ' before =, +, - or @, which keeps a spreadsheet from taking it for a formula, is taken away. The columns reason and detail are left out. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
