@@ -51,7 +51,7 @@ chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECO
 	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
-lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be
+lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be (ADVISORY_DB: a copy of RustSec's)
 	@scripts/need
 	cargo fmt --all --check
 	cargo clippy --locked --workspace $(features) --all-targets -- -D warnings
