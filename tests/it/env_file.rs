@@ -119,3 +119,22 @@ async fn the_first_line_of_the_log_and_check_name_it_with_its_keys_and_no_value(
         assert!(!said.contains("s3cret") && !said.contains("25ms"), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_holds_is_as_good_as_a_variable_of_the_process() {
+    let with = |line: &str, arguments: &[&str]| {
+        let run = Run::new(arguments);
+        mode(&run.file(".env", &format!("{line}\n")), 0o600);
+        run.file("a.csv", "userId,email,title,genesys:routingSkills\nu-1,a@example.com,T,[]\n");
+        run.config("[orgs.main]\nregion = \"mypurecloud.com\"\n[wire]\nallowed_attributes = \"phoneNumbers\"\n")
+    };
+    let dry = ["enqueue", "--dry-run", "a.csv"];
+    let (code, _, said) = with("RESETD__WIRE__ALLOWED_ATTRIBUTES=title, genesys:*", &dry).end().await;
+    assert_eq!(code, 2, "{said}"); // a blank wants quotes
+    let (code, out, said) = with("RESETD__WIRE__ALLOWED_ATTRIBUTES=\"title, genesys:*\"", &dry).end().await;
+    assert_eq!(code, 0, "{out}{said}");
+    let (code, ..) = with("RESETD__WIRE__ALLOWED_ATTRIBUTES=title", &dry).end().await;
+    assert_eq!(code, 1, "a list in it goes over that of a file");
+    refused(with("RESETD__AMQP__PREFECHT=3", &dry), &["prefecht"]).await;
+    refused(with("RESETD__AMQP__URL_FILE=nowhere", &dry), &["amqp.url_file", "nowhere"]).await;
+}
