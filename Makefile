@@ -91,6 +91,11 @@ soak: ## half an hour of jobs while the broker is restarted, then an hour withou
 	cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 	SOAK_RESTART=0 SOAK_MINUTES=60 cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 
+.PHONY: release
+release: ## what is released: the binary, its bill of materials, the digests of the base images, in target/dist
+	@scripts/need
+	scripts/release
+
 .PHONY: clean
 clean: ## remove what was built
 	cargo clean
