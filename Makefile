@@ -51,7 +51,7 @@ chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECO
 	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture
 
 .PHONY: lint
-lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be
+lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be (ADVISORY_DB: a copy of RustSec's)
 	@scripts/need
 	cargo fmt --all --check
 	cargo clippy --locked --workspace $(features) --all-targets -- -D warnings
@@ -92,6 +92,11 @@ soak: ## half an hour of jobs while the broker is restarted, then an hour withou
 	scripts/broker install --private
 	cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
 	SOAK_RESTART=0 SOAK_MINUTES=60 cargo test --locked --workspace $(features) --release --test it soak -- --ignored --nocapture
+
+.PHONY: release
+release: ## what is released: the binary, its bill of materials, the digests of the base images, in target/dist
+	@scripts/need
+	scripts/release
 
 .PHONY: clean
 clean: ## remove what was built

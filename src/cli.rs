@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::{Config, ConfigError, EnvFile, Environment};
 use crate::roles;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::traces::{self, Exporting};
@@ -43,6 +43,9 @@ struct Common {
     /// A TOML file over the defaults; repeatable, a later one wins.
     #[arg(long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
+    /// Variables from this file in place of a .env in the working folder; the process's own go before them.
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     /// How the log on stderr is written (default: text); RUST_LOG filters it, such as RUST_LOG=debug.
     #[arg(long, value_enum, value_name = "FORMAT")]
     log: Option<Format>,
@@ -218,29 +221,34 @@ impl Cli {
         self.commons().flat_map(|common| &common.config).cloned().collect()
     }
 
+    fn environment(&self) -> Result<Environment, ConfigError> {
+        Environment::of_process(self.commons().rev().find_map(|common| common.env_file.as_deref()))
+    }
+
     fn log(&self) -> Format {
         self.commons().rev().find_map(|common| common.log).unwrap_or(Format::Text)
     }
 }
 
-/// Runs what the command line asks for. `worker` is a worker's configuration, where it was read already; `shutdown` is cancelled by
-/// the first signal.
+/// Runs what the command line asks for, with what was started for it; `shutdown` is cancelled by the first signal.
 ///
 /// # Errors
 /// Whatever the role fails with; [`exit_code`] tells what the process ends with.
-pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) -> Result<()> {
-    let environment = Environment::of_process()?;
+pub async fn run(cli: Cli, started: Started, shutdown: CancellationToken) -> Result<()> {
+    let Started { worker, environment, .. } = started;
     let files = cli.files();
+    let load = |environment| Config::load(&files, environment).inspect(look_at_secrets);
     match cli.role {
         Role::Worker(_) => {
             let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
+            look_at_secrets(&config);
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             roles::worker::check(&config)?;
             let listener = listener(&config)?;
             in_a_task(roles::worker::run(config, listener, shutdown)).await
         }
         Role::Mailer(with) => {
-            let config = Config::load(&files, environment)?;
+            let config = load(environment)?;
             if let Some(folder) = &with.args.preview {
                 return roles::mailer::preview(&config, folder);
             }
@@ -248,11 +256,9 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
             let listener = listener(&config)?;
             in_a_task(roles::mailer::run(config, listener, shutdown)).await
         }
-        Role::Enqueue(with) => roles::enqueue::run(with.args, &Config::load(&files, environment)?, shutdown).await,
-        Role::Batch(with) => roles::enqueue::batch::run(with.args, &Config::load(&files, environment)?, shutdown).await,
-        Role::Dead { verb, queue, .. } => {
-            roles::dead::run(verb.verb(), queue, &Config::load(&files, environment)?, shutdown).await
-        }
+        Role::Enqueue(with) => roles::enqueue::run(with.args, &load(environment)?, shutdown).await,
+        Role::Batch(with) => roles::enqueue::batch::run(with.args, &load(environment)?, shutdown).await,
+        Role::Dead { verb, queue, .. } => roles::dead::run(verb.verb(), queue, &load(environment)?, shutdown).await,
         Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
         Role::Schema(with) => roles::schema::run(&with.args),
         Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
@@ -261,6 +267,11 @@ pub async fn run(cli: Cli, worker: Option<Config>, shutdown: CancellationToken) 
         Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
         Role::Man(with) => roles::man::run(&with.args, Cli::command()),
     }
+}
+
+/// Warns of files with secrets that others on this machine can read.
+fn look_at_secrets(config: &Config) {
+    config.secret_files.iter().for_each(|(key, path)| logs::warn_if_secret_is_readable(key, path));
 }
 
 /// For a role that lasts: what runs outside of a task is woken from another thread each time. The others stay outside, since they may
@@ -304,25 +315,31 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
         Role::Worker(_) | Role::Mailer(_) | Role::Sim(_) => "info",
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let worker = worker(cli)?;
+    let environment = cli.environment()?;
+    let worker = worker(cli, &environment)?;
     let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
     let (traces, exporting) = traces::start(collector)?.unzip();
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
-    Ok(Started { worker, exporting })
+    if let Some(EnvFile { path, keys }) = environment.file() {
+        tracing::info!(path = %path.display(), keys = keys.join(", "), "an env file adds to the environment");
+    }
+    Ok(Started { worker, environment, exporting })
 }
 
 /// What was started before anything is run.
 pub struct Started {
     /// A worker's configuration: it is read once, since a file may be a pipe.
     pub worker: Option<Config>,
+    /// The environment: it is read once too.
+    pub environment: Environment,
     /// Its traces on their way, where they go anywhere.
     pub exporting: Option<Exporting>,
 }
 
 /// Only a worker has traces; what it lacks is said when it is run.
-fn worker(cli: &Cli) -> Result<Option<Config>> {
+fn worker(cli: &Cli, environment: &Environment) -> Result<Option<Config>> {
     match cli.role {
-        Role::Worker(_) => Ok(Some(Config::load(&cli.files(), Environment::of_process()?)?)),
+        Role::Worker(_) => Ok(Some(Config::load(&cli.files(), environment.clone())?)),
         Role::Enqueue(_)
         | Role::Batch(_)
         | Role::Dead { .. }

@@ -3,7 +3,8 @@
 //!
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
 //! says so and holds the job up for as long as a test needs to break the network, and less than what its last words may take.
-
+//!
+//! `RESETD_FAILPOINT_READABLE="1"` leaves the memory of the process to others of its user, for a test that looks at it and is not root's.
 //!
 //! `RESETD_FAILPOINT_GUARD_HOUR="20"` makes the hour in which `guard_per_hour` counts so many seconds long: a run of minutes can see the
 //! bulk lane close and open again.
@@ -29,6 +30,18 @@ pub enum Stage {
     Again,
     /// The next hop took its mail, and nobody was told.
     Delivered,
+}
+
+/// Whether a test that is not root's looks at the memory of this process.
+#[cfg(not(debug_assertions))]
+pub const fn is_readable() -> bool {
+    false
+}
+
+/// Whether a test that is not root's looks at the memory of this process.
+#[cfg(debug_assertions)]
+pub fn is_readable() -> bool {
+    std::env::var_os("RESETD_FAILPOINT_READABLE").is_some()
 }
 
 /// The hour of the guard, where a test makes it shorter.

@@ -550,3 +550,28 @@ mod contract {
         assert!(compared >= 20, "{compared}");
     }
 }
+
+/// A secret that a unit does not hand over as a credential ends up in its environment, which more people can read.
+#[test]
+fn the_units_have_a_credential_for_every_secret() {
+    let both = ["AMQP__URL_FILE", "AMQP__CLIENT_KEY_FILE", "HTTP__TOKEN_FILE", "HTTP__PROXY_FILE"];
+    let worker = ["ORGS__MAIN__CLIENT_SECRET_FILE"];
+    let mailer = ["MAILER__SMTP__PASSWORD_FILE", "MAILER__HTTP__TOKEN_FILE", "MAILER__OPEN_WITH"];
+    for (unit, own) in [("resetd", &worker[..]), ("resetd-mailer", &mailer)] {
+        let text = file(&format!("deploy/{unit}.service"));
+        let lines: Vec<&str> = text.lines().map(|line| line.trim_start_matches('#')).collect();
+        for key in both.iter().chain(own) {
+            let start = format!("Environment=RESETD__{key}=%d/");
+            let credential = lines.iter().find_map(|line| line.strip_prefix(start.as_str()));
+            let credential = credential.unwrap_or_else(|| panic!("{unit}: no line {start}"));
+            let loads = format!("LoadCredential={credential}:/etc/resetd/");
+            assert!(lines.iter().any(|line| line.starts_with(&loads)), "{unit}: no line {loads}");
+        }
+    }
+    // Those above are all there are.
+    let raw = file("src/config/raw.rs");
+    let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once("_file:"));
+    let public = ["ca", "client_cert"];
+    let secret: BTreeSet<&str> = keys.map(|(key, _)| key).filter(|key| !public.contains(key)).collect();
+    assert_eq!(secret, BTreeSet::from(["client_key", "client_secret", "password", "proxy", "token", "url"]));
+}

@@ -123,4 +123,16 @@ mod tests {
         let missing = said(AlertDescription::CertificateRequired);
         assert!(missing.contains("amqp.client_cert_file") && !missing.contains("cipher"), "{missing}");
     }
+
+    /// The library for such files is not built in: `patches/README.md`.
+    #[tokio::test]
+    async fn a_client_certificate_in_a_pkcs12_file_is_refused_in_words() {
+        use lapin::tcp::{AsyncTcpStream, Identity, TLSConfig};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let runtime = lapin::runtime::default_runtime().unwrap();
+        let plain = AsyncTcpStream::connect(&runtime, vec![listener.local_addr().unwrap()]).await.unwrap();
+        let identity = Some(Identity::PKCS12 { der: &[0x30], password: "x" });
+        let refused = plain.into_tls("localhost", TLSConfig { identity, cert_chain: None }).await.err().unwrap();
+        assert!(refused.to_string().contains("PKCS#12 file is not supported"), "{refused}");
+    }
 }

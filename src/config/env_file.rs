@@ -1,8 +1,104 @@
-//! The text of a `.env` file: `NAME=value` on each line, as a POSIX shell reads it but that nothing is replaced. What another program
-//! would replace is refused, since nobody can know which of the two was meant.
+//! A `.env` file, and who may have written it. Its text: `NAME=value` on each line, as a POSIX shell reads it but that nothing is
+//! replaced. What another program would replace is refused, since nobody can know which of the two was meant.
 
+use std::fmt::Display;
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
 use std::iter::Peekable;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::Chars;
+
+use rustix::process::geteuid;
+use zeroize::Zeroizing;
+
+use super::ConfigError;
+
+/// Where it is looked for, unless another is named: in the working folder.
+const USUAL: &str = ".env";
+
+/// What was read, for whoever wants to know where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// The whole path.
+    pub path: PathBuf,
+    /// The names of its variables, in their order.
+    pub keys: Vec<String>,
+}
+
+/// Variables with their values.
+type Pairs = Vec<(String, String)>;
+
+/// Reads the file that is named, which must be there, or a `.env` in the working folder, where there is one. `known`: whether the
+/// environment has a variable of this name.
+///
+/// # Errors
+/// Where it cannot be read, with the line; or where somebody else may have written it: what it says goes over the configuration.
+pub(super) fn load(
+    named: Option<&Path>,
+    known: impl Fn(&str) -> bool,
+) -> Result<Option<(EnvFile, Pairs)>, ConfigError> {
+    let path = named.unwrap_or(Path::new(USUAL));
+    let (called, place) = match named {
+        Some(path) => (format!("--env-file {}", path.display()), ""),
+        None => (USUAL.to_owned(), " in the working folder"),
+    };
+    let cannot = |why: &dyn Display| ConfigError::new(format!("{called}{place} cannot be read: {why}"));
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot(&error)),
+    };
+    // What was opened, and not what stands there a moment later.
+    let opened = file.metadata().map_err(|error| cannot(&error))?;
+    trusted(&called, path, &opened)?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(|error| cannot(&error))?;
+    let pairs = read(&text, known)
+        .map_err(|Unreadable { line, why }| ConfigError::new(format!("{called}, line {line}: {why}")))?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok(Some((EnvFile { path, keys: pairs.iter().map(|(name, _)| name.clone()).collect() }, pairs)))
+}
+
+/// Refuses a file that somebody else may have written, or put there: by itself, or by the folder that it, or a link to it, lies in.
+fn trusted(called: &str, path: &Path, opened: &Metadata) -> Result<(), ConfigError> {
+    let us = geteuid().as_raw();
+    let refused = |what: &str, why: &str| {
+        ConfigError::new(format!(
+            "{called} is not read: {what} {why}, so that somebody else may say where the client's secret and the passwords go; \
+             mend that, or name another file by --env-file"
+        ))
+    };
+    if let Some(why) = who_else(opened.mode(), opened.uid(), us) {
+        return Err(refused("it", &why));
+    }
+    // A pipe of the shell's lies in no folder.
+    let real = path.canonicalize().ok().filter(|_| opened.is_file());
+    for path in [Some(path), real.as_deref()].into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let found =
+            folder.metadata().map_err(|error| refused("its folder", &format!("cannot be looked at ({error})")))?;
+        if let Some(why) = who_else(found.mode(), found.uid(), us) {
+            let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+            return Err(refused(&format!("its folder {}", folder.display()), &why));
+        }
+    }
+    Ok(())
+}
+
+/// Who may write there beside its owner and root, or who its owner is, where that is neither us nor root. Where a folder's sticky bit
+/// keeps others from replacing what is there, they may still put there what is not.
+fn who_else(mode: u32, owner: u32, us: u32) -> Option<String> {
+    if owner != us && owner != 0 {
+        return Some(format!("belongs to another user (uid {owner})"));
+    }
+    let who = match (mode & 0o020, mode & 0o002) {
+        (0, 0) => return None,
+        (_, 0) => "its group",
+        _ => "everybody",
+    };
+    Some(format!("can be written by {who} (mode {:o}: chmod go-w)", mode & 0o7777))
+}
 
 /// What cannot be read, without a word of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,6 +247,27 @@ mod tests {
     #[test]
     fn a_dollar_that_names_no_variable_is_one() {
         assert_eq!(values("K1=pa$word\nK2=$\nK3=a$$b$1\nK4=\"$HOMER\""), ["pa$word", "$", "a$$b$1", "$HOMER"]);
+    }
+
+    #[test]
+    fn others_than_its_owner_and_root_may_not_have_written_it() {
+        // (mode, owner, us, what is said)
+        for (mode, owner, us, says) in [
+            (0o100_600, 1000, 1000, None),
+            (0o100_644, 1000, 1000, None),
+            (0o040_755, 0, 1000, None),
+            (0o100_400, 0, 0, None),
+            (0o100_664, 1000, 1000, Some("its group (mode 664")),
+            (0o100_646, 0, 0, Some("everybody (mode 646")),
+            (0o041_777, 0, 1000, Some("everybody (mode 1777")),
+            (0o100_620, 0, 1000, Some("its group")),
+            (0o100_600, 1001, 1000, Some("another user (uid 1001)")),
+            (0o040_755, 1000, 0, Some("another user (uid 1000)")),
+        ] {
+            let said = who_else(mode, owner, us);
+            assert_eq!(said.is_some(), says.is_some(), "{mode:o} {owner} {us}: {said:?}");
+            assert!(says.is_none_or(|part| said.as_ref().unwrap().contains(part)), "{said:?}");
+        }
     }
 
     #[test]

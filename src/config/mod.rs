@@ -28,6 +28,7 @@ use crate::domain::{
     rung::Delays,
     user::{AllowedDomains, EmailAddress},
 };
+pub use env_file::EnvFile;
 pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
@@ -127,6 +128,8 @@ pub struct Config {
     pub again: Duration,
     /// What `guard_per_hour` takes for an hour. Not a key either; tests make it shorter.
     pub guard_hour: Duration,
+    /// The files that hold secrets, with the keys that name them. Those of sealing are looked at where they are read.
+    pub secret_files: Vec<(String, PathBuf)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     mailing: raw::Mailer,
@@ -192,7 +195,9 @@ impl Config {
         for name in raw.orgs.keys() {
             org::check_name(name)?;
         }
+        let secret_files = raw.secret_files();
         Ok(Self {
+            secret_files,
             amqp: amqp::Amqp::check(raw.amqp)?,
             allowed_attributes: raw.wire.allowed_attributes.0.clone(),
             password: password(&raw.password)?,

@@ -24,6 +24,27 @@ pub(super) struct Raw {
     pub(super) telemetry: Telemetry,
 }
 
+impl Raw {
+    /// The files that hold secrets, with the keys that name them.
+    pub(super) fn secret_files(&self) -> Vec<(String, PathBuf)> {
+        let Mailer { smtp, http, .. } = &self.mailer;
+        let files = [
+            ("amqp.url_file", &self.amqp.url_file),
+            ("amqp.client_key_file", &self.amqp.client_key_file),
+            ("http.token_file", &self.http.token_file),
+            ("http.proxy_file", &self.http.proxy_file),
+            ("mailer.smtp.password_file", &smtp.password_file),
+            ("mailer.http.token_file", &http.token_file),
+        ];
+        let files = files.into_iter().map(|(key, file)| (key.to_owned(), file));
+        let orgs =
+            self.orgs.iter().map(|(name, org)| (format!("orgs.{name}.client_secret_file"), &org.client_secret_file));
+        let named = files.chain(orgs);
+        let set = named.filter_map(|(key, file)| Some((key, file.as_deref().filter(|path| !path.is_empty())?)));
+        set.map(|(key, path)| (key, PathBuf::from(path))).collect()
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Amqp {

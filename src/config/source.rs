@@ -1,12 +1,12 @@
 //! Where the configuration comes from: the default, the files, the environment, each over the one before.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError as Cause, File, FileFormat};
 
-use super::{ConfigError, env_file, raw::Raw, value};
+use super::env_file::{self, EnvFile};
+use super::{ConfigError, raw::Raw, value};
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "RESETD";
@@ -15,7 +15,10 @@ const SEPARATOR: &str = "__";
 /// The environment, taken once at the start: the process's variables over those of `.env`. A line break at the end of one is not part
 /// of it.
 #[derive(Clone, Default)]
-pub struct Environment(HashMap<String, String>);
+pub struct Environment {
+    variables: HashMap<String, String>,
+    file: Option<EnvFile>,
+}
 
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -24,21 +27,28 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// The process's own, and what a `.env` in the working folder adds.
+    /// The process's own, and what a file adds: the one that is named, or a `.env` in the working folder.
     ///
     /// # Errors
-    /// Where `.env` is there but cannot be read, with the line; its content is not repeated.
-    pub fn of_process() -> Result<Self, ConfigError> {
+    /// Where it is there but cannot be read, with the line; its content is not repeated. Where somebody else may have written it.
+    pub fn of_process(named: Option<&Path>) -> Result<Self, ConfigError> {
         let own =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let own: HashMap<String, String> = own.collect();
-        let mut variables: HashMap<_, _> = dotenv(&own)?.into_iter().collect();
+        let (file, pairs) = env_file::load(named, |name| own.contains_key(name))?.unzip();
+        let mut variables: HashMap<_, _> = pairs.into_iter().flatten().collect();
         variables.extend(own);
-        Ok(Self::unbroken(variables))
+        Ok(Self { file, ..Self::unbroken(variables) })
+    }
+
+    /// The file that added to it, where there was one.
+    pub fn file(&self) -> Option<&EnvFile> {
+        self.file.as_ref()
     }
 
     fn unbroken(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(variables.into_iter().map(|(name, text)| (name, value::unbroken(&text).to_owned())).collect())
+        let variables = variables.into_iter().map(|(name, text)| (name, value::unbroken(&text).to_owned())).collect();
+        Self { variables, file: None }
     }
 
     /// One made of these.
@@ -48,26 +58,13 @@ impl Environment {
 
     /// Sets one over what is there.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.0.insert(name.to_owned(), value.into());
+        self.variables.insert(name.to_owned(), value.into());
     }
 
     /// One variable; an empty one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
-}
-
-/// What the `.env` in the working folder adds to the process's own variables.
-fn dotenv(own: &HashMap<String, String>) -> Result<Vec<(String, String)>, ConfigError> {
-    let cannot =
-        |why: &dyn std::fmt::Display| ConfigError::new(format!(".env in the working folder cannot be read: {why}"));
-    let text = match std::fs::read_to_string(".env") {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(cannot(&error)),
-    };
-    env_file::read(&text, |name| own.contains_key(name))
-        .map_err(|env_file::Unreadable { line, why }| ConfigError::new(format!(".env, line {line}: {why}")))
 }
 
 /// Lays them over one another: default, compiled-in texts, files, environment.
@@ -80,7 +77,7 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         builder = builder.add_source(File::from_str(&toml_of(path)?, FileFormat::Toml));
     }
     // Only texts: never try_parsing, which turns a secret 007 into 7.
-    let ours = environment.0.iter().filter(|(name, _)| name.starts_with("RESETD__"));
+    let ours = environment.variables.iter().filter(|(name, _)| name.starts_with("RESETD__"));
     let variables = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
     let environment = config::Environment::with_prefix(PREFIX)
         .prefix_separator(SEPARATOR)

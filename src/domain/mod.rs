@@ -6,6 +6,7 @@ pub mod attribute;
 pub mod batch;
 pub mod blocked;
 pub mod chronicle;
+pub mod escape;
 pub mod failure;
 pub mod form;
 pub mod job;

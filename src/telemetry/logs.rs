@@ -5,11 +5,16 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tracing::field::Field;
 use tracing::{Level, Metadata};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+use crate::domain::escape::{Escaped, escaped_json};
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,10 +39,15 @@ pub type Traces = Box<dyn Layer<Registry> + Send + Sync>;
 pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option<Traces>) -> Result<(), StartError> {
     let filter =
         EnvFilter::from_str(filter.unwrap_or("info")).map_err(|error| StartError::Filter(error.to_string()))?;
-    let layer = fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<_> + Send + Sync> = match format {
-        Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
-        Format::Text => layer.with_ansi(colours).boxed(),
+        Format::Json => {
+            let layer = fmt::layer().with_writer(|| JsonLines(std::io::stderr())).json();
+            layer.flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+        Format::Text => {
+            let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+            layer.fmt_fields(debug_fn(field).delimited(" ")).boxed()
+        }
     };
     tracing_subscriber::registry()
         .with(traces)
@@ -50,6 +60,34 @@ pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option
         tracing::error!(%place, "panic in the worker's own code; please report it");
     }));
     Ok(())
+}
+
+/// A field of a line for people: whatever is in it stays on the line, and is seen.
+fn field(to: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let value = Escaped(format_args!("{value:?}"));
+    match field.name() {
+        "message" => write!(to, "{value}"),
+        name if to.has_ansi_escapes() => write!(to, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}"),
+        name => write!(to, "{name}={value}"),
+    }
+}
+
+/// Lines of JSON, each written whole, for programs and for people who look at them: what JSON leaves as it is and nobody sees is an
+/// escape too.
+struct JsonLines<W>(W);
+
+impl<W: std::io::Write> std::io::Write for JsonLines<W> {
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+        match std::str::from_utf8(lines) {
+            Ok(text) => self.0.write_all(escaped_json(text).as_bytes())?,
+            Err(_) => self.0.write_all(lines)?,
+        }
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Why logging could not be started.
@@ -81,11 +119,25 @@ fn may_be_logged(event: &Metadata<'_>) -> bool {
 
 /// Warns of a private key that others on this machine can read; `key` is the configuration's.
 pub fn warn_if_readable(key: &str, path: &Path) {
-    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
-    if mode & 0o077 != 0 {
+    warn(key, path, "private key");
+}
+
+/// The same of any other secret.
+pub fn warn_if_secret_is_readable(key: &str, path: &Path) {
+    warn(key, path, "secret");
+}
+
+fn warn(key: &str, path: &Path, what: &str) {
+    if let Some(mode) = readable_by_others(path) {
         tracing::warn!(
-            path = %path.display(), mode = format!("{:o}", mode & 0o777),
-            "{key}: others on this machine can read this private key: chmod 600"
+            path = %path.display(), mode = format!("{mode:o}"),
+            "{key}: others on this machine can read this {what}: chmod 600"
         );
     }
+}
+
+/// The mode of a file that others than its owner may read or write.
+pub fn readable_by_others(path: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    (mode & 0o077 != 0).then_some(mode & 0o777)
 }

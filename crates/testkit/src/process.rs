@@ -1,6 +1,8 @@
 //! The binary as a process: how a test starts it, what it writes, how it ends.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -123,6 +125,14 @@ impl Run {
             ["-qefc", &command, "/dev/null"].map(str::to_owned).into()
         };
         self.command = script;
+        self
+    }
+
+    /// As another user, who may read what is in its working folder.
+    pub fn as_user(mut self, id: u32) -> Self {
+        let readable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.folder.path(), readable).unwrap();
+        self.command.uid(id);
         self
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use minijinja::Error;
+use minijinja::{Error, ErrorKind};
 
 use crate::config::ConfigError;
 use crate::domain::language::Language;
@@ -61,8 +61,21 @@ impl Files {
         let place = above.filter(|_| !self.has(name)).unwrap_or(self).path(name);
         let line = error.line().map(|line| format!(" line {line}")).unwrap_or_default();
         let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-        ConfigError::new(format!("mailer.templates: {}{line}: {}{detail}", place.display(), error.kind()))
+        ConfigError::new(format!("mailer.templates: {}{line}: {}{detail}", place.display(), kind(error)))
     }
+}
+
+/// What kind of error it is; where one within it says that there were too many steps, that.
+pub(super) fn kind(error: &Error) -> String {
+    let within = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let mut within = within.filter_map(|error| error.downcast_ref::<Error>());
+    if within.any(|error| error.kind() == ErrorKind::OutOfFuel) {
+        return format!(
+            "it takes more than {} steps to fill in; is there a loop in it that hardly ends?",
+            super::STEPS
+        );
+    }
+    error.kind().to_string()
 }
 
 /// The sub-folders, each called by a language.

@@ -182,3 +182,25 @@ fn no_value_brings_a_line_break_into_a_subject() {
     note.job = JobId::new("j\r\nBcc: x@example.com");
     assert_eq!(templates.mail(&note, &words).unwrap().subject, "j  Bcc: x@example.com");
 }
+
+#[test]
+fn a_loop_that_hardly_ends_is_refused_and_so_is_one_that_only_a_real_mail_comes_to() {
+    const LOOP: &str = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
+    refused(&[("body.txt", &format!("{LOOP}{{{{ password }}}}"))], &["body.txt", "more than 100000 steps", "a loop"]);
+    refused(&[("part.txt", LOOP), ("body.txt", "{% include 'part.txt' %}{{ password }}")], &["more than 100000 steps"]);
+    let only = format!("{{% if org != 'main' %}}{LOOP}{{% endif %}}{{{{ password }}}}");
+    let folder = folder(&[("body.txt", &only)]);
+    let templates = Templates::load(&settings(Some(folder.path()))).unwrap();
+    let (mut note, words) = sample(&Language::parse("en").unwrap());
+    assert!(templates.mail(&note, &words).is_ok());
+    note.org = "other".into();
+    let said = templates.mail(&note, &words).unwrap_err().to_string();
+    assert!(said.contains("body.txt") && said.contains("more than 100000 steps"), "{said}");
+}
+
+#[test]
+fn a_long_mail_takes_far_fewer_steps_than_there_may_be() {
+    let long = "{% for a in range(1000) %}{{ userId }} {{ org }}{% endfor %}".repeat(5) + "{{ password }}";
+    let folder = folder(&[("body.txt", &long)]);
+    assert!(Templates::load(&settings(Some(folder.path()))).is_ok());
+}

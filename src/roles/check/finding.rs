@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::domain::escape::{escaped, escaped_json};
+
 /// How a thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,7 +79,8 @@ struct All<'a> {
 /// All of it for other programs.
 pub(super) fn json(findings: &[Finding]) -> String {
     let ok = findings.iter().all(|finding| finding.level != Level::Fail);
-    serde_json::to_string_pretty(&All { ok, findings }).unwrap_or_default()
+    let json = serde_json::to_string_pretty(&All { ok, findings }).unwrap_or_default();
+    escaped_json(&json).into_owned()
 }
 
 /// All of it for people: a line for each, and what to do below it.
@@ -90,18 +93,13 @@ pub(super) fn text(findings: &[Finding], colours: bool) -> String {
     let line = |finding: &Finding| {
         let word = format!("{:<4}", finding.level.word());
         let word = if colours { format!("\u{1b}[{}m{word}\u{1b}[0m", finding.level.colour()) } else { word };
-        let mut line = format!("{word}  {:<width$}  {}", name(finding), plain(&finding.says));
+        let mut line = format!("{word}  {:<width$}  {}", name(finding), escaped(&finding.says));
         if let Some(cure) = &finding.cure {
-            line += &format!("\n{:indent$}-> {}", "", plain(cure), indent = width + 8);
+            line += &format!("\n{:indent$}-> {}", "", escaped(cure), indent = width + 8);
         }
         line
     };
     findings.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Text from outside without its control characters.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -122,7 +120,7 @@ mod tests {
         ok    broker          RabbitMQ 3.13.7
         warn  main: topology  nothing is there yet
                               -> start a worker
-        FAIL  main: token     refused�[2J
+        FAIL  main: token     refused\u{1b}[2J
                               -> check client_id
         ");
     }

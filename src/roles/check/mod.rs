@@ -39,6 +39,7 @@ pub struct Args {
 /// Where anything fails: a [`ConfigError`] where the configuration does.
 pub async fn run(args: Args, files: &[PathBuf], environment: Environment, shutdown: CancellationToken) -> Result<()> {
     let mut problems = Config::problems(files, &environment);
+    let env_file = environment.file().map(settings::env_file);
     let config = Config::load(files, environment);
     problems.extend(config.as_ref().ok().and_then(|config| Seal::load(&config.notification.seal_to).err()));
     let looking = async {
@@ -48,7 +49,7 @@ pub async fn run(args: Args, files: &[PathBuf], environment: Environment, shutdo
         }
     };
     let findings = tokio::select! {
-        findings = looking => findings,
+        findings = looking => env_file.into_iter().chain(findings).collect::<Vec<_>>(),
         () = shutdown.cancelled() => bail!("interrupted; nothing was changed"),
     };
     print(&findings, args.json)?;

@@ -4,10 +4,11 @@ use reqwest::Url;
 
 use super::finding::Finding;
 use crate::config::proxy::Proxy;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, EnvFile};
 use crate::domain::form::{ExtensionForm, Form, PasswordForm};
 use crate::domain::password::PasswordKind;
 use crate::mail::seal::Seal;
+use crate::telemetry::logs;
 
 /// Below these domains is Genesys Cloud itself.
 const GENESYS: [&str; 7] = [
@@ -24,6 +25,20 @@ const GENESYS: [&str; 7] = [
 pub(super) fn problems(problems: &[ConfigError]) -> Vec<Finding> {
     let says = |problem: &ConfigError| problem.to_string().trim_start_matches("configuration: ").to_owned();
     problems.iter().map(|problem| Finding::fail("configuration", says(problem), CURE)).collect()
+}
+
+/// What adds to the environment, and so goes over the `--config` files.
+pub(super) fn env_file(EnvFile { path, keys }: &EnvFile) -> Finding {
+    Finding::ok("env file", format!("{} sets {}", path.display(), keys.join(", ")))
+}
+
+/// Files with secrets that others on this machine can read.
+fn secret_files(config: &Config) -> impl Iterator<Item = Finding> {
+    config.secret_files.iter().filter_map(|(key, path)| {
+        let mode = logs::readable_by_others(path)?;
+        let says = format!("{key} {} can be read by others on this machine (mode {mode:o})", path.display());
+        Some(Finding::warn("secret file", says, format!("chmod 600 {}", path.display())))
+    })
 }
 
 const CURE: &str =
@@ -43,6 +58,7 @@ pub(super) fn findings(config: &Config, wrong: &[ConfigError]) -> Vec<Finding> {
         findings.extend(clear(&urls));
     }
     findings.extend(proxy(&config.http.proxy));
+    findings.extend(secret_files(config));
     findings.extend(
         Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref(), config.mailer.require_sealed)),
     );

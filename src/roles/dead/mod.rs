@@ -158,7 +158,7 @@ async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken)
         if args.json {
             let lines: Vec<String> = letters.iter().map(|letter| K::json(&org, letter, None, &allowed)).collect();
             if !lines.is_empty() {
-                stdout::say(&lines.join("\n"))?;
+                stdout::json(&lines.join("\n"))?;
             }
         } else {
             stdout::say(&K::list(&org, &letters, all, args.limit))?;
@@ -192,6 +192,5 @@ async fn show<K: Kind>(args: Show, config: &Config, shutdown: CancellationToken)
         let whose = if K::BY_ORG { orgs.join(", ") } else { "emails".into() };
         bail!("no dead letter of {whose} has the id {:?}; `resetd dead list` has the ids", args.id);
     }
-    let between = if args.json { "\n" } else { "\n\n" };
-    stdout::say(&shown.join(between))
+    if args.json { stdout::json(&shown.join("\n")).map(drop) } else { stdout::say(&shown.join("\n\n")) }
 }

@@ -6,6 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use jiff::Timestamp;
 
+use crate::domain::escape::escaped;
 use crate::domain::user::UserId;
 use crate::wire::dead_mail::DeadMail;
 use crate::wire::letter::{By, Letter, Shown};
@@ -190,9 +191,9 @@ fn nothing() -> String {
     NOTHING.to_owned()
 }
 
-/// Text from outside without its control characters.
+/// Text from outside, in a cell of its own.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    escaped(text).into_owned()
 }
 
 fn new(header: &[&str]) -> Table {
@@ -276,6 +277,6 @@ mod tests {
     fn a_producers_text_cannot_move_the_cursor() {
         let job = JobId::new("a\u{1b}[2Jb\nc");
         let text = list("main", &[Letter { job, ..letter(1) }], 1, 0);
-        assert!(text.contains("a\u{fffd}[2Jb\u{fffd}c") && !text.contains('\u{1b}'), "{text}");
+        assert!(text.contains(r"a\u{1b}[2Jb\nc") && !text.contains('\u{1b}'), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use super::follow::{Batch, Seen, Since, follow};
 use super::view::{self, Bar};
 use super::{is_over, stdout, verdict};
 use crate::config::Config;
+use crate::domain::escape::Escaped;
 
 /// How often a line of JSON is written while it goes on.
 const JSON_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         if args.json {
             if is_last || said.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
                 said = Some(Instant::now());
-                if !stdout::say_to_reader(&view::json(&batch, seen, now).to_string())? {
+                if !stdout::json(&view::json(&batch, seen, now).to_string())? {
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -81,7 +82,8 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     match shown {
         Some(shown) => shown?,
         None if std::io::stderr().is_terminal() => {
-            let _ = writeln!(std::io::stderr(), "the jobs go on; resetd batch {} shows them again", args.name);
+            let _ =
+                writeln!(std::io::stderr(), "the jobs go on; resetd batch {} shows them again", Escaped(&args.name));
         }
         None => {}
     }

@@ -1,5 +1,6 @@
 //! The file: every line a checked job, or all bad lines with their numbers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::rows::{lines, rows};
+use crate::domain::escape::Escaped;
 use crate::domain::job::Intent;
 use crate::wire::batch::job_id;
 use crate::wire::job::{Rules, parse};
@@ -84,7 +86,7 @@ pub(super) fn sheet(text: &str, rules: &Rules, batch: Option<&str>) -> Result<Sh
                 }
                 sheet.jobs.push(job);
             }
-            Err(why) => bad.push(format!("\n  line {line}: {why}")),
+            Err(why) => bad.push(format!("\n  line {line}: {}", Escaped(why))),
         }
     }
     if !bad.is_empty() {
@@ -180,11 +182,12 @@ fn csv(text: &str) -> Result<Vec<Line>> {
     let mut rows = rows(text).into_iter();
     let (line, header) = match rows.next() {
         Some((line, Ok(header))) => (line, header),
-        Some((line, Err(why))) => bail!("line {line}: the header row cannot be read: {why}"),
+        Some((line, Err(why))) => bail!("line {line}: the header row cannot be read: {}", Escaped(why)),
         None => (1, csv::StringRecord::new()),
     };
     let names = header.iter().map(|name| plain("the header row", name));
-    let header: Vec<&str> = names.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("line {line}: {why}"))?;
+    let header: Vec<&str> =
+        names.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("line {line}: {}", Escaped(why)))?;
     if !header.iter().any(|name| *name == "userId" || *name == "userName") {
         // What stands there is not repeated: without a header row it is somebody's data.
         let columns = header.len();
@@ -226,7 +229,7 @@ fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
                 text
             }
             attribute => {
-                let text = cell.trim();
+                let text = formula(cell.trim());
                 if !text.is_empty() {
                     attributes.insert(attribute.to_owned(), value(attribute, cell)?);
                 }
@@ -262,12 +265,32 @@ fn refused(c: char) -> Option<&'static str> {
     }
 }
 
+/// What a spreadsheet takes for a formula begins so, in some of them in full width too.
+const FORMULA: [char; 8] = ['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
+/// Before it, it is text to a spreadsheet.
+const TEXT: char = '\'';
+
+fn is_formula(cell: &str) -> bool {
+    cell.trim_start().starts_with(FORMULA)
+}
+
+/// A cell that no spreadsheet takes for a formula: one that begins as such, or with quotes before that, has one quote more.
+/// [`formula`] takes it away.
+pub(super) fn no_formula(cell: &str) -> Cow<'_, str> {
+    if is_formula(cell.trim_start_matches(TEXT)) { format!("{TEXT}{cell}").into() } else { cell.into() }
+}
+
+/// A cell as it was before [`no_formula`].
+fn formula(cell: &str) -> &str {
+    cell.strip_prefix(TEXT).filter(|rest| is_formula(rest.trim_start_matches(TEXT))).unwrap_or(cell)
+}
+
 /// The text of a cell, without the blanks around it. A line break in one comes from a quote at the wrong place, and what follows it are
 /// other people's rows; those around the text count too.
 fn plain<'a>(place: &str, cell: &'a str) -> Result<&'a str, String> {
     let text = cell.trim_matches([' ', '\t']);
     match text.chars().enumerate().find_map(|(at, c)| Some((at, refused(c)?))) {
-        None => Ok(text.trim()),
+        None => Ok(formula(text.trim()).trim()),
         Some((at, what)) => Err(format!(
             "{place}: character {} of {} is {what}; is a quote missing or one too many? What is meant so is sent as NDJSON, where JSON says it",
             at + 1,
@@ -314,6 +337,36 @@ mod tests {
         assert_eq!(read(csv, None).unwrap().columns, ["userName", "userId", "email"]);
         let line = r#"{"userName":"ann@x","password":true,"email":"a@b","reason":"not_found","detail":null}"#;
         assert_eq!(bodies(line).unwrap(), [r#"{"userName":"ann@x","password":true,"email":"a@b"}"#]);
+    }
+
+    #[test]
+    fn what_a_spreadsheet_takes_for_a_formula_is_text_in_a_file_and_is_read_as_it_was() {
+        for (cell, written) in [
+            ("Agent", "Agent"),
+            ("=HYPERLINK(\"x\")", "'=HYPERLINK(\"x\")"),
+            ("+49 30", "'+49 30"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("  =1", "'  =1"),
+            ("\t=1", "'\t=1"),
+            ("\r=1", "'\r=1"),
+            ("\u{ff1d}1", "'\u{ff1d}1"),
+            ("'=1", "''=1"),
+            ("'quoted'", "'quoted'"),
+            ("'", "'"),
+            ("a=b", "a=b"),
+            ("", ""),
+        ] {
+            assert_eq!(no_formula(cell), written);
+            assert_eq!(formula(written), cell);
+            assert!(!written.trim_start().starts_with(FORMULA));
+        }
+        let csv = "userId,email,title\nu-1,a@b.c,'=1+1\n'-u,a@b.c,\"'@x, y\"\n";
+        let expected = [
+            r#"{"password":true,"userId":"u-1","email":"a@b.c","attributes":{"title":"=1+1"}}"#,
+            r#"{"password":true,"userId":"-u","email":"a@b.c","attributes":{"title":"@x, y"}}"#,
+        ];
+        assert_eq!(bodies(csv).unwrap(), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod rows;
 mod send;
 mod view;
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use super::stdout;
 use crate::config::{Config, ConfigError};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::batch::{Counts, Progress};
+use crate::domain::escape::Escaped;
 use crate::domain::job::{Lane, Wishes};
 use crate::domain::mailing::Unsent;
 use crate::wire::job::Rules;
@@ -38,7 +40,7 @@ const MAIL_FAILED: &str = "notification_failed";
 /// The flags of `resetd enqueue`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters. The columns reason and detail are left out. An NDJSON file has one job on each line:
+    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters; a ' before =, +, - or @, which keeps a spreadsheet from taking it for a formula, is taken away. The columns reason and detail are left out. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
@@ -132,7 +134,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         LaneArg::Interactive => Lane::Interactive,
         LaneArg::Bulk => Lane::Bulk,
     };
-    let of_batch = batch.as_ref().map(|name| format!(", batch {name}")).unwrap_or_default();
+    let of_batch = batch.as_ref().map(|name| format!(", batch {}", Escaped(name))).unwrap_or_default();
     let jobs = format!("{} jobs", sheet.jobs.len());
     let place = format!("for org {org}, lane {}{of_batch}", lane.as_str());
     if args.dry_run {
@@ -140,7 +142,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
     }
     if let Some(path) = &args.failed {
         // Before anything is sent: at the end it would be too late to learn of it.
-        std::fs::OpenOptions::new().append(true).create(true).open(path).with_context(|| cannot_write(path))?;
+        open_failed(path, false)?;
     }
     let wishes = Wishes {
         asked_at: Some(asked_at),
@@ -156,7 +158,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
             let batch = Batch { config, org: &org, name: &name, since: Since::Announced(asked_at) };
             wait(&batch, &sheet, args.failed.as_deref(), shutdown).await
         }
-        (_, Some(name)) => stdout::say(&format!("resetd batch {name} shows how far they are")),
+        (_, Some(name)) => stdout::say(&format!("resetd batch {} shows how far they are", Escaped(name))),
         (_, None) => Ok(()),
     }
 }
@@ -209,7 +211,7 @@ async fn wait(batch: &Batch<'_>, sheet: &Sheet, failed: Option<&Path>, shutdown:
             verdict(counts)
         }
         None => {
-            let name = batch.name;
+            let name = Escaped(batch.name);
             stdout::say(&format!("the jobs go on without this; resetd batch {name} shows them again"))
         }
     }
@@ -224,10 +226,26 @@ fn cannot_write(path: &Path) -> String {
     format!("--failed {} cannot be written", path.display())
 }
 
+/// Opens the file of those that failed, for its owner alone: it has addresses.
+fn open_failed(path: &Path, emptied: bool) -> Result<std::fs::File> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(emptied).mode(0o600).open(path);
+    let private = |file: std::fs::File| -> std::io::Result<std::fs::File> {
+        // One that was there may be everybody's; a pipe has no mode of ours.
+        if file.metadata()?.is_file() {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(file)
+    };
+    opened.and_then(private).with_context(|| cannot_write(path))
+}
+
 /// The rows that were given up, with their reasons, so that the file can be mended and sent again.
 fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| cannot_write(path))?;
-    writer.write_record(sheet.columns.iter().map(String::as_str).chain(REMARKS)).with_context(|| cannot_write(path))?;
+    let mut writer = csv::Writer::from_writer(open_failed(path, true)?);
+    let columns = sheet.columns.iter().map(String::as_str).chain(REMARKS).map(file::no_formula);
+    writer.write_record(columns.map(Cow::into_owned)).with_context(|| cannot_write(path))?;
     for Job { id, cells, .. } in &sheet.jobs {
         let given_up =
             |id: &String| seen.given_up.get(id).cloned().or_else(|| seen.unsent.get(id).copied().map(mail_failed));
@@ -235,7 +253,7 @@ fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
         let cell =
             |column: &String| cells.iter().find(|(name, _)| name == column).map_or("", |(_, cell)| cell.as_str());
         // On one line: a line break in a cell is refused when the file is read again.
-        let one_line = |text: &str| text.replace(file::is_refused, " ");
+        let one_line = |text: &str| file::no_formula(&text.replace(file::is_refused, " ")).into_owned();
         let row =
             sheet.columns.iter().map(|column| one_line(cell(column))).chain([one_line(&reason), one_line(&detail)]);
         writer.write_record(row).with_context(|| cannot_write(path))?;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::follow::{Batch, Outlook, Seen};
 use crate::domain::batch::{Counts, Progress};
 use crate::domain::blocked::Blocked;
+use crate::domain::escape::escaped;
 use crate::wire::moment;
 
 /// So many of those that failed for a reason are named in the table.
@@ -48,18 +49,20 @@ pub(super) fn line(progress: &Progress, outlook: &Outlook, now: Timestamp) -> St
         (notification_failed, "mail failed"),
         (notification_superseded, "mail superseded"),
     ];
-    format!("{} of {total} done{}", progress.done(), details(&counts, progress, outlook, now))
+    let line = format!("{} of {total} done{}", progress.done(), details(&counts, progress, outlook, now));
+    escaped(&line).into_owned()
 }
 
 /// Beside the bar, which says how many are done: what must be seen on a narrow terminal too.
 fn beside(progress: &Progress, outlook: &Outlook, now: Timestamp) -> String {
     let Counts { failed, expired, notification_failed, .. } = progress.counts();
     let counts = [(failed, "failed"), (expired, "expired"), (notification_failed, "mail failed")];
-    match &outlook.blocked {
+    let text = match &outlook.blocked {
         // The reason is in the lines and in the table.
         Some(blocked) => listed(&counts) + ", " + &until(blocked),
         None => details(&counts, progress, outlook, now),
-    }
+    };
+    escaped(&text).into_owned()
 }
 
 /// What there is of these, the rate, and when it will end or what keeps it.
@@ -118,9 +121,9 @@ pub(super) fn table(batch: &Batch<'_>, seen: &Seen, now: Timestamp) -> String {
     table
         .load_preset(UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(["batch", *name]);
+        .set_header(["batch", &*escaped(name)]);
     let mut row = |what: &str, value: String| {
-        table.add_row([what.to_owned(), value]);
+        table.add_row([escaped(what), escaped(&value)]);
     };
     row("org", (*org).to_owned());
     row("lane", progress.lane().map_or("", |lane| lane.as_str()).to_owned());

