@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+#[path = "docs/configuration.rs"]
+mod configuration;
+
 fn file(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
