@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 #[path = "docs/configuration.rs"]
 mod configuration;
+#[path = "docs/shape.rs"]
+mod shape;
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
