@@ -1,4 +1,4 @@
-//! Logs by tracing, on stderr, as text or JSON. `docs/LOGGING.md` lists the fields.
+//! Logs by tracing, on stderr, as text or JSON. `docs/logging.md` lists the fields.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

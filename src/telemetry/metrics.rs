@@ -1,4 +1,4 @@
-//! Metrics in Prometheus text. One place for their names; `docs/METRICS.md` is their table.
+//! Metrics in Prometheus text. One place for their names; `docs/metrics.md` is their table.
 
 use std::sync::OnceLock;
 use std::time::Duration;
