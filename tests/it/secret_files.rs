@@ -27,7 +27,7 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
     for (name, text) in [
         ("url", world.amqp_url.as_str()),
         ("client", "demo-secret"),
-        ("token", "0123456789abcdef0123456789ABCDEF"),
+        ("token", "5c0e9fb1d73a42c68e17b4f09a2d6c83"),
         ("login", "x"),
     ] {
         let path = run.file(name, text);

@@ -169,8 +169,10 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
     eventually("the bulk lane is closed too", async || row(&world).await["bulk"].is_object().then_some(())).await;
     lies(&world, "resets.main.bulk", 3).await;
     assert_eq!(world.main().stats().password_sets, 12);
-    let page = state().await;
-    assert!(page["headline"]["text"].as_str().unwrap().contains("guard_per_hour"), "{page}");
+    eventually("the headline says so", async || {
+        state().await["headline"]["text"].as_str().unwrap().contains("guard_per_hour").then_some(())
+    })
+    .await;
     // A restart does not open it: by which lane each was reset stands in the stream.
     world.stop_worker().await.unwrap();
     world.start_worker().await;
