@@ -1,5 +1,6 @@
 //! The command line: one subcommand for each role.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, EnvFile, Environment};
+use crate::domain::escape::Escaped;
 use crate::roles;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::traces::{self, Exporting};
@@ -321,7 +323,13 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let (traces, exporting) = traces::start(collector)?.unzip();
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
     if let Some(EnvFile { path, keys }) = environment.file() {
-        tracing::info!(path = %path.display(), keys = keys.join(", "), "an env file adds to the environment");
+        let keys = keys.join(", ");
+        tracing::info!(path = %path.display(), keys, "an env file adds to the environment");
+        // Their log is silent, and it may send what they send elsewhere.
+        if filter.is_none() && matches!(cli.role, Role::Enqueue(_) | Role::Batch(_) | Role::Dead { .. }) {
+            let path = path.display().to_string();
+            let _ = writeln!(std::io::stderr(), "resetd: {} adds to the environment: {}", Escaped(path), Escaped(keys));
+        }
     }
     Ok(Started { worker, environment, exporting })
 }

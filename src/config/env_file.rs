@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::iter::Peekable;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::Chars;
 
@@ -44,6 +44,10 @@ pub(super) fn load(
         None => (USUAL.to_owned(), " in the working folder"),
     };
     let cannot = |why: &dyn Display| ConfigError::new(format!("{called}{place} cannot be read: {why}"));
+    // One that nobody named could be a pipe, and opening it would wait for whoever writes there.
+    if named.is_none() && path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(cannot(&"it is no file; take it away, or name another by --env-file"));
+    }
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -62,6 +66,9 @@ pub(super) fn load(
 
 /// Refuses a file that somebody else may have written, or put there: by itself, or by the folder that it, or a link to it, lies in.
 fn trusted(called: &str, path: &Path, opened: &Metadata) -> Result<(), ConfigError> {
+    if opened.file_type().is_char_device() {
+        return Ok(()); // /dev/null: nobody leaves anything there
+    }
     let us = geteuid().as_raw();
     let refused = |what: &str, why: &str| {
         ConfigError::new(format!(

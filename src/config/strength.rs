@@ -13,6 +13,12 @@ const PAIRS: usize = 8;
 const RUN: usize = 6;
 /// What a letter of a word is worth, in bits.
 const OF_A_WORD: f64 = 2.0;
+/// Parts of what a person thinks up, and rows of a keyboard, as they are once figures and signs that stand for letters are those letters.
+/// Each has five letters or more: few random texts have one of them.
+const THOUGHT_UP: [&str; 17] = [
+    "passw", "secret", "geheim", "token", "change", "qwert", "azerty", "asdfg", "zxcvb", "yxcvb", "admin", "resetd",
+    "letmein", "welcome", "default", "example", "iqaz",
+];
 /// The random bits of a UUID, version 4 (RFC 9562, section 5.4).
 const OF_A_UUID: f64 = 122.0;
 
@@ -24,9 +30,27 @@ pub(super) fn bits(secret: &str) -> f64 {
         return OF_A_UUID;
     }
     let (of, each) = (text.as_bytes(), alphabet(text.as_bytes()).log2());
+    if each > 4.0 && is_thought_up(text) {
+        return of.len() as f64 * OF_A_WORD;
+    }
     let counted = without_runs(&of[..period(of)]);
     let worth = |byte: &u8| if byte.is_ascii_alphabetic() { OF_A_WORD } else { each };
     if each > 4.0 && reads_like_words(of) { counted.iter().map(worth).sum() } else { counted.len() as f64 * each }
+}
+
+/// Whether a person has written it, and no source of random bits. (The figure 1 stands for i or l.)
+fn is_thought_up(text: &str) -> bool {
+    let letter = |c: char| match c {
+        '0' => 'o',
+        '1' | '!' => 'i',
+        '3' => 'e',
+        '4' | '@' => 'a',
+        '5' | '$' => 's',
+        '7' => 't',
+        c => c.to_ascii_lowercase(),
+    };
+    let folded: String = text.chars().map(letter).collect();
+    THOUGHT_UP.iter().any(|part| folded.contains(part))
 }
 
 /// How many characters the smallest of the usual alphabets has that holds all of these: of digits, hex, letters of one case and digits,
@@ -100,6 +124,12 @@ mod tests {
             "0f6e7c1a-5b7e-4c2e-9d3b-0a1b2c3d4e5f",
             "0f6e7c1a5b7e4c2e9d3b0a1b2c3d4e5",
             "Tr0ub4dor&3",
+            "qwertyuiopasdfghjklzxcvbnm",
+            "1qaz2wsx3edc4rfv5tgb6yhn7ujm",
+            "P@ssw0rd!P@ssw0rd!2026",
+            "my-super-secret-page-token-2026!",
+            "MeinSuperGeheimesPasswort2026",
+            "S3cr3tT0k3nF0rR3s3tdP4g3",
         ] {
             assert!(bits(guessable) < 128.0, "{guessable}: {}", bits(guessable));
         }

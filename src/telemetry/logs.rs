@@ -136,8 +136,11 @@ fn warn(key: &str, path: &Path, what: &str) {
     }
 }
 
-/// The mode of a file that others than its owner may read or write.
+/// The mode of a file that others than its owner may read or write. The group's bits of a credential of systemd's are those of its access
+/// control list, which names the service alone.
 pub fn readable_by_others(path: &Path) -> Option<u32> {
     let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
-    (mode & 0o077 != 0).then_some(mode & 0o777)
+    let is_credential = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder));
+    let others = if is_credential { 0o007 } else { 0o077 };
+    (mode & others != 0).then_some(mode & 0o777)
 }

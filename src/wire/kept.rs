@@ -63,7 +63,7 @@ pub fn of(body: &[u8], allowed: &AllowedAttributes) -> Kept {
             field::PASSWORD => Some(if asks_for_reset(Some(value)) { "true".into() } else { value.get().into() }),
             field::EMAILS => {
                 counts &= !has_email;
-                addresses(value)
+                addresses(value, &mut kept)
             }
             field::ATTRIBUTES => attributes(value, allowed, is_read, &mut kept),
             _ => {
@@ -109,8 +109,21 @@ fn is_a_word(text: &str) -> bool {
     text.len() <= 256 && text.chars().all(is_plain) && !speaks_of_a_secret(text)
 }
 
-/// The first of the addresses, which alone is read.
-fn addresses(value: &RawValue) -> Option<String> {
+/// The first of the addresses, which alone is read; what else is there is named.
+fn addresses(value: &RawValue, kept: &mut Kept) -> Option<String> {
+    let address = first_address(value)?;
+    let entries: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
+    let first = entries.first().and_then(|first| serde_json::from_str::<Pairs<'_>>(first.get()).ok());
+    for (name, _) in first.iter().flat_map(|first| &first.0).filter(|(name, _)| name != "value") {
+        kept.say(format!("{}[0].{}", field::EMAILS, short_name(name)), false);
+    }
+    if entries.len() > 1 {
+        kept.say(format!("{}[1]", field::EMAILS), false);
+    }
+    Some(address)
+}
+
+fn first_address(value: &RawValue) -> Option<String> {
     match first_of(Some(value)).ok()? {
         Text::Absent => Some("[]".into()),
         Text::Given(address) if EmailAddress::parse(field::EMAILS, &address).is_ok() || is_a_word(&address) => {

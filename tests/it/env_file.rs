@@ -138,3 +138,27 @@ async fn what_it_holds_is_as_good_as_a_variable_of_the_process() {
     refused(with("RESETD__AMQP__PREFECHT=3", &dry), &["prefecht"]).await;
     refused(with("RESETD__AMQP__URL_FILE=nowhere", &dry), &["amqp.url_file", "nowhere"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_log_is_silent_names_it_too() {
+    let world = Plan::new().prepare().await;
+    let run = Run::of(&world, &["enqueue", "--dry-run", "-"]).stdin("userId,email\nu-1,a@example.com\n");
+    mode(&run.file(".env", "RESETD__AMQP__PREFIX=s3cret\n"), 0o600);
+    let (code, _, said) = run.end().await;
+    assert_eq!(code, 0, "{said}");
+    says(&said, &["/.env adds to the environment: RESETD__AMQP__PREFIX"]);
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn none_may_be_named_and_one_that_is_no_file_is_not_waited_for() {
+    let run = Run::new(&["schema", "job", "--env-file", "/dev/null"]);
+    mode(&run.file(".env", "not read\n"), 0o600);
+    let (code, _, said) = run.end().await;
+    assert_eq!((code, said.as_str()), (0, ""));
+    let run = Run::new(&["schema", "job"]);
+    let path = run.file(".env", "");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    ends(run, 2, &[".env in the working folder cannot be read", "--env-file"]).await;
+}

@@ -60,6 +60,22 @@ async fn every_secret_file_that_others_can_read_is_warned_of_at_the_start_and_by
     }
 }
 
+/// systemd gives a service copies of mode 0440, whose access control list names the service alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_of_systemds_is_warned_of_only_where_everybody_can_read_it() {
+    let world = Plan::new().prepare().await;
+    for (mode, warned) in [(0o440, false), (0o444, true)] {
+        let run = with_files(&world, &["check"], mode);
+        let folder = run.file("token", "5c0e9fb1d73a42c68e17b4f09a2d6c83");
+        std::fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+        let token = format!("[http]\ntoken_file = {:?}\n", folder.display().to_string());
+        let credentials = folder.parent().unwrap().display().to_string();
+        let (_, out, _) = run.config(&token).env("CREDENTIALS_DIRECTORY", &credentials).end().await;
+        let is_warned = out.lines().any(|line| line.starts_with("warn") && line.contains("http.token_file"));
+        assert_eq!(is_warned, warned, "{mode:o}: {out}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_of_those_that_failed_is_private_has_no_formula_and_is_read_as_it_was() {
     let mut world = Plan::new().start().await;

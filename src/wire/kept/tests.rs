@@ -45,7 +45,7 @@ fn of_the_addresses_the_first_is_kept_and_what_nobody_reads_is_not() {
         r#"{"password":1,"emails":[{"type":"hunter2","value":"\u0061@b"},{"pin":"hunter2"}]}"#,
         r#"{"password":true,"emails":[{"value":"a@b"}]}"#,
         &[],
-        &[],
+        &["emails[0].type", "emails[1]"],
     );
     check(r#"{"password":1,"emails":["hunter2"]}"#, r#"{"password":true}"#, &["emails"], &[]);
     check(r#"{"password":1,"emails":[{"value":"a@b","value":"c@d"}]}"#, r#"{"password":true}"#, &["emails"], &[]);
