@@ -15,7 +15,7 @@ use crate::browser::{Browser, Tab};
 use crate::process::{Process, Run, role_is};
 use crate::world::{Plan, World, eventually, fault, named, reset_body, text, unlimited, with_header};
 
-const TOKEN: &str = "PAGE7c31TOKEN0f9e2b84VALUEd65a1c3";
+const TOKEN: &str = "PAGE7c31f8d20f9e2b84a6b3VALd65a1c3";
 
 async fn state(http: &str) -> Value {
     testkit::http::get(format!("{http}/state")).await.unwrap().json().await.unwrap()
