@@ -29,10 +29,18 @@ pub(super) fn bits(secret: &str) -> f64 {
     if text.len() == 36 && uuid::Uuid::try_parse(text).is_ok() {
         return OF_A_UUID;
     }
-    let (of, each) = (text.as_bytes(), alphabet(text.as_bytes()).log2());
-    if each > 4.0 && is_thought_up(text) {
-        return of.len() as f64 * OF_A_WORD;
+    if is_thought_up(text) {
+        let parts = text.split(|c: char| !c.is_ascii_alphanumeric());
+        return parts
+            .map(|part| if is_thought_up(part) { part.len() as f64 * OF_A_WORD } else { of_random(part) })
+            .sum();
     }
+    of_random(text)
+}
+
+/// The same of a text that nobody has thought up, unless it repeats itself, counts up or reads like words.
+fn of_random(text: &str) -> f64 {
+    let (of, each) = (text.as_bytes(), alphabet(text.as_bytes()).log2());
     let counted = without_runs(&of[..period(of)]);
     let worth = |byte: &u8| if byte.is_ascii_alphabetic() { OF_A_WORD } else { each };
     if each > 4.0 && reads_like_words(of) { counted.iter().map(worth).sum() } else { counted.len() as f64 * each }
@@ -132,6 +140,13 @@ mod tests {
             "S3cr3tT0k3nF0rR3s3tdP4g3",
         ] {
             assert!(bits(guessable) < 128.0, "{guessable}: {}", bits(guessable));
+        }
+    }
+
+    #[test]
+    fn a_random_part_counts_beside_a_word() {
+        for token in ["token-9f2c41d07be85a3366e1f0947cd2ab18", "resetd_page:5c0e9fb1d73a42c68e17b4f09a2d6c83"] {
+            assert!(bits(token) >= 128.0, "{token}: {}", bits(token));
         }
     }
 
