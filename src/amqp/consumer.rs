@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
-    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
@@ -16,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::channels;
+use super::topology::look_at;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
@@ -142,18 +142,19 @@ impl<L: Copy> Intake<L> {
     /// # Errors
     /// Where the broker refuses it or does not answer.
     pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery<L>>, Trouble> {
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let looked = self.channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
-        let ready = within(&format!("looking at queue {}", self.queue), looked).await?.message_count();
-        let wanted = u16::try_from(ready).unwrap_or(u16::MAX).min(most);
         let mut taken = Vec::new();
+        if self.consumers.available_permits() == 0 {
+            return Ok(taken);
+        }
+        let ready = look_at(&self.channel, &self.queue).await?.message_count();
+        let wanted = u16::try_from(ready).unwrap_or(u16::MAX).min(most);
         if wanted == 0 {
             return Ok(taken);
         }
         self.consume_at_most(wanted).await?;
         // They are on their way, less those that expire meanwhile.
         let until = Instant::now() + FEW;
-        while self.is_consumed() && taken.len() < usize::from(wanted) {
+        while taken.len() < usize::from(wanted) {
             match timeout_at(until, self.next()).await {
                 Ok(Some(delivery)) => taken.push(delivery),
                 Ok(None) => return Err(Trouble::Again(format!("consuming queue {} ended", self.queue))),

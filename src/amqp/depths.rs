@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::channels;
 use super::names::Names;
+use super::topology::look_at;
 use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 use crate::domain::rung::Rung;
@@ -200,8 +199,5 @@ async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, Trouble> {
 }
 
 async fn ready(channel: &Channel, queue: String) -> Result<u32, Trouble> {
-    let what = format!("looking at queue {queue}");
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = within(&what, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
-    Ok(found.message_count())
+    Ok(look_at(channel, &queue).await?.message_count())
 }

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::channels;
+use super::topology::look_at;
 use super::trouble::{ANSWER, Trouble, closing, within};
 
 /// Letters in one round, at least.
@@ -181,8 +182,6 @@ async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Res
 
 /// How many letters lie ready in a queue, and how many consumers it has.
 async fn count(channel: &Channel, queue: &str) -> Result<(usize, u32), Trouble> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let queue = within(&format!("looking at queue {queue}"), declared).await?;
+    let queue = look_at(channel, queue).await?;
     Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
 }

@@ -1,9 +1,9 @@
 //! What a worker, and a mailer, declares before it works: `docs/contract.md#at-the-broker`. Declaring changes nothing that exists and
-//! deletes nothing.
+//! deletes nothing; and looking at a queue without declaring it.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection, ExchangeKind, Queue};
 
 use super::channels;
 use super::names::{EMAIL_KEY, Names};
@@ -198,4 +198,14 @@ impl Thing {
             }
         }
     }
+}
+
+/// How many messages lie ready in a queue, and how many consumers it has.
+///
+/// # Errors
+/// Where it does not exist, which closes the channel, or the broker does not answer.
+pub(super) async fn look_at(channel: &Channel, queue: &str) -> Result<Queue, Trouble> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let looked = channel.queue_declare(queue.into(), options, FieldTable::default());
+    within(&format!("looking at queue {queue}"), looked).await
 }
