@@ -124,6 +124,18 @@ impl Letters {
         within(&format!("looking through queue {}", self.queue), consumer).await
     }
 
+    /// Waits until the broker has passed on to the queue what was acked. Its channel keeps acks back while more than 32 are on their way
+    /// to a quorum queue, and what it still keeps when it ends is lost (`docs/development/facts.md#acks`). A cancel is answered when the
+    /// queue has done all that came before it, and each look lets the channel hear of that and send what it kept.
+    async fn until_acks_are_passed_on(&self, consumer: &Consumer) {
+        closing(self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await;
+        for _ in 0..2 {
+            if let Err(trouble) = count(&self.channel, &self.queue).await {
+                debug!(queue = self.queue, error = %trouble, "it is not known whether all acks were taken");
+            }
+        }
+    }
+
     /// `None`: nothing is left there.
     async fn next(&self, consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, Trouble> {
         let gone = || Trouble::Again(format!("looking through queue {}: its consumer has ended", self.queue));
@@ -149,7 +161,10 @@ impl Letters {
     }
 
     /// Gives back, in its order, whatever was not taken out, and waits until it lies there again: whoever looks next sees all of it.
-    pub async fn give_back(self, connection: &Connection) {
+    pub async fn give_back(mut self, connection: &Connection) {
+        if let Some(consumer) = self.consumer.take() {
+            self.until_acks_are_passed_on(&consumer).await;
+        }
         closing(self.channel.close(200, "bye".into())).await;
         if let Err(trouble) = until_read_by(self.others, connection, &self.queue).await {
             debug!(queue = self.queue, error = %trouble, "it is not known whether the letters are back");
