@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::domain::job::Lane;
-use crate::domain::retry::StopCause;
+use crate::domain::retry::HaltCause;
 
 /// What an org's worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub enum Role {
     Active,
     /// Another worker has the org; this one is ready to take over.
     Standby,
-    /// Nothing moves until somebody mends something.
-    Stopped,
+    /// Nothing moves until somebody fixes something.
+    Halted,
 }
 
 impl Role {
@@ -28,7 +28,7 @@ impl Role {
             Role::Starting => "starting",
             Role::Active => "active",
             Role::Standby => "standby",
-            Role::Stopped => "stopped",
+            Role::Halted => "halted",
         }
     }
 }
@@ -42,7 +42,7 @@ pub enum Session {
     Active,
     /// Not consuming while another worker does.
     Standby,
-    /// Not consuming until somebody mends what the text says.
+    /// Not consuming until somebody fixes what the text says.
     Stopped(String),
 }
 
@@ -102,7 +102,7 @@ struct Locked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrgState {
     session: Session,
-    stops: BTreeMap<StopCause, String>,
+    stops: BTreeMap<HaltCause, String>,
     locked: Option<Locked>,
     /// Its breaker; `None` while that is closed. It changes neither the role nor whether the org is ready.
     pub breaker: Option<BreakerView>,
@@ -136,15 +136,15 @@ impl OrgState {
             Session::Starting(reason) if stops.is_empty() => (Role::Starting, Some(reason.clone())),
             Session::Starting(reason) | Session::Stopped(reason) => {
                 let all: Vec<&str> = stops.into_iter().chain([reason.as_str()]).collect();
-                (Role::Stopped, Some(all.join("; ")))
+                (Role::Halted, Some(all.join("; ")))
             }
             Session::Active if stops.is_empty() => match &self.locked {
-                Some(Locked { why, others_open: false }) => (Role::Stopped, Some(why.clone())),
+                Some(Locked { why, others_open: false }) => (Role::Halted, Some(why.clone())),
                 Some(Locked { why, others_open: true }) => (Role::Active, Some(why.clone())),
                 None => (Role::Active, None),
             },
             Session::Standby if stops.is_empty() => (Role::Standby, None),
-            Session::Active | Session::Standby => (Role::Stopped, Some(stops.join("; "))),
+            Session::Active | Session::Standby => (Role::Halted, Some(stops.join("; "))),
         }
     }
 }
@@ -186,12 +186,12 @@ impl Board {
     }
 
     /// The line of an org stops, and why.
-    pub fn stop(&self, org: &str, cause: StopCause, why: &str) {
+    pub fn stop(&self, org: &str, cause: HaltCause, why: &str) {
         let _ = self.row(org, |row| drop(row.stops.insert(cause, why.to_owned())));
     }
 
-    /// That cause is mended.
-    pub fn mended(&self, org: &str, cause: StopCause) {
+    /// That cause is resolved.
+    pub fn resolved(&self, org: &str, cause: HaltCause) {
         let _ = self.row(org, |row| drop(row.stops.remove(&cause)));
     }
 
@@ -240,10 +240,10 @@ mod tests {
         board.session("a", Session::Active);
         board.session("b", Session::Active);
         assert!(state().ready());
-        board.stop("a", StopCause::ClientRefused, "invalid_client");
-        assert_eq!(state().orgs["a"].role(), (Role::Stopped, Some("invalid_client".into())));
+        board.stop("a", HaltCause::ClientRefused, "invalid_client");
+        assert_eq!(state().orgs["a"].role(), (Role::Halted, Some("invalid_client".into())));
         assert_eq!(state().orgs["b"].role(), (Role::Active, None));
-        board.mended("a", StopCause::ClientRefused);
+        board.resolved("a", HaltCause::ClientRefused);
         assert!(state().ready());
     }
 
@@ -254,13 +254,13 @@ mod tests {
         let reasons = || row().role().1.map_or(0, |all| all.split("; ").count());
         assert_eq!((row().kinds(), reasons()), (vec!["starting"], 1));
         board.session("a", Session::Stopped("the queue at mq.example.com".into()));
-        board.stop("a", StopCause::ForeignAnswer, "https://portal.example answered");
+        board.stop("a", HaltCause::ForeignAnswer, "https://portal.example answered");
         assert_eq!((row().kinds(), reasons()), (vec!["foreign_answer", "broker"], 2));
         board.session("a", Session::Active);
-        board.stop("a", StopCause::ClientRefused, "invalid_client");
+        board.stop("a", HaltCause::ClientRefused, "invalid_client");
         assert_eq!((row().kinds(), reasons()), (vec!["client_refused", "foreign_answer"], 2));
-        board.mended("a", StopCause::ForeignAnswer);
-        board.mended("a", StopCause::ClientRefused);
+        board.resolved("a", HaltCause::ForeignAnswer);
+        board.resolved("a", HaltCause::ClientRefused);
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
         board.locked("a", "no key");
         assert_eq!((row().kinds(), reasons()), (vec!["no_key"], 1));
@@ -274,8 +274,8 @@ mod tests {
         let state = || board.watch().borrow().clone();
         board.session("a", Session::Standby);
         assert_eq!((state().ready(), state().orgs["a"].role()), (true, (Role::Standby, None)));
-        board.stop("a", StopCause::Forbidden, "missing.permissions");
-        let stopped = (Role::Stopped, Some("missing.permissions".into()));
+        board.stop("a", HaltCause::Forbidden, "missing.permissions");
+        let stopped = (Role::Halted, Some("missing.permissions".into()));
         assert_eq!((state().ready(), state().orgs["a"].role()), (false, stopped));
     }
 
@@ -287,7 +287,7 @@ mod tests {
         board.opened("a");
         assert_eq!(role(), (Role::Active, None));
         board.locked("a", "no key");
-        assert_eq!((role(), board.watch().borrow().ready()), ((Role::Stopped, Some("no key".into())), false));
+        assert_eq!((role(), board.watch().borrow().ready()), ((Role::Halted, Some("no key".into())), false));
         board.opened("a");
         assert_eq!((role(), board.watch().borrow().ready()), ((Role::Active, Some("no key".into())), true));
         board.locked("a", "no key");

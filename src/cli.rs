@@ -9,9 +9,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands;
 use crate::config::{Config, ConfigError, EnvFile, Environment};
 use crate::domain::escape::Escaped;
-use crate::roles;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::traces::{self, Exporting};
 
@@ -65,7 +65,7 @@ struct With<T: clap::Args> {
 enum Role {
     /// Take reset jobs from RabbitMQ, set the passwords, and queue the messages for the people.
     #[command(
-        after_help = "It runs until SIGTERM or SIGINT: jobs in hand are finished first, within shutdown.grace; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run for one org: one works, the others stand by.
+        after_help = "It runs until SIGTERM or SIGINT: jobs in flight are finished first, within shutdown.grace; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run for one org: one works, the others stand by.
 
 Any key of the configuration may be an environment variable: orgs.main.rate_per_minute is RESETD__ORGS__MAIN__RATE_PER_MINUTE.
 
@@ -87,11 +87,11 @@ Examples:
   EMAIL_SERVICE_URL=https://mail.example.com/send resetd --log json mailer
   resetd --config /etc/resetd/resetd.toml mailer --preview samples"
     )]
-    Mailer(With<roles::mailer::Args>),
+    Mailer(With<commands::mailer::Args>),
     /// Put jobs from a CSV or NDJSON file into the queue; all of it is checked before any of it is sent.
-    Enqueue(With<roles::enqueue::Args>),
+    Enqueue(With<commands::enqueue::Args>),
     /// Show how far a batch is: done, failed, rate, time left.
-    Batch(With<roles::enqueue::batch::Args>),
+    Batch(With<commands::enqueue::batch::Args>),
     /// Look through the dead letters, replay or drop them.
     #[command(
         after_help = "A dead letter is a job that was given up, with the reason. It stays until it is replayed or dropped. With --queue emails it is a mail that was given up: its password is gone, and a replay makes a new one.
@@ -108,19 +108,19 @@ Examples:
         verb: DeadVerb,
         /// Whose letters: jobs that were given up, or mails.
         #[arg(long, value_enum, value_name = "QUEUE", default_value_t, global = true)]
-        queue: roles::dead::Queue,
+        queue: commands::dead::Queue,
         #[command(flatten)]
         common: Common,
     },
     /// Find out before the first job whether all is well: configuration, broker, org; it changes nothing.
-    Check(With<roles::check::Args>),
+    Check(With<commands::check::Args>),
     /// Print the JSON Schemas of the messages, in an AsyncAPI 3 document or one by one.
     #[command(after_help = "Examples:
   resetd schema > asyncapi.json
   resetd schema job > job.json")]
-    Schema(With<roles::schema::Args>),
+    Schema(With<commands::schema::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
-    Sim(With<roles::sim::Args>),
+    Sim(With<commands::sim::Args>),
     /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails, and their mails.
     #[command(
         after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one, and no mail server used but its own.
@@ -131,19 +131,19 @@ Examples:
     )]
     Demo(Common),
     /// Make a key pair for sealed notifications: who has the private half alone reads passwords out of the email queue.
-    Keygen(With<roles::keygen::Args>),
+    Keygen(With<commands::keygen::Args>),
     /// Write the script that makes a shell complete this command line.
-    Completions(With<roles::completions::Args>),
+    Completions(With<commands::completions::Args>),
     /// Write the manual pages.
-    Man(With<roles::man::Args>),
+    Man(With<commands::man::Args>),
 }
 
 #[derive(Debug, Subcommand)]
 enum DeadVerb {
     /// Show which letters there are: by reason, and the newest one by one.
-    List(With<roles::dead::List>),
+    List(With<commands::dead::List>),
     /// Show one letter in full.
-    Show(With<roles::dead::Show>),
+    Show(With<commands::dead::Show>),
     /// Make jobs of letters again: each leaves the queue once its fresh job is confirmed.
     #[command(
         after_help = "A replayed job keeps its id and what its producer asked for, and begins with its tries uncounted. The worker checks again whether it expired or a newer reset of its user succeeded, and paces it as any other. Run again after an interruption, nobody is reset twice.
@@ -156,12 +156,12 @@ Examples:
   resetd dead replay --org main --all --yes
   resetd dead --queue emails replay --reason undeliverable --dry-run"
     )]
-    Replay(With<roles::dead::Act>),
+    Replay(With<commands::dead::Act>),
     /// Take letters away for good; a record of each goes to the outcomes first.
     #[command(after_help = "Examples:
   resetd dead drop 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b
   resetd dead drop --reason not_found --batch monday --yes")]
-    Drop(With<roles::dead::Act>),
+    Drop(With<commands::dead::Act>),
 }
 
 impl DeadVerb {
@@ -173,12 +173,12 @@ impl DeadVerb {
         }
     }
 
-    fn verb(self) -> roles::dead::Verb {
+    fn verb(self) -> commands::dead::Verb {
         match self {
-            Self::List(with) => roles::dead::Verb::List(with.args),
-            Self::Show(with) => roles::dead::Verb::Show(with.args),
-            Self::Replay(with) => roles::dead::Verb::Replay(with.args),
-            Self::Drop(with) => roles::dead::Verb::Drop(with.args),
+            Self::List(with) => commands::dead::Verb::List(with.args),
+            Self::Show(with) => commands::dead::Verb::Show(with.args),
+            Self::Replay(with) => commands::dead::Verb::Replay(with.args),
+            Self::Drop(with) => commands::dead::Verb::Drop(with.args),
         }
     }
 }
@@ -245,29 +245,29 @@ pub async fn run(cli: Cli, started: Started, shutdown: CancellationToken) -> Res
             let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
             look_at_secrets(&config);
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
-            roles::worker::check(&config)?;
+            commands::worker::check(&config)?;
             let listener = listener(&config)?;
-            in_a_task(roles::worker::run(config, listener, shutdown)).await
+            in_a_task(commands::worker::run(config, listener, shutdown)).await
         }
         Role::Mailer(with) => {
             let config = load(environment)?;
             if let Some(folder) = &with.args.preview {
-                return roles::mailer::preview(&config, folder);
+                return commands::mailer::preview(&config, folder);
             }
             config.mailer()?;
             let listener = listener(&config)?;
-            in_a_task(roles::mailer::run(config, listener, shutdown)).await
+            in_a_task(commands::mailer::run(config, listener, shutdown)).await
         }
-        Role::Enqueue(with) => roles::enqueue::run(with.args, &load(environment)?, shutdown).await,
-        Role::Batch(with) => roles::enqueue::batch::run(with.args, &load(environment)?, shutdown).await,
-        Role::Dead { verb, queue, .. } => roles::dead::run(verb.verb(), queue, &load(environment)?, shutdown).await,
-        Role::Check(with) => roles::check::run(with.args, &files, environment, shutdown).await,
-        Role::Schema(with) => roles::schema::run(&with.args),
-        Role::Sim(with) => roles::sim::run(with.args, shutdown).await,
-        Role::Demo(_) => roles::demo::run(&files, environment, shutdown).await,
-        Role::Keygen(with) => roles::keygen::run(&with.args),
-        Role::Completions(with) => roles::completions::run(&with.args, Cli::command()),
-        Role::Man(with) => roles::man::run(&with.args, Cli::command()),
+        Role::Enqueue(with) => commands::enqueue::run(with.args, &load(environment)?, shutdown).await,
+        Role::Batch(with) => commands::enqueue::batch::run(with.args, &load(environment)?, shutdown).await,
+        Role::Dead { verb, queue, .. } => commands::dead::run(verb.verb(), queue, &load(environment)?, shutdown).await,
+        Role::Check(with) => commands::check::run(with.args, &files, environment, shutdown).await,
+        Role::Schema(with) => commands::schema::run(&with.args),
+        Role::Sim(with) => commands::sim::run(with.args, shutdown).await,
+        Role::Demo(_) => commands::demo::run(&files, environment, shutdown).await,
+        Role::Keygen(with) => commands::keygen::run(&with.args),
+        Role::Completions(with) => commands::completions::run(&with.args, Cli::command()),
+        Role::Man(with) => commands::man::run(&with.args, Cli::command()),
     }
 }
 

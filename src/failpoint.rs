@@ -2,7 +2,7 @@
 //! what tests run; in a release build they are nothing, and `.ci/run` looks that its name is not in one.
 //!
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
-//! says so and holds the job up for as long as a test needs to break the network, and less than what its last words may take.
+//! says so and holds the job up for as long as a test needs to break the network, and less than what its publish grace may take.
 //!
 //! `RESETD_FAILPOINT_READABLE="1"` leaves the memory of the process to others of its user, for a test that looks at it and is not root's.
 //!
@@ -21,7 +21,7 @@ pub enum Stage {
     /// The password is set, and nobody was told.
     Patched,
     /// Its notification or dead letter is confirmed.
-    Told,
+    LedgerRecord,
     /// Its outcome is confirmed.
     Recorded,
     /// Its reply is confirmed, or there is none.

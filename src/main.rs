@@ -74,7 +74,7 @@ fn shutdown() -> std::io::Result<CancellationToken> {
             if first.is_cancelled() {
                 std::process::exit(1);
             }
-            tracing::info!("ending: jobs in hand finish first; a second signal ends at once");
+            tracing::info!("ending: jobs in flight finish first; a second signal ends at once");
             first.cancel();
         }
     });

@@ -23,15 +23,15 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 
 use crate::amqp::consumer::Delivery;
+use crate::domain::delay_tier::DelayTier;
 use crate::domain::job::{Intent, Who};
 use crate::domain::outcome::{OutcomeKind, Reason};
-use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::failpoint::{self, Stage};
-use crate::org::gate::Reserved;
-use crate::org::hands::As;
-use crate::org::turns::Turn;
 use crate::scim::token::Token;
+use crate::throttle::gate::Reserved;
+use crate::throttle::jobs_in_flight::As;
+use crate::throttle::user_order::Turn;
 use crate::wire::job::Invalid;
 pub use debts::collect;
 pub use desk::{Desk, Returns};
@@ -42,7 +42,7 @@ pub use ticket::{is_early, must_run_alone};
 /// The broker delivers a job so often at most; its last delivery is spent on the dead letter.
 const LAST_DELIVERY: u64 = 19;
 
-/// How a job leaves our hands before it ended.
+/// How a job leaves our jobs in flight before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leave {
     /// Unsettled: the session is over, or everything is given back. The broker delivers it again.
@@ -59,10 +59,10 @@ enum Berth {
     /// At the end of its own lane.
     Lane,
     /// Parked, until it comes back to its lane by itself.
-    Rung(Rung),
+    DelayTier(DelayTier),
 }
 
-/// A job in hand, with its place in its user's line.
+/// A job in flight, with its place in its user's line.
 pub struct Arrival {
     delivery: Delivery,
     ticket: Ticket,
@@ -78,12 +78,12 @@ type Place = MaybeDone<BoxFuture<'static, Turn>>;
 /// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
 /// order they came. One that may not run yet takes its place when it may; one that is only to wait is not even read.
 pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
-    let in_hand = desk.org.hands.take(delivery.lane, taken);
+    let in_flight = desk.org.jobs_in_flight.take(delivery.lane, taken);
     let reserved = desk.org.gate.reserve(delivery.lane);
-    let ticket = Ticket::of(&delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_hand);
+    let ticket = Ticket::of(&delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_flight);
     let key = ticket.key(&delivery);
     // Looked at in the order of the lane: of two equal jobs the one whose turn is first goes on where one of them was cut off.
-    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.retry_headers);
     if taken == As::Waiting {
         return Arrival { delivery, ticket, intent: None, place: None, reserved, key, trip };
     }
@@ -101,8 +101,8 @@ pub async fn arrive(desk: &Desk, delivery: Delivery, taken: As) -> Arrival {
 }
 
 fn place(desk: &Desk, user: &UserId) -> Place {
-    let (turns, user) = (desk.org.turns.clone(), user.clone());
-    maybe_done(Box::pin(async move { turns.take(&user).await }))
+    let (user_order, user) = (desk.org.user_order.clone(), user.clone());
+    maybe_done(Box::pin(async move { user_order.take(&user).await }))
 }
 
 /// Takes one job from its delivery to its ack. A panic on the way to its settling that nothing else has caught ends the session,
@@ -116,10 +116,10 @@ pub async fn handle(desk: Arc<Desk>, arrival: Arrival) {
 
 /// A job that was taken, and goes back before it was begun.
 pub fn given_back(desk: &Desk, delivery: &Delivery) {
-    let in_hand = desk.org.hands.take(delivery.lane, As::Waiting);
-    let ticket = Ticket::of(delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_hand);
+    let in_flight = desk.org.jobs_in_flight.take(delivery.lane, As::Waiting);
+    let ticket = Ticket::of(delivery, &desk.org.name, &desk.org.names, desk.org.hold, in_flight);
     let key = ticket.key(delivery);
-    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.luggage);
+    let trip = desk.org.memory.recall(&key, delivery.redelivered, &ticket.retry_headers);
     desk.org.memory.keep(key, trip);
     ticket.span.left("given back");
 }
@@ -166,7 +166,7 @@ async fn travel(
     place: Option<Place>,
     trip: &mut Trip,
 ) -> Result<(), Leave> {
-    if ticket.in_hand.only_waits() {
+    if ticket.in_flight.only_waits() {
         // It must run alone, and does so as soon as it may be tried: by a delivery of its own.
         desk.wait_its_time(ticket, trip).await?;
         return Err(Leave::Again(Berth::Lane));
@@ -190,7 +190,7 @@ async fn travel(
     debts::pay(desk, ticket, delivery, trip).await
 }
 
-/// The turns that a job has.
+/// The order of a user that a job has.
 #[derive(Default)]
 struct Held {
     /// By what the job says: its user's id, or what stands in for it.
@@ -246,13 +246,13 @@ async fn reset(
     desk.wait_its_time(ticket, trip).await?;
     if held.first.is_none() {
         let _turn = ticket.span.wait("wait for the user's turn");
-        held.first = Some(desk.in_turn(desk.org.turns.take(&reset.who.key()), ticket, trip).await?);
+        held.first = Some(desk.in_turn(desk.org.user_order.take(&reset.who.key()), ticket, trip).await?);
     }
     let user = match &reset.who {
         Who::Id(user) => user.clone(),
         Who::Name(name) => {
             let user = search::find(desk, ticket, name, wishes.not_after, trip).await?;
-            held.found = Some(desk.in_turn(desk.org.turns.take(&user), ticket, trip).await?);
+            held.found = Some(desk.in_turn(desk.org.user_order.take(&user), ticket, trip).await?);
             user
         }
     };
@@ -265,7 +265,7 @@ async fn reset(
         .map_err(|error| Halt::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
     let set = tries::set_password(desk, ticket, &user, &reset, wishes.not_after, &password, trip).await;
     if let (Err(Halt::Dead { reason: Reason::NotFound, .. }), Who::Name(name)) = (&set, &reset.who) {
-        desk.org.directory.forget(name);
+        desk.org.user_ids.forget(name);
     }
     set?;
     Ok(Ending::of(OutcomeKind::Succeeded))

@@ -105,9 +105,7 @@ fn alerts_and_dashboard_ask_for_nothing_that_is_not_exported() {
 fn no_alert_of_the_orgs_is_hidden_or_raised_by_the_mailer() {
     let alerts = file("deploy/prometheus/alerts.yml");
     let mut asked = 0;
-    for metric in
-        ["resetd_active", "resetd_line_stopped", "resetd_breaker_state", "resetd_permit_wait", "resetd_rate_per"]
-    {
+    for metric in ["resetd_active", "resetd_halted", "resetd_breaker_state", "resetd_permit_wait", "resetd_rate_per"] {
         for (at, _) in alerts.match_indices(metric) {
             let selector: String = alerts[at..].chars().take_while(|c| !" )[]".contains(*c)).collect();
             assert!(selector.contains("{org=\"mailer\"") || selector.contains("{org!=\"mailer\""), "{selector}");
@@ -475,9 +473,9 @@ mod contract {
 
     use resetd::amqp::names::Names;
     use resetd::amqp::topology::{Thing, mailers_things, things};
+    use resetd::domain::delay_tier::Delays;
     use resetd::domain::mailing::Unsent;
     use resetd::domain::outcome::{OutcomeKind, Reason};
-    use resetd::domain::rung::Delays;
 
     /// What stands between a heading and the next.
     fn section(heading: &str) -> String {

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
-    &["roles"],
+    &["commands"],
     &["pipeline", "http"],
-    &["scim", "amqp", "org", "mail"],
+    &["scim", "amqp", "throttle", "mail"],
     &["config", "wire", "telemetry", "board", "dial", "failpoint"],
     &["domain"],
 ];
 
 /// The roles that may start the simulated org; `cli` names its settings' error for the exit code.
-const MAY_START_SIM: [&str; 3] = ["roles/sim.rs", "roles/demo/", "cli.rs"];
+const MAY_START_SIM: [&str; 3] = ["commands/sim.rs", "commands/demo/", "cli.rs"];
 /// What the domain has no business with.
 const IMPURE: [&str; 6] = ["tokio", "serde", "lapin", "reqwest", "axum", "tracing"];
 
@@ -131,7 +131,8 @@ fn the_domain_is_pure() {
 
 #[test]
 fn only_demo_calls_other_roles() {
-    for (file, text) in code().iter().filter(|(file, _)| room(file) == "roles" && !file.starts_with("roles/demo")) {
-        assert!(!text.contains("crate::roles"), "{file} calls another role");
+    for (file, text) in code().iter().filter(|(file, _)| room(file) == "commands" && !file.starts_with("commands/demo"))
+    {
+        assert!(!text.contains("crate::commands"), "{file} calls another role");
     }
 }

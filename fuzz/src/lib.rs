@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use resetd::commands::enqueue;
 use resetd::domain::attribute::AllowedAttributes;
 use resetd::domain::job::{Intent, JobId, Lane, Reset, Who};
 use resetd::domain::note::{Content, Note};
@@ -21,7 +22,6 @@ use resetd::domain::user::EmailAddress;
 use resetd::mail::keys::{Bits, Pair};
 use resetd::mail::seal::{Keys, Seal};
 use resetd::mail::{self, Undelivered};
-use resetd::roles::enqueue;
 use resetd::wire::waits::Waits;
 use resetd::wire::{
     dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
@@ -190,7 +190,7 @@ pub fn dead_letter(bytes: &[u8]) {
     }
     let rules = if headers & 8 > 0 { strict() } else { rules() };
     let (kept, properties) = letter_of::message(body, &came, &outcome, &rules.allowed);
-    let read = letter::Letter::read(&kept, &properties);
+    let read = letter::DeadLetter::read(&kept, &properties);
     assert_eq!(read.job, wished::job_id(body, &came));
     assert_eq!(Some(read.reason.as_str()), outcome.reason.map(Reason::as_str));
     assert_eq!((read.status, read.attempts), (outcome.status, Some(outcome.attempts)));

@@ -12,8 +12,8 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 
 use super::channels;
+use super::error::{ANSWER, BrokerError, closing, within};
 use super::tail::{ACK_EVERY, Start, attach};
-use super::trouble::{ANSWER, Trouble, closing, within};
 use crate::wire::ledger::offset;
 
 /// The tag that the broker's own pages show.
@@ -31,14 +31,14 @@ const GATHER: Duration = Duration::from_millis(2);
 ///
 /// # Errors
 /// Where the broker refuses it or does not answer, and where the stream is empty.
-pub(super) async fn near_end(connection: &Connection, stream: &str) -> Result<u64, Trouble> {
+pub(super) async fn near_end(connection: &Connection, stream: &str) -> Result<u64, BrokerError> {
     let what = format!("reading the end of stream {stream}");
     let channel = within(&what, channels::open(connection)).await?;
     let mut consumer = attach(&channel, stream, TAG, 1, Start::Words("last")).await?;
     let record = tokio::time::timeout(ANSWER, consumer.next()).await;
     closing(channel.close(200, "bye".into())).await;
-    let Ok(Some(Ok(delivery))) = record else { return Err(Trouble::Again(format!("{what}: nothing came"))) };
-    offset(&delivery.properties).ok_or_else(|| Trouble::Again(format!("{what}: the record has no offset")))
+    let Ok(Some(Ok(delivery))) = record else { return Err(BrokerError::Retry(format!("{what}: nothing came"))) };
+    offset(&delivery.properties).ok_or_else(|| BrokerError::Retry(format!("{what}: the record has no offset")))
 }
 
 /// Reads the records at these offsets, of which the last must be there. `heard` is told of each when it comes, which may be long before its turn.
@@ -47,7 +47,7 @@ pub(super) fn read<'a>(
     stream: &'a str,
     offsets: Range<u64>,
     heard: &'a (dyn Fn() + Sync),
-) -> impl Stream<Item = Result<Vec<Delivery>, Trouble>> + Send + 'a {
+) -> impl Stream<Item = Result<Vec<Delivery>, BrokerError>> + Send + 'a {
     let end = offsets.end;
     let starts = offsets.step_by(usize::try_from(BLOCK).unwrap_or(usize::MAX));
     let blocks = starts.map(move |start| block(connection, stream, start..end.min(start + BLOCK), heard));
@@ -60,7 +60,7 @@ async fn block(
     stream: &str,
     offsets: Range<u64>,
     heard: &(dyn Fn() + Sync),
-) -> Result<Vec<Delivery>, Trouble> {
+) -> Result<Vec<Delivery>, BrokerError> {
     let what = format!("reading stream {stream} from offset {}", offsets.start);
     let channel = within(&what, channels::open(connection)).await?;
     let consumer = attach(&channel, stream, TAG, PREFETCH, Start::Offset(offsets.start)).await?;
@@ -69,11 +69,11 @@ async fn block(
     loop {
         let chunk = tokio::time::timeout(ANSWER, chunks.next()).await.ok().flatten();
         let chunk: Option<Vec<_>> = chunk.and_then(|chunk| chunk.into_iter().collect::<Result<_, _>>().ok());
-        let Some(chunk) = chunk else { return Err(Trouble::Again(format!("{what}: no more comes"))) };
+        let Some(chunk) = chunk else { return Err(BrokerError::Retry(format!("{what}: no more comes"))) };
         heard();
         let last = chunk.last().and_then(|last| Some((last.acker.clone(), offset(&last.properties)?)));
         let Some((acker, last)) = last else {
-            return Err(Trouble::Again(format!("{what}: a record has no offset")));
+            return Err(BrokerError::Retry(format!("{what}: a record has no offset")));
         };
         unacked += chunk.len();
         records.extend(

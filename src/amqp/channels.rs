@@ -11,7 +11,7 @@ use lapin::protocol::AMQPErrorKind;
 use lapin::{Channel, Connection, ErrorKind, Event};
 
 use super::blocks::READERS;
-use super::trouble::{Trouble, closing};
+use super::error::{BrokerError, closing};
 
 /// What a lease needs: the channel that it is renewed on.
 pub const LEASE: usize = 1;
@@ -43,11 +43,11 @@ impl Needs {
     ///
     /// # Errors
     /// Where there are too few: both numbers, and what to do.
-    pub(super) fn leave(&self, allowed: usize) -> Result<usize, Trouble> {
+    pub(super) fn leave(&self, allowed: usize) -> Result<usize, BrokerError> {
         let Self { channels, who, or, publishers: _ } = self;
         let needed = channels + REFUSALS;
         if allowed < needed {
-            return Err(Trouble::Misfit(format!(
+            return Err(BrokerError::Misfit(format!(
                 "{who} need {needed} channels on one connection, and the broker allows {allowed}: raise channel_max in rabbitmq.conf{or}"
             )));
         }

@@ -9,23 +9,23 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::lease::{FRESH, LAST_WORDS, Lease};
+use super::error::BrokerError;
+use super::lease::{FRESH, Lease, PUBLISH_GRACE};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::publisher::{Message, Publisher, Unpublished};
-use super::trouble::Trouble;
 use crate::domain::ledger::{Before, Holder, Tenure, WorkerName};
 use crate::wire;
 
 /// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
 pub const REPEAT: Duration = Duration::from_secs(3600);
 /// How much later than the process before all others try, after the broker was lost.
-pub const AFTER_YOU: Duration = Duration::from_secs(3);
+pub const FORMER_LEADER_DELAY: Duration = Duration::from_secs(3);
 /// How often one who stands by looks.
 const TRY: Duration = Duration::from_millis(250);
 /// How long the record may take that the lease is given up: under an alarm it would take for ever.
 const RELEASED: Duration = Duration::from_secs(1);
-/// Beside the calls of the process before, and their last words: for the steps between a look at the clock and the deed.
+/// Beside the calls of the process before, and their publish grace: for the steps between a look at the clock and the action.
 const TO_SPARE: Duration = Duration::from_millis(500);
 
 /// A name for this process that no other has.
@@ -37,7 +37,7 @@ pub fn process_name() -> WorkerName {
 
 /// How long the process before may still be at work, from when its lease is ours: where one call takes at most `longest`.
 pub fn after_another(longest: Duration) -> Duration {
-    FRESH + longest + LAST_WORDS + TO_SPARE
+    FRESH + longest + PUBLISH_GRACE + TO_SPARE
 }
 
 /// One claim, over every connection.
@@ -75,8 +75,8 @@ impl Claim {
     ///
     /// # Errors
     /// Where a connection is lost, or the broker refuses it for another reason than that somebody holds it.
-    pub async fn stand_by(&self, link: &Link, standing_by: impl Fn()) -> Result<Lease, Trouble> {
-        let lost = || Trouble::Again("a connection to the broker was lost".into());
+    pub async fn stand_by(&self, link: &Link, standing_by: impl Fn()) -> Result<Lease, BrokerError> {
+        let lost = || BrokerError::Retry("a connection to the broker was lost".into());
         let publisher = Publisher::of(Arc::clone(&link.pool));
         let mut said = false;
         loop {
@@ -103,7 +103,7 @@ impl Claim {
     ///
     /// # Errors
     /// Where it cannot be written, or is not read.
-    pub async fn fence(&self, publisher: &Publisher) -> Result<Before, Trouble> {
+    pub async fn fence(&self, publisher: &Publisher) -> Result<Before, BrokerError> {
         let id = Uuid::new_v4().to_string();
         self.tenure().claims(&id);
         self.write_fence(publisher, &id).await?;
@@ -129,7 +129,7 @@ impl Claim {
     pub async fn release(&self, lease: Lease, link: &Link, publisher: &Publisher) {
         let record = wire::ledger::released(&self.subject, &self.name, Timestamp::now());
         let written = timeout(RELEASED, self.write(publisher, record)).await;
-        let late = || Trouble::Again(format!("not confirmed within {} s", RELEASED.as_secs()));
+        let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
         if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
             tracing::warn!(org = self.subject, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
@@ -137,7 +137,7 @@ impl Claim {
         tracing::info!(org = self.subject, "released");
     }
 
-    async fn write_fence(&self, publisher: &Publisher, id: &str) -> Result<(), Trouble> {
+    async fn write_fence(&self, publisher: &Publisher, id: &str) -> Result<(), BrokerError> {
         self.write(publisher, wire::ledger::fence(&self.subject, &self.name, id, Timestamp::now())).await
     }
 
@@ -145,10 +145,10 @@ impl Claim {
         &self,
         publisher: &Publisher,
         (body, properties): (Vec<u8>, BasicProperties),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BrokerError> {
         let message = Message { exchange: "", key: &self.stream, body: &body, properties };
         let published = publisher.publish(&message).await;
-        published.map_err(|unpublished| Trouble::Again(format!("writing to the ledger: {unpublished}")))
+        published.map_err(|unpublished| BrokerError::Retry(format!("writing to the ledger: {unpublished}")))
     }
 }
 
@@ -157,7 +157,7 @@ impl Claim {
 ///
 /// # Errors
 /// Where the connection is lost.
-pub async fn is_held(publisher: &Publisher, lease: &str) -> Result<bool, Trouble> {
+pub async fn is_held(publisher: &Publisher, lease: &str) -> Result<bool, BrokerError> {
     let properties = BasicProperties::default().with_expiration("0".into());
     match publisher.publish(&Message { exchange: "", key: lease, body: b"", properties }).await {
         // One that is just being deleted may refuse it.

@@ -15,15 +15,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::channels;
+use super::error::{BrokerError, closing, within};
 use super::topology::look_at;
-use super::trouble::{Trouble, closing, within};
 use crate::domain::job::Lane;
 
 /// What the tags begin with that the broker's own pages show.
 const TAG: &str = "resetd";
 /// How long the deliveries of a queue that has messages may take.
 const FEW: Duration = Duration::from_secs(2);
-/// So many consumers of one channel have deliveries in hand at most, each `basic.get` among them. With more than 32 in one queue
+/// So many consumers of one channel have deliveries in flight at most, each `basic.get` among them. With more than 32 in one queue
 /// RabbitMQ before 4.2 may take an ack for that of another message after it was killed, and lose messages
 /// (`docs/development/facts.md#consumers`); a channel that ends and the one that follows it may meet.
 const CONSUMERS: usize = 15;
@@ -38,7 +38,7 @@ pub struct Intake<L = Lane> {
     consumer: Option<Consumer>,
     /// How often it was consumed.
     times: u64,
-    /// Places for consumers that have deliveries in hand.
+    /// Places for consumers that have deliveries in flight.
     consumers: Arc<Semaphore>,
 }
 
@@ -49,7 +49,7 @@ struct Consumer {
     place: Arc<OwnedSemaphorePermit>,
 }
 
-/// One job, or mail, in hand. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
+/// One job, or mail, in flight. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
 /// is returned.
 #[derive(Debug)]
 pub struct Delivery<L = Lane> {
@@ -65,7 +65,7 @@ pub struct Delivery<L = Lane> {
     pub came: Instant,
     place: u64,
     acker: lapin::Acker,
-    /// Its consumer is one of those that have deliveries in hand, as long as this lives.
+    /// Its consumer is one of those that have deliveries in flight, as long as this lives.
     _consumer: Arc<OwnedSemaphorePermit>,
 }
 
@@ -74,7 +74,7 @@ impl<L: Copy> Intake<L> {
     ///
     /// # Errors
     /// Where the broker does not answer.
-    pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, Trouble> {
+    pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, BrokerError> {
         let what = format!("opening a channel for queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
         let consumers = Arc::new(Semaphore::new(CONSUMERS));
@@ -82,17 +82,17 @@ impl<L: Copy> Intake<L> {
     }
 
     /// Starts to consume it, under a tag of its own each time. (A tag that is used again while deliveries of the consumer before are in
-    /// hand: `docs/development/facts.md#consumer-tags`.) Where too many consumers have deliveries in hand it is not consumed, see
+    /// hand: `docs/development/facts.md#consumer-tags`.) Where too many consumers have deliveries in flight it is not consumed, see
     /// [`Intake::is_consumed`]: a later try may do.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn consume(&mut self) -> Result<(), Trouble> {
+    pub async fn consume(&mut self) -> Result<(), BrokerError> {
         self.consume_at_most(self.prefetch).await
     }
 
-    /// So many of its deliveries are in hand at most.
-    async fn consume_at_most(&mut self, most: u16) -> Result<(), Trouble> {
+    /// So many of its deliveries are in flight at most.
+    async fn consume_at_most(&mut self, most: u16) -> Result<(), BrokerError> {
         let Some(place) = self.consumer_place() else { return Ok(()) };
         let what = format!("consuming queue {}", self.queue);
         within(&what, self.channel.basic_qos(most, BasicQosOptions::default())).await?;
@@ -126,22 +126,22 @@ impl<L: Copy> Intake<L> {
         Some(self.delivery(delivery, place))
     }
 
-    /// Takes the job at the head of the lane, without consuming it. `None` where it is empty, or too many consumers have deliveries in hand.
+    /// Takes the job at the head of the lane, without consuming it. `None` where it is empty, or too many consumers have deliveries in flight.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn get(&self) -> Result<Option<Delivery<L>>, Trouble> {
+    pub async fn get(&self) -> Result<Option<Delivery<L>>, BrokerError> {
         let Some(place) = self.consumer_place() else { return Ok(None) };
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
         let got = within(&format!("taking a message from queue {}", self.queue), got).await?;
         Ok(got.map(|got| self.delivery(got.delivery, place)))
     }
 
-    /// Takes so many at most, all by one consumer. None where it is empty, or too many consumers have deliveries in hand.
+    /// Takes so many at most, all by one consumer. None where it is empty, or too many consumers have deliveries in flight.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery<L>>, Trouble> {
+    pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery<L>>, BrokerError> {
         let mut taken = Vec::new();
         if self.consumers.available_permits() == 0 {
             return Ok(taken);
@@ -157,7 +157,7 @@ impl<L: Copy> Intake<L> {
         while taken.len() < usize::from(wanted) {
             match timeout_at(until, self.next()).await {
                 Ok(Some(delivery)) => taken.push(delivery),
-                Ok(None) => return Err(Trouble::Again(format!("consuming queue {} ended", self.queue))),
+                Ok(None) => return Err(BrokerError::Retry(format!("consuming queue {} ended", self.queue))),
                 Err(_) => break,
             }
         }
@@ -178,12 +178,12 @@ impl<L: Copy> Intake<L> {
         }
     }
 
-    /// Takes no more jobs. Those in hand can still be settled; those that were prefetched and not yet handed out stay unsettled.
+    /// Takes no more jobs. Those in flight can still be settled; those that were prefetched and not yet handed out stay unsettled.
     pub async fn cancel(&mut self) {
         self.rest().await;
     }
 
-    /// Takes no more jobs, and hands out those that were prefetched.
+    /// Takes no more jobs, and jobs in flight out those that were prefetched.
     pub async fn rest(&mut self) -> Vec<Delivery<L>> {
         if self.consumer.is_none() {
             return Vec::new();
@@ -193,7 +193,7 @@ impl<L: Copy> Intake<L> {
         self.came()
     }
 
-    /// Hands out what has come and was not handed out, and nothing after it.
+    /// JobsInFlight out what has come and was not handed out, and nothing after it.
     pub fn came(&mut self) -> Vec<Delivery<L>> {
         let Some(Consumer { mut deliveries, place }) = self.consumer.take() else { return Vec::new() };
         let mut came = Vec::new();
@@ -207,7 +207,7 @@ impl<L: Copy> Intake<L> {
     ///
     /// # Errors
     /// Where the broker is lost or does not answer.
-    pub async fn give_back(&self) -> Result<(), Trouble> {
+    pub async fn give_back(&self) -> Result<(), BrokerError> {
         let options = BasicNackOptions { multiple: true, requeue: true };
         within(&format!("returning messages to queue {}", self.queue), self.channel.basic_nack(0, options)).await
     }
@@ -224,12 +224,12 @@ impl<L> Delivery<L> {
         self.place
     }
 
-    /// Gives it back alone, while others of its channel are in hand. Those that are given back in the order in which they came lie in it
+    /// Gives it back alone, while others of its channel are in flight. Those that are given back in the order in which they came lie in it
     /// again.
     ///
     /// # Errors
     /// Where the broker is lost or does not answer.
-    pub async fn give_back(self) -> Result<(), Trouble> {
+    pub async fn give_back(self) -> Result<(), BrokerError> {
         let options = BasicNackOptions { multiple: false, requeue: true };
         within("returning a message to its queue", self.acker.nack(options)).await.map(drop)
     }

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::channels;
+use super::error::{BrokerError, closing, within};
 use super::names::Names;
 use super::topology::look_at;
-use super::trouble::{Trouble, closing, within};
+use crate::domain::delay_tier::DelayTier;
 use crate::domain::job::Lane;
-use crate::domain::rung::Rung;
 
 /// How often it is asked for.
 const EVERY: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const WATCH: Duration = Duration::from_millis(200);
 /// What lies ready at the broker for one org.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Jobs in the interactive and in the bulk lane, less those that some worker has in hand.
+    /// Jobs in the interactive and in the bulk lane, less those that some worker has in flight.
     pub lanes: [u32; 2],
     /// Jobs that wait at the broker for their time.
     pub parked: u32,
@@ -117,7 +117,7 @@ impl Depths {
         connection: &Connection,
         lookers: &mut watch::Receiver<usize>,
         refused: &mut BTreeMap<String, Refused>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BrokerError> {
         let mut channel = within(OPENING, channels::open(connection)).await?;
         while *lookers.borrow_and_update() > 0 {
             for (org, names) in &self.0.orgs {
@@ -131,14 +131,14 @@ impl Depths {
                             let _ = known.insert(org.clone(), depth);
                         });
                     }
-                    Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_))) => {
+                    Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_))) => {
                         tracing::debug!(org, reason = %trouble, "how much lies at the broker is not known");
                         let wait = refused.get(org).map_or(EVERY, |refused| (refused.wait * 2).min(channels::REFUSED));
                         refused.insert(org.clone(), Refused { wait, until: Instant::now() + wait });
                         // The refusal has closed it.
                         channel = within(OPENING, channels::open(connection)).await?;
                     }
-                    Err(trouble @ (Trouble::Again(_) | Trouble::Misfit(_))) => return Err(trouble),
+                    Err(trouble @ (BrokerError::Retry(_) | BrokerError::Misfit(_))) => return Err(trouble),
                 }
             }
             let _ = tokio::time::timeout(EVERY, lookers.wait_for(|lookers| *lookers == 0)).await;
@@ -170,7 +170,7 @@ impl Queues {
     fn of_org(names: &Names) -> Self {
         Self {
             lanes: Lane::ALL.map(|lane| Some(names.lane(lane))),
-            parked: Rung::ALL.map(|rung| names.parked(rung)),
+            parked: DelayTier::ALL.map(|tier| names.parked(tier)),
             dead: names.dead(),
         }
     }
@@ -178,13 +178,13 @@ impl Queues {
     fn of_mails(names: &Names) -> Self {
         Self {
             lanes: [Some(names.emails()), None],
-            parked: Rung::ALL.map(|rung| names.emails_parked(rung)),
+            parked: DelayTier::ALL.map(|tier| names.emails_parked(tier)),
             dead: names.emails_dead(),
         }
     }
 }
 
-async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, Trouble> {
+async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, BrokerError> {
     let at = Timestamp::now();
     let (mut lanes, mut parked) = ([0, 0], 0);
     for (depth, queue) in lanes.iter_mut().zip(queues.lanes) {
@@ -198,6 +198,6 @@ async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, Trouble> {
     Ok(Depth { lanes, parked, dead: ready(channel, queues.dead).await?, at })
 }
 
-async fn ready(channel: &Channel, queue: String) -> Result<u32, Trouble> {
+async fn ready(channel: &Channel, queue: String) -> Result<u32, BrokerError> {
     Ok(look_at(channel, &queue).await?.message_count())
 }

@@ -11,8 +11,8 @@ use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 
+use super::error::ANSWER;
 use super::tls;
-use super::trouble::ANSWER;
 use crate::config::amqp::Tls;
 use crate::dial::first_of;
 

@@ -8,8 +8,8 @@ use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 
+use super::error::{ANSWER, BrokerError, unreadable};
 use super::tls;
-use super::trouble::{ANSWER, Trouble, unreadable};
 use crate::config::amqp::{Amqp, Tls, place};
 
 /// The protocol's header: its name and version.
@@ -37,16 +37,16 @@ pub struct Greeting {
 ///
 /// # Errors
 /// Where nobody listens there, TLS fails, or what answers is no AMQP broker.
-pub async fn greeting(amqp: &Amqp) -> Result<Greeting, Trouble> {
+pub async fn greeting(amqp: &Amqp) -> Result<Greeting, BrokerError> {
     let uri = amqp.uri().ok_or_else(unreadable)?;
     let place = place(&uri);
-    let failed = |why: String| Trouble::Again(format!("reaching the broker at {place}: {why}"));
+    let failed = |why: String| BrokerError::Retry(format!("reaching the broker at {place}: {why}"));
     let tls = amqp.tls.clone();
     let asking = tokio::task::spawn_blocking(move || ask(&uri, &tls));
     match tokio::time::timeout(ANSWER, asking).await {
         Ok(Ok(Ok(greeting))) => Ok(greeting),
         Ok(Ok(Err(error))) => Err(match tls::disagreement(&error) {
-            Some(disagreement) => Trouble::Mend(format!("reaching the broker at {place}: {disagreement}")),
+            Some(disagreement) => BrokerError::NeedsOperator(format!("reaching the broker at {place}: {disagreement}")),
             None => failed(error.to_string()),
         }),
         Ok(Err(_)) => Err(failed("it could not be asked".into())),

@@ -13,8 +13,8 @@ use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
 use super::channels;
+use super::error::{ANSWER, BrokerError, closing, explain, within};
 use super::topology::Thing;
-use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
 /// How long an alarm's effect may take to show.
 const ALARM: Duration = Duration::from_secs(3);
@@ -42,7 +42,7 @@ async fn ask<T>(
     connection: &Connection,
     what: &str,
     question: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
-) -> Result<Result<T, Refused>, Trouble> {
+) -> Result<Result<T, Refused>, BrokerError> {
     let channel = within(what, channels::open(connection)).await?;
     match timeout(ANSWER, question(channel.clone())).await {
         Ok(Ok(answer)) => {
@@ -53,7 +53,7 @@ async fn ask<T>(
             Some(refused) => Ok(Err(refused)),
             None => Err(explain(what, &error)),
         },
-        Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
+        Err(_) => Err(BrokerError::Retry(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
     }
 }
 
@@ -70,7 +70,7 @@ fn soft(error: &lapin::Error) -> Option<Refused> {
 ///
 /// # Errors
 /// Where the broker is lost or does not answer.
-pub async fn standing(connection: &Connection, thing: &Thing) -> Result<Standing, Trouble> {
+pub async fn standing(connection: &Connection, thing: &Thing) -> Result<Standing, BrokerError> {
     let what = match thing {
         Thing::Exchange { name, .. } => format!("looking at exchange {name}"),
         Thing::Queue { name, .. } => format!("looking at queue {name}"),
@@ -110,7 +110,7 @@ async fn passively(channel: &Channel, thing: &Thing) -> lapin::Result<()> {
 ///
 /// # Errors
 /// Where the broker is lost or does not answer.
-pub async fn may_write(connection: &Connection, exchange: &str) -> Result<bool, Trouble> {
+pub async fn may_write(connection: &Connection, exchange: &str) -> Result<bool, BrokerError> {
     let what = format!("asking for the right to write to exchange {exchange:?}");
     let asked = ask(connection, &what, async |channel| {
         let options = BasicPublishOptions::default();
@@ -126,7 +126,7 @@ pub async fn may_write(connection: &Connection, exchange: &str) -> Result<bool, 
 ///
 /// # Errors
 /// Where the broker is lost or does not answer.
-pub async fn may_read(connection: &Connection, queue: &str) -> Result<bool, Trouble> {
+pub async fn may_read(connection: &Connection, queue: &str) -> Result<bool, BrokerError> {
     let what = format!("asking for the right to read queue {queue}");
     let asked = ask(connection, &what, async |channel| {
         let mut arguments = FieldTable::default();
@@ -140,7 +140,7 @@ pub async fn may_read(connection: &Connection, queue: &str) -> Result<bool, Trou
 ///
 /// # Errors
 /// Where the broker is lost or does not answer.
-pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, Trouble> {
+pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, BrokerError> {
     let what = format!("looking at the lease {lease}");
     let asked = ask(connection, &what, async |channel| {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -149,7 +149,7 @@ pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, Troub
     match asked.await? {
         Err(Refused(AMQPSoftError::NOTFOUND, _)) => Ok(false),
         Ok(()) | Err(Refused(AMQPSoftError::RESOURCELOCKED, _)) => Ok(true),
-        Err(Refused(_, said)) => Err(Trouble::Again(format!("{what}: {said}"))),
+        Err(Refused(_, said)) => Err(BrokerError::Retry(format!("{what}: {said}"))),
     }
 }
 
@@ -158,7 +158,7 @@ pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, Troub
 ///
 /// # Errors
 /// Where the broker is lost.
-pub async fn is_blocked(connection: &Connection) -> Result<bool, Trouble> {
+pub async fn is_blocked(connection: &Connection) -> Result<bool, BrokerError> {
     let what = "publishing what goes nowhere";
     let channel = within(what, channels::open(connection)).await?;
     within(what, channel.confirm_select(ConfirmSelectOptions::default())).await?;

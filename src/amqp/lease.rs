@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channels;
+use super::error::{ANSWER, BrokerError, closing, explain, within};
 use super::link::Link;
-use super::trouble::{ANSWER, Trouble, closing, explain, within};
 
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ const RENEWAL: Duration = Duration::from_millis(500);
 pub const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long after its end what a call has brought may be published without a fresh lease.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const PUBLISH_GRACE: Duration = Duration::from_secs(1);
 
 /// A routing key of the default exchange, where no queue has such a name.
 const NOWHERE: &str = "resetd.lease.nowhere";
@@ -48,8 +48,8 @@ impl Renewed {
     }
 
     /// Whether what a call has brought may still be published, where a call takes at most `request_timeout`: who takes over waits for longer.
-    pub fn allows_last_words(&self, request_timeout: Duration) -> bool {
-        self.age() < FRESH + request_timeout + LAST_WORDS
+    pub fn allows_late_publishes(&self, request_timeout: Duration) -> bool {
+        self.age() < FRESH + request_timeout + PUBLISH_GRACE
     }
 
     fn age(&self) -> Duration {
@@ -66,7 +66,7 @@ impl Lease {
     ///
     /// # Errors
     /// Where the broker is lost, does not answer, or refuses it for another reason than that somebody holds it.
-    pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, Trouble> {
+    pub async fn take(link: &Link, queue: String) -> Result<Option<Self>, BrokerError> {
         let sent = Instant::now();
         // Before it is: what is answered too late, or not to us, may still give the queue to this connection, and no look tells who has it.
         link.leases().insert(queue.clone());
@@ -104,7 +104,7 @@ impl Lease {
 }
 
 /// `None`: somebody else holds it. (The refusal closes the channel.)
-async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>, Trouble> {
+async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>, BrokerError> {
     let what = format!("taking the lease {queue}");
     let channel = within(&what, channels::open(connection)).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -113,7 +113,7 @@ async fn declare(connection: &Connection, queue: &str) -> Result<Option<Channel>
         Ok(Ok(_)) => Ok(Some(channel)),
         Ok(Err(error)) if is_locked(&error) => Ok(None),
         Ok(Err(error)) => Err(explain(&what, &error)),
-        Err(_) => Err(Trouble::Again(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
+        Err(_) => Err(BrokerError::Retry(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))),
     }
 }
 

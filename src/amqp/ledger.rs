@@ -8,16 +8,16 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::trouble::{ANSWER, Trouble};
+use super::error::{ANSWER, BrokerError};
 use crate::domain::blocked::Status;
-use crate::domain::chronicle::{Chronicle, Ended, Lately, Mails, MailsLately};
 use crate::domain::job::{JobId, Lane};
-use crate::domain::ledger::{Book, Entry, Holder, Room};
-use crate::domain::mailing::{About, MailBook, Mailed, Standing};
+use crate::domain::ledger::{Entry, Holder, LedgerIndex, Room};
+use crate::domain::mailing::{About, MailIndex, Mailed, Standing};
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::statistics::{Ended, Lately, Mails, MailsLately, Statistics};
 use crate::domain::user::UserId;
 use crate::wire;
-use crate::wire::ledger::Told;
+use crate::wire::ledger::LedgerRecord;
 
 mod follow;
 mod place;
@@ -45,11 +45,11 @@ struct Shared {
 
 #[derive(Debug)]
 struct Kept {
-    book: Book,
-    /// What a mailer wants to know; nobody else keeps it, and a mailer keeps no jobs in `book`.
-    mails: Option<MailBook>,
+    index: LedgerIndex,
+    /// What a mailer wants to know; nobody else keeps it, and a mailer keeps no jobs in `index`.
+    mails: Option<MailIndex>,
     mails_told: Mails,
-    chronicle: Chronicle,
+    statistics: Statistics,
     place: Place,
     /// The ids of fences and who held the lease before each, the newest last.
     fences: VecDeque<(String, Holder)>,
@@ -82,15 +82,15 @@ impl Ledger {
 
     /// One that knows of mails, and not of jobs.
     pub fn of_mails(stream: impl Into<String>) -> Self {
-        Self::keeping(stream, std::iter::empty(), Some(MailBook::default()))
+        Self::keeping(stream, std::iter::empty(), Some(MailIndex::default()))
     }
 
-    fn keeping<'a>(stream: impl Into<String>, orgs: impl Iterator<Item = &'a str>, mails: Option<MailBook>) -> Self {
+    fn keeping<'a>(stream: impl Into<String>, orgs: impl Iterator<Item = &'a str>, mails: Option<MailIndex>) -> Self {
         let kept = Kept {
-            book: Book::default(),
+            index: LedgerIndex::default(),
             mails,
             mails_told: Mails::default(),
-            chronicle: Chronicle::new(orgs),
+            statistics: Statistics::new(orgs),
             place: Place::default(),
             fences: VecDeque::new(),
             read_at: Instant::now(),
@@ -126,26 +126,26 @@ impl Ledger {
         self.kept().mailed(mailed, Timestamp::now());
     }
 
-    /// A notification came: see [`MailBook::seen`].
+    /// A notification came: see [`MailIndex::seen`].
     pub fn seen(&self, about: &About<'_>) {
         let mut kept = self.kept();
         let room = kept.mails.as_mut().map(|mails| mails.seen(about, Timestamp::now()));
         kept.warn_if_full(room);
     }
 
-    /// See [`MailBook::standing`].
+    /// See [`MailIndex::standing`].
     pub fn standing(&self, about: &About<'_>) -> Standing {
         self.kept().mails.as_ref().map_or(Standing::Due, |mails| mails.standing(about))
     }
 
-    /// See [`Chronicle::lately`].
+    /// See [`Statistics::lately`].
     pub fn lately(&self, org: &str) -> Option<Lately> {
         self.lately_with(org, None)
     }
 
     /// The same of an org that is ours, which stands so.
     pub fn lately_with(&self, org: &str, own: Option<&Status>) -> Option<Lately> {
-        self.kept().chronicle.lately(org, Timestamp::now(), own)
+        self.kept().statistics.lately(org, Timestamp::now(), own)
     }
 
     /// What became of mails lately.
@@ -156,22 +156,22 @@ impl Ledger {
     /// By jobs of which lane passwords were set within the last hour, and when, the oldest first: each at the end of its minute, so that none
     /// is forgotten early.
     pub fn reset_lately(&self, org: &str) -> Vec<(Lane, Timestamp)> {
-        self.kept().chronicle.resets(org, Timestamp::now())
+        self.kept().statistics.resets(org, Timestamp::now())
     }
 
-    /// See [`Book::is_done`].
+    /// See [`LedgerIndex::is_done`].
     pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool) -> bool {
-        self.kept().book.is_done(org, job, redelivered, Timestamp::now())
+        self.kept().index.is_done(org, job, redelivered, Timestamp::now())
     }
 
-    /// See [`Book::newest`].
+    /// See [`LedgerIndex::newest`].
     pub fn newest(&self, org: &str, user: &UserId) -> Option<Timestamp> {
-        self.kept().book.newest(org, user)
+        self.kept().index.newest(org, user)
     }
 
-    /// See [`Book::holder`]. After one's own fence that is oneself: [`Ledger::until_fence`] says who it was before.
+    /// See [`LedgerIndex::holder`]. After one's own fence that is oneself: [`Ledger::until_fence`] says who it was before.
     pub fn holder(&self, org: &str) -> Holder {
-        self.kept().book.holder(org)
+        self.kept().index.holder(org)
     }
 
     /// Who held the lease before the fence with this id, where that was read.
@@ -190,7 +190,7 @@ impl Ledger {
     /// # Errors
     /// Where nothing at all was read for 10 s: write another and try again. It will be read from a day back, since a place beyond
     /// the stream's end waits for ever.
-    pub async fn until_fence(&self, id: &str) -> Result<Holder, Trouble> {
+    pub async fn until_fence(&self, id: &str) -> Result<Holder, BrokerError> {
         let _reading = self.reading();
         let mut fenced = self.0.fenced.subscribe();
         let begun = Instant::now();
@@ -206,7 +206,7 @@ impl Ledger {
             let deadline = silent_since + ANSWER;
             if Instant::now() >= deadline {
                 self.misplace();
-                return Err(Trouble::Again(format!(
+                return Err(BrokerError::Retry(format!(
                     "nothing was read from stream {} for {} s, not even the record just written to it",
                     self.0.stream,
                     ANSWER.as_secs()
@@ -230,22 +230,22 @@ impl Ledger {
 
     /// Applies a record.
     fn apply(&self, delivery: lapin::message::Delivery) {
-        let told = wire::ledger::told(&delivery.data, &delivery.properties);
+        let told = wire::ledger::read(&delivery.data, &delivery.properties);
         let now = Timestamp::now();
         let mut kept = self.kept();
         kept.read_at = Instant::now();
         kept.records += 1;
         match &told {
-            Some(Told::Ended(ended)) => kept.ended(ended, now),
+            Some(LedgerRecord::Ended(ended)) => kept.ended(ended, now),
             // The record has no clock of its own that counts: it is later than whatever was read before it.
-            Some(Told::Dropped { org, job }) => kept.chronicle.dropped(org, job, now),
-            Some(Told::Batch(about)) => kept.chronicle.batch(&about.org, &about.batch, &about.record, now),
-            Some(Told::Mailed(mailed)) => kept.mailed(mailed, now),
-            Some(Told::Lease(entry)) => kept.apply(entry, now),
-            Some(Told::State { org, status }) => kept.chronicle.stands(org, status),
+            Some(LedgerRecord::Dropped { org, job }) => kept.statistics.dropped(org, job, now),
+            Some(LedgerRecord::Batch(about)) => kept.statistics.batch(&about.org, &about.batch, &about.record, now),
+            Some(LedgerRecord::Mailed(mailed)) => kept.mailed(mailed, now),
+            Some(LedgerRecord::Lease(entry)) => kept.apply(entry, now),
+            Some(LedgerRecord::State { org, status }) => kept.statistics.stands(org, status),
             None => {}
         }
-        let is_fence = matches!(told, Some(Told::Lease(Entry::Fence { .. })));
+        let is_fence = matches!(told, Some(LedgerRecord::Lease(Entry::Fence { .. })));
         if let Some(offset) = wire::ledger::offset(&delivery.properties) {
             kept.place.read(offset, delivery.data, now);
         }
@@ -264,7 +264,7 @@ impl Kept {
     fn apply(&mut self, entry: &Entry<'_>, now: Timestamp) {
         match entry {
             Entry::Fence { org, id, .. } => {
-                let before = self.book.holder(org);
+                let before = self.index.holder(org);
                 if self.fences.len() == FENCES {
                     self.fences.pop_front();
                 }
@@ -284,7 +284,7 @@ impl Kept {
         } else if let Some(entry) = Entry::of(ended) {
             self.note(&entry, now);
         }
-        self.chronicle.ended(ended, now);
+        self.statistics.ended(ended, now);
     }
 
     fn mailed(&mut self, mailed: &Mailed<'_>, now: Timestamp) {
@@ -293,11 +293,11 @@ impl Kept {
         if self.mails.is_some() {
             self.mails_told.ended(mailed, now);
         }
-        self.chronicle.mailed(mailed, now);
+        self.statistics.mailed(mailed, now);
     }
 
     fn note(&mut self, entry: &Entry<'_>, now: Timestamp) {
-        let room = self.book.note(entry, now);
+        let room = self.index.note(entry, now);
         self.warn_if_full(Some(room));
     }
 

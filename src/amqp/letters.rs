@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::channels;
+use super::error::{ANSWER, BrokerError, closing, within};
 use super::topology::look_at;
-use super::trouble::{ANSWER, Trouble, closing, within};
 
 /// Letters in one round, at least.
 const ROUND: usize = 500;
@@ -42,7 +42,7 @@ pub struct Letters {
     consumer: Option<Consumer>,
 }
 
-/// A letter in hand. Dropped, it stays a letter.
+/// A letter in flight. Dropped, it stays a letter.
 #[derive(Debug)]
 pub struct Held {
     /// The body as it lies there.
@@ -57,7 +57,7 @@ impl Letters {
     ///
     /// # Errors
     /// Where it does not exist, or the broker refuses it or does not answer.
-    pub async fn open(connection: &Connection, queue: &str) -> Result<Self, Trouble> {
+    pub async fn open(connection: &Connection, queue: &str) -> Result<Self, BrokerError> {
         let what = format!("opening queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
         let (there, others) = count(&channel, queue).await?;
@@ -82,7 +82,7 @@ impl Letters {
     ///
     /// # Errors
     /// Where the broker refuses it, is lost or does not answer.
-    pub async fn round(&mut self) -> Result<Vec<Held>, Trouble> {
+    pub async fn round(&mut self) -> Result<Vec<Held>, BrokerError> {
         let wanted = (self.there - self.seen).min(self.size);
         let mut letters = Vec::with_capacity(wanted);
         if wanted == 0 {
@@ -114,7 +114,7 @@ impl Letters {
         Ok(letters)
     }
 
-    async fn consume(&mut self) -> Result<Consumer, Trouble> {
+    async fn consume(&mut self) -> Result<Consumer, BrokerError> {
         self.rounds += 1;
         // Their order is that in which they give back what they hold.
         let tag = format!("resetd-dead-{:08}", self.rounds);
@@ -137,8 +137,8 @@ impl Letters {
     }
 
     /// `None`: nothing is left there.
-    async fn next(&self, consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, Trouble> {
-        let gone = || Trouble::Again(format!("looking through queue {}: its consumer has ended", self.queue));
+    async fn next(&self, consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, BrokerError> {
+        let gone = || BrokerError::Retry(format!("looking through queue {}: its consumer has ended", self.queue));
         let begun = Instant::now();
         while begun.elapsed() < ANSWER {
             if let Ok(next) = timeout(QUIET, consumer.next()).await {
@@ -153,7 +153,7 @@ impl Letters {
                 };
             }
         }
-        Err(Trouble::Again(format!(
+        Err(BrokerError::Retry(format!(
             "looking through queue {}: nothing came for {} s, though letters lie there",
             self.queue,
             ANSWER.as_secs()
@@ -177,15 +177,16 @@ impl Held {
     ///
     /// # Errors
     /// Where its channel is gone: it is still a letter then.
-    pub async fn take_out(self) -> Result<(), Trouble> {
-        let gone = || Trouble::Again("taking a letter out: its channel is gone, so that it is still there".to_owned());
+    pub async fn take_out(self) -> Result<(), BrokerError> {
+        let gone =
+            || BrokerError::Retry("taking a letter out: its channel is gone, so that it is still there".to_owned());
         let acked = within("taking a letter out", self.acker.ack(BasicAckOptions::default())).await?;
         if acked { Ok(()) } else { Err(gone()) }
     }
 }
 
 /// Waits, for a moment, until a queue has so many consumers at most: what a consumer held is back in the step in which it goes.
-async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Result<(), Trouble> {
+async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Result<(), BrokerError> {
     let channel = within("opening a channel", channels::open(connection)).await?;
     let begun = Instant::now();
     while count(&channel, queue).await?.1 > others && begun.elapsed() < BACK {
@@ -196,7 +197,7 @@ async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Res
 }
 
 /// How many letters lie ready in a queue, and how many consumers it has.
-async fn count(channel: &Channel, queue: &str) -> Result<(usize, u32), Trouble> {
+async fn count(channel: &Channel, queue: &str) -> Result<(usize, u32), BrokerError> {
     let queue = look_at(channel, queue).await?;
     Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
 }

@@ -13,12 +13,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channels::{self, Needs, allowed, worn};
 use super::dial;
+use super::error::{ANSWER, BrokerError, closing, unreadable, within};
 use super::greeting::greeting;
+use super::heartbeat::PublisherHeartbeat;
 use super::publisher::{self, Pool};
-use super::pulse::Pulse;
 use super::tail::{Start, attach};
 use super::topology::{self, Thing};
-use super::trouble::{ANSWER, Trouble, closing, unreadable, within};
 use crate::config::amqp::{Amqp, place};
 
 /// The heartbeat, in seconds: `docs/contract.md#at-the-broker`.
@@ -32,7 +32,7 @@ const SAID: Duration = Duration::from_secs(2);
 const WATCH: Duration = Duration::from_millis(200);
 /// So many declare their topology at once.
 const DECLARING: usize = 8;
-/// What the publishing connection needs: those who declare, the pulse, and one channel to publish on.
+/// What the publishing connection needs: those who declare, the heartbeat, and one channel to publish on.
 const PUBLISHING: usize = DECLARING + 2;
 /// Said where a connection is replaced before its channels run out.
 const WORN: &str = "the broker has refused so much that few channels are left on a connection: it is replaced";
@@ -47,7 +47,7 @@ pub struct Link {
     /// The channels that all publishers of this process share.
     pub pool: Arc<Pool>,
     /// Whether what is published can be expected to be confirmed.
-    pub pulse: Pulse,
+    pub heartbeat: PublisherHeartbeat,
     /// The leases that the consuming connection holds, as far as is known.
     leases: Mutex<BTreeSet<String>>,
     declaring: Semaphore,
@@ -67,7 +67,7 @@ impl Link {
     /// # Errors
     /// Where the broker is not there, refuses the login or the vhost, or does not answer in time; and where it allows a connection fewer
     /// channels than are needed.
-    pub async fn open(amqp: &Amqp, role: &str, needs: &Needs) -> Result<Self, Trouble> {
+    pub async fn open(amqp: &Amqp, role: &str, needs: &Needs) -> Result<Self, BrokerError> {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
         let spare = needs.leave(allowed(&consuming))?;
         let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
@@ -93,14 +93,14 @@ impl Link {
             }
             signal.cancel();
         }));
-        let pulse = Pulse::of(&publishing);
-        let beating = pulse.clone().beat(Arc::clone(&publishing), lost.clone());
+        let heartbeat = PublisherHeartbeat::of(&publishing);
+        let beating = heartbeat.clone().beat(Arc::clone(&publishing), lost.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
         Ok(Self {
             consuming,
             pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
             publishing,
-            pulse,
+            heartbeat,
             leases: Mutex::default(),
             declaring: Semaphore::new(DECLARING),
             refused: AtomicBool::new(false),
@@ -117,7 +117,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`topology::declare`].
-    pub async fn declare(&self, things: &[Thing]) -> Result<(), Trouble> {
+    pub async fn declare(&self, things: &[Thing]) -> Result<(), BrokerError> {
         self.streams_first(things).await;
         let _place = self.declaring.acquire().await;
         let declared = if self.refused.load(Ordering::Relaxed) {
@@ -125,13 +125,15 @@ impl Link {
             let declared = topology::declare(&connection, things).await;
             closing(connection.close(200, "bye".into())).await;
             declared
-        } else if self.pulse.is_blocked() {
+        } else if self.heartbeat.is_blocked() {
             // Nothing is answered, and a channel that is asked for meanwhile keeps its number until the alarm ends.
-            return Err(Trouble::Again("declaring: a resource alarm of the broker blocks it (memory or disk)".into()));
+            return Err(BrokerError::Retry(
+                "declaring: a resource alarm of the broker blocks it (memory or disk)".into(),
+            ));
         } else {
             topology::declare(&self.publishing, things).await
         };
-        if let Err(Trouble::Mend(_) | Trouble::Missing(_)) = &declared {
+        if let Err(BrokerError::NeedsOperator(_) | BrokerError::Missing(_)) = &declared {
             self.refused.store(true, Ordering::Relaxed);
         }
         declared
@@ -151,7 +153,7 @@ impl Link {
         }
         let all = async {
             let until = Instant::now() + ANSWER;
-            while let Err(Trouble::Again(reason)) = self.make_and_look(&streams).await {
+            while let Err(BrokerError::Retry(reason)) = self.make_and_look(&streams).await {
                 if Instant::now() >= until {
                     break;
                 }
@@ -171,7 +173,7 @@ impl Link {
         let _ = looked.wait_for(|looked| *looked).await;
     }
 
-    async fn make_and_look(&self, streams: &[Thing]) -> Result<(), Trouble> {
+    async fn make_and_look(&self, streams: &[Thing]) -> Result<(), BrokerError> {
         let connection = connect(&self.amqp, &format!("resetd {} (streams)", self.role)).await?;
         let looked = async {
             topology::declare(&connection, streams).await?;
@@ -207,7 +209,7 @@ impl Link {
 ///
 /// # Errors
 /// As [`Link::open`].
-pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
+pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, BrokerError> {
     let mut uri = amqp.uri().ok_or_else(unreadable)?;
     let is_tls = uri.scheme == AMQPScheme::AMQPS;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
@@ -218,12 +220,14 @@ pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, Trouble> {
     let connected = within(&format!("connecting to {place}"), dial::connect(uri, &amqp.tls, properties)).await;
     let why = match connected {
         Ok(connection) => return Ok(connection),
-        Err(Trouble::Again(why)) => why,
-        Err(trouble @ (Trouble::Missing(_) | Trouble::Mend(_) | Trouble::Misfit(_))) => return Err(trouble),
+        Err(BrokerError::Retry(why)) => why,
+        Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
+            return Err(trouble);
+        }
     };
     // A broker that does not take our certificate says so and closes, and lapin may hear the second first. So it is asked once more.
-    if is_tls && let Ok(Err(Trouble::Mend(said))) = timeout(SAID, greeting(amqp)).await {
-        return Err(Trouble::Mend(said));
+    if is_tls && let Ok(Err(BrokerError::NeedsOperator(said))) = timeout(SAID, greeting(amqp)).await {
+        return Err(BrokerError::NeedsOperator(said));
     }
-    Err(Trouble::Again(format!("{why}; is RabbitMQ running there, and amqp.url right?")))
+    Err(BrokerError::Retry(format!("{why}; is RabbitMQ running there, and amqp.url right?")))
 }

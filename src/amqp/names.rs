@@ -1,7 +1,7 @@
 //! What things are called at the broker, with the prefix: `docs/contract.md#at-the-broker`.
 
+use crate::domain::delay_tier::DelayTier;
 use crate::domain::job::Lane;
-use crate::domain::rung::Rung;
 
 /// The routing key of notifications; keys have no prefix.
 pub const EMAIL_KEY: &str = "email";
@@ -55,14 +55,14 @@ impl Names {
         self.named(&format!("resets.{}", self.lane_key(lane)))
     }
 
-    /// The exchange that leads to the parked queues of one rung, shared by the orgs.
-    pub fn parked_exchange(&self, rung: Rung) -> String {
-        self.named(&format!("resets.parked.{}", rung.as_str()))
+    /// The exchange that leads to the parked queues of one tier, shared by the orgs.
+    pub fn parked_exchange(&self, tier: DelayTier) -> String {
+        self.named(&format!("resets.parked.{}", tier.as_str()))
     }
 
-    /// The org's parked queue of one rung.
-    pub fn parked(&self, rung: Rung) -> String {
-        self.named(&format!("resets.{}.parked.{}", self.org, rung.as_str()))
+    /// The org's parked queue of one tier.
+    pub fn parked(&self, tier: DelayTier) -> String {
+        self.named(&format!("resets.{}.parked.{}", self.org, tier.as_str()))
     }
 
     /// The exclusive queue whose holder works the org.
@@ -85,9 +85,9 @@ impl Names {
         self.named("emails")
     }
 
-    /// The parked queue of one rung for mails that wait.
-    pub fn emails_parked(&self, rung: Rung) -> String {
-        self.named(&format!("emails.parked.{}", rung.as_str()))
+    /// The parked queue of one tier for mails that wait.
+    pub fn emails_parked(&self, tier: DelayTier) -> String {
+        self.named(&format!("emails.parked.{}", tier.as_str()))
     }
 
     /// The exclusive queue whose holder sends the mails.

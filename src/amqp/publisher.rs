@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::channels::{self, allowed};
-use super::trouble::{ANSWER, Trouble, explain, silent};
+use super::error::{ANSWER, BrokerError, explain, silent};
 
 /// A message and where it goes.
 pub struct Message<'a> {
@@ -44,7 +44,7 @@ pub enum Unpublished {
     },
     /// The channel or the broker is lost, or silent: nothing is known; start anew.
     #[error("{0}")]
-    Lost(Trouble),
+    Lost(BrokerError),
 }
 
 /// The channels of one connection on which messages are published, each with one message on its way at a time.
@@ -115,7 +115,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn open(connection: Arc<Connection>) -> Result<Self, Trouble> {
+    pub async fn open(connection: Arc<Connection>) -> Result<Self, BrokerError> {
         let first = confirming(&connection).await?;
         let pool = Pool::new(Arc::clone(&connection), size(allowed(&connection).saturating_sub(BESIDE)), 1);
         pool.free().push(first);
@@ -135,7 +135,7 @@ impl Publisher {
     /// Where a channel has to be opened, and the broker is lost or does not answer.
     pub async fn place(&self) -> Result<Place<'_>, Unpublished> {
         // Neither is ever closed.
-        let gone = |_| Unpublished::Lost(Trouble::Again("nothing is published any more".into()));
+        let gone = |_| Unpublished::Lost(BrokerError::Retry("nothing is published any more".into()));
         let own = self.at_once.acquire().await.map_err(gone)?;
         let of_pool = self.pool.at_once.acquire().await.map_err(gone)?;
         let free = self.pool.free().pop();
@@ -163,7 +163,7 @@ impl Place<'_> {
     /// As there.
     pub async fn publish(mut self, message: &Message<'_>) -> Result<(), Unpublished> {
         let Some(channel) = self.channel.take() else {
-            return Err(Unpublished::Lost(Trouble::Again("its channel is gone".into())));
+            return Err(Unpublished::Lost(BrokerError::Retry("its channel is gone".into())));
         };
         let published = publish(&channel, message, self.pool.connection.status()).await;
         // One that was lost is closed when it is dropped.
@@ -182,7 +182,7 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
+async fn confirming(connection: &Connection) -> Result<Channel, BrokerError> {
     let status = connection.status();
     let channel = unless_silent("opening a channel", channels::open(connection), status).await?;
     let confirms = channel.confirm_select(ConfirmSelectOptions::default());
@@ -205,7 +205,9 @@ async fn publish(channel: &Channel, message: &Message<'_>, status: &ConnectionSt
             let (exchange, key) = place();
             Err(Unpublished::Refused { exchange, key })
         }
-        Ok(Confirmation::NotRequested) => Err(Unpublished::Lost(Trouble::Again("the channel does not confirm".into()))),
+        Ok(Confirmation::NotRequested) => {
+            Err(Unpublished::Lost(BrokerError::Retry("the channel does not confirm".into())))
+        }
         Err(trouble) => Err(Unpublished::Lost(trouble)),
     }
 }
@@ -216,7 +218,7 @@ async fn unless_silent<T>(
     what: &str,
     answer: impl Future<Output = lapin::Result<T>>,
     status: &ConnectionStatus,
-) -> Result<T, Trouble> {
+) -> Result<T, BrokerError> {
     let mut answer = std::pin::pin!(answer);
     loop {
         let was_blocked = status.blocked();

@@ -13,7 +13,7 @@ use lapin::{Acker, Channel, Connection, Consumer};
 
 use super::blocks;
 use super::channels;
-use super::trouble::{Trouble, closing, within};
+use super::error::{BrokerError, closing, within};
 use crate::wire::ledger::offset;
 
 /// Records on their way; a stream's consumer must have a limit.
@@ -51,7 +51,7 @@ pub(super) async fn attach(
     tag: &str,
     prefetch: u16,
     from: Start<'_>,
-) -> Result<Consumer, Trouble> {
+) -> Result<Consumer, BrokerError> {
     let what = format!("reading stream {stream}");
     within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
     let mut arguments = FieldTable::default();
@@ -60,7 +60,7 @@ pub(super) async fn attach(
     within(&what, consume).await
 }
 
-type Blocks<'a> = Pin<Box<dyn Stream<Item = Result<Vec<Delivery>, Trouble>> + Send + 'a>>;
+type Blocks<'a> = Pin<Box<dyn Stream<Item = Result<Vec<Delivery>, BrokerError>> + Send + 'a>>;
 
 /// One reader of a stream.
 pub struct Tail<'a> {
@@ -68,7 +68,7 @@ pub struct Tail<'a> {
     stream: &'a str,
     /// The tag that the broker's own pages show.
     tag: &'a str,
-    /// Told of each record that several consumers got, which may be long before its turn.
+    /// LedgerRecord of each record that several consumers got, which may be long before its turn.
     heard: &'a (dyn Fn() + Sync),
     by: By<'a>,
     /// The offset of the last record that was handed out.
@@ -102,7 +102,7 @@ impl<'a> Tail<'a> {
         tag: &'a str,
         from: Start<'_>,
         heard: &'a (dyn Fn() + Sync),
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, BrokerError> {
         let by = By::One(Box::new(One::open(connection, stream, tag, from).await?));
         Ok(Self { connection, stream, tag, heard, by, last: None })
     }
@@ -111,7 +111,7 @@ impl<'a> Tail<'a> {
     ///
     /// # Errors
     /// Where the connection or the stream is lost.
-    pub async fn next(&mut self, patience: Duration) -> Result<Vec<Delivery>, Trouble> {
+    pub async fn next(&mut self, patience: Duration) -> Result<Vec<Delivery>, BrokerError> {
         self.look_ahead().await?;
         let mut records = match &mut self.by {
             By::One(one) => one.next(self.stream, patience).await?,
@@ -132,7 +132,7 @@ impl<'a> Tail<'a> {
     }
 
     /// Has several consumers read what is left, where one has read for a while and that is still much.
-    async fn look_ahead(&mut self) -> Result<(), Trouble> {
+    async fn look_ahead(&mut self) -> Result<(), BrokerError> {
         let By::One(one) = &mut self.by else { return Ok(()) };
         if one.in_a_row < FAR {
             return Ok(());
@@ -151,14 +151,14 @@ impl<'a> Tail<'a> {
 }
 
 impl One {
-    async fn open(connection: &Connection, stream: &str, tag: &str, from: Start<'_>) -> Result<Self, Trouble> {
+    async fn open(connection: &Connection, stream: &str, tag: &str, from: Start<'_>) -> Result<Self, BrokerError> {
         let channel = within("opening a channel", channels::open(connection)).await?;
         let consumer = attach(&channel, stream, tag, PREFETCH, from).await?;
         Ok(Self { channel, records: consumer.ready_chunks(ACK_EVERY), unacked: None, count: 0, in_a_row: 0 })
     }
 
-    async fn next(&mut self, stream: &str, patience: Duration) -> Result<Vec<Delivery>, Trouble> {
-        let gone = || Trouble::Again(format!("reading stream {stream}: its consumer has ended"));
+    async fn next(&mut self, stream: &str, patience: Duration) -> Result<Vec<Delivery>, BrokerError> {
+        let gone = || BrokerError::Retry(format!("reading stream {stream}: its consumer has ended"));
         if self.count >= ACK_EVERY {
             self.ack().await?;
         }
@@ -175,10 +175,10 @@ impl One {
     }
 
     /// Acks what was handed out: the broker closes a channel that holds deliveries too long.
-    async fn ack(&mut self) -> Result<(), Trouble> {
+    async fn ack(&mut self) -> Result<(), BrokerError> {
         self.count = 0;
         let Some(last) = self.unacked.take() else { return Ok(()) };
         let acked = within("acking records", last.ack(BasicAckOptions { multiple: true })).await?;
-        acked.then_some(()).ok_or_else(|| Trouble::Again("acking records: the channel is gone".into()))
+        acked.then_some(()).ok_or_else(|| BrokerError::Retry("acking records: the channel is gone".into()))
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn connector(tls: &Tls) -> io::Result<RustlsConnector> {
     }
 }
 
-/// What TLS did not agree on, and what to do; `None` where it is nothing that somebody must mend.
+/// What TLS did not agree on, and what to do; `None` where it is nothing that somebody must fix.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's own errors: all but these are the network's")]
 pub(super) fn disagreement(error: &io::Error) -> Option<String> {
     let first = error.get_ref().map(|error| error as &(dyn std::error::Error + 'static));

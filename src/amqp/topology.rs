@@ -6,10 +6,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind, Queue};
 
 use super::channels;
+use super::error::{BrokerError, closing, within};
 use super::names::{EMAIL_KEY, Names};
-use super::trouble::{Trouble, closing, within};
+use crate::domain::delay_tier::{DelayTier, Delays};
 use crate::domain::job::Lane;
-use crate::domain::rung::{Delays, Rung};
 
 /// Deliveries before the broker itself dead-letters a job, as the last resort.
 pub const DELIVERY_LIMIT: i32 = 20;
@@ -67,8 +67,8 @@ pub fn things(names: &Names, delays: &Delays) -> Vec<Thing> {
         things.push(quorum(names.lane(lane), &arguments));
         things.push(binding(names.lane(lane), names.resets(), names.lane_key(lane)));
     }
-    for rung in Rung::ALL {
-        let ttl = i32::try_from(delays.of(rung).as_millis()).unwrap_or(i32::MAX);
+    for tier in DelayTier::ALL {
+        let ttl = i32::try_from(delays.of(tier).as_millis()).unwrap_or(i32::MAX);
         // No key: a job comes back to its own lane by its own.
         let arguments = [
             ("x-message-ttl", AMQPValue::LongInt(ttl)),
@@ -76,9 +76,9 @@ pub fn things(names: &Names, delays: &Delays) -> Vec<Thing> {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ];
-        things.push(exchange(names.parked_exchange(rung), ExchangeKind::Direct));
-        things.push(quorum(names.parked(rung), &arguments));
-        let bound = |lane| binding(names.parked(rung), names.parked_exchange(rung), names.lane_key(lane));
+        things.push(exchange(names.parked_exchange(tier), ExchangeKind::Direct));
+        things.push(quorum(names.parked(tier), &arguments));
+        let bound = |lane| binding(names.parked(tier), names.parked_exchange(tier), names.lane_key(lane));
         things.extend(Lane::ALL.map(bound));
     }
     things.extend(of_mails(names));
@@ -90,8 +90,8 @@ pub fn mailers_things(names: &Names, delays: &Delays) -> Vec<Thing> {
     let mut things =
         vec![exchange(names.notifications(), ExchangeKind::Direct), exchange(names.outcomes(), ExchangeKind::Topic)];
     things.extend(of_mails(names));
-    for rung in Rung::ALL {
-        let ttl = i32::try_from(delays.of(rung).as_millis()).unwrap_or(i32::MAX);
+    for tier in DelayTier::ALL {
+        let ttl = i32::try_from(delays.of(tier).as_millis()).unwrap_or(i32::MAX);
         let arguments = [
             ("x-message-ttl", AMQPValue::LongInt(ttl)),
             ("x-dead-letter-exchange", text(&names.notifications())),
@@ -99,7 +99,7 @@ pub fn mailers_things(names: &Names, delays: &Delays) -> Vec<Thing> {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ];
-        things.push(quorum(names.emails_parked(rung), &arguments));
+        things.push(quorum(names.emails_parked(tier), &arguments));
     }
     things
 }
@@ -141,7 +141,7 @@ fn binding(queue: String, exchange: String, key: String) -> Thing {
 ///
 /// # Errors
 /// Where one exists with other arguments or kind, or a right is missing: the text names it and what to do.
-pub async fn declare(connection: &Connection, things: &[Thing]) -> Result<(), Trouble> {
+pub async fn declare(connection: &Connection, things: &[Thing]) -> Result<(), BrokerError> {
     let channel = within("opening a channel", channels::open(connection)).await?;
     for thing in things {
         within(&thing.what(), thing.declare(&channel)).await?;
@@ -204,7 +204,7 @@ impl Thing {
 ///
 /// # Errors
 /// Where it does not exist, which closes the channel, or the broker does not answer.
-pub(super) async fn look_at(channel: &Channel, queue: &str) -> Result<Queue, Trouble> {
+pub(super) async fn look_at(channel: &Channel, queue: &str) -> Result<Queue, BrokerError> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let looked = channel.queue_declare(queue.into(), options, FieldTable::default());
     within(&format!("looking at queue {queue}"), looked).await

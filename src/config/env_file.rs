@@ -73,7 +73,7 @@ fn trusted(called: &str, path: &Path, opened: &Metadata) -> Result<(), ConfigErr
     let refused = |what: &str, why: &str| {
         ConfigError::new(format!(
             "{called} is not read: {what} {why}, so that somebody else may say where the client's secret and the passwords go; \
-             mend that, or name another file by --env-file"
+             fix that, or name another file by --env-file"
         ))
     };
     if let Some(why) = who_else(opened.mode(), opened.uid(), us) {

@@ -21,11 +21,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::{
+    delay_tier::Delays,
     form::Form,
     notification::{Template, Unfit},
     password::PasswordKind,
     retry::{HALTED, RetryPolicy},
-    rung::Delays,
     user::{AllowedDomains, EmailAddress},
 };
 pub use env_file::EnvFile;

@@ -24,7 +24,7 @@ pub enum Record<'a> {
     Announced(Announced),
     /// One of its jobs ended.
     Ended(Ended<'a>),
-    /// The person of one of its jobs was told, or could not be.
+    /// The person of one of its jobs was notified, or could not be.
     Mailed {
         /// The job's id.
         job: Cow<'a, str>,
@@ -49,7 +49,7 @@ pub enum MailOutcome {
 impl From<&Mailed<'_>> for MailOutcome {
     fn from(mailed: &Mailed<'_>) -> Self {
         match mailed.unsent {
-            _ if mailed.told => Self::Sent,
+            _ if mailed.notified => Self::Sent,
             Some(Unsent::Superseded) => Self::Superseded,
             Some(_) | None => Self::Failed,
         }
@@ -108,7 +108,7 @@ pub struct Progress {
     is_cut: bool,
     lane: Option<Lane>,
     announced: Option<Announced>,
-    /// The most that any announcement said: a batch that is mended and sent again has fewer jobs the second time.
+    /// The most that any announcement said: a batch that is resolved and sent again has fewer jobs the second time.
     most: u64,
     round: u32,
     /// Jobs that ended since the newest announcement.
@@ -304,7 +304,7 @@ impl Progress {
     }
 
     /// Passwords that were set and of whose mails nothing was heard yet, where a mailer takes part.
-    pub fn untold(&self) -> u64 {
+    pub fn not_notified(&self) -> u64 {
         let Counts { succeeded, notified, notification_failed, notification_superseded, .. } = self.counts;
         succeeded.saturating_sub(notified + notification_failed + notification_superseded)
     }
@@ -343,14 +343,14 @@ impl Progress {
         })
     }
 
-    /// How long it will take until all of it has ended, where nothing keeps it: see [`Ends::pace`].
+    /// How long it will take until all of it has ended, where nothing keeps it: see [`Ends::adaptive_rate`].
     pub fn time_left(&self, now: Timestamp, in_force: Option<u32>) -> Option<Duration> {
         let waiting = self.waiting()?;
         if waiting == 0 {
             return Some(Duration::ZERO);
         }
         #[expect(clippy::cast_precision_loss, reason = "an estimate in seconds")]
-        Duration::try_from_secs_f64(waiting as f64 * 60.0 / self.ends.pace(now, in_force)?).ok()
+        Duration::try_from_secs_f64(waiting as f64 * 60.0 / self.ends.adaptive_rate(now, in_force)?).ok()
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Failure {
     TokenRefused,
     /// 403: this user is not ours to change, or the client may change none.
     Forbidden {
-        /// The answer's code says that the client lacks a permission: an operator must mend it.
+        /// The answer's code says that the client lacks a permission: an operator must fix it.
         client: bool,
     },
     /// 404: there is no such user.

@@ -70,7 +70,7 @@ struct Lease {
 /// A record may be noted twice. Records of one org's lease count in the order in which they are noted, not by their writers'
 /// clocks: whoever reads a part of the stream again reads on to its end before asking for the holder.
 #[derive(Debug)]
-pub struct Book {
+pub struct LedgerIndex {
     keys: [RandomState; 2],
     max_ids: usize,
     /// By the hour, counted from 1970.
@@ -81,13 +81,13 @@ pub struct Book {
     leases: HashMap<String, Lease>,
 }
 
-impl Default for Book {
+impl Default for LedgerIndex {
     fn default() -> Self {
         Self::with_room(MAX_IDS)
     }
 }
 
-impl Book {
+impl LedgerIndex {
     fn with_room(max_ids: usize) -> Self {
         Self {
             keys: [RandomState::new(), RandomState::new()],

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::job::JobId;
 use super::user::UserId;
 
-mod book;
+mod index;
 
-pub use book::{About, MailBook, Standing};
+pub use index::{About, MailIndex, Standing};
 
 /// Why a mail was not sent for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,12 +125,12 @@ pub struct Mailed<'a> {
     pub org: Cow<'a, str>,
     /// The job's id.
     pub job: Cow<'a, str>,
-    /// The batch, where it is told, or the job's id names it.
+    /// The batch, where it is notified, or the job's id names it.
     pub batch: Option<Cow<'a, str>>,
     /// The notification's id.
     pub note: Option<Cow<'a, str>>,
     /// Whether the next hop took it.
-    pub told: bool,
+    pub notified: bool,
     /// Why it was not sent.
     pub unsent: Option<Unsent>,
     /// When the password was set.
@@ -147,7 +147,7 @@ impl<'a> Mailed<'a> {
             job: Cow::Borrowed(end.job.as_str()),
             batch: end.batch.as_deref().map(Cow::Borrowed),
             note: Some(Cow::Borrowed(&end.note)),
-            told: end.unsent.is_none(),
+            notified: end.unsent.is_none(),
             unsent: end.unsent,
             issued_at: Some(end.issued_at),
             at: Some(end.at),

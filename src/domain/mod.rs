@@ -5,7 +5,7 @@
 pub mod attribute;
 pub mod batch;
 pub mod blocked;
-pub mod chronicle;
+pub mod delay_tier;
 pub mod escape;
 pub mod failure;
 pub mod form;
@@ -19,7 +19,7 @@ pub mod outcome;
 pub mod password;
 pub mod rate;
 pub mod retry;
-pub mod rung;
+pub mod statistics;
 pub mod token;
 pub mod trace;
 pub mod user;

@@ -129,7 +129,7 @@ impl Reason {
     /// One sentence for a person.
     pub const fn message(self) -> &'static str {
         match self {
-            Self::InvalidJob => "The job is not valid; mend it and send it again",
+            Self::InvalidJob => "The job is not valid; fix it and send it again",
             Self::NoAddress => "The job names nobody to notify and no fallback address is configured",
             Self::AddressNotAllowed => "The address is at a domain that notification.allowed_domains does not list",
             Self::AttributeNotAllowed => "The job sets an attribute that wire.allowed_attributes does not list",

@@ -51,7 +51,7 @@ impl Password {
     }
 
     /// One that was made elsewhere, as a notification says it.
-    pub fn told(text: Zeroizing<String>) -> Self {
+    pub fn known(text: Zeroizing<String>) -> Self {
         Self(text)
     }
 

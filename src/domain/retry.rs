@@ -59,9 +59,9 @@ pub struct Progress {
     pub throttled_in_row: u32,
 }
 
-/// Why nothing can be called until somebody mends something.
+/// Why nothing can be called until somebody fixes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StopCause {
+pub enum HaltCause {
     /// The token endpoint refuses the client, or its token lacks a scope.
     ClientRefused,
     /// A fresh token is refused.
@@ -76,7 +76,7 @@ pub enum StopCause {
     MailRefused,
 }
 
-impl StopCause {
+impl HaltCause {
     /// The name in `/readyz` for those who may not see the reason.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +98,7 @@ pub enum Next {
     /// The refused token is dropped, then through the gate again.
     FreshToken,
     /// The line stops; the job waits at the gate, and nothing is counted against it.
-    Hold(StopCause),
+    Hold(HaltCause),
     /// Again after this delay of its own.
     After(Duration),
     /// Again at this moment, which no attempt was spent for. A password that may be set is given up until then.
@@ -205,10 +205,10 @@ pub fn decide(
             let next = unless_exhausted(Next::Again, Reason::RetriesExhausted, progress, policy);
             Decision { next, pause: Some(*wait) }
         }
-        Failure::TokenRefused if progress.token_refused => only(Next::Hold(StopCause::TokenRefused)),
+        Failure::TokenRefused if progress.token_refused => only(Next::Hold(HaltCause::TokenRefused)),
         Failure::TokenRefused => only(Next::FreshToken),
         Failure::Forbidden { client } if stops_the_line(*client, forbidden_users) => {
-            only(Next::Hold(StopCause::Forbidden))
+            only(Next::Hold(HaltCause::Forbidden))
         }
         Failure::Forbidden { .. } => only(Next::DeadLetter(Reason::Forbidden)),
         Failure::NotFound => only(Next::DeadLetter(Reason::NotFound)),
@@ -221,7 +221,7 @@ pub fn decide(
             let again = Next::After(backoff(policy, progress.attempts, chance));
             only(unless_exhausted(again, Reason::RetriesExhausted, progress, policy))
         }
-        Failure::Foreign { odd: false, .. } => only(Next::Hold(StopCause::ForeignAnswer)),
+        Failure::Foreign { odd: false, .. } => only(Next::Hold(HaltCause::ForeignAnswer)),
         Failure::Foreign { odd: true, .. } => {
             let again = Next::After(backoff(policy, progress.attempts, chance));
             only(unless_exhausted(again, Reason::Rejected, progress, policy))
@@ -265,14 +265,14 @@ const FOREIGN_SOONER: u32 = 3;
 const OF_FEW: Duration = Duration::from_secs(60);
 
 /// How long after `halted`, the usual first wait, the first try for this cause is.
-pub fn first_after_stop(cause: StopCause, halted: Duration) -> Duration {
+pub fn first_after_stop(cause: HaltCause, halted: Duration) -> Duration {
     match cause {
-        StopCause::ForeignAnswer => halted / FOREIGN_SOONER,
-        StopCause::ClientRefused
-        | StopCause::TokenRefused
-        | StopCause::Forbidden
-        | StopCause::Unpublishable
-        | StopCause::MailRefused => halted,
+        HaltCause::ForeignAnswer => halted / FOREIGN_SOONER,
+        HaltCause::ClientRefused
+        | HaltCause::TokenRefused
+        | HaltCause::Forbidden
+        | HaltCause::Unpublishable
+        | HaltCause::MailRefused => halted,
     }
 }
 
@@ -345,17 +345,17 @@ mod tests {
         check(
             Failure::TokenRefused,
             Progress { token_refused: true, ..fresh() },
-            Next::Hold(StopCause::TokenRefused),
+            Next::Hold(HaltCause::TokenRefused),
             None,
             0,
         );
         check(Failure::Forbidden { client: false }, fresh(), Next::DeadLetter(Reason::Forbidden), None, 1);
-        check(Failure::Forbidden { client: true }, fresh(), Next::Hold(StopCause::Forbidden), None, 0);
+        check(Failure::Forbidden { client: true }, fresh(), Next::Hold(HaltCause::Forbidden), None, 0);
         check(Failure::NotFound, fresh(), Next::DeadLetter(Reason::NotFound), None, 1);
         check(Failure::Rejected, fresh(), Next::DeadLetter(Reason::Rejected), None, 1);
         let foreign = |odd| Failure::Foreign { odd, may_have_set: false };
-        check(foreign(false), fresh(), Next::Hold(StopCause::ForeignAnswer), None, 0);
-        check(foreign(false), tried(4), Next::Hold(StopCause::ForeignAnswer), None, 4);
+        check(foreign(false), fresh(), Next::Hold(HaltCause::ForeignAnswer), None, 0);
+        check(foreign(false), tried(4), Next::Hold(HaltCause::ForeignAnswer), None, 4);
         check(foreign(true), fresh(), Next::After(Duration::from_secs(1)), None, 1);
         check(foreign(true), tried(4), Next::DeadLetter(Reason::Rejected), None, 5);
         check(Failure::Conflict, fresh(), Next::After(Duration::from_secs(1)), None, 1);
@@ -423,7 +423,7 @@ mod tests {
         let forbidden = Failure::Forbidden { client: false };
         assert_eq!(after(&forbidden, Progress::default(), 4).0.next, Next::DeadLetter(Reason::Forbidden));
         let (decision, progress) = after(&forbidden, Progress::default(), 5);
-        assert_eq!((decision.next, progress.attempts), (Next::Hold(StopCause::Forbidden), 0));
+        assert_eq!((decision.next, progress.attempts), (Next::Hold(HaltCause::Forbidden), 0));
     }
 
     #[test]
@@ -454,8 +454,8 @@ mod tests {
 
     #[test]
     fn one_odd_user_holds_up_another_for_5_s_at_most_and_several_are_tried_ever_later() {
-        let first = first_after_stop(StopCause::ForeignAnswer, HALTED);
-        assert_eq!((first.as_secs(), first_after_stop(StopCause::Forbidden, HALTED)), (5, HALTED));
+        let first = first_after_stop(HaltCause::ForeignAnswer, HALTED);
+        assert_eq!((first.as_secs(), first_after_stop(HaltCause::Forbidden, HALTED)), (5, HALTED));
         let next =
             |tries, many, another| sooner_for_another(retry_after_stop(first, tries), first, many, another).as_secs();
         assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|tries| next(tries, true, true)), [5, 10, 20, 40, 80, 160, 300]);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// A token that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenTrouble {
-    /// The client is refused, or its token lacks a scope: the line stops until somebody mends it. In the provider's words.
+pub enum TokenError {
+    /// The client is refused, or its token lacks a scope: the line stops until somebody fixes it. In the provider's words.
     Refused(String),
     /// The endpoint failed: it is asked again, after the wait that it named or a backoff.
     Failed {

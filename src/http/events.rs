@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::Shown;
 use super::auth::Admission;
 use super::page::refusal;
-use super::scene::Scene;
-use super::view::View;
+use super::page_state::PageState;
+use super::snapshot::Snapshot;
 
 /// A change is sent at most so often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const MAX_VIEWERS: usize = 64;
 
 /// What all viewers see.
 pub(super) struct Live {
-    scene: Scene,
+    snapshot: Snapshot,
     latest: watch::Sender<Option<Arc<str>>>,
     viewers: watch::Sender<usize>,
 }
@@ -45,12 +45,12 @@ impl Drop for Viewer {
 }
 
 impl Live {
-    pub(super) fn new(scene: Scene) -> Self {
-        Self { scene, latest: watch::Sender::new(None), viewers: watch::Sender::new(0) }
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, latest: watch::Sender::new(None), viewers: watch::Sender::new(0) }
     }
 
-    pub(super) fn scene(&self) -> &Scene {
-        &self.scene
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
     }
 
     /// Looks on while somebody does.
@@ -60,10 +60,10 @@ impl Live {
             // The sender lives as long as `self`.
             let _ = viewers.wait_for(|viewers| *viewers > 0).await;
             // The active worker notes what it does itself; what others write (a batch's announcement) it only reads.
-            let _looking = (self.scene.depths.looking(), self.scene.ledger.reading());
-            let mut last: Option<(View, Instant)> = None;
+            let _looking = (self.snapshot.depths.looking(), self.snapshot.ledger.reading());
+            let mut last: Option<(PageState, Instant)> = None;
             while *viewers.borrow_and_update() > 0 {
-                let view = self.scene.view();
+                let view = self.snapshot.view();
                 let news = last.as_ref().is_none_or(|(known, at)| *known != view || at.elapsed() >= AT_LEAST);
                 if news {
                     self.latest.send_replace(Some(view.to_json().into()));
@@ -90,8 +90,8 @@ pub(super) async fn state(State(shown): State<Arc<Shown>>, asked: Parts) -> Resp
     if let Some(refusal) = refusal(shown.guard.admits(&asked).await) {
         return refusal;
     }
-    shown.live.scene.depths.freshen().await;
-    ([(CONTENT_TYPE, "application/json")], shown.live.scene.view().to_json()).into_response()
+    shown.live.snapshot.depths.freshen().await;
+    ([(CONTENT_TYPE, "application/json")], shown.live.snapshot.view().to_json()).into_response()
 }
 
 /// `GET /events`: what there is to see, at once, and then whatever changes.
@@ -104,7 +104,7 @@ pub(super) async fn events(State(shown): State<Arc<Shown>>, asked: Parts) -> Res
     let Some(viewer) = Live::enter(&shown) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n").into_response();
     };
-    let first: Arc<str> = shown.live.scene.view().to_json().into();
+    let first: Arc<str> = shown.live.snapshot.view().to_json().into();
     let rest = stream::unfold((changes, viewer), |(mut changes, viewer)| async {
         loop {
             changes.changed().await.ok()?;

@@ -5,12 +5,12 @@ mod attempts;
 mod auth;
 mod events;
 mod headers;
-mod headline;
 mod hosts;
 mod page;
-mod scene;
+mod page_state;
 mod server;
-mod view;
+mod snapshot;
+mod status_line;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,11 +33,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{self, ClosedLane, Role};
 use crate::config;
-use crate::org::gate::Meter;
 use crate::telemetry::metrics;
+use crate::throttle::gate::Meter;
 use auth::{Admission, Guard};
 use events::Live;
-pub use scene::{MailSource, Scene, Source};
+pub use snapshot::{MailSource, Snapshot, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How old the text of the metrics may be that is answered.
@@ -106,19 +106,19 @@ struct Closed {
 /// Serves until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    scene: Scene,
+    snapshot: Snapshot,
     http: &config::http::Http,
     recorder: PrometheusHandle,
     shutdown: CancellationToken,
 ) {
     let listen = listener.local_addr().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
     let shown = Arc::new(Shown {
-        board: scene.board.clone(),
-        is_mailer: scene.mails.is_some(),
+        board: snapshot.board.clone(),
+        is_mailer: snapshot.mails.is_some(),
         recorder: recorder.clone(),
         written: Mutex::new(None),
         guard: Guard::new(http.token.as_ref(), listen, &http.allowed_hosts),
-        live: Live::new(scene),
+        live: Live::new(snapshot),
         ended: shutdown.clone(),
     });
     let routes = Router::new()
@@ -165,8 +165,8 @@ async fn readyz(State(shown): State<Arc<Shown>>, asked: Parts) -> impl IntoRespo
     };
     let state = shown.board.borrow().clone();
     let ready = state.ready();
-    let scene = shown.live.scene();
-    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, scene.meter(name).as_ref(), words)));
+    let snapshot = shown.live.snapshot();
+    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, snapshot.meter(name).as_ref(), words)));
     let mut orgs: BTreeMap<String, Org> = rows.collect();
     let mailer = if shown.is_mailer { orgs.pop_first().map(|(_, row)| row) } else { None };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -192,7 +192,7 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
     });
     let [interactive, bulk] = closed;
     let rate_per_minute = meter.map(|meter| meter.rate);
-    let paused_until = meter.and_then(|meter| view::seconds(meter.paused_until)).map(|until| until.to_string());
+    let paused_until = meter.and_then(|meter| page_state::seconds(meter.paused_until)).map(|until| until.to_string());
     Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, interactive, bulk }
 }
 
@@ -211,7 +211,7 @@ impl Shown {
         }
         for (name, org) in &self.board.borrow().orgs {
             metrics::active(name, org.works());
-            metrics::line_stopped(name, org.role().0 == Role::Stopped);
+            metrics::halted(name, org.role().0 == Role::Halted);
         }
         metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
         self.recorder.run_upkeep();

@@ -76,12 +76,12 @@ impl Http {
             return Ok(Delivered { status });
         }
         let said = said(answer).await;
-        Err(judge(status, waits.retry_after, &said))
+        Err(classify(status, waits.retry_after, &said))
     }
 }
 
 /// What an answer other than a 2xx means.
-fn judge(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
+fn classify(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
     let colon = if said.is_empty() { "" } else { ": " };
     let detail = format!("the mail service answered {code}{colon}{said}");
     let status = Some(code);
@@ -143,7 +143,7 @@ mod tests {
     /// Every status there can be, in runs of the same meaning.
     #[test]
     fn every_status_has_its_meaning() {
-        let named = |status| match judge(status, None, "") {
+        let named = |status| match classify(status, None, "") {
             Undelivered::Again { .. } => "again",
             Undelivered::Later { .. } => "later",
             Undelivered::Refused { .. } => "refused",
@@ -175,7 +175,7 @@ mod tests {
         430..=499: refused
         500..=599: again
         ");
-        assert!(matches!(judge(422, None, "no such recipient"), Undelivered::Never { status: Some(422), .. }));
-        assert!(matches!(judge(403, None, "no such recipient"), Undelivered::Stop { .. }));
+        assert!(matches!(classify(422, None, "no such recipient"), Undelivered::Never { status: Some(422), .. }));
+        assert!(matches!(classify(403, None, "no such recipient"), Undelivered::Stop { .. }));
     }
 }

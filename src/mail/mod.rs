@@ -89,7 +89,7 @@ pub enum Undelivered {
         /// The code of the answer; `None` where it was not even sent.
         status: Option<u16>,
     },
-    /// No mail is taken until an operator has mended something: the login, the encryption, the certificate.
+    /// No mail is taken until an operator has resolved something: the login, the encryption, the certificate.
     Stop {
         /// What happened.
         detail: String,

@@ -251,7 +251,7 @@ fn values(note: &Note, language: &Language) -> [(&'static str, String); NAMES.le
 
 /// A notification to nobody, for trying templates and for looking at them.
 pub(super) fn sample(language: &Language) -> (Note, Words) {
-    let password = Password::told(Zeroizing::new(SAMPLE.into()));
+    let password = Password::known(Zeroizing::new(SAMPLE.into()));
     let body =
         Zeroizing::new(format!("Your temporary password is: {SAMPLE}. Please log in and change it immediately."));
     let words = Words { password, body };

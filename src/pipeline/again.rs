@@ -11,10 +11,10 @@ use super::desk::Desk;
 use super::memory::{Key, Trip};
 use super::ticket::Ticket;
 use crate::amqp::consumer::Delivery;
+use crate::amqp::error::ANSWER;
 use crate::amqp::publisher::Message;
-use crate::amqp::trouble::ANSWER;
 use crate::failpoint::{self, Stage};
-use crate::wire::again::{self, Luggage};
+use crate::wire::again::{self, RetryHeaders};
 
 /// Publishes it again and acks this delivery; where that fails it is not settled, and the broker delivers it again.
 pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mut trip: Trip, key: Key, berth: Berth) {
@@ -27,7 +27,7 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mu
         desk.org.memory.keep(Key::Again(ticket.id.clone(), name.clone()), trip.clone());
     }
     ticket.span.left("published again");
-    let luggage = Luggage {
+    let retry_headers = RetryHeaders {
         tried: trip.progress.attempts,
         probes: trip.progress.probes,
         until: trip.until.filter(|until| *until > Timestamp::now()),
@@ -39,9 +39,9 @@ pub(super) async fn publish(desk: &Desk, ticket: &Ticket, delivery: Delivery, mu
     let names = &desk.org.names;
     let exchange = match berth {
         Berth::Lane => names.resets(),
-        Berth::Rung(rung) => names.parked_exchange(rung),
+        Berth::DelayTier(tier) => names.parked_exchange(tier),
     };
-    let properties = again::properties(&delivery.properties, &luggage);
+    let properties = again::properties(&delivery.properties, &retry_headers);
     let message = Message { exchange: &exchange, key: &names.lane_key(ticket.lane), body: &delivery.body, properties };
     // It is leaving already: only the session's end stops it, and a limit of its own.
     let mut leaving = ticket.clone();

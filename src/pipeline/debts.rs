@@ -13,11 +13,11 @@ use super::memory::{Ending, Trip};
 use super::ticket::Ticket;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::publisher::{Message, Unpublished};
-use crate::domain::chronicle::Ended;
 use crate::domain::job::JobId;
 use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
-use crate::domain::retry::StopCause;
+use crate::domain::retry::HaltCause;
+use crate::domain::statistics::Ended;
 use crate::failpoint::{self, Stage};
 use crate::mail::seal::Seal;
 use crate::wire;
@@ -33,14 +33,14 @@ pub(super) async fn pay(desk: &Desk, ticket: &Ticket, delivery: &Delivery, trip:
         return Err(Leave::Unsettled);
     };
     let outcome = outcome(desk, ticket, trip, &ending);
-    if !trip.was_told() {
+    if !trip.was_notified() {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(desk, ticket, trip).await?;
         } else if outcome.reason.is_some() {
-            bury(desk, ticket, delivery, &outcome, trip).await?;
+            dead_letter(desk, ticket, delivery, &outcome, trip).await?;
         }
-        trip.is_now_told();
-        failpoint::reach(Stage::Told, ticket.id.as_str());
+        trip.is_now_notified();
+        failpoint::reach(Stage::LedgerRecord, ticket.id.as_str());
     }
     if !trip.recorded {
         let (body, properties) = wire::outcome::record(&outcome);
@@ -113,7 +113,7 @@ fn notification(desk: &Desk, job: &JobId, trip: &Trip) -> Option<(Zeroizing<Vec<
     Some((body, wire::trace::continued(properties, trip.trace.as_ref())))
 }
 
-/// With no job in hand: tells those whose password is set by a job that was given back before they were told. Else a job of the
+/// With no job in flight: tells those whose password is set by a job that was given back before they were told. Else a job of the
 /// same user that comes before it sets a newer password, and the mail of the older one is the last to arrive. `false`: a queue takes
 /// nothing, and the line is stopped; or the lease is not known to be held.
 pub async fn collect(desk: &Desk) -> bool {
@@ -143,7 +143,7 @@ pub async fn collect(desk: &Desk) -> bool {
         };
         if desk.declare_again().await.is_err() || declared || matches!(unpublished, Unpublished::Refused { .. }) {
             let why = format!("a notification cannot be published: {unpublished}; bind or empty that queue");
-            org.gate.stop(StopCause::Unpublishable, &why);
+            org.gate.stop(HaltCause::Unpublishable, &why);
             return false;
         }
         declared = true;
@@ -152,7 +152,13 @@ pub async fn collect(desk: &Desk) -> bool {
     true
 }
 
-async fn bury(desk: &Desk, ticket: &Ticket, delivery: &Delivery, outcome: &Outcome, trip: &Trip) -> Result<(), Leave> {
+async fn dead_letter(
+    desk: &Desk,
+    ticket: &Ticket,
+    delivery: &Delivery,
+    outcome: &Outcome,
+    trip: &Trip,
+) -> Result<(), Leave> {
     let (body, properties) =
         wire::dead_letter::message(&delivery.body, &delivery.properties, outcome, &desk.org.rules.allowed);
     let message = Message { exchange: "", key: &desk.org.names.dead(), body: &body, properties };
@@ -173,7 +179,7 @@ pub(super) async fn owe(
         let unpublished = match desk.publish(message, ticket, trip).await? {
             Ok(()) => {
                 if stopped {
-                    desk.org.gate.mended(StopCause::Unpublishable);
+                    desk.org.gate.resolved(HaltCause::Unpublishable);
                 }
                 return Ok(());
             }
@@ -184,14 +190,14 @@ pub(super) async fn owe(
             }
             Err(unpublished @ (Unpublished::Returned { .. } | Unpublished::Refused { .. })) => unpublished,
         };
-        let mended = tokio::select! {
+        let resolved = tokio::select! {
             () = desk.over.cancelled() => return Err(Leave::Unsettled),
-            mended = desk.declare_again() => mended,
+            resolved = desk.declare_again() => resolved,
         };
-        if stopped || mended.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
+        if stopped || resolved.is_err() || matches!(unpublished, Unpublished::Refused { .. }) {
             let cure =
-                mended.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
-            desk.org.gate.stop(StopCause::Unpublishable, &format!("{what} cannot be published: {unpublished}; {cure}"));
+                resolved.err().map_or_else(|| "bind or empty that queue".to_owned(), |trouble| trouble.to_string());
+            desk.org.gate.stop(HaltCause::Unpublishable, &format!("{what} cannot be published: {unpublished}; {cure}"));
             desk.unless_left(sleep(PUBLISH_AGAIN), ticket, trip).await?;
         }
         stopped = true;

@@ -15,14 +15,14 @@ use super::org::Org;
 use super::ticket::Ticket;
 use super::{Berth, Leave, debts};
 use crate::amqp::consumer::Delivery;
-use crate::amqp::lease::{LAST_WORDS, Renewed};
+use crate::amqp::error::{ANSWER, BrokerError};
+use crate::amqp::lease::{PUBLISH_GRACE, Renewed};
 use crate::amqp::link::Link;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::amqp::topology;
-use crate::amqp::trouble::{ANSWER, Trouble};
+use crate::domain::delay_tier::DelayTier;
 use crate::domain::job::Lane;
 use crate::domain::outcome::{OutcomeKind, superseded};
-use crate::domain::rung::Rung;
 use crate::domain::user::UserId;
 use crate::telemetry::metrics;
 
@@ -34,7 +34,7 @@ const TURN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// When the topology was declared again last, and what came of it.
-pub(super) type Declaring = Mutex<Option<(Instant, Result<(), Trouble>)>>;
+pub(super) type Declaring = Mutex<Option<(Instant, Result<(), BrokerError>)>>;
 
 /// Deliveries whose lane is closed. One by one and in their order they go back, which is kept by that.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +89,7 @@ impl Desk {
         Self { returning: CancellationToken::new(), closed: Default::default(), probing, ..self.clone() }
     }
 
-    /// Whether its shift is over: jobs that start at it would leave at once. Then nothing is in hand.
+    /// Whether its shift is over: jobs that start at it would leave at once. Then nothing is in flight.
     pub fn has_ended(&self) -> bool {
         self.probing || self.returning.is_cancelled()
     }
@@ -208,15 +208,19 @@ impl Desk {
 
     /// Whether the lease is known to be held; what a call has just brought may be published a little longer.
     fn may_publish(&self, trip: &Trip) -> bool {
-        let has_just_called = trip.called.is_some_and(|ended| ended.elapsed() < LAST_WORDS);
-        let is_last_word = has_just_called && self.lease.allows_last_words(self.org.config.request_timeout);
+        let has_just_called = trip.called.is_some_and(|ended| ended.elapsed() < PUBLISH_GRACE);
+        let is_last_word = has_just_called && self.lease.allows_late_publishes(self.org.config.request_timeout);
         is_last_word || self.lease.is_fresh()
     }
 
     /// Where a job waits until a moment that is published again: in its lane where that is soon, else parked.
     pub(super) fn waiting_place(&self, moment: Timestamp) -> Berth {
         let wait = Duration::try_from(moment.duration_since(Timestamp::now())).unwrap_or_default();
-        if wait > self.org.retry.inline_max { Berth::Rung(self.org.retry.delays.fitting(wait)) } else { Berth::Lane }
+        if wait > self.org.retry.inline_max {
+            Berth::DelayTier(self.org.retry.delays.fitting(wait))
+        } else {
+            Berth::Lane
+        }
     }
 
     /// Waits until the job may be tried: in memory where that is soon, or where its password may be set; else at the broker.
@@ -225,9 +229,9 @@ impl Desk {
         let ahead = moment.and_then(|moment| Duration::try_from(moment.duration_since(Timestamp::now())).ok());
         let Some(wait) = ahead.filter(|wait| !wait.is_zero()) else { return Ok(()) };
         if wait > self.org.retry.inline_max && !trip.may_be_set() {
-            return Err(Leave::Again(Berth::Rung(self.org.retry.delays.fitting(wait))));
+            return Err(Leave::Again(Berth::DelayTier(self.org.retry.delays.fitting(wait))));
         }
-        if ticket.in_hand.is_alone() {
+        if ticket.in_flight.is_alone() {
             // After a wait it would go on beside others: it comes again, waits, and then runs alone.
             return Err(Leave::Again(Berth::Lane));
         }
@@ -249,10 +253,10 @@ impl Desk {
 
     /// Waits for something as [`Desk::unless_left`] does, and is not at work meanwhile: who must run alone does not wait for it.
     async fn resting<T>(&self, something: impl Future<Output = T>, ticket: &Ticket, trip: &Trip) -> Result<T, Leave> {
-        ticket.in_hand.rest();
+        ticket.in_flight.rest();
         let waited = async {
             let value = something.await;
-            ticket.in_hand.goes_on().await;
+            ticket.in_flight.goes_on().await;
             value
         };
         self.unless_left(waited, ticket, trip).await
@@ -269,7 +273,7 @@ impl Desk {
         if let Poll::Ready(taken) = futures_util::poll!(turn.as_mut()) {
             return Ok(taken);
         }
-        if ticket.in_hand.is_alone() {
+        if ticket.in_flight.is_alone() {
             trip.until = Timestamp::now().checked_add(SignedDuration::try_from(TURN).unwrap_or_default()).ok();
             return Err(Leave::Again(Berth::Lane));
         }
@@ -291,12 +295,12 @@ impl Desk {
     /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
     /// from what a job says may be another job's record.)
     pub(super) fn is_recorded(&self, ticket: &Ticket, trip: &Trip) -> bool {
-        let told = trip.was_told() && trip.ending.as_ref().is_some_and(Ending::is_noted);
+        let told = trip.was_notified() && trip.ending.as_ref().is_some_and(Ending::is_noted);
         told && self.org.ledger.is_done(&self.org.name, &ticket.id, false)
     }
 
     /// Declares the topology again, after a message found no queue.
-    pub(super) async fn declare_again(&self) -> Result<(), Trouble> {
+    pub(super) async fn declare_again(&self) -> Result<(), BrokerError> {
         let mut last = self.declaring.lock().await;
         if let Some((at, declared)) = last.as_ref()
             && at.elapsed() < DECLARED
@@ -333,5 +337,5 @@ fn returned(ticket: &Ticket, trip: &Trip) -> Leave {
 
 /// Where a job goes that cannot be held any longer: parked, unless its password may be set and is known to this process alone.
 fn berth(trip: &Trip) -> Berth {
-    if trip.may_be_set() { Berth::Lane } else { Berth::Rung(Rung::Short) }
+    if trip.may_be_set() { Berth::Lane } else { Berth::DelayTier(DelayTier::Short) }
 }

@@ -17,7 +17,7 @@ use crate::domain::password::{NoRandomness, Password, PasswordKind};
 use crate::domain::retry::Progress;
 use crate::domain::trace::TraceParent;
 use crate::domain::user::{EmailAddress, UserId, UserName};
-use crate::wire::again::Luggage;
+use crate::wire::again::RetryHeaders;
 use crate::wire::redact::{without_addresses, without_name};
 
 /// A job that the broker does not deliver again within this was settled elsewhere, or its queue is gone.
@@ -62,7 +62,7 @@ pub(super) struct Trip {
     password: Option<Password>,
     /// The tries and what they left.
     pub(super) progress: Progress,
-    /// Its place in its producer's trace: a notification goes on in it, though it may be told with no job in hand.
+    /// Its place in its producer's trace: a notification goes on in it, though it may be told with no job in flight.
     pub(super) trace: Option<TraceParent>,
     /// The batch it belongs to, for the same reason.
     pub(super) batch: Option<String>,
@@ -81,7 +81,7 @@ pub(super) struct Trip {
     /// That it was set.
     pub(super) issued: Option<Issued>,
     /// From then on, until who is to be told was told.
-    untold: Option<Arc<Untold>>,
+    not_notified: Option<Arc<NotNotified>>,
     /// When its last call ended.
     pub(super) called: Option<Instant>,
     /// Its own wait: no try before this moment.
@@ -137,20 +137,20 @@ impl Trip {
         Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
     }
 
-    /// Its password is set; `untold` counts it.
-    pub(super) fn is_now_set(&mut self, issued: Issued, untold: Untold) {
+    /// Its password is set; `not_notified` counts it.
+    pub(super) fn is_now_set(&mut self, issued: Issued, not_notified: NotNotified) {
         self.issued = Some(issued);
-        self.untold = Some(Arc::new(untold));
+        self.not_notified = Some(Arc::new(not_notified));
     }
 
     /// Notification or dead letter are confirmed.
-    pub(super) fn is_now_told(&mut self) {
+    pub(super) fn is_now_notified(&mut self) {
         self.told = true;
-        self.untold = None;
+        self.not_notified = None;
     }
 
     /// Whether they are.
-    pub(super) fn was_told(&self) -> bool {
+    pub(super) fn was_notified(&self) -> bool {
         self.told
     }
 
@@ -161,11 +161,11 @@ impl Trip {
     }
 
     /// A fresh one, of a job that carries this along.
-    pub(super) fn with(luggage: &Luggage) -> Self {
-        let password_set = if luggage.may_be_set { PasswordSet::Unknown } else { PasswordSet::No };
-        let Luggage { tried: attempts, probes, too_soon, .. } = *luggage;
+    pub(super) fn with(retry_headers: &RetryHeaders) -> Self {
+        let password_set = if retry_headers.may_be_set { PasswordSet::Unknown } else { PasswordSet::No };
+        let RetryHeaders { tried: attempts, probes, too_soon, .. } = *retry_headers;
         let progress = Progress { attempts, probes, too_soon, password_set, ..Progress::default() };
-        Self { progress, until: luggage.until, ..Self::default() }
+        Self { progress, until: retry_headers.until, ..Self::default() }
     }
 
     /// Whether its password is set, or may be: then it exists in this process alone, and the job is not left to the broker.
@@ -225,14 +225,14 @@ impl Key {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     kept: Mutex<Kept>,
-    untold: Arc<AtomicUsize>,
+    not_notified: Arc<AtomicUsize>,
 }
 
-/// One of those that [`Memory::untold`] counts, as long as it exists.
+/// One of those that [`Memory::not_notified`] counts, as long as it exists.
 #[derive(Debug)]
-pub(super) struct Untold(Arc<AtomicUsize>);
+pub(super) struct NotNotified(Arc<AtomicUsize>);
 
-impl Drop for Untold {
+impl Drop for NotNotified {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -307,10 +307,10 @@ impl Memory {
     /// short: a replayed letter of the same id is a fresh one. Of equal jobs that were cut short each delivery gets the trip of one.
     ///
     /// Nothing is known here of a job whose ack was lost: the ledger has its end. An equal job must not be taken for it.
-    pub(super) fn recall(&self, key: &Key, redelivered: bool, luggage: &Luggage) -> Trip {
+    pub(super) fn recall(&self, key: &Key, redelivered: bool, retry_headers: &RetryHeaders) -> Trip {
         let is_delivered = matches!(key, Key::Delivered(..));
         if is_delivered && !redelivered {
-            return Trip::with(luggage);
+            return Trip::with(retry_headers);
         }
         let mut kept = self.lock();
         let acked = kept.take_alone(key);
@@ -318,7 +318,8 @@ impl Memory {
             return Trip { left_undone: is_delivered, acked: acked.or(trip.acked), ..trip };
         }
         let is_unknown = kept.unknown.remove(key).is_some_and(|since| since.elapsed() < KEPT);
-        let trip = Trip::with(&Luggage { may_be_set: luggage.may_be_set || is_unknown, ..luggage.clone() });
+        let trip =
+            Trip::with(&RetryHeaders { may_be_set: retry_headers.may_be_set || is_unknown, ..retry_headers.clone() });
         Trip { acked, ..trip }
     }
 
@@ -345,19 +346,19 @@ impl Memory {
         let Some(trips) = kept.trips.get_mut(key) else { return };
         let owed = trips.iter().position(|(_, trip)| trip.owes_notification());
         if let Some((_, trip)) = trips.get_mut(owed.unwrap_or_default()) {
-            trip.is_now_told();
+            trip.is_now_notified();
         }
     }
 
     /// Counts a password that is set and that nobody was told of yet.
-    pub(super) fn one_untold(&self) -> Untold {
-        self.untold.fetch_add(1, Ordering::Relaxed);
-        Untold(Arc::clone(&self.untold))
+    pub(super) fn one_untold(&self) -> NotNotified {
+        self.not_notified.fetch_add(1, Ordering::Relaxed);
+        NotNotified(Arc::clone(&self.not_notified))
     }
 
-    /// How many passwords are set whose notification is not confirmed, of jobs in hand and of those that are kept.
-    pub(super) fn untold(&self) -> usize {
-        self.untold.load(Ordering::Relaxed)
+    /// How many passwords are set whose notification is not confirmed, of jobs in flight and of those that are kept.
+    pub(super) fn not_notified(&self) -> usize {
+        self.not_notified.load(Ordering::Relaxed)
     }
 
     /// Forgets all trips: another worker has held the lease in between, and has done those jobs in its own way. Of one that it has
@@ -384,8 +385,8 @@ fn is_fresh((since, trip): &(Instant, Trip)) -> bool {
 mod tests {
     use super::*;
 
-    const NOTHING: Luggage =
-        Luggage { tried: 0, probes: 0, until: None, trip: None, deliveries: 0, too_soon: 0, may_be_set: false };
+    const NOTHING: RetryHeaders =
+        RetryHeaders { tried: 0, probes: 0, until: None, trip: None, deliveries: 0, too_soon: 0, may_be_set: false };
 
     fn tried() -> Trip {
         let mut trip = Trip::default();
@@ -485,7 +486,7 @@ mod tests {
     fn that_a_password_may_be_set_is_known_though_another_process_sent_it_or_the_trip_is_forgotten() {
         let memory = Memory::default();
         let (key, again) = (Key::Delivered(JobId::new("j"), 7), Key::Again(JobId::new("j"), "t".into()));
-        let carried = memory.recall(&again, false, &Luggage { may_be_set: true, ..NOTHING });
+        let carried = memory.recall(&again, false, &RetryHeaders { may_be_set: true, ..NOTHING });
         assert_eq!(carried.progress.password_set, PasswordSet::Unknown);
         assert!(carried.has_ever_set() && !carried.may_be_set(), "this process knows no password that may be set");
         for (may_be_this_one, password_set) in [(true, PasswordSet::Unknown), (false, PasswordSet::No)] {
@@ -519,18 +520,18 @@ mod tests {
             trip.is_now_set(issued, memory.one_untold());
             (Key::Again(JobId::new(id), "t".into()), trip)
         };
-        let (in_hand, (told, told_trip), (void, void_trip)) = (set("a"), set("b"), set("c"));
+        let (in_flight, (told, told_trip), (void, void_trip)) = (set("a"), set("b"), set("c"));
         memory.keep(told.clone(), told_trip.clone());
         memory.keep(void, void_trip);
         drop(told_trip);
-        assert_eq!(memory.untold(), 3, "one that is kept and in hand too is one");
+        assert_eq!(memory.not_notified(), 3, "one that is kept and in flight too is one");
         memory.told(&told);
-        assert_eq!(memory.untold(), 2);
+        assert_eq!(memory.not_notified(), 2);
         memory.forget();
-        assert_eq!(memory.untold(), 1);
-        let (_, mut trip) = in_hand;
-        trip.is_now_told();
-        assert_eq!(memory.untold(), 0);
+        assert_eq!(memory.not_notified(), 1);
+        let (_, mut trip) = in_flight;
+        trip.is_now_notified();
+        assert_eq!(memory.not_notified(), 0);
     }
 
     #[test]

@@ -13,16 +13,16 @@ use crate::config::{self, Config};
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
-use crate::domain::retry::StopCause;
+use crate::domain::retry::HaltCause;
 use crate::failpoint;
 use crate::mail::seal::Seal;
-use crate::org::{
-    directory::Directory, forbidden::ForbiddenRun, gate::Gate, guard::Guard, hands::Hands, limiter::Limiter,
-    turns::Turns,
-};
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
+};
+use crate::throttle::{
+    forbidden::ForbiddenRun, gate::Gate, guard::Guard, jobs_in_flight::JobsInFlight, limiter::Limiter,
+    user_ids::UserIdCache, user_order::UserOrder,
 };
 use crate::wire::job::Rules;
 
@@ -47,12 +47,12 @@ pub struct Org {
     pub(super) seal: Option<Arc<Seal>>,
     /// What every call of the org passes.
     pub gate: Gate<Token>,
-    /// How many jobs are in hand.
-    pub hands: Hands,
+    /// How many jobs are in flight.
+    pub jobs_in_flight: JobsInFlight,
     pub(super) tokens: Arc<Tokens>,
     pub(super) scim: Scim,
-    pub(super) turns: Turns,
-    pub(super) directory: Directory,
+    pub(super) user_order: UserOrder,
+    pub(super) user_ids: UserIdCache,
     pub(super) forbidden: ForbiddenRun,
     pub(super) memory: Memory,
     pub(super) ledger: Ledger,
@@ -106,11 +106,11 @@ impl Org {
             expires: config.notification_expires(),
             seal: None,
             gate,
-            hands: Hands::new(name),
+            jobs_in_flight: JobsInFlight::new(name),
             tokens,
             scim: Scim::new(http.clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
-            turns: Turns::default(),
-            directory: Directory::default(),
+            user_order: UserOrder::default(),
+            user_ids: UserIdCache::default(),
             forbidden: ForbiddenRun::default(),
             memory: Memory::default(),
             ledger: ledger.clone(),
@@ -135,22 +135,22 @@ impl Org {
                 sleep_until(until).await;
             }
         }
-        self.gate.mended(StopCause::ClientRefused);
+        self.gate.resolved(HaltCause::ClientRefused);
     }
 
     /// Whether the line is stopped since a queue did not take what is owed.
     pub fn is_unpublishable(&self) -> bool {
-        self.gate.is_stopped(StopCause::Unpublishable)
+        self.gate.is_stopped(HaltCause::Unpublishable)
     }
 
     /// No job is at work any more that waits for a queue to take what it owes.
     pub fn publishable(&self) {
-        self.gate.mended(StopCause::Unpublishable);
+        self.gate.resolved(HaltCause::Unpublishable);
     }
 
     /// With the process ending: says how many people cannot log in until their job is done once more.
     pub fn warn_of_untold(&self) {
-        let people = self.memory.untold();
+        let people = self.memory.not_notified();
         if people > 0 {
             tracing::warn!(
                 org = self.name,

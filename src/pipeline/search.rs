@@ -25,7 +25,7 @@ pub(super) async fn find(
     if let Some(user) = trip.user.clone().filter(|_| trip.is_tried()) {
         return Ok(user);
     }
-    let user = match desk.org.directory.user(name) {
+    let user = match desk.org.user_ids.user(name) {
         Some(user) => user,
         None => search(desk, ticket, name, not_after, trip).await?,
     };
@@ -49,7 +49,7 @@ async fn search(
     let dead = |reason, detail: &str| Halt::Dead { reason, detail: Some(detail.into()) };
     match found(&answered, name) {
         Some(Found::One(user)) => {
-            org.directory.found(name, user.clone());
+            org.user_ids.found(name, user.clone());
             Ok(user)
         }
         Some(Found::Several) => Err(dead(

@@ -15,9 +15,9 @@ use crate::amqp::names::Names;
 use crate::domain::job::{Intent, JobId, Lane, Refusal, Reset, Who, Wishes};
 use crate::domain::outcome::{Clock, Reason};
 use crate::domain::trace::TraceParent;
-use crate::org::hands::InHand;
 use crate::telemetry::traces::JobSpan;
-use crate::wire::again::{self, Luggage};
+use crate::throttle::jobs_in_flight::InHand;
+use crate::wire::again::{self, RetryHeaders};
 use crate::wire::job::{self, Invalid, Rules};
 use crate::wire::{permitted, properties, trace};
 
@@ -35,11 +35,12 @@ pub fn must_run_alone(delivery: &Delivery) -> bool {
 pub fn is_early(delivery: &Delivery) -> bool {
     let now = Timestamp::now();
     let wish = properties::wishes(&delivery.properties, now).ok().and_then(|(wishes, _)| wishes.not_before);
-    wish.max(again::luggage(&delivery.properties).until).is_some_and(|moment| moment > now)
+    wish.max(again::retry_headers(&delivery.properties).until).is_some_and(|moment| moment > now)
 }
 
 fn deliveries_before(delivery: &Delivery) -> u64 {
-    properties::deliveries_before(&delivery.properties).saturating_add(again::luggage(&delivery.properties).deliveries)
+    properties::deliveries_before(&delivery.properties)
+        .saturating_add(again::retry_headers(&delivery.properties).deliveries)
 }
 
 /// One delivery's ticket.
@@ -54,11 +55,11 @@ pub(super) struct Ticket {
     /// Where all that tells of its end goes on in a trace: from its span, else from its producer's, where it has one.
     pub(super) trace: Option<TraceParent>,
     /// What it carries, if it was published again.
-    pub(super) luggage: Luggage,
-    /// Until when it may be in hand: the broker takes back what is held too long.
+    pub(super) retry_headers: RetryHeaders,
+    /// Until when it may be in flight: the broker takes back what is held too long.
     pub(super) held_until: Instant,
-    /// That it is in hand, and whether it is at work.
-    pub(super) in_hand: Arc<InHand>,
+    /// That it is in flight, and whether it is at work.
+    pub(super) in_flight: Arc<InHand>,
     deliveries_before: u64,
     /// Whose clock says when it was asked for.
     pub(super) clock: Clock,
@@ -68,7 +69,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn of(delivery: &Delivery, org: &str, names: &Names, hold: Duration, in_hand: InHand) -> Self {
+    pub(super) fn of(delivery: &Delivery, org: &str, names: &Names, hold: Duration, in_flight: InHand) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let mut clock = Clock::Producer;
         let wishes = properties::wishes(&delivery.properties, Timestamp::now()).map(|(wishes, warning)| {
@@ -85,7 +86,7 @@ impl Ticket {
         let readable = properties::readable(&delivery.properties)
             .and_then(|()| permitted::whole(&delivery.properties))
             .and_then(|()| if is_own { Err(own()) } else { Ok(()) });
-        let luggage = again::luggage(&delivery.properties);
+        let retry_headers = again::retry_headers(&delivery.properties);
         let producer = trace::parent(&delivery.properties);
         let span = JobSpan::begin(&id, org, delivery.lane, producer.as_ref());
         Self {
@@ -95,9 +96,9 @@ impl Ticket {
             span,
             lane: delivery.lane,
             held_until: delivery.came + hold,
-            in_hand: Arc::new(in_hand),
+            in_flight: Arc::new(in_flight),
             deliveries_before: deliveries_before(delivery),
-            luggage,
+            retry_headers,
             clock,
             readable,
             wishes,
@@ -117,14 +118,14 @@ impl Ticket {
         Err(Invalid { reason: Reason::InvalidJob, detail: refusal.0.clone(), user })
     }
 
-    /// Whether it runs alone: while it is in hand, no other job is.
+    /// Whether it runs alone: while it is in flight, no other job is.
     pub(super) fn runs_alone(&self) -> bool {
         self.deliveries_before >= SUSPECT
     }
 
     /// What the job is remembered by.
     pub(super) fn key(&self, delivery: &Delivery) -> Key {
-        if let Some(trip) = &self.luggage.trip {
+        if let Some(trip) = &self.retry_headers.trip {
             return Key::Again(self.id.clone(), trip.clone());
         }
         let mut hasher = DefaultHasher::new();
@@ -136,12 +137,12 @@ impl Ticket {
 
     /// Whether the broker, or we ourselves, gave this job out before.
     pub(super) fn came_before(&self, delivery: &Delivery) -> bool {
-        delivery.redelivered || self.luggage != Luggage::default()
+        delivery.redelivered || self.retry_headers != RetryHeaders::default()
     }
 
     /// No try before this moment: its producer's wish, or the wait it was parked for.
     pub(super) fn not_before(&self) -> Option<Timestamp> {
-        self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before).max(self.luggage.until)
+        self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before).max(self.retry_headers.until)
     }
 
     /// Whether it may not be tried yet.

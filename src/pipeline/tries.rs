@@ -17,13 +17,13 @@ use crate::domain::job::{Lane, Reset};
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{PasswordSet, Reason};
 use crate::domain::password::Password;
-use crate::domain::retry::{Next, StopCause, decide, in_time, proves_set};
+use crate::domain::retry::{HaltCause, Next, decide, in_time, proves_set};
 use crate::domain::user::{UserId, UserName};
 use crate::failpoint::{self, Stage};
-use crate::org::gate::{Caller, Verdict};
 use crate::scim::client::{Answered, Body};
 use crate::scim::token::Token;
 use crate::telemetry::logs::millis;
+use crate::throttle::gate::{Caller, Verdict};
 use crate::wire::redact::Scrubber;
 use crate::wire::scim;
 
@@ -156,7 +156,7 @@ pub(super) async fn until_done(
         if answered.status.is_some_and(|status| status != 401) {
             trip.progress.token_refused = false;
             if is_patch && !matches!(failure, Failure::Foreign { .. }) {
-                desk.org.gate.mended(StopCause::TokenRefused);
+                desk.org.gate.resolved(HaltCause::TokenRefused);
             }
         }
         let detail = scrubber(desk, secrets, &token).text(&answered.detail.unwrap_or_default());
@@ -204,9 +204,9 @@ fn succeeded(desk: &Desk, trip: &mut Trip) {
     trip.is_now_set(issued, desk.org.memory.one_untold());
     desk.org.admitted.fetch_add(1, Ordering::Relaxed);
     desk.org.forbidden.succeeded();
-    desk.org.gate.mended(StopCause::TokenRefused);
-    desk.org.gate.mended(StopCause::Forbidden);
-    desk.org.gate.mended(StopCause::ForeignAnswer);
+    desk.org.gate.resolved(HaltCause::TokenRefused);
+    desk.org.gate.resolved(HaltCause::Forbidden);
+    desk.org.gate.resolved(HaltCause::ForeignAnswer);
 }
 
 /// A job is throttled "while others pass" where calls of the org were admitted since it was throttled last.
@@ -265,7 +265,7 @@ async fn follow(
                 biased;
                 () = org.gate.is_to_be_confirmed(&user), if may_be_early => {
                     // It is at work again, as it would be after its wait: who must run alone waits for it.
-                    desk.unless_left(ticket.in_hand.goes_on(), ticket, trip).await?;
+                    desk.unless_left(ticket.in_flight.goes_on(), ticket, trip).await?;
                 }
                 waited = desk.wait_its_time(ticket, trip) => waited?,
             }
@@ -287,19 +287,19 @@ async fn follow(
     Ok(())
 }
 
-/// What stopped the line, and what to mend.
-fn why(cause: StopCause, detail: &str) -> String {
+/// What stopped the line, and what to fix.
+fn why(cause: HaltCause, detail: &str) -> String {
     match cause {
-        StopCause::TokenRefused => format!(
+        HaltCause::TokenRefused => format!(
             "the org refuses a fresh token: {detail}; check that scim_url and token_url are of one region, and that the client is not disabled"
         ),
-        StopCause::Forbidden => format!(
+        HaltCause::Forbidden => format!(
             "the org forbids the client to change users: {detail}; give its role the permission directory:user:setPassword and what the attributes need"
         ),
-        StopCause::ForeignAnswer => format!(
+        HaltCause::ForeignAnswer => format!(
             "foreign_answer: {detail}; check scim_url, and what stands between this worker and the org, such as a proxy or a portal"
         ),
         // None of these is what a try of a PATCH decides.
-        StopCause::ClientRefused | StopCause::Unpublishable | StopCause::MailRefused => detail.to_owned(),
+        HaltCause::ClientRefused | HaltCause::Unpublishable | HaltCause::MailRefused => detail.to_owned(),
     }
 }

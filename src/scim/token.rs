@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::org::Org;
 use crate::domain::failure;
-use crate::domain::token::TokenTrouble;
+use crate::domain::token::TokenError;
 use crate::telemetry::metrics;
 use crate::wire::redact::Scrubber;
 use crate::wire::token::{Granted, Refused};
@@ -66,8 +66,8 @@ impl Tokens {
     /// The cached token, or a fresh one. Whoever comes while one is fetched waits for that one.
     ///
     /// # Errors
-    /// See [`TokenTrouble`].
-    pub async fn current(&self) -> Result<Token, TokenTrouble> {
+    /// See [`TokenError`].
+    pub async fn current(&self) -> Result<Token, TokenError> {
         let mut cache = self.cached.lock().await;
         if let Some((token, until)) = &cache.token
             && Instant::now() < *until
@@ -81,8 +81,8 @@ impl Tokens {
             &self.name,
             match &result {
                 Ok(_) => "granted",
-                Err(TokenTrouble::Refused(_)) => "refused",
-                Err(TokenTrouble::Failed { .. }) => "failed",
+                Err(TokenError::Refused(_)) => "refused",
+                Err(TokenError::Failed { .. }) => "failed",
             },
         );
         let granted = result?;
@@ -102,8 +102,8 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self) -> Result<Granted, TokenTrouble> {
-        let failed = |error: reqwest::Error| TokenTrouble::Failed {
+    async fn fetch(&self) -> Result<Granted, TokenError> {
+        let failed = |error: reqwest::Error| TokenError::Failed {
             why: format!("the token endpoint did not answer: {}", failure::root(&error)),
             wait: None,
         };
@@ -125,7 +125,7 @@ impl Tokens {
         if missing.is_empty() {
             return Ok(granted);
         }
-        Err(TokenTrouble::Refused(format!(
+        Err(TokenError::Refused(format!(
             "the token lacks the scope {}; grant it to the client, or take it off orgs.{}.required_scopes",
             missing.join(", "),
             self.name
@@ -139,8 +139,8 @@ fn usable_for(lifetime: Duration) -> Duration {
 }
 
 /// What the endpoint's answer means. Its words alone are scrubbed: the secret may be one of ours.
-fn judge(status: u16, body: &[u8], waits: Waits, scrubber: &Scrubber) -> Result<Granted, TokenTrouble> {
-    let failed = |why: String| TokenTrouble::Failed { why, wait: waits.retry_after.or(waits.reset) };
+fn judge(status: u16, body: &[u8], waits: Waits, scrubber: &Scrubber) -> Result<Granted, TokenError> {
+    let failed = |why: String| TokenError::Failed { why, wait: waits.retry_after.or(waits.reset) };
     let said = || scrubber.text(&serde_json::from_slice::<Refused>(body).unwrap_or_default().line());
     match status {
         200..=299 => serde_json::from_slice::<Granted>(body)
@@ -154,7 +154,7 @@ fn judge(status: u16, body: &[u8], waits: Waits, scrubber: &Scrubber) -> Result<
         }
         0..=199 | 300..=499 => {
             let cure = "check client_id, client_secret and region (a wrong region answers invalid_client too)";
-            Err(TokenTrouble::Refused(format!("the token endpoint refuses the client: {status} {}; {cure}", said())))
+            Err(TokenError::Refused(format!("the token endpoint refuses the client: {status} {}; {cure}", said())))
         }
     }
 }
@@ -178,11 +178,11 @@ mod tests {
 
     fn check(status: u16, body: &str, refused: bool, part: &str) {
         let text = match judge(status, body.as_bytes(), Waits::default(), &Scrubber::default()).unwrap_err() {
-            TokenTrouble::Refused(text) => {
+            TokenError::Refused(text) => {
                 assert!(refused, "{status}: {text}");
                 text
             }
-            TokenTrouble::Failed { why, .. } => {
+            TokenError::Failed { why, .. } => {
                 assert!(!refused, "{status}: {why}");
                 why
             }
@@ -213,7 +213,7 @@ mod tests {
             let mut scrubber = Scrubber::default();
             scrubber.add(secret);
             let body = format!(r#"{{"error":"invalid_client","description":"no such pair as x and {secret}"}}"#);
-            let Err(TokenTrouble::Refused(why)) = judge(400, body.as_bytes(), Waits::default(), &scrubber) else {
+            let Err(TokenError::Refused(why)) = judge(400, body.as_bytes(), Waits::default(), &scrubber) else {
                 panic!("it is refused");
             };
             assert!(why.starts_with("the token endpoint refuses the client: 400 "), "{why}");

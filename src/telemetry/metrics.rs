@@ -17,7 +17,7 @@ const PAUSES: &str = "resetd_pauses_total";
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const ACTIVE: &str = "resetd_active";
-const STOPPED: &str = "resetd_line_stopped";
+const STOPPED: &str = "resetd_halted";
 const TASKS: &str = "resetd_tasks";
 const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
@@ -67,7 +67,7 @@ fn describe() {
     );
     describe_counter!(PAUSES, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
     describe_counter!(TOKENS, "Token requests, by org and result");
-    describe_gauge!(TASKS, "Tasks alive in the process: one for each job in hand, and some for each org");
+    describe_gauge!(TASKS, "Tasks alive in the process: one for each job in flight, and some for each org");
     describe_gauge!(BROKER, "1 while both connections to the broker stand");
     describe_gauge!(
         ACTIVE,
@@ -75,7 +75,7 @@ fn describe() {
     );
     describe_gauge!(
         STOPPED,
-        "1 while the org's line is stopped until somebody mends something; /readyz has the reason"
+        "1 while the org's line is stopped until somebody fixes something; /readyz has the reason"
     );
     describe_gauge!(BREAKER, "The org's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(BREAKER_OPENED, "How often the breaker opened, by org and cause; failed probes are not counted");
@@ -139,7 +139,7 @@ pub fn broker_connected(connected: bool) {
 }
 
 /// The org's line is stopped, or runs.
-pub fn line_stopped(org: &str, stopped: bool) {
+pub fn halted(org: &str, stopped: bool) {
     metrics::gauge!(STOPPED, "org" => org.to_owned()).set(if stopped { 1.0 } else { 0.0 });
 }
 

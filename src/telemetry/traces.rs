@@ -1,4 +1,4 @@
-//! Traces: one span for each time a job is in hand, continued from its producer's, and within it one for each thing that takes time.
+//! Traces: one span for each time a job is in flight, continued from its producer's, and within it one for each thing that takes time.
 //!
 //! They are spans of `tracing` under this file's own target, which the log never shows and only the layer of `otlp` hears. Where that is
 //! not there, by build or by configuration, they are not made. No attribute holds a body, a password, a token or a mail address.
@@ -12,7 +12,7 @@ use crate::domain::trace::TraceParent;
 pub use super::otlp::{Exporting, start};
 use super::otlp::{follow, place};
 
-/// A job in hand, from when it was taken until it is settled or left.
+/// A job in flight, from when it was taken until it is settled or left.
 #[derive(Debug, Clone)]
 pub struct JobSpan(Span);
 

@@ -25,7 +25,7 @@ pub(super) const PASSWORD_SET: &str = "resetd-password-set";
 
 /// What a job carries along when it is published again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Luggage {
+pub struct RetryHeaders {
     /// Calls that counted so far.
     pub tried: u32,
     /// Those of them that were probes: they bring the job no nearer to being given up.
@@ -43,12 +43,12 @@ pub struct Luggage {
 }
 
 /// What a delivered job carries; nothing, where it comes from its producer. What cannot be read counts as not there.
-pub fn luggage(from: &BasicProperties) -> Luggage {
+pub fn retry_headers(from: &BasicProperties) -> RetryHeaders {
     let header = |name| from.headers().as_ref().and_then(|headers| headers.inner().get(name));
     let number = |name| header(name).and_then(properties::integer).and_then(|n| u64::try_from(n).ok());
     let count = |name| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let text = |name| header(name).and_then(properties::text);
-    Luggage {
+    RetryHeaders {
         tried: count(TRIED),
         probes: count(PROBES),
         until: text(UNTIL).and_then(|text| text.parse().ok()),
@@ -70,35 +70,35 @@ pub(super) fn say_it_may_be_set(headers: &mut FieldTable) {
     headers.insert(PASSWORD_SET.into(), AMQPValue::LongString(PasswordSet::Unknown.as_str().into()));
 }
 
-/// The properties of a job that is published again: as it came, less the marks of the broker, with its luggage.
-pub fn properties(from: &BasicProperties, luggage: &Luggage) -> BasicProperties {
+/// The properties of a job that is published again: as it came, less the marks of the broker, with its retry headers.
+pub fn properties(from: &BasicProperties, retry_headers: &RetryHeaders) -> BasicProperties {
     let mut headers = headers(from);
     let mut say = |name: &str, value: AMQPValue| {
         headers.insert(name.into(), value);
     };
-    say(TRIED, AMQPValue::LongLongInt(luggage.tried.into()));
-    if luggage.probes > 0 {
-        say(PROBES, AMQPValue::LongLongInt(luggage.probes.into()));
+    say(TRIED, AMQPValue::LongLongInt(retry_headers.tried.into()));
+    if retry_headers.probes > 0 {
+        say(PROBES, AMQPValue::LongLongInt(retry_headers.probes.into()));
     }
-    if let Some(until) = luggage.until {
+    if let Some(until) = retry_headers.until {
         say(UNTIL, AMQPValue::LongString(moment(until).into()));
     }
-    if let Some(trip) = &luggage.trip {
+    if let Some(trip) = &retry_headers.trip {
         say(TRIP, AMQPValue::LongString(trip.as_str().into()));
     }
-    if luggage.deliveries > 0 {
-        say(DELIVERIES, AMQPValue::LongLongInt(luggage.deliveries.try_into().unwrap_or(i64::MAX)));
+    if retry_headers.deliveries > 0 {
+        say(DELIVERIES, AMQPValue::LongLongInt(retry_headers.deliveries.try_into().unwrap_or(i64::MAX)));
     }
-    if luggage.too_soon > 0 {
-        say(TOO_SOON, AMQPValue::LongLongInt(luggage.too_soon.into()));
+    if retry_headers.too_soon > 0 {
+        say(TOO_SOON, AMQPValue::LongLongInt(retry_headers.too_soon.into()));
     }
-    if luggage.may_be_set {
+    if retry_headers.may_be_set {
         say_it_may_be_set(&mut headers);
     }
     kept(from).with_headers(headers).with_delivery_mode(2)
 }
 
-/// Whether a header is taken off: the broker's own, those that route, and our luggage. Each of the first loses, refuses or doubles
+/// Whether a header is taken off: the broker's own, those that route, and our retry headers. Each of the first loses, refuses or doubles
 /// the message on some version.
 pub(super) fn is_taken_off(name: &str) -> bool {
     let brokers = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
@@ -149,7 +149,7 @@ mod tests {
         let came =
             BasicProperties::default().with_message_id("j".into()).with_expiration("1000".into()).with_headers(headers);
         let until = Timestamp::from_second(1_800_000_000).ok();
-        let first = Luggage {
+        let first = RetryHeaders {
             tried: 3,
             probes: 1,
             until,
@@ -159,23 +159,23 @@ mod tests {
             may_be_set: true,
         };
         let again = properties(&came, &first);
-        assert_eq!(luggage(&again), first);
+        assert_eq!(retry_headers(&again), first);
         assert_eq!((again.expiration(), again.message_id().clone()), (&None, Some("j".into())));
         let names: Vec<String> =
             again.headers().iter().flat_map(|t| t.inner().keys()).map(ToString::to_string).collect();
         assert_eq!(names, ["batch", DELIVERIES, PASSWORD_SET, PROBES, TOO_SOON, TRIED, TRIP, UNTIL]);
-        let second = Luggage { tried: 4, ..Luggage::default() };
-        assert_eq!(luggage(&properties(&again, &second)), second);
+        let second = RetryHeaders { tried: 4, ..RetryHeaders::default() };
+        assert_eq!(retry_headers(&properties(&again, &second)), second);
     }
 
     #[test]
     fn a_job_of_a_producer_carries_nothing_whatever_it_says() {
-        assert_eq!(luggage(&BasicProperties::default()), Luggage::default());
+        assert_eq!(retry_headers(&BasicProperties::default()), RetryHeaders::default());
         let mut headers = FieldTable::default();
         headers.insert(TRIED.into(), AMQPValue::LongLongInt(-1));
         headers.insert(UNTIL.into(), AMQPValue::LongString("tomorrow".into()));
         headers.insert(TRIP.into(), AMQPValue::Boolean(true));
         headers.insert(PASSWORD_SET.into(), AMQPValue::LongString("perhaps".into()));
-        assert_eq!(luggage(&BasicProperties::default().with_headers(headers)), Luggage::default());
+        assert_eq!(retry_headers(&BasicProperties::default().with_headers(headers)), RetryHeaders::default());
     }
 }

@@ -1,4 +1,4 @@
-//! The records of the stream of outcomes: read, as far as the book and the chronicle want to know them, and the worker's own two, written.
+//! The records of the stream of outcomes: read, as far as the index and the statistics want to know them, and the worker's own two, written.
 //!
 //! Anyone may publish there: a record that cannot be read is passed over. 432,000 are read at a worker's start, so that nothing is
 //! copied which need not be.
@@ -16,11 +16,11 @@ use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
 use super::{Text, json, moment, persistent, state};
 use crate::domain::blocked::Status;
-use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
 use crate::domain::mailing::Mailed;
 use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::statistics::Ended;
 
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";
@@ -79,7 +79,7 @@ struct Lease<'a> {
 
 /// What a record tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told<'a> {
+pub enum LedgerRecord<'a> {
     /// A job ended.
     Ended(Ended<'a>),
     /// A failed job was given up for good.
@@ -105,25 +105,25 @@ pub enum Told<'a> {
 }
 
 /// What a record says; `None` where it is none of these, or cannot be read.
-pub fn told<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Told<'a>> {
+pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRecord<'a>> {
     match properties.kind().as_ref()?.as_str() {
-        outcome::TYPE => ended(body, properties).map(Told::Ended),
+        outcome::TYPE => ended(body, properties).map(LedgerRecord::Ended),
         DROPPED => {
             let Dropped { job_id, org } = serde_json::from_slice(body).ok()?;
-            Some(Told::Dropped { org, job: job_id })
+            Some(LedgerRecord::Dropped { org, job: job_id })
         }
         FENCE => {
             let Lease { org, worker, fence, at } = lease(body)?;
             let id = fence.filter(|id| !id.is_empty() && id.len() <= MAX_NAME)?;
-            Some(Told::Lease(Entry::Fence { org, worker, id, at: at.parse().ok()? }))
+            Some(LedgerRecord::Lease(Entry::Fence { org, worker, id, at: at.parse().ok()? }))
         }
         RELEASED => {
             let Lease { org, worker, fence: _, at } = lease(body)?;
-            Some(Told::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
+            Some(LedgerRecord::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
         }
-        batch::BATCH => batch::about(body, properties).map(Told::Batch),
-        mail::TYPE => mail::read(body).map(Told::Mailed),
-        state::STATE => state::read(body, properties).map(|(org, status)| Told::State { org, status }),
+        batch::BATCH => batch::about(body, properties).map(LedgerRecord::Batch),
+        mail::TYPE => mail::read(body).map(LedgerRecord::Mailed),
+        state::STATE => state::read(body, properties).map(|(org, status)| LedgerRecord::State { org, status }),
         _ => None,
     }
 }

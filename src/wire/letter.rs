@@ -35,7 +35,7 @@ pub enum By {
 
 /// A dead letter without its body: no mail address and no secret. What its headers do not say, or say in an odd way, is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The job's id.
     pub job: JobId,
     /// Whose password, where the body tells.
@@ -71,7 +71,7 @@ pub struct Letter {
 /// What to do about a letter that cannot be replayed.
 const CURE: &str = "send the job again from where it came";
 
-impl Letter {
+impl DeadLetter {
     /// Reads a message of the queue of dead letters.
     pub fn read(body: &[u8], properties: &BasicProperties) -> Self {
         let headers = Headers(properties.headers().as_ref());
@@ -242,7 +242,7 @@ pub fn schema() -> Schema {
 }
 
 /// The record of a letter that an operator dropped.
-pub fn dropped(letter: &Letter, org: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+pub fn dropped(letter: &DeadLetter, org: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
     let record = Dropped {
         job_id: letter.job.as_str(),
         org,
@@ -284,7 +284,7 @@ struct Line<'a> {
 }
 
 /// A letter as one line of JSON, for other programs; with what may be shown of its body, where one is given.
-pub fn line(letter: &Letter, org: &str, shown: Option<Shown>) -> String {
+pub fn line(letter: &DeadLetter, org: &str, shown: Option<Shown>) -> String {
     let (body, not_shown) = shown.map(|shown| (shown.body, shown.not_shown)).unzip();
     let line = Line {
         job_id: letter.job.as_str(),

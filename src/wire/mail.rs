@@ -103,7 +103,7 @@ struct Read<'a> {
 pub fn read(body: &[u8]) -> Option<Mailed<'_>> {
     let Read { job_id, org, batch, notification_id, outcome, reason, issued_at, finished_at } =
         serde_json::from_slice(body).ok()?;
-    let told = match &*outcome {
+    let notified = match &*outcome {
         NOTIFIED => true,
         FAILED => false,
         _ => return None,
@@ -114,7 +114,7 @@ pub fn read(body: &[u8]) -> Option<Mailed<'_>> {
     Some(Mailed {
         batch,
         note: notification_id.map(|text| text.0),
-        told,
+        notified,
         unsent: reason.and_then(|reason| Unsent::named(&reason.0)),
         issued_at: at(issued_at),
         at: at(finished_at),
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_record_of_another_program_may_say_less() {
         let mailed = read(br#"{"jobId":"b-1/d/u","org":"main","outcome":"notification_failed"}"#).unwrap();
-        assert_eq!((mailed.batch.as_deref(), mailed.told, mailed.note), (Some("b-1"), false, None));
+        assert_eq!((mailed.batch.as_deref(), mailed.notified, mailed.note), (Some("b-1"), false, None));
         assert_eq!(read(br#"{"jobId":"j","org":"main","outcome":"opened"}"#), None);
         assert_eq!(read(b"{"), None);
     }

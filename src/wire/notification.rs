@@ -318,7 +318,7 @@ fn words_of(body: Text<'_>, password: Text<'_>) -> Result<Words, Refusal> {
             "temporaryPassword: it is empty or holds a control character; it must be a password".into(),
         ));
     }
-    Ok(Words { password: Password::told(password), body })
+    Ok(Words { password: Password::known(password), body })
 }
 
 /// Whether a text is of the form that the field of this name has.

@@ -60,7 +60,7 @@ impl<'a> Pairs<'a> {
 #[derive(Deserialize)]
 pub(super) struct Name<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
-/// Hands every name within a value to `each`, at any depth.
+/// JobsInFlight every name within a value to `each`, at any depth.
 pub(super) fn names(value: &RawValue, each: &mut impl FnMut(&str)) {
     match value.get().as_bytes().first() {
         Some(b'{') => {

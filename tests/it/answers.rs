@@ -454,7 +454,7 @@ async fn stopped(world: &World, org: &str) -> String {
     .await
 }
 
-/// Stops the line by a fault, mends it, and looks that it cost no job and no attempt.
+/// Stops the line by a fault, fixes it, and looks that it cost no job and no attempt.
 async fn goes_on(fault: Value, parts: &[&str]) {
     let world = Plan::new().start().await;
     let mut outcomes = world.outcomes().await;
@@ -480,7 +480,7 @@ async fn goes_on(fault: Value, parts: &[&str]) {
     assert_eq!(world.main().stats().password_sets, 10);
 }
 
-/// Of thirty forbidden users at once four are dead-lettered; the others wait, and succeed once it is mended.
+/// Of thirty forbidden users at once four are dead-lettered; the others wait, and succeed once it is resolved.
 async fn goes_on_after_forbidden_users() {
     let settings =
         Settings { latency: Duration::from_millis(300), faults: vec![fault("status=403,always")], ..unlimited() };
@@ -509,7 +509,7 @@ async fn goes_on_after_forbidden_users() {
 
 /// It takes 15 s, since the line tries again so often: all of them at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_line_loses_nothing_and_goes_on_by_itself_once_it_is_mended() {
+async fn a_stopped_line_loses_nothing_and_goes_on_by_itself_once_it_is_resolved() {
     let refused = json!({"error": "invalid_client", "description": "client not found: demo", "error_description": "x"});
     tokio::join!(
         goes_on(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use resetd::org::limiter::Limiter;
+use resetd::throttle::limiter::Limiter;
 use serde_json::{Value, json};
 use sim::{Org, Settings, Stats};
 use tokio::net::TcpListener;
@@ -254,20 +254,20 @@ async fn an_org_that_is_down_costs_no_job_its_attempts() {
     let world = plan.start().await;
     let orgs = ["down_500", "down_silent", "down_cut", "down_refused"];
     let mut outcomes = world.outcomes().await;
-    // All jobs are in hand when the first call fails: a pause holds them until then.
+    // All jobs are in flight when the first call fails: a pause holds them until then.
     for org in orgs {
         let sim = if org == "down_refused" { &unreachable } else { world.sim(org) };
         sim.add_fault(fault("status=429,retry_after=5,next=1"));
         send(&world, org, std::iter::once(format!("{org}-first"))).await;
         eventually("the pause", async || metric(&world, "resetd_pauses_total", &format!("org=\"{org}\"")).await).await;
         world.reset_many(org, JOBS - 1).await;
-        eventually("all in hand", async || {
-            let mut in_hand = 0.0;
+        eventually("all in flight", async || {
+            let mut in_flight = 0.0;
             for lane in ["interactive", "bulk"] {
                 let labels = format!("org=\"{org}\",lane=\"{lane}\"");
-                in_hand += metric(&world, "resetd_jobs_in_flight", &labels).await?;
+                in_flight += metric(&world, "resetd_jobs_in_flight", &labels).await?;
             }
-            (in_hand == JOBS as f64).then_some(())
+            (in_flight == JOBS as f64).then_some(())
         })
         .await;
         match faults.iter().find(|(name, _)| *name == org) {
@@ -312,7 +312,7 @@ async fn a_bad_user_alone_in_the_interactive_lane_is_not_every_probe_at_the_brok
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let http = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let worker = tokio::spawn(resetd::roles::worker::run(config, listener, shutdown.clone()));
+    let worker = tokio::spawn(resetd::commands::worker::run(config, listener, shutdown.clone()));
     crate::process::ready(&http).await;
     let mut outcomes = world.outcomes().await;
     let sim = world.sim("probes");

@@ -346,7 +346,7 @@ async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_close
             values.map(|value| value.parse::<f64>().unwrap()).sum::<f64>()
         };
         let names = [
-            "resetd_line_stopped{",
+            "resetd_halted{",
             "resetd_breaker_state{",
             "resetd_breaker_next_probe_timestamp_seconds{",
             "resetd_bulk_closed{",

@@ -14,10 +14,10 @@ use crate::broker::Node;
 use crate::process::{Process, Run, says, slow};
 use crate::relay::Relay;
 use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, unlimited};
+use resetd::amqp::error::ANSWER;
 use resetd::amqp::link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::amqp::trouble::ANSWER;
 use resetd::config::amqp::{Amqp, Tls};
 
 /// `/readyz` says that the org has this role, and why.
@@ -377,7 +377,7 @@ async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_noth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_was_mended() {
+async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_was_resolved() {
     let node = Node::lent().await;
     let plan = Plan::at(node.url()).org("main", a_second_a_call(), "");
     let mut world = plan.start().await;
@@ -517,7 +517,7 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
     let world = Plan::new().start().await;
     let connection = std::sync::Arc::new(connect(&world.amqp_url).await);
     let publisher = &Publisher::open(connection).await.unwrap();
-    // 32 at once, each of which publishes to a queue and to none by turns: (unroutable and "published", published and "returned").
+    // 32 at once, each of which publishes to a queue and to none by user_order: (unroutable and "published", published and "returned").
     let one = async |places: [String; 2]| {
         let (mut lost, mut doubled) = (0, 0);
         for n in 0..400 {
@@ -546,7 +546,7 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
 }
 
 /// SIGTERM while calls are in the air whose mails this broker does not take: ends within the grace, and gives the jobs back.
-async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
+async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
     let grace = Duration::from_secs(26);
     let plan = Plan::at(node.url()).org("main", unlimited(), "request_timeout = \"20s\"");
     let mut world = plan.config("[shutdown]\ngrace = \"26s\"").prepare().await;
@@ -560,13 +560,13 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     eventually("it drains", async || worker.stderr().contains("\"draining\"").then_some(())).await;
     world.main().release_calls();
     let (code, took) = (worker.ended().await, asked.elapsed());
-    node.tell(mend).await;
+    node.tell(fix).await;
     eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of {grace:?}");
     assert_eq!(code, 0);
     let log = worker.stderr();
-    let untold = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
-    let (untold, sets) = (untold.sum::<u64>(), world.main().stats().password_sets);
-    assert!(untold > 0 && untold <= sets, "{untold} of {sets}: {log}");
+    let not_notified = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
+    let (not_notified, sets) = (not_notified.sum::<u64>(), world.main().stats().password_sets);
+    assert!(not_notified > 0 && not_notified <= sets, "{not_notified} of {sets}: {log}");
     world.connection = connect(node.url()).await;
     let (mut second, _) = Process::worker(&world).await;
     world.recorded(30).await;
@@ -576,7 +576,7 @@ async fn drained_though(node: &Node, fail: &'static str, mend: &'static str) {
     assert!(mails.len() >= users.len());
     let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
     let sets = world.main().stats().password_sets;
-    assert!(told + untold >= sets, "{told} told and {untold} said to be untold, of {sets}");
+    assert!(told + not_notified >= sets, "{told} told and {not_notified} said to be not_notified, of {sets}");
     assert!(took < grace + Duration::from_secs(1), "{took:?} of a grace of {grace:?}");
 }
 

@@ -110,7 +110,7 @@ async fn it_touches_no_job_no_letter_and_no_record() {
         assert_eq!(world.depth(queue).await, 1, "{queue}");
         let got = channel.basic_get(world.named(queue).as_str().into(), BasicGetOptions::default()).await;
         let got = got.unwrap().unwrap();
-        assert!(!got.delivery.redelivered, "{queue}: nobody had it in hand before");
+        assert!(!got.delivery.redelivered, "{queue}: nobody had it in flight before");
         assert_eq!(got.delivery.properties.message_id().as_ref().unwrap().as_str(), job);
     }
     assert_eq!((world.depth("emails").await, world.depth("resets.main.dead").await), (0, 1));
@@ -289,7 +289,7 @@ async fn all_that_is_wrong_in_the_configuration_is_named_at_once_and_it_ends_wit
     let parts =
         ["amqp.prefix", "wire.password", "wire.extensions", "password.kind", "orgs.main.region", "orgs.second.region"];
     says(&out, &parts);
-    says(&err, &["6 of its values must be mended"]);
+    says(&err, &["6 of its values must be resolved"]);
     // One that a worker cannot start with, and the broker can be looked at all the same.
     let world = Plan::new().prepare().await;
     let (code, findings) =

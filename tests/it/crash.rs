@@ -115,7 +115,7 @@ async fn a_job_whose_worker_dies_before_the_call_is_done_once_by_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_worker_dies_between_the_call_and_its_outcome_is_done_again_and_the_newest_mail_logs_in() {
-    let (patched, told) = tokio::join!(reset_dies_at("patched", 1), reset_dies_at("told", 1));
+    let (patched, told) = tokio::join!(reset_dies_at("patched", 1), reset_dies_at("notified", 1));
     for (left, mails) in [(patched, 1), (told, 2)] {
         assert_eq!((&left.outcomes[..], &left.replies[..]), (&["succeeded".into()][..], &["succeeded".into()][..]));
         assert_eq!((left.sets(), left.mails.len(), left.letters.len()), (2, mails, 0));
@@ -156,7 +156,7 @@ async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
 async fn a_bad_job_whose_worker_dies_while_it_is_buried_is_buried_again_and_says_so_each_time() {
     let bad =
         async |stage, outcomes| dies_at(stage, r#"{"userId": 7, "password": 1}"#, named("job"), "", outcomes).await;
-    let (told, recorded) = tokio::join!(bad("told", 1), bad("recorded", 2));
+    let (told, recorded) = tokio::join!(bad("notified", 1), bad("recorded", 2));
     for (left, outcomes) in [(told, 1), (recorded, 2)] {
         assert_eq!(left.outcomes, vec!["failed"; outcomes]);
         assert_eq!((left.letters.len(), left.mails.len(), left.world.main().stats().calls), (2, 0, 0));
@@ -207,7 +207,7 @@ impl<'a> Victims<'a> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poison_job_reaches_the_dead_letters_by_its_delivery_limit_and_the_others_go_on() {
-    // All its neighbours are in hand while its call is in the air, and hardly one of them is called.
+    // All its neighbours are in flight while its call is in the air, and hardly one of them is called.
     let org = sim::Settings { latency: Duration::from_millis(400), ..unlimited() };
     // Each of the takeovers waits for a call of the one before: that long.
     let keys = "rate_per_minute = 300\nrequest_timeout = \"2s\"";
@@ -243,7 +243,7 @@ async fn a_poison_job_reaches_the_dead_letters_by_its_delivery_limit_and_the_oth
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     assert_eq!(world.main().user("poison").unwrap().password_sets, 19);
     for user in &users {
-        // It may have been called at one of the first three deaths; then the poison runs with nothing else in hand.
+        // It may have been called at one of the first three deaths; then the poison runs with nothing else in flight.
         let most = if user.starts_with("late") { 1 } else { 4 };
         let sets = world.main().user(user).unwrap().password_sets;
         assert!((1..=most).contains(&sets), "{user}: {sets}");
@@ -313,7 +313,7 @@ async fn a_panic_in_a_job_is_its_dead_letter_and_the_rest_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_a_job_that_pays_what_it_owes_makes_it_go_on_from_there_without_a_second_call() {
     let (told, recorded, replied) =
-        tokio::join!(panics_at("told", 1), panics_at("recorded", 1), panics_at("replied", 1));
+        tokio::join!(panics_at("notified", 1), panics_at("recorded", 1), panics_at("replied", 1));
     for left in [told, recorded, replied] {
         assert_eq!(left.outcomes, vec!["succeeded"; 21]);
         assert_eq!(left.replies, ["succeeded"]);

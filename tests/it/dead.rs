@@ -71,7 +71,7 @@ fn outcome(job: &str, reason: Reason, lane: Lane) -> Outcome {
 }
 
 /// Puts letters there, as a worker does.
-pub async fn bury(world: &World, letters: Vec<(Vec<u8>, BasicProperties)>) {
+pub async fn dead_letter(world: &World, letters: Vec<(Vec<u8>, BasicProperties)>) {
     let channel = world.channel().await;
     let queue = world.named(DEAD);
     for some in letters.chunks(1_000) {
@@ -117,7 +117,7 @@ async fn in_the_lanes(world: &World) -> u32 {
 async fn a_list_is_by_reason_has_no_address_and_takes_nothing_away() {
     let world = declared().await;
     let came = || with_header(named("job-1"), "batch", text("monday"));
-    bury(
+    dead_letter(
         &world,
         vec![
             letter("u-1", came(), Reason::NotFound, Lane::Bulk),
@@ -152,7 +152,7 @@ async fn one_letter_is_shown_with_its_body_and_without_a_secret() {
     let mut one = letter("u-1", named("job-1"), Reason::NotFound, Lane::Bulk);
     // As it came, which is how the broker itself leaves it.
     one.0 = json!({"userId": "u-1", "password": "hunter2", "email": "a@example.com"}).to_string().into_bytes();
-    bury(&world, vec![one]).await;
+    dead_letter(&world, vec![one]).await;
     let out = done(dead(&world, &["show", "job-1"])).await;
     says(&out, &["job-1", "not_found", "a detail", "a@example.com", "\"password\":true"]);
     let shown: Value = serde_json::from_str(&done(dead(&world, &["show", "job-1", "--json"])).await).unwrap();
@@ -182,7 +182,7 @@ async fn what_the_broker_gave_up_is_shown_with_its_reason_and_goes_back_to_its_l
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_thousand_letters_are_listed_in_seconds_and_keep_their_order() {
     let world = declared().await;
-    bury(&world, many(20_000)).await;
+    dead_letter(&world, many(20_000)).await;
     let expected: Vec<String> = (0..20_000).map(|n| format!("job-{n}")).collect();
     for _ in 0..2 {
         let began = Instant::now();
@@ -200,7 +200,7 @@ async fn a_replayed_letter_is_a_fresh_job_in_its_lane() {
     let came = with_header(with_header(came, "resetd-tried", text("4")), "x-mine", text("mine"));
     let came = came.with_timestamp(1_700_000_000).with_reply_to("somewhere".into()).with_correlation_id("c".into());
     let (nameless, other) = (BasicProperties::default().with_timestamp(7), named("job-3"));
-    bury(
+    dead_letter(
         &world,
         vec![
             letter("u-1", came, Reason::NotFound, Lane::Bulk),
@@ -232,7 +232,7 @@ async fn a_letter_whose_body_was_not_kept_stays_and_is_named() {
     let large = vec![b'x'; 70_000];
     let ended = outcome("large", Reason::InvalidJob, Lane::Bulk);
     let not_kept = dead_letter::message(&large, &named("large"), &ended, &AllowedAttributes::default());
-    bury(&world, vec![not_kept, letter("u-1", named("job-1"), Reason::InvalidJob, Lane::Bulk)]).await;
+    dead_letter(&world, vec![not_kept, letter("u-1", named("job-1"), Reason::InvalidJob, Lane::Bulk)]).await;
     let (code, out, err) = dead(&world, &["replay", "--all", "--yes"]).end().await;
     assert_eq!((code, out.as_str()), (1, "org main: 1 letter replayed\n"), "{err}");
     says(&err, &["large cannot be replayed", "send the job again", "1 letter cannot be replayed and stay"]);
@@ -246,7 +246,7 @@ async fn a_dropped_letter_leaves_its_record_which_no_worker_minds() {
     let mut world = declared().await;
     let mut outcomes = world.outcomes().await;
     let came = with_header(named("job-1"), "batch", text("monday"));
-    bury(&world, vec![letter("u-1", came, Reason::NotFound, Lane::Bulk)]).await;
+    dead_letter(&world, vec![letter("u-1", came, Reason::NotFound, Lane::Bulk)]).await;
     done(dead(&world, &["drop", "--user", "u-1", "--yes"])).await;
     let record = outcomes.next().await;
     assert_eq!(
@@ -289,7 +289,7 @@ async fn all_are_reset_once(world: &mut World, users: usize) {
         assert_eq!(ended.get(kind).copied().unwrap_or(0), expected, "{kind} in {ended:?}");
     }
     world.stop_worker().await.unwrap();
-    assert_eq!(in_the_lanes(world).await, 0, "what was in hand is done");
+    assert_eq!(in_the_lanes(world).await, 0, "what was in flight is done");
     let twice: Vec<usize> =
         (0..users).filter(|n| world.main().user(&format!("u-{n}")).unwrap().password_sets != 1).collect();
     assert_eq!(twice, Vec::<usize>::new(), "each is reset once");
@@ -306,7 +306,7 @@ async fn a_replay_killed_at_random_moments_and_run_again_loses_no_letter_and_res
         let came = BasicProperties::default().with_timestamp(1_700_000_000);
         (*body, *properties) = letter(&format!("u-{n}"), came, Reason::NotFound, Lane::Interactive);
     }
-    bury(&world, all).await;
+    dead_letter(&world, all).await;
     let (mut kills, mut before) = (0, 0);
     while kills < 6 {
         let mut replay = dead(&world, &["replay", "--all", "--yes"]).start();
@@ -336,7 +336,7 @@ async fn a_replay_killed_at_random_moments_and_run_again_loses_no_letter_and_res
 async fn a_letter_whose_replay_was_confirmed_and_not_taken_out_is_done_once() {
     let mut world = declared().await;
     let nameless = letter("u-1", BasicProperties::default(), Reason::NotFound, Lane::Bulk);
-    bury(&world, vec![letter("u-0", named("job-0"), Reason::NotFound, Lane::Bulk), nameless]).await;
+    dead_letter(&world, vec![letter("u-0", named("job-0"), Reason::NotFound, Lane::Bulk), nameless]).await;
     let name = lines(&world, &["--user", "u-1"]).await[0]["jobId"].as_str().unwrap().to_owned();
     for job in ["job-0", &name] {
         let died = dead(&world, &["replay", job, "--yes"]).env("RESETD_FAILPOINT", &format!("again@{job}=abort"));
@@ -353,7 +353,7 @@ async fn a_letter_whose_replay_was_confirmed_and_not_taken_out_is_done_once() {
 async fn a_replay_ends_though_a_worker_makes_new_letters_meanwhile() {
     let mut world = declared().await;
     world.main().add_fault(fault("status=404,always"));
-    bury(&world, many(600)).await;
+    dead_letter(&world, many(600)).await;
     world.start_worker().await;
     world.ready().await;
     let out = done(dead(&world, &["replay", "--all", "--yes"])).await;
@@ -370,7 +370,7 @@ async fn a_replay_ends_though_a_worker_makes_new_letters_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_in_another_hand_are_said_so_and_left_to_it() {
     let world = declared().await;
-    bury(&world, many(10)).await;
+    dead_letter(&world, many(10)).await;
     let channel = world.channel().await;
     channel.basic_qos(4, BasicQosOptions::default()).await.unwrap();
     let (queue, options) = (world.named(DEAD), BasicConsumeOptions::default());
@@ -395,7 +395,7 @@ async fn letters_in_another_hand_are_said_so_and_left_to_it() {
 async fn two_replays_at_once_replay_every_letter() {
     let mut world = declared().await;
     let letters = 1_500;
-    bury(&world, many(letters)).await;
+    dead_letter(&world, many(letters)).await;
     let arguments = ["replay", "--all", "--yes"];
     let (one, two) = tokio::join!(dead(&world, &arguments).end(), dead(&world, &arguments).end());
     for (code, out, err) in [&one, &two] {
@@ -411,7 +411,7 @@ async fn two_replays_at_once_replay_every_letter() {
 async fn sigterm_in_the_middle_of_a_replay_leaves_the_rest_as_letters() {
     let world = declared().await;
     let letters = 5_000;
-    bury(&world, many(letters)).await;
+    dead_letter(&world, many(letters)).await;
     let mut replay: Process = dead(&world, &["replay", "--all", "--yes"]).start();
     eventually("it is under way", async || (in_the_lanes(&world).await > 20).then_some(())).await;
     let (code, _) = replay.terminated().await;
@@ -428,7 +428,7 @@ async fn sigterm_in_the_middle_of_a_replay_leaves_the_rest_as_letters() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_takes_nothing_stops_a_replay_and_the_letters_stay() {
     let world = declared().await;
-    bury(&world, many(50)).await;
+    dead_letter(&world, many(50)).await;
     let channel = world.channel().await;
     for lane in ["resets.main", "resets.main.bulk"] {
         channel.queue_delete(world.named(lane).as_str().into(), Default::default()).await.unwrap();
@@ -444,7 +444,7 @@ async fn a_lane_that_takes_nothing_stops_a_replay_and_the_letters_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_meant_is_refused_with_what_to_do() {
     let world = declared().await;
-    bury(&world, many(1)).await;
+    dead_letter(&world, many(1)).await;
     let refused = async |arguments: &[&str], code: i32, parts: &[&str]| {
         let (ended, out, err) = dead(&world, arguments).end().await;
         assert_eq!((ended, out.as_str()), (code, ""), "{arguments:?}: {err}");

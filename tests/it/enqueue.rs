@@ -96,7 +96,7 @@ fn csv_of(users: &[String]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_failed_is_written_with_its_reasons_mended_and_sent_again() {
+async fn what_failed_is_written_with_its_reasons_resolved_and_sent_again() {
     let world = Plan::new().start().await;
     let file = "userId,userName,email,title\nu-1,,a@b,Agent\n,u-2@example.com,c@d,\n,nobody@elsewhere.com,e@f,\"Agent, senior\"\n";
     let run = Run::of(&world, &["enqueue", "agents.csv", "--batch", "agents", "--wait", "--failed", "failed.csv"]);
@@ -107,7 +107,7 @@ async fn what_failed_is_written_with_its_reasons_mended_and_sent_again() {
     let (out, said) = (process.stdout(), process.stderr());
     assert_eq!(code, 1, "{out}{said}");
     says(&out, &["3 jobs queued for org main, lane bulk, batch agents", "│ done", "│ failed"]);
-    says(&said, &["1 jobs were given up", "mend it and send it again"]);
+    says(&said, &["1 jobs were given up", "fix it and send it again"]);
     let rest = std::fs::read_to_string(&failed).unwrap();
     let expected = "userId,userName,email,title,reason,detail\n,nobody@elsewhere.com,e@f,\"Agent, senior\",not_found,userName: the org knows no user of exactly this name\n";
     assert_eq!(rest, expected);
@@ -118,8 +118,8 @@ async fn what_failed_is_written_with_its_reasons_mended_and_sent_again() {
         "{seen}"
     );
 
-    let mended = rest.replace("nobody@elsewhere.com", "u-3@example.com");
-    let (code, out, said) = enqueue(&world, &["--batch", "agents", "--wait"], &mended).await;
+    let resolved = rest.replace("nobody@elsewhere.com", "u-3@example.com");
+    let (code, out, said) = enqueue(&world, &["--batch", "agents", "--wait"], &resolved).await;
     assert_eq!(code, 0, "{out}{said}");
     let outcomes = by_job(&world.recorded(4).await);
     let of =
@@ -381,7 +381,7 @@ async fn jobs_of_one_user_by_name_and_by_id_never_run_at_once() {
     assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
 }
 
-/// Calls a minute, and how many of them may come at once (`src/org/limiter.rs`: a burst of 1 has room for one that is late).
+/// Calls a minute, and how many of them may come at once (`src/throttle/limiter.rs`: a burst of 1 has room for one that is late).
 const RATE: u64 = 600;
 const AT_ONCE: u64 = 2;
 

@@ -196,7 +196,7 @@ async fn one_is_parked_after_a_try(properties: BasicProperties) -> (Vec<String>,
     let mut outcomes = world.outcomes().await;
     let body = reset_body("u-1").to_string();
     world.publish("main", body.as_bytes(), properties.clone()).await;
-    let parked = ["15s", "2m", "10m"].map(|rung| format!("resets.main.parked.{rung}"));
+    let parked = ["15s", "2m", "10m"].map(|tier| format!("resets.main.parked.{tier}"));
     eventually("one is parked", async || {
         let mut there = 0;
         for queue in &parked {

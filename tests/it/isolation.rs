@@ -106,7 +106,7 @@ async fn a_bulk_lane_that_closes_while_a_job_waits_to_run_alone_gives_its_jobs_b
     let mut outcomes = world.outcomes().await;
     world.reset("main", "now-x", "now-x").await;
     called(&world, 1).await;
-    // All are in hand while all calls pause; then the interactive ones go first, and use up the guard's room.
+    // All are in flight while all calls pause; then the interactive ones go first, and use up the guard's room.
     send(&world, "main.bulk", "bulk", 5).await;
     eventually("the bulk jobs are taken", async || (world.depth("resets.main.bulk").await == 0).then_some(())).await;
     send(&world, "main", "now", 9).await;

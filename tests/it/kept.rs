@@ -262,7 +262,7 @@ async fn a_replay_asks_for_what_was_refused_and_never_for_something_else() {
     lie_there(&world, lossy.len() + 1).await;
     let (code, out, _) = dead(&world, &["replay", "--all", "--dry-run", "--json"]).end().await;
     let summary: Value = serde_json::from_str(&out).unwrap();
-    let counts = ["org", "deed", "letters", "meant", "done", "cannot"].map(|field| summary[field].clone());
+    let counts = ["org", "action", "letters", "meant", "done", "cannot"].map(|field| summary[field].clone());
     assert_eq!(
         (code, counts),
         (1, [json!("main"), json!("replayed"), json!(12), json!(12), json!(0), json!(12)]),
@@ -311,7 +311,7 @@ async fn letters_of_an_older_version_are_listed_shown_and_replayed_but_for_those
     let with_more = json!({"userId": "u-1", "password": true, "email": "a@example.com", "Kennwort": SECRET});
     let twice = "userId: the field stands twice; it must stand once";
     let private = "\"$serde_json::private::RawValue\": unknown field; a job has userId";
-    crate::dead::bury(
+    crate::dead::dead_letter(
         &world,
         vec![
             (reset_body("u-1").to_string().into_bytes(), old("good", "not_found", "Not Found")),

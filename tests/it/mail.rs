@@ -57,7 +57,7 @@ fn mail_to(to: &str) -> Mail {
     Mail {
         id: NoteId::parse("0f6e7c1a-5b7e").unwrap(),
         to: EmailAddress::parse("to", to).unwrap(),
-        password: Password::told(Zeroizing::new(PASSWORD.into())),
+        password: Password::known(Zeroizing::new(PASSWORD.into())),
         subject: "Ihr vorläufiges Passwort".into(),
         text: Zeroizing::new(format!("Grüße\n.\nIt is {PASSWORD}\n")),
         html: Some(Zeroizing::new("<p>Grüße</p>".into())),
@@ -398,7 +398,7 @@ async fn a_password_of_any_characters_is_seen_in_the_mail_as_it_is_to_be_typed()
         headers.insert("resetd-language".into(), lapin::types::AMQPValue::LongString(language.into()));
         let properties = lapin::BasicProperties::default().with_headers(headers);
         let (note, _) = notification::read(body.to_string().as_bytes(), &properties, jiff::Timestamp::now()).unwrap();
-        let words = Words { password: Password::told(Zeroizing::new(password.into())), body: Zeroizing::default() };
+        let words = Words { password: Password::known(Zeroizing::new(password.into())), body: Zeroizing::default() };
         let mail = templates.mail(&note, &words).unwrap();
         let path = folder.path().join(format!("{language}.html"));
         std::fs::write(&path, mail.html.unwrap().as_bytes()).unwrap();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use resetd::roles::demo::postbox::{Letter, Postbox};
+use resetd::commands::demo::postbox::{Postbox, ReceivedMail};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,7 +25,7 @@ use crate::relay::Relay;
 use crate::world::{Plan, Taken, Tap, World, eventually, text, with_header};
 
 /// A world without a worker, and a mail server that it is configured for.
-struct Scene {
+struct Setup {
     world: World,
     postbox: Postbox,
     _serving: DropGuard,
@@ -46,7 +46,7 @@ pub async fn serve(postbox: &Postbox, listener: TcpListener) -> DropGuard {
     stop.drop_guard()
 }
 
-impl Scene {
+impl Setup {
     async fn new(postbox: Postbox, config: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// The mails by whom they are for, once so many have come.
-    async fn letters(&self, count: usize) -> Vec<Letter> {
+    async fn letters(&self, count: usize) -> Vec<ReceivedMail> {
         eventually("all mails came", async || {
             let letters = self.postbox.letters();
             assert!(letters.len() <= count, "{} of {count}", letters.len());
@@ -185,22 +185,22 @@ async fn is_empty(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_is_sent_once_and_its_record_says_so() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let (mut mailer, http) = scene.mailer().await;
+    let setup = Setup::new(Postbox::new(), "").await;
+    let (mut mailer, http) = setup.mailer().await;
     let batch = with_header(BasicProperties::default(), "batch", text("monday"));
-    notify(&scene.world, &note(1, 0), batch).await;
-    let letters = scene.letters(1).await;
+    notify(&setup.world, &note(1, 0), batch).await;
+    let letters = setup.letters(1).await;
     assert_eq!(letters[0].to, "u-1@example.com");
     assert_eq!(letters[0].message_id, "<note-1@example.com>");
     assert!(letters[0].text.contains("Your temporary password is: secret-pw-1."), "{}", letters[0].text);
-    let records = records(&scene.world, 1).await;
+    let records = records(&setup.world, 1).await;
     assert_eq!(records[0].routing_key, "main.notified");
     let record = records[0].json();
     assert_eq!(
         (&record["jobId"], &record["userId"], &record["batch"], &record["status"], &record["attempts"]),
         (&json!("job-1"), &json!("u-1"), &json!("monday"), &json!(250), &json!(1))
     );
-    is_empty(&scene.world).await;
+    is_empty(&setup.world).await;
     let (status, ready) = readyz(&http).await.unwrap();
     assert_eq!(
         (status, ready),
@@ -225,20 +225,20 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let (mut first, _) = scene.mailer().await;
-    let mut second = start(&scene.world);
+    let setup = Setup::new(Postbox::new(), "").await;
+    let (mut first, _) = setup.mailer().await;
+    let mut second = start(&setup.world);
     let http = second.http().await;
     role_is(&http, "standby").await;
     assert_eq!(readyz(&http).await.unwrap().0, 200, "one that stands by is ready");
-    scene.notify(&note(1, 0)).await;
-    records(&scene.world, 1).await;
+    setup.notify(&note(1, 0)).await;
+    records(&setup.world, 1).await;
     first.kill().await;
     role_is(&http, "active").await;
-    scene.notify(&note(2, 0)).await;
-    let letters = scene.letters(2).await;
+    setup.notify(&note(2, 0)).await;
+    let letters = setup.letters(2).await;
     assert_eq!([letters[0].to.as_str(), letters[1].to.as_str()], ["u-1@example.com", "u-2@example.com"]);
-    let mut third = start(&scene.world);
+    let mut third = start(&setup.world);
     let third_http = third.http().await;
     role_is(&third_http, "standby").await;
     assert_eq!(second.terminated().await.0, 0, "{}", second.stderr());
@@ -253,15 +253,15 @@ async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mailer_that_stood_by_stays_where_somebody_must_mend_something_and_stands_by_again_when_they_did() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let (_first, first_http) = scene.mailer().await;
-    let relay = Relay::to(&scene.world.amqp_url);
+async fn a_mailer_that_stood_by_stays_where_somebody_must_fix_something_and_stands_by_again_when_they_did() {
+    let setup = Setup::new(Postbox::new(), "").await;
+    let (_first, first_http) = setup.mailer().await;
+    let relay = Relay::to(&setup.world.amqp_url);
     let own = format!("[amqp]\nurl = {:?}\n", relay.url());
-    let mut second = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&own).start();
+    let mut second = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&own).start();
     let http = second.http().await;
     role_is(&http, "standby").await;
-    let wrong = other_queue(&scene.world, "emails.dead").await;
+    let wrong = other_queue(&setup.world, "emails.dead").await;
     relay.cut();
     says(&stopped(&http, "mailer").await, &["emails.dead", "PRECONDITION"]);
     assert_eq!(second.has_ended(), None);
@@ -273,26 +273,26 @@ async fn a_mailer_that_stood_by_stays_where_somebody_must_mend_something_and_sta
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    declared(&scene.world).await;
+    let setup = Setup::new(Postbox::new(), "").await;
+    declared(&setup.world).await;
     // For u-1 they wait together, the older first; for u-2 the newer first; for u-3 the newer one's outcome stands later in the stream,
     // and the older one comes when the newer one was sent.
     for (user, ages) in [(1, [20, 10]), (2, [10, 20])] {
         for (n, age) in ages.into_iter().enumerate() {
             let own = json!({"notificationId": format!("of-{user}-{age}"), "jobId": format!("job-{user}-{n}"), "userId": format!("u-{user}"),
                 "to": format!("u-{user}@example.com")});
-            scene.notify(&with(note(user, age), &own)).await;
+            setup.notify(&with(note(user, age), &own)).await;
         }
     }
-    succeeded(&scene.world, "job-3-older", "u-3").await;
-    succeeded(&scene.world, "job-3-newer", "u-3").await;
-    scene.notify(&with(note(3, 30), &json!({"notificationId": "of-3-newer", "jobId": "job-3-newer"}))).await;
-    // The first permit comes after a second: by then all of them are in hand.
-    let mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 60\n").start();
+    succeeded(&setup.world, "job-3-older", "u-3").await;
+    succeeded(&setup.world, "job-3-newer", "u-3").await;
+    setup.notify(&with(note(3, 30), &json!({"notificationId": "of-3-newer", "jobId": "job-3-newer"}))).await;
+    // The first permit comes after a second: by then all of them are in flight.
+    let mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 60\n").start();
     role_is(&mailer.http().await, "active").await;
-    scene.letters(3).await;
-    scene.notify(&with(note(3, 60), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
-    let ends = by_note(&records(&scene.world, 6).await);
+    setup.letters(3).await;
+    setup.notify(&with(note(3, 60), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
+    let ends = by_note(&records(&setup.world, 6).await);
     let outcome = |id: &str| (ends[id]["outcome"].as_str().unwrap(), ends[id]["reason"].as_str().unwrap_or(""));
     for id in ["of-1-10", "of-2-10", "of-3-newer"] {
         assert_eq!(outcome(id), ("notified", ""), "{id}");
@@ -300,10 +300,10 @@ async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
     for id in ["of-1-20", "of-2-20", "of-3-older"] {
         assert_eq!(outcome(id), ("notification_failed", "superseded"), "{id}");
     }
-    let mut ids: Vec<String> = scene.letters(3).await.into_iter().map(|letter| letter.message_id).collect();
+    let mut ids: Vec<String> = setup.letters(3).await.into_iter().map(|letter| letter.message_id).collect();
     ids.sort();
     assert_eq!(ids, ["<of-1-10@example.com>", "<of-2-10@example.com>", "<of-3-newer@example.com>"]);
-    assert_eq!(scene.world.depth("emails.dead").await, 0, "nobody is left without a password");
+    assert_eq!(setup.world.depth("emails.dead").await, 0, "nobody is left without a password");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,25 +318,25 @@ async fn what_cannot_be_sent_is_a_dead_mail_that_says_why_and_holds_no_password(
     });
     let config = "[notification]\nttl = \"1m\"\n";
     let world_config = format!("{config}[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n");
-    let scene = Scene::new(postbox, &world_config).await;
-    let config = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
+    let setup = Setup::new(postbox, &world_config).await;
+    let config = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
     let mut mailer = config.start();
     role_is(&mailer.http().await, "active").await;
-    scene.notify(&note(1, 61)).await;
-    scene.notify(&note(2, 0)).await;
-    scene.notify(&note(3, 0)).await;
+    setup.notify(&note(1, 61)).await;
+    setup.notify(&note(2, 0)).await;
+    setup.notify(&note(3, 0)).await;
     let broken = json!({"userId": "u-4", "to": "u-4@example.com", "temporaryPassword": "secret-pw-4", "body": "It is secret-pw-4",
         "subject": "secret-pw-4, or the older secret-pw-0", "jobId": "secret-pw-4"});
     let noted = with_header(BasicProperties::default(), "note", text("secret-pw-4"));
-    publish(&scene.world, "notifications", "email", broken.to_string().as_bytes(), noted).await;
-    publish(&scene.world, "notifications", "email", b"secret-pw-5", BasicProperties::default()).await;
-    scene.notify(&note(6, 0)).await;
-    scene.letters(1).await;
-    let ends = by_note(&records(&scene.world, 4).await);
+    publish(&setup.world, "notifications", "email", broken.to_string().as_bytes(), noted).await;
+    publish(&setup.world, "notifications", "email", b"secret-pw-5", BasicProperties::default()).await;
+    setup.notify(&note(6, 0)).await;
+    setup.letters(1).await;
+    let ends = by_note(&records(&setup.world, 4).await);
     let reasons = [1, 2, 3, 6].map(|n| ends[&format!("note-{n}")]["reason"].as_str().unwrap_or("").to_owned());
     assert_eq!(reasons, ["expired", "undeliverable", "retries_exhausted", ""]);
-    eventually("five dead mails", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
-    let dead = scene.world.drained("emails.dead").await;
+    eventually("five dead mails", async || (setup.world.depth("emails.dead").await == 5).then_some(())).await;
+    let dead = setup.world.drained("emails.dead").await;
     let mut said: Vec<[String; 4]> = dead
         .iter()
         .map(|letter| {
@@ -358,7 +358,7 @@ async fn what_cannot_be_sent_is_a_dead_mail_that_says_why_and_holds_no_password(
         ["u-4", "invalid_notification", "null", "0"],
     ];
     assert_eq!(said, expected.map(|row| row.map(str::to_owned)));
-    is_empty(&scene.world).await;
+    is_empty(&setup.world).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     for letter in &dead {
         let all = format!("{:?} {:?}", String::from_utf8_lossy(&letter.body), letter.properties);
@@ -382,24 +382,24 @@ async fn a_mailer_that_fails_in_every_way_leaves_no_secret_in_its_log_its_record
         };
         (Duration::ZERO, format!("{code} <{to}> not with secret-pw-{n}"))
     });
-    let scene = Scene::new(postbox, "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n").await;
-    let run = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
+    let setup = Setup::new(postbox, "[retry]\nbase = \"1ms\"\nmax = \"10ms\"\n").await;
+    let run = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer]\nmax_attempts = 3\n");
     let mut mailer = run.env("RUST_LOG", "trace,lapin::returned_messages=trace").start();
     let http = mailer.http().await;
     role_is(&http, "active").await;
     for n in 1..=3 {
-        scene.notify(&note(n, 0)).await;
+        setup.notify(&note(n, 0)).await;
     }
-    scene.notify(&note(4, 25 * 3600)).await;
-    scene.notify(&with(note(5, 0), &json!({"sealed": "secret-pw-5"}))).await;
-    scene.notify(&with(note(6, 0), &json!({"to": "u-6"}))).await;
-    let records = records(&scene.world, 6).await;
-    eventually("five dead mails", async || (scene.world.depth("emails.dead").await == 5).then_some(())).await;
+    setup.notify(&note(4, 25 * 3600)).await;
+    setup.notify(&with(note(5, 0), &json!({"sealed": "secret-pw-5"}))).await;
+    setup.notify(&with(note(6, 0), &json!({"to": "u-6"}))).await;
+    let records = records(&setup.world, 6).await;
+    eventually("five dead mails", async || (setup.world.depth("emails.dead").await == 5).then_some(())).await;
     let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
     let (_, ready) = readyz(&http).await.unwrap();
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     let message = crate::ops::message;
-    let dead = scene.world.drained("emails.dead").await;
+    let dead = setup.world.drained("emails.dead").await;
     let mut places = vec![("the log", mailer.stderr()), ("the metrics", metrics), ("readyz", ready.to_string())];
     places.extend(records.iter().map(|record| ("a record", message(record))));
     // A dead mail says who was to be told, and nothing else does.
@@ -422,25 +422,25 @@ async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_br
         let said = if before == 0 { "450 4.2.1 busy" } else { "250 taken" };
         (Duration::ZERO, said.to_owned())
     });
-    let scene = Scene::new(postbox, "").await;
-    let (mut mailer, _) = scene.mailer().await;
-    scene.notify(&note(1, 0)).await;
-    scene.letters(1).await;
-    assert_eq!(records(&scene.world, 1).await[0].json()["attempts"], 2);
+    let setup = Setup::new(postbox, "").await;
+    let (mut mailer, _) = setup.mailer().await;
+    setup.notify(&note(1, 0)).await;
+    setup.letters(1).await;
+    assert_eq!(records(&setup.world, 1).await[0].json()["attempts"], 2);
     assert_eq!(mailer.terminated().await.0, 0);
 
     // The same with no wait in memory: it is parked, and comes back by itself.
-    let parking = Run::of(&scene.world, &["--log", "json", "mailer"])
+    let parking = Run::of(&setup.world, &["--log", "json", "mailer"])
         .config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n");
     let mailer = parking.start();
     role_is(&mailer.http().await, "active").await;
     let began = std::time::Instant::now();
-    scene.notify(&note(2, 0)).await;
-    eventually("it is parked", async || (scene.world.depth("emails.parked.15s").await == 1).then_some(())).await;
-    assert_eq!(scene.world.depth("emails").await, 0);
-    scene.letters(2).await;
+    setup.notify(&note(2, 0)).await;
+    eventually("it is parked", async || (setup.world.depth("emails.parked.15s").await == 1).then_some(())).await;
+    assert_eq!(setup.world.depth("emails").await, 0);
+    setup.letters(2).await;
     assert!(began.elapsed() > Duration::from_secs(13), "{:?}", began.elapsed());
-    assert_eq!(by_note(&records(&scene.world, 2).await)["note-2"]["attempts"], 2);
+    assert_eq!(by_note(&records(&setup.world, 2).await)["note-2"]["attempts"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -475,53 +475,53 @@ async fn while_the_mail_server_is_away_nothing_is_lost_and_afterwards_everybody_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mailer_killed_between_the_servers_yes_and_its_record_costs_one_copy_with_the_same_message_id() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let run = Run::of(&scene.world, &["--log", "json", "mailer"]).env("RESETD_FAILPOINT", "delivered@note-1=abort");
+    let setup = Setup::new(Postbox::new(), "").await;
+    let run = Run::of(&setup.world, &["--log", "json", "mailer"]).env("RESETD_FAILPOINT", "delivered@note-1=abort");
     let mut first = run.start();
     role_is(&first.http().await, "active").await;
-    scene.notify(&note(1, 0)).await;
+    setup.notify(&note(1, 0)).await;
     assert_ne!(first.ended().await, 0);
-    let (second, _) = scene.mailer().await;
-    let letters = scene.letters(2).await;
+    let (second, _) = setup.mailer().await;
+    let letters = setup.letters(2).await;
     assert_eq!([&letters[0].message_id, &letters[1].message_id], ["<note-1@example.com>"; 2]);
-    records(&scene.world, 1).await;
-    is_empty(&scene.world).await;
+    records(&setup.world, 1).await;
+    is_empty(&setup.world).await;
 
     // Once the record is there, a redelivery is only acked.
-    let run = Run::of(&scene.world, &["--log", "json", "mailer"]).env("RESETD_FAILPOINT", "recorded@note-2=abort");
+    let run = Run::of(&setup.world, &["--log", "json", "mailer"]).env("RESETD_FAILPOINT", "recorded@note-2=abort");
     drop(second);
     let mut third = run.start();
     role_is(&third.http().await, "active").await;
-    scene.notify(&note(2, 0)).await;
+    setup.notify(&note(2, 0)).await;
     assert_ne!(third.ended().await, 0);
-    let (_fourth, _) = scene.mailer().await;
-    is_empty(&scene.world).await;
-    scene.notify(&note(3, 0)).await;
-    let letters = scene.letters(4).await;
+    let (_fourth, _) = setup.mailer().await;
+    is_empty(&setup.world).await;
+    setup.notify(&note(3, 0)).await;
+    let letters = setup.letters(4).await;
     assert_eq!(letters.iter().filter(|letter| letter.to == "u-2@example.com").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_mails_through_two_restarts_are_each_sent_exactly_once() {
-    let scene = Scene::new(Postbox::answering(|_, _| (Duration::from_millis(40), "250 taken".into())), "").await;
-    let (mut first, _) = scene.mailer().await;
+    let setup = Setup::new(Postbox::answering(|_, _| (Duration::from_millis(40), "250 taken".into())), "").await;
+    let (mut first, _) = setup.mailer().await;
     for n in 0..200 {
-        scene.notify(&note(n, 0)).await;
+        setup.notify(&note(n, 0)).await;
     }
     for so_far in [40, 100] {
-        eventually("some are sent", async || (scene.postbox.letters().len() >= so_far).then_some(())).await;
+        eventually("some are sent", async || (setup.postbox.letters().len() >= so_far).then_some(())).await;
         let (code, took) = first.terminated().await;
         assert_eq!(code, 0, "{}", first.stderr());
         assert!(took < Duration::from_secs(10), "{took:?}");
-        first = scene.mailer().await.0;
+        first = setup.mailer().await.0;
     }
-    let ends = records(&scene.world, 200).await;
+    let ends = records(&setup.world, 200).await;
     assert!(ends.iter().all(|end| end.routing_key == "main.notified"));
-    let mut ids: Vec<String> = scene.letters(200).await.into_iter().map(|letter| letter.message_id).collect();
+    let mut ids: Vec<String> = setup.letters(200).await.into_iter().map(|letter| letter.message_id).collect();
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 200);
-    is_empty(&scene.world).await;
+    is_empty(&setup.world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -530,31 +530,31 @@ async fn sigterm_waits_for_a_mail_in_the_air_and_returns_those_that_wait() {
         "u-1@example.com" => (Duration::from_millis(700), "250 taken".into()),
         _ => (Duration::ZERO, "450 later".into()),
     });
-    let scene = Scene::new(postbox, "[retry]\nbase = \"5s\"\nmax = \"5s\"\n").await;
-    let (mut mailer, _) = scene.mailer().await;
+    let setup = Setup::new(postbox, "[retry]\nbase = \"5s\"\nmax = \"5s\"\n").await;
+    let (mut mailer, _) = setup.mailer().await;
     for n in 1..=5 {
-        scene.notify(&note(n, 0)).await;
+        setup.notify(&note(n, 0)).await;
     }
-    eventually("all are tried", async || (scene.postbox.came() >= 5).then_some(())).await;
+    eventually("all are tried", async || (setup.postbox.came() >= 5).then_some(())).await;
     let (code, took) = mailer.terminated().await;
     assert_eq!(code, 0, "{}", mailer.stderr());
     assert!(took < Duration::from_secs(3), "{took:?}");
-    eventually("those that waited are back", async || (scene.world.depth("emails").await == 4).then_some(())).await;
-    assert_eq!(scene.letters(1).await[0].to, "u-1@example.com");
-    assert_eq!(records(&scene.world, 1).await[0].json()["outcome"], "notified");
+    eventually("those that waited are back", async || (setup.world.depth("emails").await == 4).then_some(())).await;
+    assert_eq!(setup.letters(1).await[0].to, "u-1@example.com");
+    assert_eq!(records(&setup.world, 1).await[0].json()["outcome"], "notified");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_mail_that_is_replayed_is_a_new_job_for_the_same_person_however_often_it_is_cut_short() {
     let postbox = Postbox::answering(|_, _| (Duration::ZERO, "550 no".into()));
-    let scene = Scene::new(postbox, "").await;
-    let mut mailer = scene.mailer().await.0;
-    scene.notify(&note(1, 0)).await;
-    scene.notify(&note(2, 0)).await;
-    eventually("both are dead", async || (scene.world.depth("emails.dead").await == 2).then_some(())).await;
+    let setup = Setup::new(postbox, "").await;
+    let mut mailer = setup.mailer().await.0;
+    setup.notify(&note(1, 0)).await;
+    setup.notify(&note(2, 0)).await;
+    eventually("both are dead", async || (setup.world.depth("emails.dead").await == 2).then_some(())).await;
     assert_eq!(mailer.terminated().await.0, 0);
     // The lanes are a worker's.
-    let mut world = scene.world;
+    let mut world = setup.world;
     world.start_worker().await;
     world.ready().await;
     world.stop_worker().await.unwrap();
@@ -596,7 +596,7 @@ async fn a_dead_mail_that_is_replayed_is_a_new_job_for_the_same_person_however_o
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in() {
-    let scene = Scene::new(Postbox::new(), "").await;
+    let setup = Setup::new(Postbox::new(), "").await;
     let folder = tempfile::tempdir().unwrap();
     let key = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     for name in ["ours", "unknown"] {
@@ -605,14 +605,14 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     }
     let (public, private, other) = (key("ours.pub.pem"), key("ours.key.pem"), key("unknown.key.pem"));
     let sealing = format!("[notification]\nseal_to = [{public:?}]\n");
-    let worker = Run::of(&scene.world, &["--log", "json", "worker"]).config(&sealing).start();
+    let worker = Run::of(&setup.world, &["--log", "json", "worker"]).config(&sealing).start();
     crate::process::ready(&worker.http().await).await;
-    scene.world.reset("main", "agent", "job").await;
-    eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
+    setup.world.reset("main", "agent", "job").await;
+    eventually("it is told", async || (setup.world.depth("emails").await == 1).then_some(())).await;
 
     // Without the key nothing can be opened: that is said, and nothing is lost.
     let opening = |key: &str| format!("[mailer]\nopen_with = [{key:?}]\n");
-    let mut without = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
+    let mut without = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
     let http = without.http().await;
     role_is(&http, "stopped").await;
     let (status, ready) = readyz(&http).await.unwrap();
@@ -620,22 +620,22 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     says(ready["mailer"]["reason"].as_str().unwrap(), &["mailer.open_with", "kid"]);
     assert_eq!(without.terminated().await.0, 0, "{}", without.stderr());
 
-    let mut with = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&opening(&private)).start();
-    let letters = scene.letters(1).await;
+    let mut with = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&opening(&private)).start();
+    let letters = setup.letters(1).await;
     let text = &letters[0].text;
     let (_, rest) = text.split_once("password is: ").unwrap();
     let password = rest.split_once(". Please").unwrap().0;
-    assert!(scene.world.main().logs_in("agent", password), "{text}");
-    records(&scene.world, 1).await;
+    assert!(setup.world.main().logs_in("agent", password), "{text}");
+    records(&setup.world, 1).await;
     assert_eq!(with.terminated().await.0, 0, "{}", with.stderr());
     assert!(!with.stderr().contains(password) && !worker.stderr().contains(password));
-    assert_eq!(scene.world.depth("emails.dead").await, 0);
+    assert_eq!(setup.world.depth("emails.dead").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let (mut mailer, http) = scene.mailer().await;
+    let setup = Setup::new(Postbox::new(), "").await;
+    let (mut mailer, http) = setup.mailer().await;
     let sealed = |n: usize, age: i64| {
         let header = r#"{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"of-nobody"}"#;
         let header = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, header);
@@ -646,44 +646,44 @@ async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
         }
         note
     };
-    scene.notify(&sealed(1, 200)).await;
-    let parked = async || (scene.world.depth("emails.parked.2m").await == 1).then_some(());
+    setup.notify(&sealed(1, 200)).await;
+    let parked = async || (setup.world.depth("emails.parked.2m").await == 1).then_some(());
     eventually("it waits about as long as it has waited", parked).await;
     let (status, ready) = readyz(&http).await.unwrap();
     assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("stopped")), "nothing could be opened yet");
     for n in 2..=20 {
-        scene.notify(&note(n, 0)).await;
+        setup.notify(&note(n, 0)).await;
     }
-    scene.letters(19).await;
-    eventually("all are recorded", async || (scene.world.depth("emails").await == 0).then_some(())).await;
+    setup.letters(19).await;
+    eventually("all are recorded", async || (setup.world.depth("emails").await == 0).then_some(())).await;
     assert_eq!(parked().await, Some(()), "nobody waited for it");
     let (status, ready) = readyz(&http).await.unwrap();
     assert_eq!((status, &ready["mailer"]["role"]), (200, &json!("active")));
     says(ready["mailer"]["reason"].as_str().unwrap(), &["kid of-nobody", "mailer.open_with", "wait at the broker"]);
     // What is too old and cannot be opened does not wait for ever.
-    scene.notify(&sealed(21, 25 * 3600)).await;
-    eventually("it is dead", async || (scene.world.depth("emails.dead").await == 1).then_some(())).await;
+    setup.notify(&sealed(21, 25 * 3600)).await;
+    eventually("it is dead", async || (setup.world.depth("emails.dead").await == 1).then_some(())).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     says(&mailer.stderr(), &["a mail waits for its key", "kid of-nobody"]);
-    let dead = scene.world.drained("emails.dead").await;
+    let dead = setup.world.drained("emails.dead").await;
     assert_eq!(dead[0].header("resetd-reason").as_deref(), Some("expired"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notification_from_the_future_is_sent_and_those_after_it_too() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    declared(&scene.world).await;
+    let setup = Setup::new(Postbox::new(), "").await;
+    declared(&setup.world).await;
     // Two of one person, of which the first claims to be the newest of all times; and one that is no notification and claims the same.
     let future = json!({"issuedAt": "2099-01-01T00:00:00Z"});
-    scene.notify(&with(note(1, 0), &future)).await;
-    scene.notify(&with(with(note(2, 0), &future), &json!({"subject": "s\r\n"}))).await;
-    let (mut mailer, _) = scene.mailer().await;
-    scene.letters(1).await;
-    is_empty(&scene.world).await;
+    setup.notify(&with(note(1, 0), &future)).await;
+    setup.notify(&with(with(note(2, 0), &future), &json!({"subject": "s\r\n"}))).await;
+    let (mut mailer, _) = setup.mailer().await;
+    setup.letters(1).await;
+    is_empty(&setup.world).await;
     let again = json!({"notificationId": "note-1-again"});
-    scene.notify(&with(note(1, 0), &again)).await;
-    scene.notify(&with(note(2, 0), &json!({"notificationId": "note-2-again"}))).await;
-    let ends = by_note(&records(&scene.world, 4).await);
+    setup.notify(&with(note(1, 0), &again)).await;
+    setup.notify(&with(note(2, 0), &json!({"notificationId": "note-2-again"}))).await;
+    let ends = by_note(&records(&setup.world, 4).await);
     let outcome = |id: &str| (ends[id]["outcome"].as_str().unwrap(), ends[id]["reason"].as_str().unwrap_or(""));
     assert_eq!(outcome("note-2"), ("notification_failed", "invalid_notification"));
     for id in ["note-1", "note-1-again", "note-2-again"] {
@@ -698,38 +698,38 @@ async fn a_notification_from_the_future_is_sent_and_those_after_it_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_sealed_for_one_person_is_sent_to_nobody_else() {
-    let scene = Scene::new(Postbox::new(), "").await;
+    let setup = Setup::new(Postbox::new(), "").await;
     let folder = tempfile::tempdir().unwrap();
     let key = |rest: &str| folder.path().join(format!("key{rest}")).to_str().unwrap().to_owned();
     let (code, _, said) = Run::new(&["keygen", &key("")]).end().await;
     assert_eq!(code, 0, "{said}");
     let (public, private) = (key(".pub.pem"), key(".key.pem"));
     let keys = format!("[notification]\nseal_to = [{public:?}]\n[mailer]\nopen_with = [{private:?}]\n");
-    let worker = Run::of(&scene.world, &["--log", "json", "worker"]).config(&keys).start();
+    let worker = Run::of(&setup.world, &["--log", "json", "worker"]).config(&keys).start();
     crate::process::ready(&worker.http().await).await;
-    scene.world.reset("main", "agent", "job").await;
-    eventually("it is told", async || (scene.world.depth("emails").await == 1).then_some(())).await;
-    let genuine = scene.world.drained("emails").await[0].json();
+    setup.world.reset("main", "agent", "job").await;
+    eventually("it is told", async || (setup.world.depth("emails").await == 1).then_some(())).await;
+    let genuine = setup.world.drained("emails").await[0].json();
 
     // Copies of it, each with one field of somebody who wants to read the password.
     let fields =
         [("notificationId", "note-2"), ("org", "other"), ("userId", "another"), ("to", "thief@elsewhere.example")];
-    let mut mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config(&keys).start();
+    let mut mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&keys).start();
     for (field, value) in fields {
-        scene.notify(&with(genuine.clone(), &json!({field: value}))).await;
+        setup.notify(&with(genuine.clone(), &json!({field: value}))).await;
     }
-    eventually("four dead mails", async || (scene.world.depth("emails.dead").await == 4).then_some(())).await;
-    scene.notify(&genuine).await;
-    let letters = scene.letters(1).await;
+    eventually("four dead mails", async || (setup.world.depth("emails.dead").await == 4).then_some(())).await;
+    setup.notify(&genuine).await;
+    let letters = setup.letters(1).await;
     assert_eq!(letters[0].to, "agent@example.com");
     let (_, rest) = letters[0].text.split_once("password is: ").unwrap();
     let password = rest.split_once(". Please").unwrap().0;
-    assert!(scene.world.main().logs_in("agent", password), "{}", letters[0].text);
-    is_empty(&scene.world).await;
+    assert!(setup.world.main().logs_in("agent", password), "{}", letters[0].text);
+    is_empty(&setup.world).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     assert!(!mailer.stderr().contains(password) && !mailer.stderr().contains("example"), "{}", mailer.stderr());
     let mut said: Vec<String> = Vec::new();
-    for letter in scene.world.drained("emails.dead").await {
+    for letter in setup.world.drained("emails.dead").await {
         assert_eq!(letter.header("resetd-reason").as_deref(), Some("cannot_open"));
         let all = format!("{:?} {:?}", String::from_utf8_lossy(&letter.body), letter.properties);
         assert!(!all.contains(password) && letter.json().get("sealed").is_none(), "{all}");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use resetd::roles::demo::postbox::Postbox;
+use resetd::commands::demo::postbox::Postbox;
 use tokio::net::TcpListener;
 
 use crate::mailer::{role_is, section, serve};

@@ -296,7 +296,7 @@ async fn metrics_count_what_happened() {
     let granted = [("org", "main"), ("result", "granted")];
     assert_eq!(value(&metrics, "resetd_token_refreshes_total", &granted), Some(1.0));
     assert_eq!(value(&metrics, "resetd_broker_connected", &[]), Some(1.0));
-    assert_eq!(value(&metrics, "resetd_line_stopped", &main), Some(0.0));
+    assert_eq!(value(&metrics, "resetd_halted", &main), Some(0.0));
     assert_eq!(value(&metrics, "resetd_breaker_state", &main), Some(0.0));
     assert_eq!(value(&metrics, "resetd_breaker_next_probe_timestamp_seconds", &main), Some(0.0));
     assert!(value(&metrics, "resetd_rate_per_minute", &main).unwrap() > 0.0);
@@ -306,7 +306,7 @@ async fn metrics_count_what_happened() {
     assert_eq!(worker.terminated().await.0, 0);
 }
 
-/// A call of the org's at its own pace, for 20 calls a second.
+/// A call of the org's at its own adaptive rate, for 20 calls a second.
 fn twenty_a_second() -> sim::Settings {
     sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
 }

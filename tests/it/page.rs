@@ -93,7 +93,7 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
     assert_eq!((&main["heldHere"], &main["quota"]), (&json!(false), &Value::Null));
     let holder = format!("process {}", first.id());
     assert!(main["heldBy"].as_str().unwrap().ends_with(&holder), "{main}");
-    assert!(main["headline"]["text"].as_str().unwrap().contains(&holder), "{main}");
+    assert!(main["statusLine"]["text"].as_str().unwrap().contains(&holder), "{main}");
     assert_eq!(main["queues"]["dead"], 3);
 
     assert_eq!(first.terminated().await.0, 0);

@@ -206,7 +206,7 @@ async fn the_rate_is_of_jobs_that_ended_in_a_minute_and_the_estimate_is_by_the_r
         if last >= 3 {
             let words = format!("Moving: {rate} jobs ended in the last 60 s");
             assert_eq!(
-                (&main["headline"]["text"], rate),
+                (&main["statusLine"]["text"], rate),
                 (&json!(words), main["latest"].as_array().unwrap().len() as u64)
             );
             let left = main["batches"][0]["secondsLeft"].as_f64().unwrap();
@@ -238,7 +238,7 @@ async fn after_a_restart_a_batch_was_heard_of_when_its_last_record_was_written()
     world.stop_worker().await.unwrap();
     let at = wire::to_the_millisecond(Timestamp::now() - SignedDuration::from_mins(10));
     let after = |seconds| at + SignedDuration::from_secs(seconds);
-    for (batch, mailed) in [("told", true), ("untold", false)] {
+    for (batch, mailed) in [("notified", true), ("not_notified", false)] {
         let announced = Announced { not_before: None, lane: Lane::Bulk, jobs: 1, at };
         let (body, properties) = wire::batch::announcement("main", batch, &announced);
         record(&world, "main.batch", &body, properties).await;
@@ -286,7 +286,7 @@ async fn after_a_restart_a_batch_was_heard_of_when_its_last_record_was_written()
         .iter()
         .map(|batch| (batch["name"].as_str().unwrap(), batch["heardAt"].as_str().unwrap().parse().unwrap()))
         .collect();
-    assert_eq!(heard, [("untold", after(5)), ("told", after(9))]);
+    assert_eq!(heard, [("not_notified", after(5)), ("notified", after(9))]);
 }
 
 /// What stands in each cell of a table's rows.

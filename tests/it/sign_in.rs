@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{RequestBuilder, StatusCode};
-use resetd::roles::demo::postbox::Postbox;
+use resetd::commands::demo::postbox::Postbox;
 use serde_json::{Value, json};
 
 use crate::process::{Process, Run};

@@ -277,7 +277,7 @@ async fn sigterm_under_an_alarm_ends_an_idle_worker_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_stood_by_stays_where_somebody_must_mend_something_and_stands_by_again_when_they_did() {
+async fn one_that_stood_by_stays_where_somebody_must_fix_something_and_stands_by_again_when_they_did() {
     let world = plan(unlimited()).prepare().await;
     let [first, mut second] = Worker::crew(&world).await;
     // Nobody uses it now; who declares it finds other arguments than its own.

@@ -1,7 +1,7 @@
 //! What a person sees on a terminal of 80 columns: a bar that moves, colours unless they are not wanted, and a question before
 //! anything is changed.
 
-use crate::dead::{DEAD, bury, dead, declared, many};
+use crate::dead::{DEAD, dead, dead_letter, declared, many};
 use crate::process::{Process, Run, says};
 use crate::world::{Plan, World, unlimited};
 
@@ -99,7 +99,7 @@ async fn answered(world: &World, answer: &str) -> Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_asks_and_does_nothing_where_the_answer_is_not_yes() {
     let world = declared().await;
-    bury(&world, many(3)).await;
+    dead_letter(&world, many(3)).await;
     for no in ["n\n", "\n", "maybe\n"] {
         let said = answered(&world, no).await.stdout();
         says(&said, &["org main: 3 letters of 3 to be replayed", "[y/N]", "nothing was changed"]);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use resetd::roles::demo::postbox::Postbox;
+use resetd::commands::demo::postbox::Postbox;
 
 use crate::broker::Broker;
 use crate::certificates::Authority;
@@ -111,7 +111,7 @@ async fn a_worker_works_over_tls_with_a_ca_and_a_certificate_of_its_own_and_says
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_lost_the_broker_says_what_does_not_fit_and_goes_on_when_it_is_mended() {
+async fn a_worker_that_lost_the_broker_says_what_does_not_fit_and_goes_on_when_it_is_resolved() {
     let authority = Authority::new();
     let broker = broker(&authority);
     let mut world = Plan::at(&broker.url).prepare().await;

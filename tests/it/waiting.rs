@@ -65,11 +65,11 @@ async fn lie_ready(world: &World, queues: &[&str], n: u32) {
         .await;
 }
 
-/// A copy of whatever is parked in that rung from now on.
-pub async fn copies(world: &World, rung: &str) -> Tap {
+/// A copy of whatever is parked in that tier from now on.
+pub async fn copies(world: &World, tier: &str) -> Tap {
     let channel = world.channel().await;
     let queue = channel.queue_declare("".into(), exclusive(), FieldTable::default()).await.unwrap();
-    let exchange = world.named(&format!("resets.parked.{rung}"));
+    let exchange = world.named(&format!("resets.parked.{tier}"));
     for key in ["main", "main.bulk"] {
         let options = QueueBindOptions::default();
         let bound = channel.queue_bind(
@@ -166,12 +166,12 @@ async fn a_far_not_before_waits_in_the_largest_rung_that_fits_with_all_the_job_c
         });
         send(&world, jobs).await;
     }
-    for rung in RUNGS {
-        lie_ready(&world, &[rung], 2).await;
+    for tier in RUNGS {
+        lie_ready(&world, &[tier], 2).await;
     }
     world.stop_worker().await.unwrap();
-    for (rung, name) in RUNGS.into_iter().zip(["short", "middle", "long"]) {
-        for (id, parked) in by_id(world.drained(rung).await) {
+    for (tier, name) in RUNGS.into_iter().zip(["short", "middle", "long"]) {
+        for (id, parked) in by_id(world.drained(tier).await) {
             let n = usize::from(id.ends_with('1'));
             assert_eq!((parked.routing_key.as_str(), parked.id()), (["main", "main.bulk"][n], &*format!("{name}-{n}")));
             assert_eq!(parked.json(), reset_body(&format!("{name}-{n}")));
@@ -192,7 +192,7 @@ async fn a_far_not_before_waits_in_the_largest_rung_that_fits_with_all_the_job_c
     assert_eq!(ready_in(&world, &LANES).await, 0);
 }
 
-/// It takes 32 s: the shortest rung twice, at its real length, and the rest in memory.
+/// It takes 32 s: the shortest tier twice, at its real length, and the rest in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_job_comes_back_to_its_own_lane_and_is_parked_again_for_the_remainder() {
     let world = Plan::new().start().await;
@@ -471,7 +471,7 @@ async fn stopped(world: &World, org: &str) -> String {
 
 /// It takes 12 s: the second try after a stop comes 8 s after the first. (`answers` has one that waits the real 15 s.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_when_it_is_mended() {
+async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_when_it_is_resolved() {
     let refused = json!({"error": "invalid_client", "description": "client not found: demo"});
     let stops: [(&str, Value, &[&str]); 3] = [
         ("refused", json!({"target": "token", "status": 401, "always": true, "body": refused}), &["invalid_client"]),
@@ -526,7 +526,7 @@ async fn is_consumed(world: &World, queue: &str) -> bool {
     found.consumer_count() > 0
 }
 
-/// 200 jobs, and an alarm once some are done. No call begins after the pulse's limit, and all is given back.
+/// 200 jobs, and an alarm once some are done. No call begins after the heartbeat's limit, and all is given back.
 async fn into_an_alarm(node: &Node) -> World {
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 600").config("[amqp]\nprefetch = 16");
     let world = plan.holding(Duration::from_secs(5), FAR).settled().await;
@@ -535,7 +535,7 @@ async fn into_an_alarm(node: &Node) -> World {
     node.tell(ALARM).await;
     let begun = Instant::now();
     let (mut calls, mut last) = (0, begun);
-    eventually("what is in hand goes back", async || {
+    eventually("what is in flight goes back", async || {
         let now = world.main().stats().calls;
         if now > calls {
             (calls, last) = (now, Instant::now());
@@ -591,7 +591,7 @@ async fn an_alarm_that_no_job_could_tell_of_lets_no_call_begin() {
     let jobs = in_both_lanes("u", 20);
     send(&world, jobs.map(|(key, user, from)| (key, user, with_header(from, "not-before", wish.clone())))).await;
     lie_ready(&world, &LANES, 0).await;
-    // Nothing is published from here on but the pulse.
+    // Nothing is published from here on but the heartbeat.
     node.tell(ALARM).await;
     assert!(Instant::now() < start, "the machine is too busy for this test");
     while Instant::now() < start + Duration::from_secs(3) {

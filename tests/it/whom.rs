@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use resetd::roles::demo::postbox::Postbox;
+use resetd::commands::demo::postbox::Postbox;
 use serde_json::{Value, json};
 
 use crate::process::{Process, Run};
@@ -169,8 +169,8 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
     eventually("the bulk lane is closed too", async || row(&world).await["bulk"].is_object().then_some(())).await;
     lies(&world, "resets.main.bulk", 3).await;
     assert_eq!(world.main().stats().password_sets, 12);
-    eventually("the headline says so", async || {
-        state().await["headline"]["text"].as_str().unwrap().contains("guard_per_hour").then_some(())
+    eventually("the status_line says so", async || {
+        state().await["statusLine"]["text"].as_str().unwrap().contains("guard_per_hour").then_some(())
     })
     .await;
     // A restart does not open it: by which lane each was reset stands in the stream.

@@ -1,4 +1,4 @@
-//! A world for one test: a prefix at the broker, simulated orgs, a worker in this process, and the hands of a producer.
+//! A world for one test: a prefix at the broker, simulated orgs, a worker in this process, and the jobs in flight of a producer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use resetd::amqp::names::Names;
 use resetd::amqp::topology;
 use resetd::config::{Config, Environment};
-use resetd::domain::rung::Delays;
+use resetd::domain::delay_tier::Delays;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -234,7 +234,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(resetd::roles::worker::run(self.load(), listener, shutdown.clone()));
+        let task = tokio::spawn(resetd::commands::worker::run(self.load(), listener, shutdown.clone()));
         self.worker.insert(Worker { http, shutdown, task })
     }
 

@@ -415,7 +415,7 @@ fn mail(n: usize) -> resetd::mail::Mail {
     resetd::mail::Mail {
         id: resetd::domain::note::NoteId::parse(&format!("n-{n}")).unwrap(),
         to: resetd::domain::user::EmailAddress::parse("to", "agent@example.com").unwrap(),
-        password: resetd::domain::password::Password::told("0123456789abcdef".to_owned().into()),
+        password: resetd::domain::password::Password::known("0123456789abcdef".to_owned().into()),
         subject: "Genesys Cloud Temporary Password Reset".into(),
         text: "Your temporary password is: 0123456789abcdef. Please log in and change it immediately."
             .to_owned()

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    operation::{Change, Deed},
+    operation::{Action, Change},
     password::Digest,
     patch::{Invalid, ScimType},
 };
@@ -37,7 +37,7 @@ impl Past {
     pub(super) fn check(&self, changes: &[Change], rules: Aging, now: Timestamp) -> Result<(), Invalid> {
         let refused = |detail: String| Err(Invalid::new(ScimType::InvalidValue, detail));
         for change in changes {
-            let Deed::Password(digest) = &change.deed else { continue };
+            let Action::Password(digest) = &change.action else { continue };
             let age = SignedDuration::try_from(rules.min_age).unwrap_or(SignedDuration::MAX);
             let until = self.set_at.map(|at| at.checked_add(age).unwrap_or(Timestamp::MAX));
             if let Some(until) = until.filter(|until| *until > now) {

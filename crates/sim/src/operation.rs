@@ -11,11 +11,11 @@ use super::{
 /// What one path is to become. No `Debug`: it may hold a password's hash.
 pub(super) struct Change {
     pub(super) path: String,
-    pub(super) deed: Deed,
+    pub(super) action: Action,
 }
 
 /// What is done with the value at a path.
-pub(super) enum Deed {
+pub(super) enum Action {
     Password(Digest),
     Add(Value),
     Replace(Value),
@@ -99,15 +99,15 @@ fn change(op: Op, path: String, value: Option<Value>, place: Place, forms: Forms
         let detail = format!("path `{path}` names no attribute that can be patched here");
         return Err(Invalid::new(ScimType::InvalidPath, detail));
     };
-    let deed = deed(op, attribute, &path, value, forms)?;
-    Ok(Change { path, deed })
+    let action = action(op, attribute, &path, value, forms)?;
+    Ok(Change { path, action })
 }
 
-fn deed(op: Op, attribute: Attribute, path: &str, value: Option<Value>, forms: Forms) -> Result<Deed, Invalid> {
+fn action(op: Op, attribute: Attribute, path: &str, value: Option<Value>, forms: Forms) -> Result<Action, Invalid> {
     if op == Op::Remove {
         return match attribute.is_required() {
             true => Err(Invalid::new(ScimType::Mutability, format!("`{path}` cannot be removed"))),
-            false => Ok(Deed::Remove),
+            false => Ok(Action::Remove),
         };
     }
     let Some(value) = value else {
@@ -115,15 +115,15 @@ fn deed(op: Op, attribute: Attribute, path: &str, value: Option<Value>, forms: F
     };
     if attribute == Attribute::Password {
         return password::read(&value, forms.password, forms.policy)
-            .map(Deed::Password)
+            .map(Action::Password)
             .map_err(|wrong| Invalid::new(ScimType::InvalidValue, wrong));
     }
     if let Some(wanted) = attribute.refuses(&value) {
         return Err(Invalid::new(ScimType::InvalidValue, format!("`{path}` must be {wanted}")));
     }
     match op {
-        Op::Replace if value.is_null() => Ok(Deed::Remove),
-        Op::Replace => Ok(Deed::Replace(value)),
-        Op::Add | Op::Remove => Ok(Deed::Add(value)),
+        Op::Replace if value.is_null() => Ok(Action::Remove),
+        Op::Replace => Ok(Action::Replace(value)),
+        Op::Add | Op::Remove => Ok(Action::Add(value)),
     }
 }

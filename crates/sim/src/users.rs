@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     aging::{Aging, Past},
     attribute::{URN_SCHEMA, extension_name},
-    operation::{Change, Deed},
+    operation::{Action, Change},
     password::Digest,
     patch::Invalid,
     tally::Stats,
@@ -76,9 +76,9 @@ impl Users {
     /// Carries out all changes on a user, who must exist.
     pub(super) fn apply(&mut self, id: &str, changes: Vec<Change>, now: Timestamp) {
         let record = self.records.entry(id.to_owned()).or_default();
-        for Change { path, deed } in changes {
-            match deed {
-                Deed::Password(digest) => {
+        for Change { path, action } in changes {
+            match action {
+                Action::Password(digest) => {
                     self.with_password += u64::from(record.digest.is_none());
                     record.past.add(digest.clone(), now, self.aging.history);
                     record.digest = Some(digest);
@@ -87,11 +87,11 @@ impl Users {
                     self.password_sets += 1;
                     self.sets_by_user_max = self.sets_by_user_max.max(record.password_sets);
                 }
-                Deed::Replace(value) => {
+                Action::Replace(value) => {
                     record.attributes.insert(path, value);
                 }
-                Deed::Add(value) => add(record.attributes.entry(path).or_insert(Value::Null), value),
-                Deed::Remove => {
+                Action::Add(value) => add(record.attributes.entry(path).or_insert(Value::Null), value),
+                Action::Remove => {
                     record.attributes.remove(&path);
                 }
             }

@@ -73,12 +73,12 @@ pub const CUT: &str = "(cut)";
 /// Answers by verb, `.` for the end of a mail and `greeting` for the first; each list is used up, then the usual answer follows.
 pub struct ScriptedServer {
     pub port: u16,
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<LedgerRecord>>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Told {
+struct LedgerRecord {
     answers: HashMap<String, VecDeque<String>>,
     /// What the client said, by connection.
     said: Vec<Vec<String>>,
@@ -92,7 +92,7 @@ impl ScriptedServer {
             .iter()
             .map(|(verb, list)| ((*verb).to_owned(), list.iter().map(|text| (*text).to_owned()).collect()))
             .collect();
-        let told = Arc::new(Mutex::new(Told { answers, said: Vec::new() }));
+        let told = Arc::new(Mutex::new(LedgerRecord { answers, said: Vec::new() }));
         let serving = {
             let told = Arc::clone(&told);
             tokio::spawn(async move {
@@ -121,7 +121,7 @@ impl Drop for ScriptedServer {
     }
 }
 
-async fn serve(stream: TcpStream, told: Arc<Mutex<Told>>) -> Option<()> {
+async fn serve(stream: TcpStream, told: Arc<Mutex<LedgerRecord>>) -> Option<()> {
     let number = {
         let mut told = told.lock().unwrap();
         told.said.push(Vec::new());

@@ -307,7 +307,7 @@ pub async fn role_is(http: &str, expected: &str) {
         .await;
 }
 
-/// Waits until it is stopped, until somebody mends what it says.
+/// Waits until it is stopped, until somebody fixes what it says.
 pub async fn stopped(http: &str, org: &str) -> String {
     eventually(&format!("{org} is stopped"), async || {
         let said = readyz(http).await?.1;

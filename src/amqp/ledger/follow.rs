@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::place::From;
 use super::{Ledger, Place};
 use crate::amqp::channels;
+use crate::amqp::error::{ANSWER, BrokerError};
 use crate::amqp::tail::Tail;
-use crate::amqp::trouble::{ANSWER, Trouble};
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-ledger";
@@ -43,10 +43,10 @@ impl Ledger {
     }
 
     /// Reads until nobody wants it any more.
-    async fn attach(&self, connection: &Connection, readers: &mut watch::Receiver<usize>) -> Result<(), Trouble> {
+    async fn attach(&self, connection: &Connection, readers: &mut watch::Receiver<usize>) -> Result<(), BrokerError> {
         let mut misplaced = self.0.misplaced.subscribe();
         let silent =
-            || Trouble::Again(format!("reading stream {}: nothing came, and something should have", self.0.stream));
+            || BrokerError::Retry(format!("reading stream {}: nothing came, and something should have", self.0.stream));
         tokio::select! {
             trouble = self.read(connection) => trouble.map(|never| match never {}),
             _ = readers.wait_for(|readers| *readers == 0) => Ok(()),
@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     /// Reads until it ends, which is always trouble.
-    async fn read(&self, connection: &Connection) -> Result<Infallible, Trouble> {
+    async fn read(&self, connection: &Connection) -> Result<Infallible, BrokerError> {
         let from = self.kept().place.from(Timestamp::now());
         let heard = || self.heard();
         let mut tail = Tail::open(connection, &self.0.stream, TAG, from.start(), &heard).await?;
@@ -68,14 +68,14 @@ impl Ledger {
     }
 
     /// Makes sure that it is the same stream still: the record read last comes once more, and first.
-    async fn is_the_same(&self, offset: u64, tail: &mut Tail<'_>) -> Result<(), Trouble> {
+    async fn is_the_same(&self, offset: u64, tail: &mut Tail<'_>) -> Result<(), BrokerError> {
         let what = format!("reading stream {}", self.0.stream);
         let mut again = tail.next(ANSWER).await?.into_iter();
         let Some(first) = again.next() else {
-            return Err(Trouble::Again(format!("{what}: it has no record {offset} any more")));
+            return Err(BrokerError::Retry(format!("{what}: it has no record {offset} any more")));
         };
         if !is_last(&self.kept().place, &first) {
-            return Err(Trouble::Again(format!("{what}: its record {offset} is another one than before")));
+            return Err(BrokerError::Retry(format!("{what}: its record {offset} is another one than before")));
         }
         again.for_each(|delivery| self.apply(delivery));
         Ok(())

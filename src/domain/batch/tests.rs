@@ -14,8 +14,8 @@ fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Record<'_> {
     Record::Ended(Ended { job: job.into(), lane: Lane::Bulk, kind, reason, detail, at: at(seconds) })
 }
 
-fn mailed(job: &str, told: bool) -> Record<'_> {
-    let mail = if told { MailOutcome::Sent } else { MailOutcome::Failed };
+fn mailed(job: &str, notified: bool) -> Record<'_> {
+    let mail = if notified { MailOutcome::Sent } else { MailOutcome::Failed };
     Record::Mailed { job: job.into(), mail, at: None }
 }
 
@@ -67,13 +67,13 @@ fn a_batch_that_nobody_announced_has_no_end() {
 fn a_batch_sent_again_waits_for_what_was_sent_again() {
     let e = ended;
     let first = [announced(3), e("a", Succeeded, 1), e("b", Succeeded, 1), e("c", Failed, 1)];
-    let mended = [&first[..], &[announced(1)]].concat();
-    check(&mended, (Some(3), Some(1), 2), [2, 1, 0, 0, 0, 0]);
-    check(&[&mended[..], &[e("c", Succeeded, 2)]].concat(), (Some(3), Some(0), 3), [3, 0, 0, 0, 0, 0]);
+    let resolved = [&first[..], &[announced(1)]].concat();
+    check(&resolved, (Some(3), Some(1), 2), [2, 1, 0, 0, 0, 0]);
+    check(&[&resolved[..], &[e("c", Succeeded, 2)]].concat(), (Some(3), Some(0), 3), [3, 0, 0, 0, 0, 0]);
     let whole = [&first[..2], &[announced(3), e("a", Duplicate, 2), e("b", Succeeded, 2)]].concat();
     check(&whole, (Some(3), Some(1), 2), [2, 0, 0, 0, 0, 0]);
-    // A mended user is another user, and so another job.
-    check(&[&mended[..], &[e("c2", Succeeded, 2)]].concat(), (Some(4), Some(0), 4), [3, 1, 0, 0, 0, 0]);
+    // A resolved user is another user, and so another job.
+    check(&[&resolved[..], &[e("c2", Succeeded, 2)]].concat(), (Some(4), Some(0), 4), [3, 1, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_mail_that_a_newer_reset_superseded_is_no_failure_and_is_waited_for_no_more(
     let counts = |records: &[Record<'_>]| {
         let progress = after(records);
         let Counts { notified, notification_failed, notification_superseded, .. } = progress.counts();
-        ([notified, notification_failed, notification_superseded], progress.untold())
+        ([notified, notification_failed, notification_superseded], progress.not_notified())
     };
     let succeeded = ended("a", Succeeded, 1);
     assert_eq!(counts(&[announced(1), succeeded.clone()]), ([0, 0, 0], 1));

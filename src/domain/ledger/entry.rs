@@ -1,11 +1,11 @@
-//! What a record of the stream says, as far as the book wants to know it.
+//! What a record of the stream says, as far as the index wants to know it.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::domain::chronicle::Ended;
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::statistics::Ended;
 
 /// The name of a worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum Holder {
     Was(WorkerName),
 }
 
-/// A record that the book takes note of.
+/// A record that the index takes note of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// A job need not be done again.
@@ -85,7 +85,7 @@ pub enum Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// What the book notes of a job's end; `None`: the job may come again.
+    /// What the index notes of a job's end; `None`: the job may come again.
     pub fn of(ended: &Ended<'a>) -> Option<Self> {
         let user = match ended.kind {
             OutcomeKind::Succeeded => ended.user.clone(),

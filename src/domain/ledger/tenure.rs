@@ -76,13 +76,13 @@ mod tests {
 
     /// A ledger's fences of one org, by their ids, and a worker `a` that writes to it.
     #[derive(Default)]
-    struct Scene {
+    struct Snapshot {
         holder: Option<WorkerName>,
         before: HashMap<String, Holder>,
         tenure: Tenure,
     }
 
-    impl Scene {
+    impl Snapshot {
         fn fence(&mut self, worker: &str) -> String {
             let id = format!("fence {}", self.before.len());
             let before = self.holder.replace(WorkerName::new(worker)).map_or(Holder::Nobody, Holder::Was);
@@ -106,69 +106,69 @@ mod tests {
         }
 
         fn settled() -> Self {
-            let mut scene = Self::default();
-            assert_eq!(scene.take(), Before::Nobody);
-            scene.tenure.settles();
-            scene
+            let mut snapshot = Self::default();
+            assert_eq!(snapshot.take(), Before::Nobody);
+            snapshot.tenure.settles();
+            snapshot
         }
     }
 
     #[test]
     fn who_worked_and_lost_the_lease_to_nobody_goes_on() {
-        let mut scene = Scene::settled();
-        assert_eq!(scene.take(), Before::Ourselves);
+        let mut snapshot = Snapshot::settled();
+        assert_eq!(snapshot.take(), Before::Ourselves);
     }
 
     #[test]
     fn a_takeover_that_ended_while_its_fence_was_read_leaves_the_worker_before_in_sight() {
-        let mut scene = Scene::settled();
-        scene.fence("b");
-        scene.claim();
-        assert_eq!(scene.take(), Before::Another, "the name before the second fence is its own");
+        let mut snapshot = Snapshot::settled();
+        snapshot.fence("b");
+        snapshot.claim();
+        assert_eq!(snapshot.take(), Before::Another, "the name before the second fence is its own");
     }
 
     #[test]
     fn a_takeover_that_ended_while_it_waited_waits_again() {
-        let mut scene = Scene::default();
-        scene.fence("b");
-        assert_eq!((scene.take(), scene.take()), (Before::Another, Before::Another));
-        scene.tenure.settles();
-        assert_eq!(scene.take(), Before::Ourselves);
+        let mut snapshot = Snapshot::default();
+        snapshot.fence("b");
+        assert_eq!((snapshot.take(), snapshot.take()), (Before::Another, Before::Another));
+        snapshot.tenure.settles();
+        assert_eq!(snapshot.take(), Before::Ourselves);
     }
 
     #[test]
     fn a_fence_that_was_never_written_says_nothing() {
-        let mut scene = Scene::settled();
-        scene.tenure.claims("lost with the connection");
-        assert_eq!(scene.take(), Before::Ourselves);
+        let mut snapshot = Snapshot::settled();
+        snapshot.tenure.claims("lost with the connection");
+        assert_eq!(snapshot.take(), Before::Ourselves);
     }
 
     #[test]
     fn who_gave_it_back_is_nobody_until_another_comes() {
-        let mut scene = Scene::settled();
-        scene.fence("b");
-        scene.holder = None;
-        scene.claim();
-        assert_eq!(scene.take(), Before::Nobody);
-        scene.fence("b");
-        assert_eq!(scene.take(), Before::Another);
+        let mut snapshot = Snapshot::settled();
+        snapshot.fence("b");
+        snapshot.holder = None;
+        snapshot.claim();
+        assert_eq!(snapshot.take(), Before::Nobody);
+        snapshot.fence("b");
+        assert_eq!(snapshot.take(), Before::Another);
     }
 
     #[test]
     fn a_claim_that_comes_late_does_not_hide_who_came_before_it() {
-        let mut scene = Scene::settled();
-        scene.fence("b");
-        let late = scene.fence("a");
-        scene.tenure.claims_again(&late);
-        assert_eq!(scene.take(), Before::Another);
+        let mut snapshot = Snapshot::settled();
+        snapshot.fence("b");
+        let late = snapshot.fence("a");
+        snapshot.tenure.claims_again(&late);
+        assert_eq!(snapshot.take(), Before::Another);
     }
 
     #[test]
     fn after_too_many_takeovers_that_came_to_nothing_it_does_not_rely_on_its_name() {
-        let mut scene = Scene::settled();
+        let mut snapshot = Snapshot::settled();
         for _ in 0..UNREAD {
-            scene.claim();
+            snapshot.claim();
         }
-        assert_eq!(scene.take(), Before::Another);
+        assert_eq!(snapshot.take(), Before::Another);
     }
 }

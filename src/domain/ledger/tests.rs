@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::chronicle::Ended;
 use crate::domain::job::Lane;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use crate::domain::statistics::Ended;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -22,67 +22,67 @@ fn released<'a>(worker: &'a str, moment: i64) -> Entry<'a> {
     Entry::Released { org: "main".into(), worker: worker.into(), at: at(moment) }
 }
 
-fn book(entries: &[Entry<'_>], now: i64) -> Book {
-    let mut book = Book::default();
+fn index(entries: &[Entry<'_>], now: i64) -> LedgerIndex {
+    let mut index = LedgerIndex::default();
     for entry in entries {
-        assert_eq!(book.note(entry, at(now)), Room::Enough);
+        assert_eq!(index.note(entry, at(now)), Room::Enough);
     }
-    book
+    index
 }
 
-fn is_done(book: &Book, org: &str, job: &str, redelivered: bool, now: i64) -> bool {
+fn is_done(index: &LedgerIndex, org: &str, job: &str, redelivered: bool, now: i64) -> bool {
     let job = if job.starts_with(DERIVED) { JobId::derived(job) } else { JobId::new(job) };
-    book.is_done(org, &job, redelivered, at(now))
+    index.is_done(org, &job, redelivered, at(now))
 }
 
-fn newest(book: &Book, user: &str) -> Option<Timestamp> {
-    book.newest("main", &UserId::parse(user).unwrap())
+fn newest(index: &LedgerIndex, user: &str) -> Option<Timestamp> {
+    index.newest("main", &UserId::parse(user).unwrap())
 }
 
 #[test]
 fn a_job_is_done_in_its_org_for_a_day_and_at_most_an_hour_more() {
-    let book = book(&[done("main", "job-1", None, 0)], 10);
-    assert!(is_done(&book, "main", "job-1", false, 10));
-    assert!(!is_done(&book, "main", "job-2", false, 10));
-    assert!(!is_done(&book, "other", "job-1", false, 10));
-    assert!(is_done(&book, "main", "job-1", false, 24 * HOUR));
-    assert!(!is_done(&book, "main", "job-1", false, 25 * HOUR + 1));
+    let index = index(&[done("main", "job-1", None, 0)], 10);
+    assert!(is_done(&index, "main", "job-1", false, 10));
+    assert!(!is_done(&index, "main", "job-2", false, 10));
+    assert!(!is_done(&index, "other", "job-1", false, 10));
+    assert!(is_done(&index, "main", "job-1", false, 24 * HOUR));
+    assert!(!is_done(&index, "main", "job-1", false, 25 * HOUR + 1));
 }
 
 #[test]
 fn a_name_made_from_the_body_is_done_for_ten_minutes_where_it_is_delivered_again() {
-    let mut book = book(&[done("main", "sha256:ab", Some(("u-1", 0)), 0)], 0);
-    let check = |book: &Book, redelivered, now| is_done(book, "main", "sha256:ab", redelivered, now);
-    assert!(check(&book, true, 600));
-    assert!(!check(&book, true, 601));
-    assert!(!check(&book, false, 0));
-    assert_eq!(newest(&book, "u-1"), Some(at(0)), "what it did to its user counts for a day");
-    assert_eq!(book.note(&done("main", "sha256:ab", None, 300), at(700)), Room::Enough);
-    assert!(check(&book, true, 900), "the later of two equal jobs counts");
-    assert_eq!(book.note(&done("main", "sha256:ab", None, 0), at(700)), Room::Enough);
-    assert!(check(&book, true, 900), "reading the earlier again changes nothing");
+    let mut index = index(&[done("main", "sha256:ab", Some(("u-1", 0)), 0)], 0);
+    let check = |index: &LedgerIndex, redelivered, now| is_done(index, "main", "sha256:ab", redelivered, now);
+    assert!(check(&index, true, 600));
+    assert!(!check(&index, true, 601));
+    assert!(!check(&index, false, 0));
+    assert_eq!(newest(&index, "u-1"), Some(at(0)), "what it did to its user counts for a day");
+    assert_eq!(index.note(&done("main", "sha256:ab", None, 300), at(700)), Room::Enough);
+    assert!(check(&index, true, 900), "the later of two equal jobs counts");
+    assert_eq!(index.note(&done("main", "sha256:ab", None, 0), at(700)), Room::Enough);
+    assert!(check(&index, true, 900), "reading the earlier again changes nothing");
 }
 
 #[test]
 fn a_producers_own_id_that_looks_like_such_a_name_is_done_for_a_day() {
-    let book = book(&[done("main", "sha256:ab", None, 0)], 0);
-    assert!(book.is_done("main", &JobId::new("sha256:ab"), false, at(24 * HOUR)));
-    assert!(!book.is_done("main", &JobId::derived("sha256:ab"), true, at(24 * HOUR)));
+    let index = index(&[done("main", "sha256:ab", None, 0)], 0);
+    assert!(index.is_done("main", &JobId::new("sha256:ab"), false, at(24 * HOUR)));
+    assert!(!index.is_done("main", &JobId::derived("sha256:ab"), true, at(24 * HOUR)));
 }
 
 #[test]
 fn only_what_is_younger_than_a_day_is_noted_and_a_clock_ahead_counts_as_now() {
-    let mut book = book(&[done("main", "old", None, 0), done("main", "ahead", None, 48 * HOUR)], 24 * HOUR + 1);
-    assert!(!is_done(&book, "main", "old", false, 24 * HOUR + 1));
-    assert!(is_done(&book, "main", "ahead", false, 24 * HOUR + 1));
-    assert_eq!(book.note(&done("main", "new", None, 50 * HOUR), at(50 * HOUR)), Room::Enough);
-    assert!(!is_done(&book, "main", "ahead", false, 50 * HOUR));
-    assert_eq!(book.hours.len(), 1, "what is older was dropped");
+    let mut index = index(&[done("main", "old", None, 0), done("main", "ahead", None, 48 * HOUR)], 24 * HOUR + 1);
+    assert!(!is_done(&index, "main", "old", false, 24 * HOUR + 1));
+    assert!(is_done(&index, "main", "ahead", false, 24 * HOUR + 1));
+    assert_eq!(index.note(&done("main", "new", None, 50 * HOUR), at(50 * HOUR)), Room::Enough);
+    assert!(!is_done(&index, "main", "ahead", false, 50 * HOUR));
+    assert_eq!(index.hours.len(), 1, "what is older was dropped");
 }
 
 #[test]
 fn the_newest_reset_of_a_user_is_the_one_asked_for_last() {
-    let book = book(
+    let index = index(
         &[
             done("main", "a", Some(("u-1", 50)), 2 * HOUR),
             done("main", "b", Some(("u-1", 20)), 3 * HOUR),
@@ -92,11 +92,11 @@ fn the_newest_reset_of_a_user_is_the_one_asked_for_last() {
         ],
         3 * HOUR,
     );
-    assert_eq!(newest(&book, "u-1"), Some(at(50)));
-    assert_eq!(newest(&book, "u-2"), Some(at(10)));
-    assert_eq!(newest(&book, "u-3"), None, "one asked for far ahead of now would supersede everything");
-    assert_eq!(newest(&book, "u-4"), None);
-    assert_eq!(newest(&book, "U-1"), None, "an id of SCIM is the same only in the same case, unless it is a UUID");
+    assert_eq!(newest(&index, "u-1"), Some(at(50)));
+    assert_eq!(newest(&index, "u-2"), Some(at(10)));
+    assert_eq!(newest(&index, "u-3"), None, "one asked for far ahead of now would supersede everything");
+    assert_eq!(newest(&index, "u-4"), None);
+    assert_eq!(newest(&index, "U-1"), None, "an id of SCIM is the same only in the same case, unless it is a UUID");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn the_holder_is_who_wrote_the_last_fence_and_did_not_release_it() {
     let nobody = Holder::Nobody;
     let was = |name: &str| Holder::Was(WorkerName::new(name));
     let check = |entries: &[Entry<'_>], expected: &Holder| {
-        assert_eq!(book(entries, 100).holder("main"), *expected, "{entries:?}");
+        assert_eq!(index(entries, 100).holder("main"), *expected, "{entries:?}");
     };
     check(&[], &nobody);
     check(&[fence("a", 1)], &was("a"));
@@ -119,31 +119,31 @@ fn the_holder_is_who_wrote_the_last_fence_and_did_not_release_it() {
     check(&[fence("a", 9), fence("b", 2)], &was("b"));
     // A fence of long ago: whoever holds a lease for days is still its holder.
     check(&[fence("a", -48 * HOUR)], &was("a"));
-    assert_eq!(book(&[fence("a", 1)], 1).holder("other"), nobody);
+    assert_eq!(index(&[fence("a", 1)], 1).holder("other"), nobody);
 }
 
 #[test]
 fn the_oldest_hour_is_forgotten_where_there_is_no_room() {
-    let mut book = Book::with_room(10);
+    let mut index = LedgerIndex::with_room(10);
     let names: Vec<String> = (0..11).map(|n| format!("job-{n}")).collect();
     for (n, job) in (0..).zip(&names) {
-        let room = book.note(&done("main", job, None, n * 1000), at(20_000));
+        let room = index.note(&done("main", job, None, n * 1000), at(20_000));
         assert_eq!(room, if n < 10 { Room::Enough } else { Room::Full });
     }
-    let known: Vec<bool> = names.iter().map(|job| is_done(&book, "main", job, false, 20_000)).collect();
+    let known: Vec<bool> = names.iter().map(|job| is_done(&index, "main", job, false, 20_000)).collect();
     assert!(known[10] && known.iter().filter(|known| **known).count() >= 7, "{known:?}");
     assert!(!known[0], "{known:?}");
 }
 
 #[test]
 fn derived_names_have_an_end_too() {
-    let mut book = Book::default();
+    let mut index = LedgerIndex::default();
     let names: Vec<String> = (0..=MAX_DERIVED).map(|n| format!("sha256:{n}")).collect();
-    let rooms: Vec<Room> = names.iter().map(|job| book.note(&done("main", job, None, 0), at(0))).collect();
+    let rooms: Vec<Room> = names.iter().map(|job| index.note(&done("main", job, None, 0), at(0))).collect();
     assert_eq!(rooms.iter().filter(|room| **room == Room::Full).count(), 1);
-    assert!(!is_done(&book, "main", &names[0], true, 0) && is_done(&book, "main", &names[1], true, 0));
-    assert_eq!(book.note(&done("main", "sha256:late", None, 601), at(601)), Room::Enough);
-    assert_eq!((book.derived.len(), book.derived_order.len()), (1, 1), "what is past its time is dropped");
+    assert!(!is_done(&index, "main", &names[0], true, 0) && is_done(&index, "main", &names[1], true, 0));
+    assert_eq!(index.note(&done("main", "sha256:late", None, 601), at(601)), Room::Enough);
+    assert_eq!((index.derived.len(), index.derived_order.len()), (1, 1), "what is past its time is dropped");
 }
 
 #[test]
@@ -197,11 +197,11 @@ proptest! {
             }
         }).collect();
         let now = 30 * HOUR;
-        let once = book(&entries, now);
+        let once = index(&entries, now);
         // From a fence on, or from the beginning: a day of records holds the last term's fence.
         let from = entries.iter().take(from).rposition(|entry| matches!(entry, Entry::Fence { .. })).unwrap_or(0);
         let again: Vec<Entry<'_>> = entries.iter().chain(&entries[from..]).cloned().collect();
-        let twice = book(&again, now);
+        let twice = index(&again, now);
         prop_assert_eq!(once.holder("main"), twice.holder("main"));
         for name in &names {
             prop_assert_eq!(is_done(&once, "main", name, false, now), is_done(&twice, "main", name, false, now));
@@ -223,13 +223,13 @@ fn the_memory_of_a_million_jobs_of_300_000_users() {
     for (title, spread) in [("over a day", 24 * HOUR), ("within one hour", HOUR)] {
         let before = resident();
         let start = std::time::Instant::now();
-        let mut book = Book::default();
+        let mut index = LedgerIndex::default();
         for n in 0..1_000_000_i64 {
             let (job, user) = (format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"), format!("u-{}", n * 7919 % 300_000));
             let moment = n * spread / 1_000_000;
-            assert_eq!(book.note(&done("main", &job, Some((&user, moment)), moment), at(spread)), Room::Enough);
+            assert_eq!(index.note(&done("main", &job, Some((&user, moment)), moment), at(spread)), Room::Enough);
         }
-        let ids: usize = book.hours.values().map(|generation| generation.done.len()).sum();
+        let ids: usize = index.hours.values().map(|generation| generation.done.len()).sum();
         let taken = start.elapsed();
         println!("{title}: {ids} ids, VmRSS grew by {:.1} MB, {taken:?}", (resident() - before) as f64 / 1000.0);
     }

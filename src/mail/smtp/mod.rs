@@ -3,10 +3,10 @@
 //! lettre's own pool is not used. It takes a connection back wherever in a dialogue its user gave up, so that a mail that was given up
 //! by a time limit would leave its recipient to the next one; here only a connection whose transaction has ended is used again.
 
+mod classify;
 mod dial;
-mod judge;
-mod letter;
 mod lines;
+mod message;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,17 +24,17 @@ use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use self::classify::{SmtpError, Stage, classify};
 use self::dial::{dial, share};
-use self::judge::{Stage, Trouble, judge};
-use self::letter::Letter;
 use self::lines::Lines;
+use self::message::SmtpMessage;
 use super::{Delivered, Mail, Undelivered, untrusted};
 use crate::config::ConfigError;
 use crate::config::mailer::{self, Tls};
 use crate::domain::failure::root;
 
-pub use letter::Unsendable;
-pub(super) use letter::bytes;
+pub use message::Unsendable;
+pub(super) use message::bytes;
 
 /// A connection that nobody used for this long is closed: most servers would close it soon.
 const IDLE: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Smtp {
     }
 }
 
-type Failed = (Stage, Trouble);
+type Failed = (Stage, SmtpError);
 
 impl Smtp {
     pub(super) fn new(server: &mailer::Smtp, timeout: Duration) -> Result<Self, ConfigError> {
@@ -93,11 +93,11 @@ impl Smtp {
 
     /// Sends one mail, once, by a connection that [`Smtp::room`] was waited for.
     pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
-        let letter = Letter::of(mail, &self.server.from, SystemTime::now())
+        let letter = SmtpMessage::of(mail, &self.server.from, SystemTime::now())
             .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
         match timeout(self.timeout * PATIENCE, self.send(&letter)).await {
             Ok(sent) => sent,
-            Err(_) => Err(judge(Stage::Text, Trouble::TimedOut)),
+            Err(_) => Err(classify(Stage::Text, SmtpError::TimedOut)),
         }
     }
 
@@ -108,17 +108,17 @@ impl Smtp {
         }
     }
 
-    async fn send(&self, letter: &Letter) -> Result<Delivered, Undelivered> {
+    async fn send(&self, letter: &SmtpMessage) -> Result<Delivered, Undelivered> {
         // A connection that was idle may have been closed by the server long since, which shows at the first command: nothing of the
         // mail was said then, and another one is taken.
         while let Some(mut line) = self.take() {
             match self.begin(&mut line, letter).await {
                 Ok(()) => return self.finish(line, letter).await,
-                Err((_, Trouble::Lost(_) | Trouble::Reply { code: 421, .. })) => {}
+                Err((_, SmtpError::Lost(_) | SmtpError::Reply { code: 421, .. })) => {}
                 Err(failed) => return Err(self.end(line, failed).await),
             }
         }
-        let mut line = self.open().await.map_err(|(stage, trouble)| judge(stage, trouble))?;
+        let mut line = self.open().await.map_err(|(stage, trouble)| classify(stage, trouble))?;
         match self.begin(&mut line, letter).await {
             Ok(()) => self.finish(line, letter).await,
             Err(failed) => Err(self.end(line, failed).await),
@@ -127,34 +127,34 @@ impl Smtp {
 
     async fn open(&self) -> Result<Line, Failed> {
         let stage = Stage::Opening;
-        let limited = timeout(self.timeout, self.connect()).await.unwrap_or(Err(Trouble::TimedOut));
+        let limited = timeout(self.timeout, self.connect()).await.unwrap_or(Err(SmtpError::TimedOut));
         let mut connection = limited.map_err(|trouble| (stage, trouble))?;
         if let (Tls::Required, Some(tls)) = (self.server.tls, &self.tls) {
             if !connection.can_starttls() {
-                return Err((stage, Trouble::NotOffered("STARTTLS, and mailer.smtp.tls is \"required\"")));
+                return Err((stage, SmtpError::NotOffered("STARTTLS, and mailer.smtp.tls is \"required\"")));
             }
             let upgraded = timeout(self.timeout, connection.starttls(tls.clone(), &self.hello)).await;
             upgraded
-                .map_or(Err(Trouble::TimedOut), |done| done.map_err(opening))
+                .map_or(Err(SmtpError::TimedOut), |done| done.map_err(opening))
                 .map_err(|trouble| (stage, trouble))?;
         }
         if let Some(credentials) = &self.credentials {
             if connection.server_info().get_auth_mechanism(DEFAULT_MECHANISMS).is_none() {
                 return Err((
                     Stage::Login,
-                    Trouble::NotOffered("a login by PLAIN or LOGIN, and mailer.smtp.user is set"),
+                    SmtpError::NotOffered("a login by PLAIN or LOGIN, and mailer.smtp.user is set"),
                 ));
             }
             let login = timeout(self.timeout, connection.auth(DEFAULT_MECHANISMS, credentials)).await;
             login
-                .map_or(Err(Trouble::TimedOut), |said| said.map_err(trouble))
+                .map_or(Err(SmtpError::TimedOut), |said| said.map_err(trouble))
                 .map_err(|trouble| (Stage::Login, trouble))?;
         }
         Ok(Line(connection))
     }
 
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Trouble> {
-        let lost = |error: std::io::Error| Trouble::Lost(error.to_string());
+    async fn connect(&self) -> Result<AsyncSmtpConnection, SmtpError> {
+        let lost = |error: std::io::Error| SmtpError::Lost(error.to_string());
         let found = lookup_host((self.server.host.as_str(), self.server.port)).await.map_err(lost)?;
         let addresses: Vec<SocketAddr> = found.collect();
         let share = share(self.timeout, addresses.len());
@@ -174,13 +174,13 @@ impl Smtp {
     }
 
     /// Everything up to the mail itself.
-    async fn begin(&self, line: &mut Line, letter: &Letter) -> Result<(), Failed> {
+    async fn begin(&self, line: &mut Line, letter: &SmtpMessage) -> Result<(), Failed> {
         let info = line.0.server_info();
         let mut wishes = Vec::new();
         let sender = if letter.needs_utf8() { Stage::SenderInUtf8 } else { Stage::Sender };
         if letter.needs_utf8() {
             if !info.supports_feature(Extension::SmtpUtfEight) {
-                return Err((sender, Trouble::Unable(NEEDS_UTF8)));
+                return Err((sender, SmtpError::Unable(NEEDS_UTF8)));
             }
             wishes = vec![MailParameter::SmtpUtfEight, MailParameter::Body(MailBodyParameter::EightBitMime)];
         }
@@ -191,7 +191,7 @@ impl Smtp {
     }
 
     /// The mail itself, and the server's word that it answers for it.
-    async fn finish(&self, mut line: Line, letter: &Letter) -> Result<Delivered, Undelivered> {
+    async fn finish(&self, mut line: Line, letter: &SmtpMessage) -> Result<Delivered, Undelivered> {
         // Not limited by the time for one step: see `PATIENCE`.
         let failed = match line.0.message(&letter.bytes).await {
             Ok(said) => match wanted(&said, &(200..=299)) {
@@ -215,7 +215,7 @@ impl Smtp {
     ) -> Result<(), Failed> {
         let said = match timeout(self.timeout, line.0.command(command)).await {
             Ok(said) => said.map_err(trouble),
-            Err(_) => Err(Trouble::TimedOut),
+            Err(_) => Err(SmtpError::TimedOut),
         };
         said.and_then(|said| wanted(&said, &codes)).map(|_| ()).map_err(|trouble| (stage, trouble))
     }
@@ -225,7 +225,7 @@ impl Smtp {
         if trouble.leaves_connection() && self.ask(&mut line, stage, Rset, 200..=299).await.is_ok() {
             self.keep(line);
         }
-        judge(stage, trouble)
+        classify(stage, trouble)
     }
 
     fn take(&self) -> Option<Line> {
@@ -261,33 +261,33 @@ fn parameters(server: &mailer::Smtp) -> Result<TlsParameters, ConfigError> {
 }
 
 /// The code, where it is one of those that were asked for.
-fn wanted(said: &Response, codes: &std::ops::RangeInclusive<u16>) -> Result<u16, Trouble> {
+fn wanted(said: &Response, codes: &std::ops::RangeInclusive<u16>) -> Result<u16, SmtpError> {
     let code = u16::from(said.code());
     if codes.contains(&code) {
         return Ok(code);
     }
-    Err(Trouble::Reply { code, text: said.message().collect::<Vec<_>>().join(" ") })
+    Err(SmtpError::Reply { code, text: said.message().collect::<Vec<_>>().join(" ") })
 }
 
 /// What a mail server says where a recipient is named: the code where it takes them, or what follows. `None`: that is no whole reply.
 /// For the fuzz targets, which have no server.
 pub fn at_the_recipient(reply: &str) -> Option<Result<u16, Undelivered>> {
     let said: Response = reply.parse().ok()?;
-    Some(wanted(&said, &(200..=299)).map_err(|trouble| judge(Stage::Recipient, trouble)))
+    Some(wanted(&said, &(200..=299)).map_err(|trouble| classify(Stage::Recipient, trouble)))
 }
 
 /// What an error of the library is.
-fn trouble(error: Error) -> Trouble {
+fn trouble(error: Error) -> SmtpError {
     match error.status() {
-        Some(code) => Trouble::Reply { code: code.into(), text: root(&error) },
-        None => Trouble::Lost(root(&error)),
+        Some(code) => SmtpError::Reply { code: code.into(), text: root(&error) },
+        None => SmtpError::Lost(root(&error)),
     }
 }
 
 /// The same while a connection is opened: there a disagreement about TLS shows.
-fn opening(error: Error) -> Trouble {
+fn opening(error: Error) -> SmtpError {
     match untrusted(&error) {
-        Some(why) => Trouble::Untrusted(why),
+        Some(why) => SmtpError::Untrusted(why),
         None => trouble(error),
     }
 }

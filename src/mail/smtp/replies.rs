@@ -120,7 +120,7 @@ async fn delivered(at: usize, answer: Vec<u8>) -> Result<Delivered, Undelivered>
     let mail = Mail {
         id: NoteId::parse("n-1").unwrap(),
         to: EmailAddress::parse("to", "agent@example.com").unwrap(),
-        password: Password::told(zeroize::Zeroizing::new("p4ssword".into())),
+        password: Password::known(zeroize::Zeroizing::new("p4ssword".into())),
         subject: "s".into(),
         text: zeroize::Zeroizing::new("It is p4ssword".into()),
         html: None,

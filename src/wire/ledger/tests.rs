@@ -33,19 +33,26 @@ fn kind(name: &str) -> BasicProperties {
 }
 
 fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
-    match told(body, properties)? {
-        Told::Ended(ended) => Some(ended),
-        other @ (Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::Lease(_) | Told::State { .. }) => {
+    match read(body, properties)? {
+        LedgerRecord::Ended(ended) => Some(ended),
+        other @ (LedgerRecord::Dropped { .. }
+        | LedgerRecord::Batch(_)
+        | LedgerRecord::Mailed(_)
+        | LedgerRecord::Lease(_)
+        | LedgerRecord::State { .. }) => {
             panic!("{other:?} is no job's end")
         }
     }
 }
 
 fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> {
-    match told(body, properties)? {
-        Told::Ended(ended) => Entry::of(&ended),
-        Told::Dropped { .. } | Told::Batch(_) | Told::Mailed(_) | Told::State { .. } => None,
-        Told::Lease(entry) => Some(entry),
+    match read(body, properties)? {
+        LedgerRecord::Ended(ended) => Entry::of(&ended),
+        LedgerRecord::Dropped { .. }
+        | LedgerRecord::Batch(_)
+        | LedgerRecord::Mailed(_)
+        | LedgerRecord::State { .. } => None,
+        LedgerRecord::Lease(entry) => Some(entry),
     }
 }
 
@@ -132,10 +139,10 @@ fn a_bad_record_is_passed_over() {
         ("released", r#"{"org":"main","at":"2027-01-15T08:00:00Z"}"#),
         ("mail", r#"{"org":"main","worker":"w","fence":"f","at":"2027-01-15T08:00:00Z"}"#),
     ] {
-        assert_eq!(told(body.as_bytes(), &kind(name)), None, "{name} {body}");
+        assert_eq!(read(body.as_bytes(), &kind(name)), None, "{name} {body}");
     }
     let (body, _) = record(&outcome(OutcomeKind::Succeeded, "job-1"));
-    assert_eq!(told(&body, &BasicProperties::default()), None, "without a type");
+    assert_eq!(read(&body, &BasicProperties::default()), None, "without a type");
 }
 
 #[test]
@@ -149,14 +156,14 @@ fn what_is_not_known_here_is_left_out_of_a_jobs_end_and_what_is_no_name_makes_it
     let known = (Some(Lane::Bulk), Some(Reason::NotFound), Some(404));
     assert_eq!(ended(r#""lane":"bulk","reason":"not_found","status":404,"more":[1]"#), Some(known));
     let long = outcome(OutcomeKind::Failed, &"j".repeat(256));
-    assert_eq!(told(&record(&long).0, &kind("outcome")), None);
+    assert_eq!(read(&record(&long).0, &kind("outcome")), None);
 }
 
 #[test]
 fn a_letter_that_was_dropped_is_read() {
     let body = br#"{"jobId":"j-1","org":"main","userId":"u","reason":"not_found","droppedAt":"2027-01-15T08:00:00Z"}"#;
-    assert_eq!(told(body, &kind("dropped")), Some(Told::Dropped { org: "main".into(), job: "j-1".into() }));
-    assert_eq!(told(b"{}", &kind("dropped")), None);
+    assert_eq!(read(body, &kind("dropped")), Some(LedgerRecord::Dropped { org: "main".into(), job: "j-1".into() }));
+    assert_eq!(read(b"{}", &kind("dropped")), None);
 }
 
 #[test]
@@ -164,14 +171,14 @@ fn the_announcement_of_a_batch_is_read() {
     let announced =
         crate::domain::batch::Announced { lane: Lane::Bulk, jobs: 7, at: at(1_800_000_000), not_before: None };
     let (body, properties) = batch::announcement("main", "b-1", &announced);
-    let Some(Told::Batch(about)) = told(&body, &properties) else { panic!("it is one") };
+    let Some(LedgerRecord::Batch(about)) = read(&body, &properties) else { panic!("it is one") };
     assert_eq!((&*about.org, &*about.batch), ("main", "b-1"));
 }
 
 proptest! {
     #[test]
     fn no_record_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..4_usize) {
-        let _ = told(&body, &kind([crate::wire::outcome::TYPE, FENCE, RELEASED, DROPPED][at]));
+        let _ = read(&body, &kind([crate::wire::outcome::TYPE, FENCE, RELEASED, DROPPED][at]));
     }
 
     #[test]

@@ -78,8 +78,8 @@ fn of_the_broker() -> BasicProperties {
 #[test]
 fn a_workers_letter_is_read_as_it_was_written() {
     let (body, properties) = of_a_worker();
-    let letter = Letter::read(&body, &properties);
-    let expected = Letter {
+    let letter = DeadLetter::read(&body, &properties);
+    let expected = DeadLetter {
         job: JobId::new("j"),
         user: UserId::parse("u-1").ok(),
         user_name: None,
@@ -101,19 +101,19 @@ fn a_workers_letter_is_read_as_it_was_written() {
 
 #[test]
 fn what_the_broker_dead_lettered_is_read_from_its_newest_death() {
-    let letter = Letter::read(BODY, &of_the_broker());
+    let letter = DeadLetter::read(BODY, &of_the_broker());
     assert_eq!((letter.reason.as_str(), letter.by, letter.lane), ("delivery_limit", By::Broker, Lane::Bulk));
     assert_eq!((letter.dead_at, letter.status, letter.attempts), (Some(at(0)), None, None));
-    let bare = Letter::read(b"", &BasicProperties::default());
+    let bare = DeadLetter::read(b"", &BasicProperties::default());
     assert_eq!((bare.reason.as_str(), bare.lane, bare.kept), ("unknown", Lane::Interactive, false));
 }
 
 #[test]
 fn what_is_no_user_id_is_not_shown_as_one() {
     for body in [r#"{"userId":"a@example.com"}"#, r#"{"userId":7}"#, "[]", "hello", ""] {
-        assert_eq!(Letter::read(body.as_bytes(), &BasicProperties::default()).user, None, "{body}");
+        assert_eq!(DeadLetter::read(body.as_bytes(), &BasicProperties::default()).user, None, "{body}");
     }
-    let named = Letter::read(br#"{"userId":7,"userName":"a@example.com"}"#, &BasicProperties::default());
+    let named = DeadLetter::read(br#"{"userId":7,"userName":"a@example.com"}"#, &BasicProperties::default());
     assert_eq!(named.user_name.as_deref(), Some("a@example.com"));
     assert!(!line(&named, "main", None).contains('@'), "a line has no address");
 }
@@ -140,18 +140,18 @@ fn a_job_without_a_name_gets_one_that_stays_the_same_and_counts_as_done() {
     assert!(name.starts_with("replay:sha256:"), "{name}");
     assert_eq!(replayed(BODY, &BasicProperties::default()).message_id(), once.message_id());
     assert_eq!(replayed(BODY, &once).message_id(), once.message_id());
-    let mut book = crate::domain::ledger::Book::default();
+    let mut index = crate::domain::ledger::LedgerIndex::default();
     let job = JobId::new(name);
     let entry =
         crate::domain::ledger::Entry::Done { org: "main".into(), job: job.as_str().into(), reset: None, at: at(0) };
-    let _ = book.note(&entry, at(0));
-    assert!(book.is_done("main", &job, false, at(3600)));
+    let _ = index.note(&entry, at(0));
+    assert!(index.is_done("main", &job, false, at(3600)));
 }
 
 #[test]
 fn a_line_and_a_dropped_record_say_what_a_program_wants_to_know() {
     let (body, properties) = of_a_worker();
-    let letter = Letter::read(&body, &properties);
+    let letter = DeadLetter::read(&body, &properties);
     insta::assert_snapshot!(line(&letter, "main", None), @r#"{"jobId":"j","org":"main","lane":"bulk","userId":"u-1","batch":"monday","reason":"not_found","by":"worker","status":404,"attempts":1,"passwordSet":"no","deadAt":"2027-01-15T08:00:00Z","detail":"Not Found","canBeReplayed":true}"#);
     let (record, properties) = dropped(&letter, "main", at(60));
     insta::assert_snapshot!(String::from_utf8(record).unwrap(), @r#"{"jobId":"j","org":"main","lane":"bulk","userId":"u-1","batch":"monday","reason":"not_found","deadAt":"2027-01-15T08:00:00Z","droppedAt":"2027-01-15T08:01:00Z"}"#);
@@ -177,12 +177,12 @@ fn what_is_shown_of_a_body_is_what_a_letter_keeps() {
 }
 
 /// The letter of a worker with these headers more.
-fn with_more(body: &[u8], more: &[(&str, AMQPValue)]) -> Letter {
+fn with_more(body: &[u8], more: &[(&str, AMQPValue)]) -> DeadLetter {
     let mut headers = table(&[("resetd-reason", text_of("invalid_job"))]);
     for (name, value) in more {
         headers.insert((*name).into(), value.clone());
     }
-    Letter::read(body, &BasicProperties::default().with_headers(headers))
+    DeadLetter::read(body, &BasicProperties::default().with_headers(headers))
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_letter_that_is_not_its_job_any_more_cannot_be_replayed_and_says_why() {
     assert!(with_more(b"", &[]).hindrance().unwrap().contains("no JSON object"));
     // Of the broker's letters nothing is missing, whatever their producer says.
     let forged = BasicProperties::default().with_headers(table(&[("resetd-missing", names)]));
-    assert_eq!(Letter::read(BODY, &forged).hindrance(), None);
+    assert_eq!(DeadLetter::read(BODY, &forged).hindrance(), None);
 }
 
 #[test]
@@ -213,6 +213,6 @@ fn a_letter_says_what_a_job_without_an_id_was_called() {
     // Of the broker's it is whatever a producer wrote there.
     let headers = table(&[("resetd-job-id", text_of(&name))]);
     let properties = BasicProperties::default().with_headers(headers);
-    assert_eq!(Letter::read(BODY, &properties).job, derived);
+    assert_eq!(DeadLetter::read(BODY, &properties).job, derived);
     assert_eq!(replayed(BODY, &properties).message_id().as_ref().unwrap().as_str(), format!("replay:{derived}"));
 }

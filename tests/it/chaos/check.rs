@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
-use resetd::roles::demo::postbox::Letter;
+use resetd::commands::demo::postbox::ReceivedMail;
 use resetd::wire;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -206,7 +206,7 @@ pub struct Check<'a> {
     returned: Vec<String>,
     logs: Vec<String>,
     /// What the mail server took, in its order.
-    took: Vec<Letter>,
+    took: Vec<ReceivedMail>,
     dead_mails: Vec<Taken>,
 }
 
@@ -218,7 +218,7 @@ impl<'a> Check<'a> {
         mut records: Records,
         diary: &'a Diary,
         logs: Vec<String>,
-        (mails, took): (Vec<Value>, Vec<Letter>),
+        (mails, took): (Vec<Value>, Vec<ReceivedMail>),
     ) -> Self {
         records.read(Instant::now() + SETTLES_WITHIN).await;
         let mut outcomes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -370,7 +370,7 @@ impl<'a> Check<'a> {
         (more, wrong)
     }
 
-    /// When the lease changed hands: the fences that another worker had written than the one before.
+    /// When the lease changed jobs_in_flight: the fences that another worker had written than the one before.
     fn changes_of_hands(&self) -> Vec<Timestamp> {
         let fences: Vec<Value> = self.records.iter().filter(|record| is_of(record, "fence")).map(Taken::json).collect();
         let changes = fences.windows(2).filter(|two| two[0]["worker"] != two[1]["worker"]);
@@ -407,7 +407,7 @@ impl<'a> Check<'a> {
         for letter in &self.letters {
             let reason = letter.header("resetd-reason");
             // One whose `message_id` was not UTF-8 has none.
-            let id = wire::letter::Letter::read(&letter.body, &letter.properties).job.as_str().to_owned();
+            let id = wire::letter::DeadLetter::read(&letter.body, &letter.properties).job.as_str().to_owned();
             let kind = self.jobs.get(id.as_str()).map(|job| job.kind);
             let expected = kind.and_then(Kind::dead);
             let exhausted = reason.as_deref() == Some("retries_exhausted");
@@ -459,10 +459,10 @@ impl<'a> Check<'a> {
             wrong.push(format!("the newest mail of {} users does not log in: {}", locked.len(), some(&locked)));
         }
         let told: BTreeSet<String> = self.mails.iter().map(|mail| field(mail, "jobId")).collect();
-        let untold: Vec<&str> =
+        let not_notified: Vec<&str> =
             self.jobs.keys().copied().filter(|id| self.succeeded(id) && !told.contains(*id)).collect();
-        if !untold.is_empty() {
-            wrong.push(format!("{} jobs succeeded and sent no mail: {}", untold.len(), some(&untold)));
+        if !not_notified.is_empty() {
+            wrong.push(format!("{} jobs succeeded and sent no mail: {}", not_notified.len(), some(&not_notified)));
         }
         let older_won = |job: &&&Job| {
             job.kind == Kind::Newer
@@ -543,7 +543,7 @@ impl<'a> Check<'a> {
             ("superseded", count("superseded")),
             ("expired", count("expired")),
             ("duplicate", count("duplicate")),
-            ("the lease changed hands", self.changes_of_hands().len().to_string()),
+            ("the lease changed jobs_in_flight", self.changes_of_hands().len().to_string()),
             ("jobs with more than one end", self.done_again().0.to_string()),
             ("jobs reset again after a takeover, and told twice", self.reset_again().0.to_string()),
             ("users of one job set more than once", of_one.filter(set_again).count().to_string()),

@@ -183,14 +183,14 @@ pub async fn node(steps: &[Step<Node>], broker: &Arc<Broker>, diary: &Diary) {
         let from = Timestamp::now();
         let what = format!("broker: {:?} for {:.1?}", step.act, step.lasts);
         diary.say(&what);
-        let (hurt, mend) = match step.act {
+        let (hurt, fix) = match step.act {
             Node::Kill => ("kill", "start"),
             Node::Stop => ("stop", "start"),
             Node::Alarm => ("ctl set_vm_memory_high_watermark 0", "ctl set_vm_memory_high_watermark absolute 1GB"),
         };
         broker.told(hurt).await;
         sleep(step.lasts).await;
-        broker.told(mend).await;
+        broker.told(fix).await;
         diary.say("broker: well again");
         diary.note(from, false, what);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use resetd::roles::demo::postbox::{Letter, Postbox};
+use resetd::commands::demo::postbox::{Postbox, ReceivedMail};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
@@ -49,7 +49,7 @@ impl Post {
         self.refusing.store(everybody, Ordering::Relaxed);
     }
 
-    pub fn letters(&self) -> Vec<Letter> {
+    pub fn letters(&self) -> Vec<ReceivedMail> {
         self.postbox.letters()
     }
 }
@@ -78,7 +78,7 @@ pub struct Mails<'a> {
     notes: BTreeMap<&'a str, &'a Value>,
     /// What the mailer's records say of each.
     ends: BTreeMap<String, BTreeSet<(String, String)>>,
-    letters: &'a [Letter],
+    letters: &'a [ReceivedMail],
     dead: BTreeSet<String>,
     /// How often the mail server refused everybody.
     refusals: usize,
@@ -88,7 +88,7 @@ impl<'a> Mails<'a> {
     pub fn new(
         copies: &'a [Value],
         records: &[&Taken],
-        letters: &'a [Letter],
+        letters: &'a [ReceivedMail],
         dead: &[Taken],
         refusals: usize,
     ) -> Self {

@@ -112,8 +112,8 @@ async fn a_broker_killed_while_mails_are_sent_makes_no_second_copy_of_any() {
     role_is(&http, "active").await;
     let ends = ends_of(&world, 40).await;
     assert_eq!(ends.values().filter(|end| end["outcome"] == "notified").count(), 40);
-    let untold = ends.values().find(|end| end["status"] != 250 || end["attempts"] != 1);
-    assert_eq!(untold, None, "what is recorded later says the same");
+    let not_notified = ends.values().find(|end| end["status"] != 250 || end["attempts"] != 1);
+    assert_eq!(not_notified, None, "what is recorded later says the same");
     is_empty(&world).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     let mut ids: Vec<String> = slow.letters().into_iter().map(|letter| letter.message_id).collect();
@@ -129,10 +129,10 @@ async fn enqueue_waits_until_everybody_is_told_and_counts_who_was_not() {
         let said = if to == "u-2@example.com" { "550 5.1.1 no such person" } else { "250 taken" };
         (Duration::ZERO, said.to_owned())
     });
-    let scene = Scene::new(postbox, "").await;
-    let (_worker, _) = Process::worker(&scene.world).await;
-    let (_mailer, _) = scene.mailer().await;
-    let run = Run::of(&scene.world, &["enqueue", "--batch", "monday", "--wait", "-"])
+    let setup = Setup::new(postbox, "").await;
+    let (_worker, _) = Process::worker(&setup.world).await;
+    let (_mailer, _) = setup.mailer().await;
+    let run = Run::of(&setup.world, &["enqueue", "--batch", "monday", "--wait", "-"])
         .stdin("userId,email\nu-1,u-1@example.com\nu-2,u-2@example.com\nu-3,u-3@example.com\n");
     let (code, stdout, stderr) = run.end().await;
     assert_eq!(code, 1, "{stdout}{stderr}");

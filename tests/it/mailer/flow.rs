@@ -35,16 +35,16 @@ fn attempts(ends: &BTreeMap<String, Value>) -> Vec<u64> {
 async fn a_mail_that_waits_for_a_connection_has_all_of_its_time_when_it_gets_one() {
     // Three mails by one connection take longer than one delivery may.
     let slow = Postbox::answering(|_, _| (Duration::from_secs(2), "250 taken".to_owned()));
-    let scene = Scene::new(slow, "").await;
-    let mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config("[mailer.smtp]\npool = 1\n").start();
+    let setup = Setup::new(slow, "").await;
+    let mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer.smtp]\npool = 1\n").start();
     role_is(&mailer.http().await, "active").await;
     for n in 0..3 {
-        scene.notify(&note(n, 0)).await;
+        setup.notify(&note(n, 0)).await;
     }
-    let ends = by_note(&records(&scene.world, 3).await);
+    let ends = by_note(&records(&setup.world, 3).await);
     assert!(ends.values().all(|end| end["outcome"] == "notified"), "{ends:?}");
     assert_eq!(attempts(&ends), [1, 1, 1]);
-    scene.letters(3).await;
+    setup.letters(3).await;
     assert!(!mailer.stderr().contains("a try failed"), "{}", mailer.stderr());
 }
 
@@ -95,33 +95,33 @@ async fn a_mail_that_is_published_again_does_not_expire_behind_others() {
     let parking = "[retry]\nbase = \"10m\"\nmax = \"10m\"\ninline_max = \"1ms\"\n";
     let (_server, world, mut mailer, _) = scripted(&[("RCPT", &["450 4.2.0 greylisted"])], parking).await;
     notify(&world, &note(1, 0), BasicProperties::default().with_expiration("90000000".into())).await;
-    let rung = eventually("it is parked", async || {
-        for rung in ["15s", "2m", "10m"].map(|rung| format!("emails.parked.{rung}")) {
-            if world.depth(&rung).await == 1 {
-                return Some(rung);
+    let tier = eventually("it is parked", async || {
+        for tier in ["15s", "2m", "10m"].map(|tier| format!("emails.parked.{tier}")) {
+            if world.depth(&tier).await == 1 {
+                return Some(tier);
             }
         }
         None
     })
     .await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
-    let parked = world.drained(&rung).await;
+    let parked = world.drained(&tier).await;
     assert_eq!((parked.len(), parked[0].properties.expiration()), (1, &None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_waits_for_a_mail_in_the_air_for_longer_than_the_grace() {
     let slow = Postbox::answering(|_, _| (Duration::from_secs(4), "250 taken".to_owned()));
-    let scene = Scene::new(slow, "").await;
+    let setup = Setup::new(slow, "").await;
     let patient = "[mailer]\ntimeout = \"3s\"\n[shutdown]\ngrace = \"3s\"\n";
-    let mut mailer = Run::of(&scene.world, &["--log", "json", "mailer"]).config(patient).start();
+    let mut mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config(patient).start();
     role_is(&mailer.http().await, "active").await;
-    scene.notify(&note(1, 0)).await;
-    eventually("it is in the air", async || (scene.postbox.came() == 1).then_some(())).await;
+    setup.notify(&note(1, 0)).await;
+    eventually("it is in the air", async || (setup.postbox.came() == 1).then_some(())).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
-    is_empty(&scene.world).await;
-    assert_eq!(records(&scene.world, 1).await[0].json()["outcome"], "notified");
-    scene.letters(1).await;
+    is_empty(&setup.world).await;
+    assert_eq!(records(&setup.world, 1).await[0].json()["outcome"], "notified");
+    setup.letters(1).await;
 }
 
 /// Who was asked for at a mail service, and when.

@@ -8,13 +8,13 @@ async fn a_template_that_cannot_be_filled_in_stops_the_line_and_gives_nobody_up(
     let write = |name: &str, source: &str| std::fs::write(folder.path().join(name), source).unwrap();
     write("subject.txt", "Your new password");
     write("body.txt", "{{ password }}{% if userId == 'u-1' %}{{ org.name.short }}{% endif %}");
-    let scene = Scene::new(Postbox::new(), "").await;
+    let setup = Setup::new(Postbox::new(), "").await;
     let own = format!("[mailer]\ntemplates = {:?}\n", folder.path());
-    let start = || Run::of(&scene.world, &["--log", "json", "mailer"]).config(&own).start();
+    let start = || Run::of(&setup.world, &["--log", "json", "mailer"]).config(&own).start();
     let mut mailer = start();
     let http = mailer.http().await;
     role_is(&http, "active").await;
-    scene.notify(&note(1, 0)).await;
+    setup.notify(&note(1, 0)).await;
     let why = eventually("the line stops", async || {
         let (status, ready) = readyz(&http).await?;
         (status == 503).then(|| ready["mailer"].clone())
@@ -23,12 +23,12 @@ async fn a_template_that_cannot_be_filled_in_stops_the_line_and_gives_nobody_up(
     assert_eq!(why["role"], "stopped");
     says(why["reason"].as_str().unwrap(), &["no mail can be written", "body.txt", "mailer.templates"]);
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
-    assert_eq!(scene.world.depth("emails.dead").await, 0);
+    assert_eq!(setup.world.depth("emails.dead").await, 0);
 
     write("body.txt", "{{ password }}");
     let mut mailer = start();
-    assert_eq!(scene.letters(1).await[0].to, "u-1@example.com");
-    records(&scene.world, 1).await;
+    assert_eq!(setup.letters(1).await[0].to, "u-1@example.com");
+    records(&setup.world, 1).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
 }
 

@@ -35,13 +35,13 @@ async fn a_person_whose_mail_failed_is_in_the_file_of_the_failed_and_the_screens
         let said = if to == "u-2@example.com" { "550 5.1.1 no such person" } else { "250 taken" };
         (Duration::ZERO, said.to_owned())
     });
-    let scene = Scene::new(postbox, "").await;
-    let (_worker, worker) = Process::worker(&scene.world).await;
-    let (_mailer, _) = scene.mailer().await;
+    let setup = Setup::new(postbox, "").await;
+    let (_worker, worker) = Process::worker(&setup.world).await;
+    let (_mailer, _) = setup.mailer().await;
     let folder = tempfile::tempdir().unwrap();
     let failed = folder.path().join("failed.csv");
     let path = failed.to_str().unwrap();
-    let run = Run::of(&scene.world, &["enqueue", "--batch", "monday", "--wait", "--failed", path, "-"]).stdin(ROWS);
+    let run = Run::of(&setup.world, &["enqueue", "--batch", "monday", "--wait", "--failed", path, "-"]).stdin(ROWS);
     let (code, stdout, stderr) = run.end().await;
     assert_eq!(code, 1, "{stdout}{stderr}");
     assert_eq!(
@@ -56,10 +56,10 @@ async fn a_person_whose_mail_failed_is_in_the_file_of_the_failed_and_the_screens
     assert!(lines[1].starts_with("u-2,u-2@example.com,Agent,notification_failed,"), "{written}");
     says(lines[1], &["the password is set", "undeliverable", "--batch"]);
     // The file is a batch of its own.
-    let (code, stdout, stderr) = Run::of(&scene.world, &["enqueue", "--dry-run", path]).end().await;
+    let (code, stdout, stderr) = Run::of(&setup.world, &["enqueue", "--dry-run", path]).end().await;
     assert_eq!(code, 0, "{stdout}{stderr}");
 
-    let (code, stdout, stderr) = Run::of(&scene.world, &["batch", "monday", "--once", "--json"]).end().await;
+    let (code, stdout, stderr) = Run::of(&setup.world, &["batch", "monday", "--once", "--json"]).end().await;
     assert_eq!(code, 0, "{stdout}{stderr}");
     let batch: Value = serde_json::from_str(&stdout).unwrap();
     let mails = ["notificationQueued", "notified", "notificationFailed"].map(|name| batch[name].as_u64());
@@ -73,13 +73,13 @@ async fn a_person_whose_mail_failed_is_in_the_file_of_the_failed_and_the_screens
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notification_is_queued_until_a_record_says_more() {
-    let scene = Scene::new(Postbox::new(), "").await;
-    let (_worker, _) = Process::worker(&scene.world).await;
-    let run = Run::of(&scene.world, &["enqueue", "--batch", "monday", "-"]).stdin(ROWS);
+    let setup = Setup::new(Postbox::new(), "").await;
+    let (_worker, _) = Process::worker(&setup.world).await;
+    let run = Run::of(&setup.world, &["enqueue", "--batch", "monday", "-"]).stdin(ROWS);
     assert_eq!(run.end().await.0, 0);
     let mut shown = String::new();
     eventually("all have ended", async || {
-        shown = Run::of(&scene.world, &["batch", "monday", "--once"]).end().await.1;
+        shown = Run::of(&setup.world, &["batch", "monday", "--once"]).end().await.1;
         (cell(&shown, "succeeded") == Some("3")).then_some(())
     })
     .await;

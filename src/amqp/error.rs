@@ -1,0 +1,137 @@
+//! What can be wrong with the broker, named by what is done next, in words that say what to do.
+
+use std::time::Duration;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{Error, ErrorKind};
+
+use super::tls;
+use crate::config::ConfigError;
+
+/// Something between us and the broker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// It goes away by itself: try again.
+    #[error("{0}")]
+    Retry(String),
+    /// What was asked for is not there (404 NOT_FOUND). A worker declares all it uses, and tries again; who only looks may say so.
+    #[error("{0}")]
+    Missing(String),
+    /// Somebody must fix it; trying again only shows when they did.
+    #[error("{0}")]
+    NeedsOperator(String),
+    /// The configuration asks for more than this broker gives: somebody must change one of both.
+    #[error("{0}")]
+    Misfit(String),
+}
+
+impl BrokerError {
+    /// Whether it stays until somebody does something.
+    pub fn stays(&self) -> bool {
+        match self {
+            Self::NeedsOperator(_) | Self::Misfit(_) => true,
+            Self::Retry(_) | Self::Missing(_) => false,
+        }
+    }
+
+    /// Whether the broker refused what was asked of it, which costs a connection one of its channels.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NeedsOperator(_) | Self::Missing(_) => true,
+            Self::Retry(_) | Self::Misfit(_) => false,
+        }
+    }
+
+    /// As what ends the process: a misfit is the configuration's.
+    pub fn ends(self) -> anyhow::Error {
+        match self {
+            Self::Misfit(why) => ConfigError::new(why).into(),
+            trouble @ (Self::Retry(_) | Self::Missing(_) | Self::NeedsOperator(_)) => trouble.into(),
+        }
+    }
+}
+
+/// Where the configuration's URL has no parts, which it was looked through for when it was read.
+pub(super) fn unreadable() -> BrokerError {
+    BrokerError::NeedsOperator("amqp.url cannot be read".into())
+}
+
+/// How long any single answer of the broker may take.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// An await on the broker, with its limit. `what` says what was tried, such as "declaring queue resets.main".
+///
+/// # Errors
+/// Where the broker refuses it, is lost, or does not answer in time.
+pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(what, &error)),
+        Err(_) => Err(silent(what)),
+    }
+}
+
+/// Where no answer comes.
+pub(super) fn silent(what: &str) -> BrokerError {
+    BrokerError::Retry(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))
+}
+
+/// How long a goodbye may take: what is not closed by then is closed with its connection.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A goodbye to the broker, which nothing depends on.
+pub async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+}
+
+/// Puts an error into words: what was tried, what the broker said, and what to do where somebody must fix it.
+pub fn explain(what: &str, error: &Error) -> BrokerError {
+    if let ErrorKind::IOError(error) = error.kind()
+        && let Some(disagreement) = tls::disagreement(error)
+    {
+        return BrokerError::NeedsOperator(format!("{what}: {disagreement}"));
+    }
+    if matches!(error.kind(), ErrorKind::ChannelsLimitReached) {
+        return BrokerError::Retry(format!(
+            "{what}: no channel is left on its connection (channel_max of the broker); it is made anew"
+        ));
+    }
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return BrokerError::Retry(format!("{what}: {error}"));
+    };
+    let said = amqp.get_message();
+    let cure = match amqp.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(format!("{what}: {said}")),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
+            "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(
+            "give the user of amqp.url the right to configure, write and read it (rabbitmqctl set_permissions), or correct user and password",
+        ),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(
+            "the vhost of amqp.url does not exist or its user may not enter it: create it (rabbitmqctl add_vhost, set_permissions), or correct amqp.url",
+        ),
+        AMQPErrorKind::Soft(
+            AMQPSoftError::CONTENTTOOLARGE
+            | AMQPSoftError::NOCONSUMERS
+            | AMQPSoftError::NOROUTE
+            | AMQPSoftError::RESOURCELOCKED,
+        )
+        | AMQPErrorKind::Hard(
+            AMQPHardError::CONNECTIONFORCED
+            | AMQPHardError::INVALIDPATH
+            | AMQPHardError::FRAMEERROR
+            | AMQPHardError::SYNTAXERROR
+            | AMQPHardError::COMMANDINVALID
+            | AMQPHardError::CHANNELERROR
+            | AMQPHardError::UNEXPECTEDFRAME
+            | AMQPHardError::RESOURCEERROR
+            | AMQPHardError::NOTIMPLEMENTED
+            | AMQPHardError::INTERNALERROR,
+        ) => None,
+    };
+    match cure {
+        Some(cure) => BrokerError::NeedsOperator(format!("{what}: {said}; {cure}")),
+        None => BrokerError::Retry(format!("{what}: {said}")),
+    }
+}

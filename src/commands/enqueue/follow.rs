@@ -1,0 +1,258 @@
+//! Following a batch in the stream of outcomes, and whether anybody works its org. The stream is read anew after a lost broker: what is known is a fold over it.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::amqp::claim::is_held;
+use crate::amqp::error::{BrokerError, closing};
+use crate::amqp::link;
+use crate::amqp::names::Names;
+use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::amqp::tail::{Start, Tail};
+use crate::config::Config;
+use crate::domain::batch::{Progress, Record};
+use crate::domain::blocked::{Blocked, Cause, Status};
+use crate::domain::mailing::Unsent;
+use crate::domain::outcome::OutcomeKind;
+use crate::wire::batch::{About, about, is_mark, mark};
+use crate::wire::{mail, state};
+
+/// The tag that the broker's own pages show.
+const TAG: &str = "resetd-batch";
+/// How often what is seen is shown, at least.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often it looks whether a worker has the org's lease.
+const LEASE: Duration = Duration::from_secs(2);
+/// A lease that is free is looked at once more so soon: in between one worker may have taken over from another.
+const ONCE_MORE: Duration = Duration::from_millis(500);
+/// How long after a lost broker it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Which batch, and from where on.
+pub(super) struct Batch<'a> {
+    pub(super) config: &'a Config,
+    pub(super) org: &'a str,
+    pub(super) name: &'a str,
+    pub(super) since: Since,
+}
+
+/// From where on a batch is followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Since {
+    /// All that the stream holds, a week.
+    Ever,
+    /// The announcement of this moment: what was sent under the name before it counts for nothing.
+    Announced(Timestamp),
+}
+
+impl Since {
+    /// For the stream, by the broker's own clock; more than enough, since clocks differ.
+    fn offset(self) -> String {
+        match self {
+            Since::Ever => "first".into(),
+            Since::Announced(at) => {
+                format!("{}m", Timestamp::now().duration_since(at).as_secs().max(0) / 60 + 60)
+            }
+        }
+    }
+}
+
+/// What was seen of it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) progress: Progress,
+    /// Why each job was given up, by its id.
+    pub(super) given_up: HashMap<String, (String, String)>,
+    /// The jobs whose mail was given up, by their ids, and why.
+    pub(super) unsent: HashMap<String, Option<Unsent>>,
+    /// How the org's worker stands, as it said last.
+    status: Option<Status>,
+    /// Whether a worker has the org; `None` while that is not known.
+    has_worker: Option<bool>,
+    /// Whether the announcement that it is about has come.
+    has_begun: bool,
+    /// Whether everything was read that was written before.
+    is_whole: bool,
+}
+
+impl Seen {
+    fn note(&mut self, batch: &Batch<'_>, own: &str, body: &[u8], properties: &BasicProperties) {
+        self.is_whole |= is_mark(body, properties, own);
+        if let Some((org, status)) = state::read(body, properties) {
+            if org == batch.org {
+                self.status = Some(status);
+            }
+            return;
+        }
+        let Some(About { org, batch: name, record }) = about(body, properties) else { return };
+        if org != batch.org || name != batch.name {
+            return;
+        }
+        self.has_begun |= match (batch.since, &record) {
+            (Since::Ever, _) => true,
+            (Since::Announced(at), Record::Announced(announced)) => announced.at == at,
+            (Since::Announced(_), Record::Ended(_) | Record::Mailed { .. }) => false,
+        };
+        if !self.has_begun {
+            return;
+        }
+        if let Record::Ended(ended) = &record {
+            match ended.kind {
+                OutcomeKind::Failed | OutcomeKind::Expired => {
+                    let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+                    let why = (text(&ended.reason), text(&ended.detail));
+                    self.given_up.insert(ended.job.to_string(), why);
+                }
+                OutcomeKind::Succeeded
+                | OutcomeKind::PassedThrough
+                | OutcomeKind::Superseded
+                | OutcomeKind::Duplicate => {
+                    self.given_up.remove(&*ended.job);
+                }
+            }
+        }
+        if let Some(mailed) = mail::read(body).filter(|_| matches!(record, Record::Mailed { .. })) {
+            // Whose newer password came in between has the mail of that one.
+            if mailed.notified || mailed.unsent == Some(Unsent::Superseded) {
+                self.unsent.remove(&*mailed.job);
+            } else {
+                self.unsent.insert(mailed.job.into_owned(), mailed.unsent);
+            }
+        }
+        self.progress.note(&record);
+    }
+
+    /// The jobs that were given up, by their reason.
+    pub(super) fn by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (job, (reason, _)) in &self.given_up {
+            reasons.entry(reason).or_default().push(job);
+        }
+        reasons.values_mut().for_each(|jobs| jobs.sort_unstable());
+        reasons
+    }
+
+    /// What its time left depends on.
+    pub(super) fn outlook(&self, now: Timestamp) -> Outlook {
+        let no_worker = || Blocked {
+            cause: Cause::NoWorker,
+            reason: "no worker has the org; start `resetd worker`".into(),
+            until: None,
+        };
+        let is_left = self.has_worker == Some(false) && !self.progress.is_done();
+        let blocked = if is_left { Some(no_worker()) } else { self.progress.blocked(self.status.as_ref(), now) };
+        Outlook { blocked, in_force: self.status.as_ref().map(|status| status.rate) }
+    }
+}
+
+/// What the time left of a batch depends on, beside its own outcomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// What keeps its jobs from ending.
+    pub(super) blocked: Option<Blocked>,
+    /// The rate in force, in calls a minute.
+    pub(super) in_force: Option<u32>,
+}
+
+impl Outlook {
+    /// How long it will take, where nothing keeps it.
+    pub(super) fn time_left(&self, progress: &Progress, now: Timestamp) -> Option<Duration> {
+        if self.blocked.is_some() { None } else { progress.time_left(now, self.in_force) }
+    }
+}
+
+/// Looks whether a worker has the org, until the guard is dropped.
+fn look_for_a_worker(publisher: Arc<Publisher>, lease: String) -> (watch::Receiver<Option<bool>>, DropGuard) {
+    let (known, said) = watch::channel(None);
+    let over = CancellationToken::new();
+    let looking = async move {
+        loop {
+            // Under a resource alarm of the broker this waits for its end, and the batch is shown all the same.
+            let mut held = is_held(&publisher, &lease).await;
+            if held == Ok(false) {
+                tokio::time::sleep(ONCE_MORE).await;
+                held = is_held(&publisher, &lease).await;
+            }
+            // Where it cannot be looked at, nothing is said of it.
+            known.send_replace(held.ok());
+            tokio::time::sleep(LEASE).await;
+        }
+    };
+    tokio::spawn(over.clone().run_until_cancelled_owned(looking));
+    (said, over.drop_guard())
+}
+
+/// Reads, and shows what is known each time that all was read that was there, until it is enough.
+///
+/// # Errors
+/// Where the broker cannot be reached at the start, or there is no stream of outcomes.
+pub(super) async fn follow(batch: &Batch<'_>, mut show: impl FnMut(&Seen) -> Result<ControlFlow<()>>) -> Result<()> {
+    let mut is_first = true;
+    loop {
+        match read(batch, &mut is_first, &mut show).await {
+            Ok(shown) => return shown,
+            Err(BrokerError::Retry(why) | BrokerError::Missing(why)) if !is_first => {
+                tracing::warn!(reason = why, "the broker is lost; it is tried again");
+            }
+            Err(BrokerError::Missing(why)) => {
+                bail!("{why}; has a worker with this amqp.prefix declared it? Start `resetd worker` once")
+            }
+            Err(BrokerError::Retry(why) | BrokerError::NeedsOperator(why) | BrokerError::Misfit(why)) => bail!(why),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn read(
+    batch: &Batch<'_>,
+    is_first: &mut bool,
+    show: &mut impl FnMut(&Seen) -> Result<ControlFlow<()>>,
+) -> Result<Result<()>, BrokerError> {
+    let amqp = &batch.config.amqp;
+    let stream = Names::new(&amqp.prefix, batch.org).ledger();
+    let connection = Arc::new(link::connect(amqp, "resetd batch").await?);
+    let mut tail = Tail::open(&connection, &stream, TAG, Start::Words(&batch.since.offset()), &|| {}).await?;
+    let own = Uuid::new_v4().to_string();
+    let publisher = Arc::new(Publisher::open(Arc::clone(&connection)).await?);
+    let (body, properties) = mark(&own);
+    let written = publisher.publish(&Message { exchange: "", key: &stream, body: &body, properties }).await;
+    written.map_err(|unpublished| match unpublished {
+        Unpublished::Lost(trouble) => trouble,
+        Unpublished::Returned { .. } | Unpublished::Refused { .. } => {
+            BrokerError::NeedsOperator(format!("stream {stream} takes no record: {unpublished}"))
+        }
+    })?;
+    *is_first = false;
+    let lease = Names::new(&amqp.prefix, batch.org).lease();
+    let (mut has_worker, _looking) = look_for_a_worker(Arc::clone(&publisher), lease);
+    let mut seen = Seen::default();
+    let shown = loop {
+        for record in tail.next(LOOK).await? {
+            seen.note(batch, &own, &record.data, &record.properties);
+        }
+        if !seen.is_whole {
+            continue;
+        }
+        if seen.has_worker.is_none() {
+            let _ = tokio::time::timeout(LEASE, has_worker.wait_for(Option::is_some)).await;
+        }
+        seen.has_worker = *has_worker.borrow();
+        match show(&seen) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    closing(connection.close(200, "done".into())).await;
+    Ok(shown)
+}
