@@ -77,7 +77,7 @@ Examples:
     Worker(Common),
     /// Take the email queue and tell the people: by SMTP, or by a POST to a service of your own.
     #[command(
-        after_help = "It runs until SIGTERM or SIGINT: a mail in the air is waited for (three times mailer.timeout at most), and the others go back; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
+        after_help = "It runs until SIGTERM or SIGINT: a mail in flight is finished (three times mailer.timeout at most), and the others are returned; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
 
 Of several notifications for one person the newest alone is sent; what cannot be sent is kept, without its password, in emails.dead (resetd dead --queue emails list). Set mailer.enabled = true for the worker too.
 

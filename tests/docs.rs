@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 mod configuration;
 #[path = "docs/shape.rs"]
 mod shape;
+#[path = "docs/words.rs"]
+mod words;
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()

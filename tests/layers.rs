@@ -1,11 +1,11 @@
-//! The house rule, held: imports point down only, siblings on a line do not import each other, and the domain is pure.
+//! The layers of the codebase, held: imports point down only, siblings on a line do not import each other, and the domain is pure.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms of `src/`, from the top. What stands on one line does not import each other.
+/// The modules of `src/`, from the top. What stands on one line does not import each other.
 const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
@@ -57,17 +57,17 @@ fn uses(text: &str, name: &str) -> bool {
     text.match_indices(&path).any(|(at, _)| is_whole(at)) || imported.iter().any(|line| text.contains(line))
 }
 
-fn room(file: &str) -> &str {
+fn module(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-fn level(room: &str) -> usize {
-    LAYERS.iter().position(|rooms| rooms.contains(&room)).unwrap_or_else(|| panic!("{room} has no layer"))
+fn level(module: &str) -> usize {
+    LAYERS.iter().position(|modules| modules.contains(&module)).unwrap_or_else(|| panic!("{module} has no layer"))
 }
 
-/// The rooms a text names by `crate::ROOM` or `resetd::ROOM`, in groups too.
+/// The modules a text names by `crate::MODULE` or `resetd::MODULE`, in groups too.
 fn named(text: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
+    let mut modules = Vec::new();
     for root in ["crate::", "resetd::"] {
         for (at, _) in text.match_indices(root) {
             let rest = &text[at + root.len()..];
@@ -75,14 +75,14 @@ fn named(text: &str) -> Vec<String> {
             match rest.strip_prefix('{') {
                 Some(group) => {
                     let group = &group[..group.find("};").unwrap_or(group.len())];
-                    rooms.extend(group.split(',').map(|part| word(part.trim())));
+                    modules.extend(group.split(',').map(|part| word(part.trim())));
                 }
-                None => rooms.push(word(rest)),
+                None => modules.push(word(rest)),
             }
         }
     }
-    rooms.retain(|room| !room.is_empty());
-    rooms
+    modules.retain(|module| !module.is_empty());
+    modules
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn imports_point_down_only() {
     let files = code();
     let mut seen = 0;
     for (file, text) in files.iter().filter(|(file, _)| *file != "lib.rs") {
-        for other in named(text).into_iter().filter(|other| other != room(file)) {
+        for other in named(text).into_iter().filter(|other| other != module(file)) {
             seen += 1;
-            assert!(level(room(file)) < level(&other), "{file} imports {other}, which is not below it");
+            assert!(level(module(file)) < level(&other), "{file} imports {other}, which is not below it");
         }
     }
     assert!(seen > 50, "the test reads what it should: {seen} imports");
@@ -122,7 +122,7 @@ fn the_simulated_org_and_the_testkit_know_nothing_of_resetd() {
 
 #[test]
 fn the_domain_is_pure() {
-    for (file, text) in code().iter().filter(|(file, _)| room(file) == "domain") {
+    for (file, text) in code().iter().filter(|(file, _)| module(file) == "domain") {
         for crate_name in IMPURE {
             assert!(!uses(text, crate_name), "{file} uses {crate_name}");
         }
@@ -131,7 +131,8 @@ fn the_domain_is_pure() {
 
 #[test]
 fn only_demo_calls_other_roles() {
-    for (file, text) in code().iter().filter(|(file, _)| room(file) == "commands" && !file.starts_with("commands/demo"))
+    for (file, text) in
+        code().iter().filter(|(file, _)| module(file) == "commands" && !file.starts_with("commands/demo"))
     {
         assert!(!text.contains("crate::commands"), "{file} calls another role");
     }

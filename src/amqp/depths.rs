@@ -1,4 +1,4 @@
-//! How much lies at the broker, for whoever looks on: asked for on a channel of its own every few seconds, and only while somebody does.
+//! How much is queued, for whoever looks on: asked for on a channel of its own every few seconds, and only while somebody does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Depths {
                 continue;
             }
             if let Err(trouble) = self.ask(connection, &mut lookers, &mut refused).await {
-                tracing::debug!(reason = %trouble, "how much lies at the broker is not known");
+                tracing::debug!(reason = %trouble, "the queue sizes are not known");
                 sleep(EVERY).await;
             }
         }
@@ -132,7 +132,7 @@ impl Depths {
                         });
                     }
                     Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_))) => {
-                        tracing::debug!(org, reason = %trouble, "how much lies at the broker is not known");
+                        tracing::debug!(org, reason = %trouble, "the queue sizes are not known");
                         let wait = refused.get(org).map_or(EVERY, |refused| (refused.wait * 2).min(channels::REFUSED));
                         refused.insert(org.clone(), Refused { wait, until: Instant::now() + wait });
                         // The refusal has closed it.

@@ -73,7 +73,7 @@ impl Letters {
         self.there
     }
 
-    /// Whether letters were, or are, in another hand: another process looks through the same queue. Those it holds are not seen here.
+    /// Whether letters were, or are, held by another consumer: another process looks through the same queue. Those it holds are not seen here.
     pub fn is_shared(&self) -> bool {
         self.shared
     }

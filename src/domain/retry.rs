@@ -1,5 +1,6 @@
 //! What follows a try that failed: one table, and the delays in it. Pure: chance is an argument.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -97,7 +98,7 @@ pub enum Next {
     Again,
     /// The refused token is dropped, then through the gate again.
     FreshToken,
-    /// The line stops; the job waits at the gate, and nothing is counted against it.
+    /// Processing is halted; the job waits at the gate, and nothing is counted against it.
     Hold(HaltCause),
     /// Again after this delay of its own.
     After(Duration),
@@ -105,6 +106,19 @@ pub enum Next {
     At(Timestamp),
     /// It is given up.
     DeadLetter(Reason),
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Again => f.write_str("retry at once"),
+            Self::FreshToken => f.write_str("retry with a fresh token"),
+            Self::Hold(cause) => write!(f, "halt ({cause:?})"),
+            Self::After(delay) => write!(f, "retry in {} ms", delay.as_millis()),
+            Self::At(moment) => write!(f, "retry at {moment}"),
+            Self::DeadLetter(reason) => write!(f, "dead-letter ({})", reason.as_str()),
+        }
+    }
 }
 
 /// What follows a failure, for the job and for the whole org.

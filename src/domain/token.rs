@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A token that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenError {
-    /// The client is refused, or its token lacks a scope: the line stops until somebody fixes it. In the provider's words.
+    /// The client is refused, or its token lacks a scope: processing halts until somebody fixes it. In the provider's words.
     Refused(String),
     /// The endpoint failed: it is asked again, after the wait that it named or a backoff.
     Failed {

@@ -76,7 +76,7 @@ pub(super) struct Org {
     pub(super) blocked: Option<Blocked>,
     /// `null`: nothing waits but what is delayed, something keeps it, or none ended lately.
     pub(super) seconds_left: Option<f64>,
-    /// Succeeded, failed, neither: for each of the last 60 minutes, the oldest first.
+    /// Succeeded, failed, skipped: for each of the last 60 minutes, the oldest first.
     pub(super) minutes: Vec<[u32; 3]>,
     pub(super) batches: Vec<Batch>,
     pub(super) failures: Vec<Failures>,
@@ -99,7 +99,7 @@ pub(super) struct Mailer {
     pub(super) breaker: Option<Breaker>,
     pub(super) ready: Option<u32>,
     pub(super) in_flight: Option<u32>,
-    pub(super) parked: Option<u32>,
+    pub(super) delayed: Option<u32>,
     pub(super) dead: Option<u32>,
     /// Mails that were sent in the last 60 s.
     pub(super) per_minute: u64,
@@ -234,12 +234,12 @@ impl Closed {
     }
 }
 
-/// What lies at the broker and what is in flight; `null` where it is not known.
+/// What is queued and what is in flight; `null` where it is not known.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Queues {
     interactive: Queue,
     bulk: Queue,
-    parked: Option<u32>,
+    delayed: Option<u32>,
     dead: Option<u32>,
 }
 
@@ -261,7 +261,7 @@ impl Queues {
         Self {
             interactive: queue(Lane::Interactive, 0),
             bulk: queue(Lane::Bulk, 1),
-            parked: depth.map(|depth| depth.parked),
+            delayed: depth.map(|depth| depth.parked),
             dead: depth.map(|depth| depth.dead),
         }
     }

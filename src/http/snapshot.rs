@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub board: watch::Receiver<board::State>,
     /// What became of jobs.
     pub ledger: Ledger,
-    /// What lies at the broker.
+    /// What is queued.
     pub depths: Depths,
     /// The orgs, by name.
     pub orgs: BTreeMap<String, Source>,
@@ -189,7 +189,7 @@ impl Snapshot {
             breaker: row.breaker.as_ref().map(page_state::Breaker::of),
             ready: depth.map(|depth| depth.lanes[0]),
             in_flight: works.then_some(in_flight),
-            parked: depth.map(|depth| depth.parked),
+            delayed: depth.map(|depth| depth.parked),
             dead: depth.map(|depth| depth.dead),
             per_minute: lately.per_minute,
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),

@@ -70,7 +70,15 @@ impl Of {
         }
     }
 
-    /// What is called.
+    /// Who is called.
+    const fn server(self) -> &'static str {
+        match self {
+            Of::Jobs => "Genesys Cloud",
+            Of::Mails => "The mail server",
+        }
+    }
+
+    /// Why there is a pause.
     const fn far_end(self) -> &'static str {
         match self {
             Of::Jobs => "the org asked: its quota is spent",
@@ -121,7 +129,7 @@ pub(super) fn status_line(about: &StatusLine<'_>) -> (State, String, Option<Time
     let (state, text, until) = match about.role {
         Role::Halted => {
             let reason = about.reason.unwrap_or("something must be resolved");
-            (State::Halted, format!("Stopped until this is resolved: {reason}"), about.meter.next_try)
+            (State::Halted, format!("Halted until this is resolved: {reason}"), about.meter.next_try)
         }
         Role::Starting => {
             (State::Waiting, format!("Not consuming yet: {}", about.reason.unwrap_or("it goes on by itself")), None)
@@ -146,21 +154,18 @@ fn active(about: &StatusLine<'_>) -> (State, String, Option<Timestamp>) {
     let waits = about.in_flight > 0 || about.backlog.is_some_and(|jobs| jobs > 0);
     if let Some(breaker) = about.breaker {
         let doing = match breaker.state {
-            BreakerState::Open => "No call is made",
-            BreakerState::HalfOpen => "One call at a time is tried",
+            BreakerState::Open => "retrying",
+            BreakerState::HalfOpen => "testing with one call at a time",
         };
-        return (
-            State::Waiting,
-            format!("{doing}: the breaker is not closed, since {}", breaker.cause),
-            Some(breaker.next_probe),
-        );
+        let text = format!("{} is not answering ({}); {doing}", about.of.server(), breaker.cause);
+        return (State::Waiting, text, Some(breaker.next_probe));
     }
     if !about.meter.may_call {
-        let why = "No call is made: the broker does not confirm what is published, or the lease is not renewed";
+        let why = "No calls: the broker does not confirm publishes, or the lease could not be renewed";
         return (State::Waiting, why.into(), None);
     }
     if let Some(until) = about.meter.no_token_until {
-        return (State::Waiting, "No call is made: the token endpoint failed and is asked again".into(), Some(until));
+        return (State::Waiting, "No calls: the token endpoint failed; retrying".into(), Some(until));
     }
     if let Some(until) = about.meter.paused_until {
         return (State::Waiting, format!("Paused, as {}, or it is not available", about.of.far_end()), Some(until));
@@ -188,18 +193,12 @@ fn active(about: &StatusLine<'_>) -> (State, String, Option<Timestamp>) {
         return (State::Moving, calls, None);
     }
     match (waits, about.backlog) {
-        (true, _) if about.in_flight > 0 => (
-            State::Waiting,
-            format!("Some {units} are in flight, and none {} in the last 60 s", about.of.none_yet()),
-            None,
-        ),
-        (true, _) => (
-            State::Waiting,
-            format!("Some {units} lie at the broker, and none is in flight: they wait for their time"),
-            None,
-        ),
+        (true, _) if about.in_flight > 0 => {
+            (State::Waiting, format!("{units} in flight, but none {} in the last 60 s", about.of.none_yet()), None)
+        }
+        (true, _) => (State::Waiting, format!("No {unit} is in flight; those at the broker wait for their time"), None),
         (false, Some(_)) => (State::Idle, format!("Idle: no {unit} waits"), None),
-        (false, None) => (State::Idle, "At work; how much lies at the broker is not known yet".into(), None),
+        (false, None) => (State::Idle, "Working; loading queue sizes…".into(), None),
     }
 }
 
@@ -278,7 +277,7 @@ mod tests {
             in_flight: 4,
             blocked: None,
         };
-        let open = "No call is made: the breaker is not closed, since 5 calls failed".to_owned();
+        let open = "Genesys Cloud is not answering (5 calls failed); retrying".to_owned();
         assert_eq!(status_line(&about), (State::Waiting, open, at(9)));
         about.breaker = None;
         let (state, text, until) = status_line(&about);
@@ -305,7 +304,7 @@ mod tests {
         (about.role, about.reason) = (Role::Halted, Some("invalid_client"));
         let stopping = Meter { next_try: at(5), ..meter() };
         about.meter = &stopping;
-        let stopped = "Stopped until this is resolved: invalid_client".to_owned();
+        let stopped = "Halted until this is resolved: invalid_client".to_owned();
         assert_eq!(status_line(&about), (State::Halted, stopped, at(5)));
         (about.role, about.reason) = (Role::Starting, Some("connecting"));
         assert_eq!(status_line(&about), (State::Waiting, "Not consuming yet: connecting".into(), None));

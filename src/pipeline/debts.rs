@@ -165,7 +165,7 @@ async fn dead_letter(
     owe(desk, "a dead letter", &message, ticket, trip).await
 }
 
-/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
+/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, processing halts.
 pub(super) async fn owe(
     desk: &Desk,
     what: &str,

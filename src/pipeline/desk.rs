@@ -62,7 +62,7 @@ pub struct Desk {
     pub publisher: Arc<Publisher>,
     /// Cancelled when nothing new is begun: a job that was never tried goes back at once, the others finish.
     pub draining: CancellationToken,
-    /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace has ended. A call in the air
+    /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace has ended. A call in flight
     /// is still finished.
     pub over: CancellationToken,
     /// Cancelled when all deliveries are given back, since no call can be made for long. Jobs that wait leave.

@@ -454,7 +454,7 @@ mod tests {
         memory.is_alone("a".into());
         assert!(!is_undone("b") && is_undone("a"));
         assert!(!is_undone("a"), "once it is here, the end of its delivery decides");
-        // In hand when its session ends, and delivered once more.
+        // in flight when its session ends, and delivered once more.
         memory.is_alone("a".into());
         let trip = memory.recall(&key("a"), false, &NOTHING);
         memory.keep(key("a"), trip.clone());

@@ -248,7 +248,7 @@ async fn follow(
         Next::At(moment) => Duration::try_from(moment.duration_since(Timestamp::now())).ok().map(millis),
         Next::Again | Next::FreshToken | Next::Hold(_) | Next::DeadLetter(_) => decision.pause.map(millis),
     };
-    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = ?decision.next, detail = trip.loggable(&detail), "a try failed");
+    tracing::info!(job.id = %ticket.id, org = org.name, lane = ticket.lane.as_str(), attempt = trip.progress.attempts, status = trip.progress.status, delay_ms, next = %decision.next, detail = trip.loggable(&detail), "a try failed");
     match decision.next {
         Next::Again | Next::FreshToken => {}
         Next::Hold(cause) => org.gate.stop(cause, &why(cause, &detail)),

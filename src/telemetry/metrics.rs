@@ -73,10 +73,7 @@ fn describe() {
         ACTIVE,
         "1 while this worker works the org, 0 while it stands by, starts or is stopped by its broker"
     );
-    describe_gauge!(
-        STOPPED,
-        "1 while the org's line is stopped until somebody fixes something; /readyz has the reason"
-    );
+    describe_gauge!(STOPPED, "1 while processing is halted and operator action is required; /readyz has the reason");
     describe_gauge!(BREAKER, "The org's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(BREAKER_OPENED, "How often the breaker opened, by org and cause; failed probes are not counted");
     describe_gauge!(

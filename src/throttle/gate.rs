@@ -227,7 +227,7 @@ impl<T: Send + 'static> Gate<T> {
         }
     }
 
-    /// The line stops, and why; one try is let through after 15 s (5 s for an answer that is not the org's), and ever later, to see
+    /// Processing is halted, and why; one try is let through after 15 s (5 s for an answer that is not the org's), and ever later, to see
     /// whether it was resolved.
     pub fn stop(&self, cause: HaltCause, why: &str) {
         self.shared.stop(cause, why);

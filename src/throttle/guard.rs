@@ -122,7 +122,7 @@ impl Guard {
         [by_window, spent].into_iter().flatten().max_by_key(|closed| closed.until)
     }
 
-    /// Whether there is room for one more call of a lane while that is open, should every call in the air set a password.
+    /// Whether there is room for one more call of a lane while that is open, should every call in flight set a password.
     pub fn has_room(&self, lane: Lane, now: Timestamp) -> bool {
         let in_air = counting(lane).map(|by| self.in_air[by.index()]).sum();
         self.limit(lane).is_none_or(|most| self.within_an_hour(lane, now).saturating_add(in_air) < most.get())

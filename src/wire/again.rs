@@ -14,8 +14,10 @@ const TRIED: &str = "resetd-tried";
 const PROBES: &str = "resetd-probes";
 /// No try before this moment.
 const UNTIL: &str = "resetd-until";
-/// Under which name the worker that published it remembers its password.
-const TRIP: &str = "resetd-trip";
+/// Names the checkpoint of the worker that published it, which has its password.
+const RESUME_TOKEN: &str = "resetd-resume-token";
+/// What version 0.1 called it: written and read too for one release, since a worker of that version may take the job.
+const OLD_RESUME_TOKEN: &str = "resetd-trip";
 /// Deliveries that ended without the job being settled, before it was published again.
 const DELIVERIES: &str = "resetd-deliveries";
 /// How often the org's minimum age of a password refused a try.
@@ -52,7 +54,7 @@ pub fn retry_headers(from: &BasicProperties) -> RetryHeaders {
         tried: count(TRIED),
         probes: count(PROBES),
         until: text(UNTIL).and_then(|text| text.parse().ok()),
-        trip: text(TRIP).map(str::to_owned),
+        trip: text(RESUME_TOKEN).or_else(|| text(OLD_RESUME_TOKEN)).map(str::to_owned),
         deliveries: number(DELIVERIES).unwrap_or(0),
         too_soon: count(TOO_SOON),
         may_be_set: says_it_may_be_set(from),
@@ -84,7 +86,9 @@ pub fn properties(from: &BasicProperties, retry_headers: &RetryHeaders) -> Basic
         say(UNTIL, AMQPValue::LongString(moment(until).into()));
     }
     if let Some(trip) = &retry_headers.trip {
-        say(TRIP, AMQPValue::LongString(trip.as_str().into()));
+        for name in [RESUME_TOKEN, OLD_RESUME_TOKEN] {
+            say(name, AMQPValue::LongString(trip.as_str().into()));
+        }
     }
     if retry_headers.deliveries > 0 {
         say(DELIVERIES, AMQPValue::LongLongInt(retry_headers.deliveries.try_into().unwrap_or(i64::MAX)));
@@ -102,7 +106,7 @@ pub fn properties(from: &BasicProperties, retry_headers: &RetryHeaders) -> Basic
 /// the message on some version.
 pub(super) fn is_taken_off(name: &str) -> bool {
     let brokers = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
-    let ours = [TRIED, PROBES, UNTIL, TRIP, DELIVERIES, TOO_SOON, PASSWORD_SET];
+    let ours = [TRIED, PROBES, UNTIL, RESUME_TOKEN, OLD_RESUME_TOKEN, DELIVERIES, TOO_SOON, PASSWORD_SET];
     brokers.contains(&name)
         || ours.contains(&name)
         || name.starts_with("x-first-death-")
@@ -163,9 +167,21 @@ mod tests {
         assert_eq!((again.expiration(), again.message_id().clone()), (&None, Some("j".into())));
         let names: Vec<String> =
             again.headers().iter().flat_map(|t| t.inner().keys()).map(ToString::to_string).collect();
-        assert_eq!(names, ["batch", DELIVERIES, PASSWORD_SET, PROBES, TOO_SOON, TRIED, TRIP, UNTIL]);
+        let expected =
+            ["batch", DELIVERIES, PASSWORD_SET, PROBES, RESUME_TOKEN, TOO_SOON, TRIED, OLD_RESUME_TOKEN, UNTIL];
+        assert_eq!(names, expected);
         let second = RetryHeaders { tried: 4, ..RetryHeaders::default() };
         assert_eq!(retry_headers(&properties(&again, &second)), second);
+    }
+
+    #[test]
+    fn a_resume_token_is_read_under_the_name_of_version_0_1_too() {
+        for name in [RESUME_TOKEN, OLD_RESUME_TOKEN] {
+            let mut headers = FieldTable::default();
+            headers.insert(name.into(), AMQPValue::LongString("t".into()));
+            let read = retry_headers(&BasicProperties::default().with_headers(headers));
+            assert_eq!(read.trip.as_deref(), Some("t"), "{name}");
+        }
     }
 
     #[test]
@@ -174,7 +190,7 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert(TRIED.into(), AMQPValue::LongLongInt(-1));
         headers.insert(UNTIL.into(), AMQPValue::LongString("tomorrow".into()));
-        headers.insert(TRIP.into(), AMQPValue::Boolean(true));
+        headers.insert(RESUME_TOKEN.into(), AMQPValue::Boolean(true));
         headers.insert(PASSWORD_SET.into(), AMQPValue::LongString("perhaps".into()));
         assert_eq!(retry_headers(&BasicProperties::default().with_headers(headers)), RetryHeaders::default());
     }

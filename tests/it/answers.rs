@@ -263,7 +263,7 @@ async fn a_429_without_retry_after_or_with_zero_holds_until_the_window_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_retry_after_does_not_end_a_longer_pause() {
-    // Both calls are in the air before either is answered.
+    // Both calls are in flight before either is answered.
     let settings = Settings { latency: Duration::from_millis(300), ..unlimited() };
     let world = Plan::new().org("main", settings, "").start().await;
     let mut outcomes = world.outcomes().await;
@@ -445,10 +445,10 @@ async fn a_token_is_not_used_in_the_last_60_seconds_of_its_life() {
 
 /// Waits until `/readyz` says that the org is stopped, and answers why.
 async fn stopped(world: &World, org: &str) -> String {
-    eventually("the line stops", async || {
+    eventually("processing halts", async || {
         let (status, said) = world.readyz().await;
         let row = &said["orgs"][org];
-        (status == 503 && said["ready"] == false && row["role"] == "stopped")
+        (status == 503 && said["ready"] == false && row["role"] == "halted")
             .then(|| row["reason"].as_str().expect("it says why").to_owned())
     })
     .await
@@ -494,8 +494,8 @@ async fn goes_on_after_forbidden_users() {
     }
     let why = stopped(&world, "main").await;
     assert!(why.contains("Forbidden, by a scripted fault"), "{why}");
-    // The calls in the air when the line stopped are answered 403 too, and none is made any more.
-    eventually("the calls in the air", async || {
+    // The calls in flight when the line stopped are answered 403 too, and none is made any more.
+    eventually("the calls in flight", async || {
         let stats = world.main().stats();
         (stats.by_status.get("403") == Some(&stats.calls)).then_some(())
     })

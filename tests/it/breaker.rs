@@ -53,7 +53,7 @@ async fn send(world: &World, key: &str, users: impl Iterator<Item = String>) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_faults_in_a_row_open_it_and_the_first_probe_that_passes_closes_it() {
-    // A call each 100 ms, of which some ten are in the air: so more than one at a time would be seen.
+    // A call each 100 ms, of which some ten are in flight: so more than one at a time would be seen.
     let settings = Settings { latency: Duration::from_secs(1), ..unlimited() };
     let world = Plan::new().org("row", settings, "rate_per_minute = 600").start().await;
     let mut outcomes = world.outcomes().await;
@@ -71,8 +71,8 @@ async fn five_faults_in_a_row_open_it_and_the_first_probe_that_passes_closes_it(
     let shown = metric(&world, "resetd_breaker_next_probe_timestamp_seconds", "org=\"row\"").await.unwrap();
     assert!((shown - probe_at.as_millisecond() as f64 / 1e3).abs() < 0.01, "{shown} {open}");
 
-    // What was in the air when it opened is answered; from then on nothing is called.
-    let spent = eventually("the calls in the air end", async || {
+    // What was in flight when it opened is answered; from then on nothing is called.
+    let spent = eventually("the calls in flight end", async || {
         let answered = metric(&world, "resetd_patches_total", "org=\"row\",status=\"500\"").await?;
         let calls = world.sim("row").stats().calls;
         (answered == calls as f64).then_some(calls)
@@ -239,7 +239,7 @@ async fn an_org_that_is_down_costs_jobs_that_run_alone_no_attempts_either() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_is_down_costs_no_job_its_attempts() {
     const JOBS: usize = 20;
-    // Two attempts: the calls in the air when it opens may take one, and no failed probe may take the other. A call each 200 ms,
+    // Two attempts: the calls in flight when it opens may take one, and no failed probe may take the other. A call each 200 ms,
     // or 500 ms where each takes 3 s to fail, so that the breaker opens before any job is called twice.
     let keys = "rate_per_minute = 300";
     let unreachable = Org::new(unlimited()).unwrap();

@@ -177,13 +177,13 @@ async fn a_search_that_succeeds_lifts_no_halt_and_its_patch_is_the_same_try() {
         org.add_fault(fault(&format!("status=403,code=missing.permissions,always,user=user-{n}")));
     });
     world.reset("forbidding", "user-0", "user-0").await;
-    eventually("it is halted", async || (row(&world, "forbidding").await["role"] == "stopped").then_some(())).await;
+    eventually("it is halted", async || (row(&world, "forbidding").await["role"] == "halted").then_some(())).await;
     let began = Instant::now();
     for n in 1..=JOBS {
         publish_by_name(&world, "forbidding", &format!("user-{n}")).await;
     }
     eventually("four tries were refused", async || {
-        assert_eq!(row(&world, "forbidding").await["role"], "stopped");
+        assert_eq!(row(&world, "forbidding").await["role"], "halted");
         (org.stats().by_status["403"] >= 5).then_some(())
     })
     .await;
@@ -231,7 +231,7 @@ async fn an_answer_that_is_not_the_orgs_is_no_success_halts_it_and_loses_nothing
         publish(&world, org, (0..JOBS).map(|n| format!("{org}-{n}"))).await;
         let why = eventually(&format!("{org} is halted"), async || {
             let row = row(&world, org).await;
-            (row["role"] == "stopped").then(|| row["reason"].as_str().unwrap().to_owned())
+            (row["role"] == "halted").then(|| row["reason"].as_str().unwrap().to_owned())
         })
         .await;
         for part in ["foreign_answer", "/api/v2/scim/v2/Users/", said] {
@@ -241,7 +241,7 @@ async fn an_answer_that_is_not_the_orgs_is_no_success_halts_it_and_loses_nothing
         // The next tries are answered likewise, and it stays halted.
         let calls = world.sim(org).stats().calls;
         eventually("it is tried again", async || (world.sim(org).stats().calls >= calls + 2).then_some(())).await;
-        assert_eq!(row(&world, org).await["role"], "stopped");
+        assert_eq!(row(&world, org).await["role"], "halted");
         assert!(world.sim(org).stats().calls <= (JOBS + 6) as u64, "{}", world.sim(org).stats().calls);
         assert_eq!(dead(&world, org).await, []);
     });
@@ -313,7 +313,7 @@ async fn one_odd_user_among_a_hundred_delays_the_others_by_15_s_at_most_and_is_r
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_closed_lane() {
-    // All calls are in the air before the first one is answered.
+    // All calls are in flight before the first one is answered.
     let settings = Settings { latency: Duration::from_secs(2), ..unlimited() };
     let world = Plan::new().org("main", settings, "guard_per_hour = 1").prepare().await;
     let relay = Relay::to(&world.amqp_url);
@@ -334,7 +334,7 @@ async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_close
         |http: String| async move { readyz(&http).await.map(|(status, said)| (status, said["orgs"]["main"].clone())) };
     eventually("all three are shown", async || {
         let (status, row) = shown(first_http.clone()).await?;
-        let all = row["role"] == "stopped" && row["breaker"].is_object() && row["bulk"].is_object();
+        let all = row["role"] == "halted" && row["breaker"].is_object() && row["bulk"].is_object();
         (status == 503 && all).then_some(())
     })
     .await;

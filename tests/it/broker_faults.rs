@@ -179,10 +179,10 @@ async fn a_full_email_queue_stops_the_line_until_there_is_room() {
     );
     node.tell(full).await;
     let users = world.reset_many("main", 60).await;
-    let reason = role(&world, "stopped").await;
+    let reason = role(&world, "halted").await;
     says(&reason, &["a notification cannot be published", "refused it", &world.named("notifications")]);
     let called = world.main().stats().calls;
-    assert!(called < 60, "the line stops before all are called: {called}");
+    assert!(called < 60, "processing halts before all are called: {called}");
     let mut emails = world.tap("emails").await;
     let mails = emails.take(60).await;
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
@@ -248,10 +248,10 @@ async fn all_are_told_once(world: &World, users: &[String]) {
     }
 }
 
-/// 30 calls in the air, of jobs in both lanes, none of them answered within a second.
+/// 30 calls in flight, of jobs in both lanes, none of them answered within a second.
 async fn thirty_in_the_air(world: &World) -> Vec<String> {
     let users = world.reset_many("main", 30).await;
-    eventually("all calls are in the air", async || (world.main().stats().calls == 30).then_some(())).await;
+    eventually("all calls are in flight", async || (world.main().stats().calls == 30).then_some(())).await;
     users
 }
 
@@ -263,7 +263,7 @@ async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
         let body = reset_body(user).to_string();
         world.publish_on(&channel, "main", body.as_bytes(), named(&format!("job-{user}"))).await;
     }
-    eventually("all calls are in the air", async || (world.main().stats().calls == 20).then_some(())).await;
+    eventually("all calls are in flight", async || (world.main().stats().calls == 20).then_some(())).await;
     users
 }
 
@@ -366,7 +366,7 @@ async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_noth
     let users = thirty_in_the_air(&world).await;
     assert_eq!(delete(&world, "emails").await, 0);
     make_classic(&world, "emails").await;
-    let reason = role(&world, "stopped").await;
+    let reason = role(&world, "halted").await;
     says(&reason, &[&world.named("emails"), "x-queue-type", "nothing was deleted"]);
     // Nobody is called whose mail could not be sent.
     world.reset("main", "later", "job-later").await;
@@ -384,11 +384,11 @@ async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_
     let users = thirty_in_the_air(&world).await;
     delete(&world, "emails").await;
     make_classic(&world, "emails").await;
-    let reason = role(&world, "stopped").await;
+    let reason = role(&world, "halted").await;
     says(&reason, &["a notification cannot be published"]);
     node.tell("ctl close_all_connections test").await;
     eventually("the next session cannot begin", async || {
-        role(&world, "stopped").await.starts_with("declaring queue").then_some(())
+        role(&world, "halted").await.starts_with("declaring queue").then_some(())
     })
     .await;
     world.connection = connect(node.url()).await;
@@ -481,7 +481,7 @@ async fn a_password_changed_while_it_works_stops_the_org_until_it_is_changed_bac
     let mut world = as_another_user(&node).await;
     node.tell("ctl change_password reset-worker other").await;
     node.tell("ctl close_all_connections test").await;
-    let reason = role(&world, "stopped").await;
+    let reason = role(&world, "halted").await;
     says(&reason, &["ACCESS_REFUSED", "user \"reset-worker\""]);
     assert!(!reason.contains("8d2f"), "{reason}");
     assert!(!world.worker().task.is_finished());
@@ -495,7 +495,7 @@ async fn rights_taken_while_it_works_stop_the_org_until_they_are_given_back() {
     let mut world = as_another_user(&node).await;
     node.tell("ctl set_permissions reset-worker ^none$ .* .*").await;
     node.tell("ctl close_all_connections test").await;
-    let reason = role(&world, "stopped").await;
+    let reason = role(&world, "halted").await;
     says(&reason, &["ACCESS_REFUSED", "set_permissions", &world.named("resets")]);
     node.tell("ctl set_permissions reset-worker .* .* .*").await;
     goes_on(&mut world, &node).await;
@@ -507,7 +507,7 @@ async fn a_vhost_taken_away_while_it_works_stops_the_org_until_it_is_given_back(
     let mut world = as_another_user(&node).await;
     node.tell("ctl clear_permissions reset-worker").await;
     node.tell("ctl close_all_connections test").await;
-    says(&role(&world, "stopped").await, &["vhost", "set_permissions"]);
+    says(&role(&world, "halted").await, &["vhost", "set_permissions"]);
     node.tell("ctl set_permissions reset-worker .* .* .*").await;
     goes_on(&mut world, &node).await;
 }
@@ -545,7 +545,7 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
     assert_eq!((lost, doubled), (0, 0));
 }
 
-/// SIGTERM while calls are in the air whose mails this broker does not take: ends within the grace, and gives the jobs back.
+/// SIGTERM while calls are in flight whose mails this broker does not take: ends within the grace, and gives the jobs back.
 async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
     let grace = Duration::from_secs(26);
     let plan = Plan::at(node.url()).org("main", unlimited(), "request_timeout = \"20s\"");

@@ -207,7 +207,7 @@ impl<'a> Victims<'a> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poison_job_reaches_the_dead_letters_by_its_delivery_limit_and_the_others_go_on() {
-    // All its neighbours are in flight while its call is in the air, and hardly one of them is called.
+    // All its neighbours are in flight while its call is in flight, and hardly one of them is called.
     let org = sim::Settings { latency: Duration::from_millis(400), ..unlimited() };
     // Each of the takeovers waits for a call of the one before: that long.
     let keys = "rate_per_minute = 300\nrequest_timeout = \"2s\"";

@@ -382,10 +382,10 @@ async fn letters_in_another_hand_are_said_so_and_left_to_it() {
     }
     let (code, out, err) = dead(&world, &["list", "--json"]).end().await;
     assert_eq!((code, out.lines().count()), (0, 6), "{err}");
-    says(&err, &["letters are in another hand"]);
+    says(&err, &["another consumer holds dead letters"]);
     let (code, out, err) = dead(&world, &["replay", "--all", "--yes"]).end().await;
     assert_eq!((code, out.as_str()), (0, "org main: 6 letters replayed\n"), "{err}");
-    says(&err, &["letters are in another hand"]);
+    says(&err, &["another consumer holds dead letters"]);
     for delivery in held {
         assert!(delivery.acker.ack(BasicAckOptions::default()).await.unwrap(), "the other hand kept its own");
     }
@@ -454,7 +454,7 @@ async fn what_cannot_be_meant_is_refused_with_what_to_do() {
     refused(&["drop", "job-0"], 2, &["--yes"]).await;
     refused(&["replay", "--yes"], 2, &["--all", "--reason"]).await;
     refused(&["list", "--since", "yesterday"], 2, &["--since", "2h", "RFC 3339"]).await;
-    refused(&["drop", "job-7", "--yes"], 1, &["no letter is meant by job-7", "`resetd dead list`"]).await;
+    refused(&["drop", "job-7", "--yes"], 1, &["no dead letter has the id job-7", "`resetd dead list`"]).await;
     let amqp = format!("[amqp]\nurl = {:?}\nprefix = {:?}\n", world.amqp_url, world.prefix);
     let (code, _, err) = Run::new(&["dead", "list"]).config(&amqp).end().await;
     assert_eq!(code, 2);

@@ -54,7 +54,7 @@ async fn second_waits(
     let properties = properties.with_reply_to(queue.as_str().into());
     world.publish("main", body.as_bytes(), properties.clone()).await;
     // Taken while the first is not done yet, or it would be known for a duplicate at once.
-    eventually("the first one's call is in the air", async || (world.main().stats().calls == 1).then_some(())).await;
+    eventually("the first one's call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     let moment = (Timestamp::now() + SignedDuration::from_secs(9)).to_string();
     world.publish("main", body.as_bytes(), with_header(properties, "not-before", text(&moment))).await;
     in_flight(&world, 2).await;

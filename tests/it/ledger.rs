@@ -417,7 +417,7 @@ fn day() -> impl Iterator<Item = Record> {
 async fn took(worker: &Process) -> Duration {
     eventually("it has taken over", async || {
         let log = worker.stderr();
-        let line = log.lines().rfind(|line| line.contains("the ledger is read\""))?;
+        let line = log.lines().rfind(|line| line.contains("history loaded\""))?;
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         line["took_ms"].as_u64().map(Duration::from_millis)
     })

@@ -614,7 +614,7 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     let opening = |key: &str| format!("[mailer]\nopen_with = [{key:?}]\n");
     let mut without = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
     let http = without.http().await;
-    role_is(&http, "stopped").await;
+    role_is(&http, "halted").await;
     let (status, ready) = readyz(&http).await.unwrap();
     assert_eq!(status, 503);
     says(ready["mailer"]["reason"].as_str().unwrap(), &["mailer.open_with", "kid"]);
@@ -650,7 +650,7 @@ async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
     let parked = async || (setup.world.depth("emails.parked.2m").await == 1).then_some(());
     eventually("it waits about as long as it has waited", parked).await;
     let (status, ready) = readyz(&http).await.unwrap();
-    assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("stopped")), "nothing could be opened yet");
+    assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("halted")), "nothing could be opened yet");
     for n in 2..=20 {
         setup.notify(&note(n, 0)).await;
     }

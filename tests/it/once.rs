@@ -216,7 +216,7 @@ async fn a_worker_that_was_cut_off_knows_what_another_has_done_in_between_and_dr
     let second_http = second.http().await;
     role_is(&second_http, "standby").await;
     world.reset("main", "u-1", "job-1").await;
-    eventually("a call is in the air", async || (world.main().stats().calls == 1).then_some(())).await;
+    eventually("a call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     relay.refuse();
     relay.cut();
     // The first worker has set a password of which it can tell nobody; the second sets another one.
@@ -381,7 +381,7 @@ async fn an_older_reset_that_waited_for_the_newer_ones_end_is_superseded() {
     let mut world = Plan::new().org("main", taking(Duration::from_millis(500)), "").start().await;
     let mut outcomes = world.outcomes().await;
     asked(&world, "u-1", "newer", seconds_ago(10)).await;
-    eventually("its call is in the air", async || (world.main().stats().calls == 1).then_some(())).await;
+    eventually("its call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     asked(&world, "u-1", "older", seconds_ago(20)).await;
     ends(&mut outcomes, "newer", "succeeded").await;
     ends(&mut outcomes, "older", "superseded").await;
@@ -418,7 +418,7 @@ async fn a_timestamp_more_than_5_minutes_ahead_counts_as_the_time_of_arrival_and
 
 // The checkpoint: what is set is finished without a second call.
 
-/// A worker whose way to the broker is a relay, and a call for `u-1` in the air that is answered half a second later.
+/// A worker whose way to the broker is a relay, and a call for `u-1` in flight that is answered half a second later.
 async fn one_call_in_the_air(key: &str) -> (World, Relay, Tap) {
     let mut world = Plan::new().org("main", taking(Duration::from_millis(500)), "").prepare().await;
     let relay = Relay::to(&world.amqp_url);
@@ -427,7 +427,7 @@ async fn one_call_in_the_air(key: &str) -> (World, Relay, Tap) {
     world.ready().await;
     let outcomes = world.outcomes().await;
     world.reset(key, "u-1", "job-1").await;
-    eventually("a call is in the air", async || (world.main().stats().calls == 1).then_some(())).await;
+    eventually("a call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     (world, relay, outcomes)
 }
 
@@ -496,7 +496,7 @@ async fn a_broker_killed_while_ten_calls_are_in_the_air_costs_no_second_call() {
         let key = if n % 2 == 0 { "main" } else { "main.bulk" };
         world.reset(key, &format!("u-{n}"), &format!("job-{n}")).await;
     }
-    eventually("all calls are in the air", async || (world.main().stats().calls == 10).then_some(())).await;
+    eventually("all calls are in flight", async || (world.main().stats().calls == 10).then_some(())).await;
     node.end("kill").await;
     eventually("all passwords are set", async || (world.main().stats().password_sets == 10).then_some(())).await;
     node.start().await;
@@ -595,7 +595,7 @@ async fn a_call_carried_out_late_leaves_the_right_password_though_the_broker_was
     let mut outcomes = world.outcomes().await;
     world.main().add_fault(fault("hang=10s,apply,apply_after=6s,next=1,user=u-1"));
     world.reset("main", "u-1", "job-1").await;
-    eventually("a call is in the air", async || (world.main().stats().calls == 1).then_some(())).await;
+    eventually("a call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     relay.cut();
     ends(&mut outcomes, "job-1", "succeeded").await;
     let sets = || world.main().user("u-1").unwrap().password_sets;

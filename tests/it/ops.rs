@@ -363,7 +363,7 @@ async fn an_org_that_admits_half_of_the_rate_loses_nobody_and_its_retry_after_is
     let stats = world.main().stats();
     eprintln!("a storm: 80 jobs in {took:?}, {} calls of which {} were refused", stats.calls, stats.throttled);
     assert!(world.metrics().await.contains("resetd_pauses_total{org=\"main\"}"));
-    // Retry-After reaches past the end of the window: at most the calls that were in the air are refused in each.
+    // Retry-After reaches past the end of the window: at most the calls that were in flight are refused in each.
     assert!(stats.throttled > 0);
     assert!(stats.throttled as f64 <= 2.0 * (took.as_secs_f64() + 1.0), "{stats:?} in {took:?}");
 }

@@ -81,7 +81,7 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
     assert!(main["quota"]["spent"].as_u64().unwrap() >= 6, "{main}");
     assert_eq!(main["queues"]["interactive"], json!({"name": world.named("resets.main"), "ready": 0, "inFlight": 0}));
     assert_eq!(
-        (&main["queues"]["parked"], &main["breaker"], &main["secondsLeft"]),
+        (&main["queues"]["delayed"], &main["breaker"], &main["secondsLeft"]),
         (&json!(0), &Value::Null, &Value::Null)
     );
     assert!(!main.to_string().contains('@'), "no address: {main}");
@@ -451,5 +451,5 @@ async fn pictures_of_the_page() {
     tab.open(&world.worker().http).await;
     tab.until(".says[data-state=stopped]", |says| says.starts_with("Stopped")).await;
     tab.until("[data-org=west] .says", |says| says.contains("breaker")).await;
-    pictures(&mut tab, "stopped", true, true).await;
+    pictures(&mut tab, "halted", true, true).await;
 }

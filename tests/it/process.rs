@@ -87,7 +87,7 @@ async fn a_second_signal_ends_it_at_once_with_another_code_than_0() {
     world.main().add_fault(serde_json::from_value(hang).unwrap());
     let (mut worker, _) = Process::worker(&world).await;
     world.reset("main", "u", "job").await;
-    eventually("the call is in the air", async || (world.main().stats().calls > 0).then_some(())).await;
+    eventually("the call is in flight", async || (world.main().stats().calls > 0).then_some(())).await;
     worker.signal("TERM");
     eventually("it says that it ends", async || worker.stderr().contains("a second signal ends at once").then_some(()))
         .await;
@@ -142,7 +142,7 @@ async fn what_the_command_line_cannot_be_ends_with_2() {
 async fn a_config_before_the_subcommand_and_one_after_it_both_count() {
     let run = Run::new(&["worker", "--config", "second.toml"]).config("[wire]\npassword = \"neither\"\n");
     run.file("second.toml", ORG);
-    ends(run, 2, &["wire.password", "neither"]).await;
+    ends(run, 2, &["wire.password", "skipped"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,7 +247,7 @@ async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
     let mut worker = Run::of(&world, &["--log", "json", "worker"]).config(&no_broker).start();
     let http = worker.http().await;
     eventually("it has tried twice", async || (tries.load(Ordering::Relaxed) >= 2).then_some(())).await;
-    says(&worker.stderr(), &["not consuming; it goes on by itself", &address.to_string()]);
+    says(&worker.stderr(), &["not consuming; retrying", &address.to_string()]);
     let answer = testkit::http::get(format!("{http}/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503);
     let (code, took) = worker.terminated().await;
@@ -269,7 +269,7 @@ async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_th
     for n in 0..5 {
         world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
     }
-    eventually("the calls are in the air", async || (world.main().stats().calls == 5).then_some(())).await;
+    eventually("the calls are in flight", async || (world.main().stats().calls == 5).then_some(())).await;
     let (code, took) = worker.terminated().await;
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!((Duration::from_secs(1)..Duration::from_secs(7)).contains(&took), "{took:?}");

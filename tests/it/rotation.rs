@@ -21,7 +21,7 @@ async fn a_client_secret_is_rotated(tokens_end: bool) {
     world.main().rotate_client_secret(Secret::from("the-next-secret"));
     if tokens_end {
         world.main().revoke_tokens();
-        eventually("the line stops", async || first.stderr().contains("refuses the client").then_some(())).await;
+        eventually("processing halts", async || first.stderr().contains("refuses the client").then_some(())).await;
     }
     std::fs::write(&file, "the-next-secret\n").unwrap();
     let (code, took) = first.terminated().await;

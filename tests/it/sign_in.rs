@@ -256,7 +256,7 @@ async fn whoever_does_not_know_the_token_learns_from_readyz_roles_and_kinds_of_r
     let (http, client) = (&world.worker().http, client());
     let ready = || client.get(format!("{http}/readyz"));
     let (status, main, text) = readyz(ready()).await;
-    assert_eq!((status, &main["role"], &main["reason"]), (503, &json!("stopped"), &json!("foreign_answer")));
+    assert_eq!((status, &main["role"], &main["reason"]), (503, &json!("halted"), &json!("foreign_answer")));
     for told in ["portal", "127.0.0.1", "the-user-1", "Users", "http"] {
         assert!(!text.contains(told), "{told} is in {text}");
     }

@@ -383,12 +383,12 @@ async fn after_the_broker_was_killed_the_worker_before_is_first_and_finishes_wit
     // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`); nothing tells of that, so here time does.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let users = world.reset_many("main", 10).await;
-    eventually("all calls are in the air", async || (first.calls().len() == 10).then_some(())).await;
+    eventually("all calls are in flight", async || (first.calls().len() == 10).then_some(())).await;
     node.end("kill").await;
     let third = Worker::start(&world).await;
     eventually("all passwords are set", async || (world.main().stats().password_sets == 10).then_some(())).await;
     eventually("the third has found no broker", async || {
-        (!third.said("not consuming; it goes on by itself").is_empty()).then_some(())
+        (!third.said("not consuming; retrying").is_empty()).then_some(())
     })
     .await;
     node.start().await;

@@ -464,7 +464,7 @@ async fn stopped(world: &World, org: &str) -> String {
     eventually(&format!("{org} is stopped"), async || {
         let (status, said) = world.readyz().await;
         let row = &said["orgs"][org];
-        (status == 503 && row["role"] == "stopped").then(|| row["reason"].as_str().expect("it says why").to_owned())
+        (status == 503 && row["role"] == "halted").then(|| row["reason"].as_str().expect("it says why").to_owned())
     })
     .await
 }

@@ -758,7 +758,7 @@ async fn calls_are_counted_as_they_come() {
     assert_eq!(served.org.stats().first_call_ms, None);
     served.fault("hang=60s,next=5,user=slow");
     let calls: Vec<_> = (0..5).map(|_| tokio::spawn(served.patch(&token, "slow", &reset_body()).send())).collect();
-    eventually("five calls in the air", || async { served.org.stats().peak_in_flight == 5 }).await;
+    eventually("five calls in flight", || async { served.org.stats().peak_in_flight == 5 }).await;
     for call in calls {
         call.abort();
     }

@@ -312,7 +312,7 @@ pub async fn stopped(http: &str, org: &str) -> String {
     eventually(&format!("{org} is stopped"), async || {
         let said = readyz(http).await?.1;
         let row = if org == "mailer" { &said["mailer"] } else { &said["orgs"][org] };
-        (row["role"] == "stopped").then(|| row["reason"].as_str().unwrap().to_owned())
+        (row["role"] == "halted").then(|| row["reason"].as_str().unwrap().to_owned())
     })
     .await
 }

@@ -241,7 +241,7 @@ async fn carry_out<K: Kind>(
             bail!("interrupted: {done} of {} were {}; the others stay", table::many(meant), action.done());
         }
         if done < meant {
-            let other = "were not there any more: they are in another hand, or somebody took them out";
+            let other = "were no longer in the queue: another consumer holds them, or they were removed";
             aside(&format!("{}: {} {other}", K::title(&plan.org), table::many(meant - done)))?;
         }
     }
@@ -342,7 +342,7 @@ fn verdict(action: Action, missing: &[String], left: usize) -> Result<()> {
     let mut said = Vec::new();
     if !missing.is_empty() {
         let ids: Vec<String> = missing.iter().map(|id| table::plain(id)).collect();
-        said.push(format!("no letter is meant by {}; `resetd dead list` has the ids", ids.join(", ")));
+        said.push(format!("no dead letter has the id {}; `resetd dead list` shows the ids", ids.join(", ")));
     }
     if left > 0 {
         said.push(format!("{} cannot be {} and stay", table::many(left), action.done()));

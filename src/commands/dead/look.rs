@@ -40,7 +40,8 @@ pub(super) async fn through(
 }
 
 /// Said where another process looks through the same queue.
-const IN_ANOTHER_HAND: &str = "letters are in another hand (another `resetd dead`, or another consumer of this queue): those it holds are not seen here";
+const IN_ANOTHER_HAND: &str =
+    "another consumer holds dead letters of this queue (another `resetd dead`?): those are not seen here";
 
 /// Opens the queue, or says what to do where there is none.
 pub(super) async fn open(connection: &Connection, queue: &str) -> Result<Letters> {

@@ -17,7 +17,7 @@ const NOTHING: &str = "-";
 /// The letters of one org: by reason, then the newest `limit` of them one by one (0: all). `there` is how many there are unfiltered.
 pub(super) fn list(org: &str, letters: &[DeadLetter], there: usize, limit: usize) -> String {
     if letters.is_empty() && there > 0 {
-        return format!("org {org}: none of {} is meant", many(there));
+        return format!("org {org}: none of {} matches", many(there));
     }
     if letters.is_empty() {
         return format!("org {org}: no dead letters");
@@ -62,7 +62,7 @@ pub(super) fn reasons(letters: impl Iterator<Item = (String, Option<Timestamp>)>
 pub(super) fn mails(letters: &[DeadMail], there: usize, limit: usize) -> String {
     if letters.is_empty() {
         return if there > 0 {
-            format!("emails: none of {} is meant", many(there))
+            format!("emails: none of {} matches", many(there))
         } else {
             "emails: no dead mails".into()
         };
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn nothing_there_and_nothing_meant_are_told_apart() {
         assert_eq!(list("main", &[], 0, 50), "org main: no dead letters");
-        assert_eq!(list("main", &[], 7, 50), "org main: none of 7 letters is meant");
+        assert_eq!(list("main", &[], 7, 50), "org main: none of 7 letters matches");
     }
 
     #[test]

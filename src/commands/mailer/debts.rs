@@ -135,7 +135,7 @@ fn end(
     })
 }
 
-/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, the line stops.
+/// Publishes until it is confirmed. What no queue takes has the topology declared again; while that does not help, processing halts.
 async fn owe(desk: &Desk, mail: &Mail, what: &str, message: &Message<'_>) -> Result<(), Leave> {
     let mut stopped = false;
     loop {

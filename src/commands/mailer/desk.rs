@@ -43,7 +43,7 @@ pub(super) struct Desk {
     pub(super) link: Arc<Link>,
     /// The lease's age.
     pub(super) lease: Renewed,
-    /// Cancelled when nothing new is begun: a mail that waits goes back, one in the air is finished.
+    /// Cancelled when nothing new is begun: a mail that waits goes back, one in flight is finished.
     pub(super) draining: CancellationToken,
     /// Cancelled when nothing is waited for any more: the broker or the lease is lost, or the grace is nearly over. A delivery in
     /// the air is still finished.

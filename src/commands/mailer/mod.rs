@@ -1,5 +1,5 @@
 //! `resetd mailer`: it stands by until `emails.lease` is its own, and then takes the email queue and sends, for as long as the process
-//! lives. A connection or the lease that is lost ends its session; the mails in the air are waited for, and the next one begins.
+//! lives. A connection or the lease that is lost ends its session; the waiting for mails in flight, and the next one begins.
 
 mod debts;
 mod desk;
@@ -197,7 +197,7 @@ impl Post<'_> {
         Ok(Held { lease, publisher })
     }
 
-    /// Reads the ledger to its end. A mailer that held the lease last and did not release it may have mails in the air: those that it
+    /// Reads the ledger to its end. A mailer that held the lease last and did not release it may have mails in flight: those that it
     /// sent are known by its records, once it can write no more.
     async fn settle_in(&self, publisher: &Publisher) -> Result<(), BrokerError> {
         let (office, began) = (&self.office, Instant::now());
@@ -216,7 +216,7 @@ impl Post<'_> {
             }
         }
         office.claim.settles();
-        tracing::info!(took_ms = millis(began.elapsed()), "the lease is ours, and the ledger is read");
+        tracing::info!(took_ms = millis(began.elapsed()), "active now; history loaded");
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl Post<'_> {
         }
         match trouble {
             BrokerError::Retry(why) | BrokerError::Missing(why) => {
-                tracing::warn!(reason = why, "not consuming; it goes on by itself")
+                tracing::warn!(reason = why, "not consuming; retrying")
             }
             BrokerError::NeedsOperator(why) | BrokerError::Misfit(why) => {
                 tracing::error!(reason = why, "not consuming until this is resolved; nothing is lost");

@@ -1,4 +1,4 @@
-//! One session, under the lease: take mails, send each in a task of its own, and in the end let those in the air finish.
+//! One session, under the lease: take mails, send each in a task of its own, and in the end let those in flight finish.
 //!
 //! It works in shifts: by the prefetch; and where nothing can be sent for long, everything is given back, once, and probes go one by one
 //! until one passes.
@@ -51,7 +51,7 @@ pub(super) async fn run(post: &Post<'_>, link: &Arc<Link>, held: &Held) -> (End,
     office.gate.admit(Some(Box::new(move || renewed.is_fresh() && heartbeat.is_alive())));
     let end = session.work(post, held).await;
     if let End::BrokerError(trouble) = &end {
-        post.board.session(NAME, Standing::Starting(format!("{trouble}; mails in the air are waited for")));
+        post.board.session(NAME, Standing::Starting(format!("{trouble}; waiting for mails in flight")));
     }
     let clean = session.finish(&end, post).await;
     (end, clean)
@@ -208,10 +208,7 @@ impl Session {
                 desk.draining.cancel();
                 intake.cancel().await;
                 if timeout(grace.saturating_sub(ANSWER), mails.wait()).await.is_err() {
-                    tracing::info!(
-                        in_flight = mails.len(),
-                        "mails in the air are waited for, whatever shutdown.grace is"
-                    );
+                    tracing::info!(in_flight = mails.len(), "waiting for mails in flight, whatever shutdown.grace is");
                     // What is owed is given up after `ANSWER`, and so with the grace. A delivery ends by itself, and its record is
                     // published: cut off, it would be made once more.
                     desk.over.cancel();

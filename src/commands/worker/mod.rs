@@ -229,7 +229,7 @@ impl Crew<'_> {
         }
         match trouble {
             BrokerError::Retry(why) | BrokerError::Missing(why) => {
-                tracing::warn!(org = name, reason = why, "not consuming; it goes on by itself");
+                tracing::warn!(org = name, reason = why, "not consuming; retrying");
             }
             BrokerError::NeedsOperator(why) | BrokerError::Misfit(why) => {
                 tracing::error!(org = name, reason = why, "not consuming until this is resolved; nothing is lost");

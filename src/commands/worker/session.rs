@@ -50,7 +50,7 @@ pub(super) async fn run(crew: &Crew<'_>, office: &Office, link: &Arc<Link>, held
     office.org.gate.admit(Some(Box::new(move || renewed.is_fresh() && heartbeat.is_alive())));
     let end = session.work(crew, office, held).await;
     if let End::BrokerError(trouble) = &end {
-        crew.board.session(&office.org.name, Standing::Starting(format!("{trouble}; calls in the air are waited for")));
+        crew.board.session(&office.org.name, Standing::Starting(format!("{trouble}; waiting for calls in flight")));
     }
     let clean = session.finish(&end, crew).await;
     (end, clean)
@@ -160,7 +160,7 @@ async fn no_call_before(desk: &Desk, last_call: Instant) {
 }
 
 /// Jobs that were never tried go back at once. The others may go on until only the time of one call and its publishes is
-/// left of the grace, or no call can be made before that; then only a call in the air is waited for.
+/// left of the grace, or no call can be made before that; then only a call in flight is waited for.
 async fn drain(desk: &Desk, interactive: &mut Intake, bulk: &mut Intake, jobs: &TaskTracker, grace: Duration) {
     let in_flight = jobs.len();
     tracing::info!(org = desk.org.name, in_flight, "draining");

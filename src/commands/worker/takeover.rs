@@ -67,6 +67,6 @@ async fn settle_in(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> R
         org.gate.were_reset(crew.ledger.reset_lately(&org.name).into_iter());
     }
     office.claim.settles();
-    tracing::info!(org = org.name, took_ms = millis(began.elapsed()), "the lease is ours, and the ledger is read");
+    tracing::info!(org = org.name, took_ms = millis(began.elapsed()), "active now; history loaded");
     Ok(())
 }

@@ -73,7 +73,7 @@ pub enum Entry<'a> {
         /// When.
         at: Timestamp,
     },
-    /// A worker gave an org's lease back, with nothing left in the air.
+    /// A worker gave an org's lease back, with nothing left in flight.
     Released {
         /// The org.
         org: Cow<'a, str>,

@@ -40,7 +40,7 @@ impl<T> Shared<T> {
             tracing::error!(
                 org = self.org,
                 reason = why,
-                "the line stops: nothing is lost, and it tries again by itself, ever later up to every 5 min, until this is resolved"
+                "processing is halted until this is resolved: nothing is lost, and it retries by itself, at least every 5 min"
             );
         }
     }
@@ -55,7 +55,7 @@ impl<T> Shared<T> {
             was_stopped
         };
         if was_stopped {
-            tracing::info!(org = self.org, ?cause, "the line goes on");
+            tracing::info!(org = self.org, ?cause, "processing resumed");
             self.changed.notify_one();
         }
     }

@@ -75,12 +75,12 @@ async fn a_mail_service_that_refuses_us_stops_the_line_and_loses_nobody() {
     for n in 0..5 {
         notify(&world, &note(n, 0), BasicProperties::default()).await;
     }
-    let why = eventually("the line stops", async || {
+    let why = eventually("processing halts", async || {
         let (status, ready) = readyz(&http).await?;
         (status == 503).then(|| ready["mailer"].clone())
     })
     .await;
-    assert_eq!(why["role"], "stopped");
+    assert_eq!(why["role"], "halted");
     says(why["reason"].as_str().unwrap(), &["no mail can be sent", "401"]);
     service.lets_us_in.store(true, Ordering::Relaxed);
     let ends = by_note(&records(&world, 5).await);

@@ -117,7 +117,7 @@ async fn sigterm_waits_for_a_mail_in_the_air_for_longer_than_the_grace() {
     let mut mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config(patient).start();
     role_is(&mailer.http().await, "active").await;
     setup.notify(&note(1, 0)).await;
-    eventually("it is in the air", async || (setup.postbox.came() == 1).then_some(())).await;
+    eventually("it is in flight", async || (setup.postbox.came() == 1).then_some(())).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     is_empty(&setup.world).await;
     assert_eq!(records(&setup.world, 1).await[0].json()["outcome"], "notified");

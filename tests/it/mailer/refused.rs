@@ -16,7 +16,7 @@ async fn halted(http: &str) -> String {
         (status == 503).then(|| ready["mailer"].clone())
     })
     .await;
-    assert_eq!(mailer["role"], "stopped");
+    assert_eq!(mailer["role"], "halted");
     mailer["reason"].as_str().unwrap().to_owned()
 }
 

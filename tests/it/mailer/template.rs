@@ -15,12 +15,12 @@ async fn a_template_that_cannot_be_filled_in_stops_the_line_and_gives_nobody_up(
     let http = mailer.http().await;
     role_is(&http, "active").await;
     setup.notify(&note(1, 0)).await;
-    let why = eventually("the line stops", async || {
+    let why = eventually("processing halts", async || {
         let (status, ready) = readyz(&http).await?;
         (status == 503).then(|| ready["mailer"].clone())
     })
     .await;
-    assert_eq!(why["role"], "stopped");
+    assert_eq!(why["role"], "halted");
     says(why["reason"].as_str().unwrap(), &["no mail can be written", "body.txt", "mailer.templates"]);
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     assert_eq!(setup.world.depth("emails.dead").await, 0);
