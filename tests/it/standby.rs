@@ -123,7 +123,7 @@ impl Worker {
 
     /// How long its last takeover took, from having the lease to the first job.
     fn took(&self) -> Duration {
-        let said = self.said("the lease is ours");
+        let said = self.said("active now");
         Duration::from_millis(said.last().expect("it took over")["took_ms"].as_u64().unwrap())
     }
 }
