@@ -11,15 +11,13 @@ use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 
-use super::channels;
+use super::attach::{ACK_EVERY, Start, attach};
+use super::channels::{self, READERS};
 use super::error::{ANSWER, BrokerError, closing, within};
-use super::tail::{ACK_EVERY, Start, attach};
 use crate::wire::ledger::offset;
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-block";
-/// Blocks that are read at once.
-pub(super) const READERS: usize = 8;
 /// Records of a block; so many of each reader wait in memory for their turn at most.
 const BLOCK: u64 = 2_000;
 /// Records on their way to one reader: with more, the broker needs longer for each.

@@ -2,14 +2,16 @@
 //! on a connection of its own, which is closed then.
 
 use std::io::{self, Read, Write};
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
+use lapin::tcp::{HandshakeError, TcpStream};
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 
 use super::error::{ANSWER, BrokerError, unreadable};
-use super::tls;
+use super::{dial, tls};
 use crate::config::amqp::{Amqp, Tls, place};
 
 /// The protocol's header: its name and version.
@@ -55,12 +57,49 @@ pub async fn greeting(amqp: &Amqp) -> Result<Greeting, BrokerError> {
 }
 
 fn ask(uri: &AMQPUri, tls: &Tls) -> io::Result<Greeting> {
-    let mut stream = tls::stream(uri, tls, STEP)?;
+    let mut stream = connected(uri, tls)?;
     let asked = exchange(&mut stream);
     asked.map_err(|error| {
-        let error = tls::last_word(&mut stream, error);
+        let error = last_word(&mut stream, error);
         if tls::disagreement(&error).is_some() { error } else { io::Error::other(format!("{NO_BROKER}: {error}")) }
     })?
+}
+
+/// A connection for a thread that waits, without AMQP.
+fn connected(uri: &AMQPUri, tls: &Tls) -> io::Result<TcpStream> {
+    let place = (uri.authority.host.as_str(), uri.authority.port);
+    let mut last = io::Error::other("its name has no address");
+    let addresses: Vec<_> = place.to_socket_addrs()?.collect();
+    for address in &addresses {
+        match std::net::TcpStream::connect_timeout(address, dial::patience(addresses.len())) {
+            Err(error) => last = error,
+            Ok(stream) => {
+                stream.set_read_timeout(Some(STEP))?;
+                let stream = TcpStream::from_std(stream)?;
+                if uri.scheme == AMQPScheme::AMQP {
+                    return Ok(stream);
+                }
+                return stream.into_rustls(&tls::connector(tls)?, &uri.authority.host).map_err(|error| match error {
+                    HandshakeError::Failure(error) => error,
+                    HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
+                });
+            }
+        }
+    }
+    Err(last)
+}
+
+/// What the broker had to say, where it has closed the connection before we read that: it judges our certificate when the handshake is
+/// over on our side (TLS 1.3), and what we write meanwhile finds nobody.
+fn last_word(stream: &mut TcpStream, error: io::Error) -> io::Error {
+    if let TcpStream::Rustls(stream) = stream {
+        while let Ok(1..) = stream.conn.read_tls(&mut stream.sock) {
+            if let Err(said) = stream.conn.process_new_packets() {
+                return io::Error::new(io::ErrorKind::InvalidData, said);
+            }
+        }
+    }
+    error
 }
 
 /// The header there, and the first frame back.

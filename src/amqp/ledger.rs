@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::error::{ANSWER, BrokerError};
 use crate::domain::blocked::Status;
+use crate::domain::ended::Ended;
 use crate::domain::job::{JobId, Lane};
 use crate::domain::ledger::{Entry, Holder, LedgerIndex, Room};
 use crate::domain::mailing::{About, MailIndex, Mailed, Standing};
 use crate::domain::outcome::OutcomeKind;
-use crate::domain::statistics::{Ended, Lately, Mails, MailsLately, Statistics};
+use crate::domain::statistics::{Lately, Mails, MailsLately, Statistics};
 use crate::domain::user::UserId;
 use crate::wire;
 use crate::wire::ledger::LedgerRecord;

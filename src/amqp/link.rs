@@ -11,13 +11,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::attach::{Start, attach};
 use super::channels::{self, Needs, allowed, worn};
 use super::dial;
 use super::error::{ANSWER, BrokerError, closing, unreadable, within};
 use super::greeting::greeting;
 use super::heartbeat::PublisherHeartbeat;
 use super::publisher::{self, Pool};
-use super::tail::{Start, attach};
 use super::topology::{self, Thing};
 use crate::config::amqp::{Amqp, place};
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures_util::stream::ReadyChunks;
 use futures_util::{Stream, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::BasicAckOptions;
 use lapin::{Acker, Channel, Connection, Consumer};
 
+pub use super::attach::Start;
+use super::attach::{ACK_EVERY, attach};
 use super::blocks;
 use super::channels;
 use super::error::{BrokerError, closing, within};
@@ -18,47 +19,10 @@ use crate::wire::ledger::offset;
 
 /// Records on their way; a stream's consumer must have a limit.
 const PREFETCH: u16 = 10_000;
-/// So many are acked at once; of the pairs tried this one read fastest, and acks for thousands at once half as fast.
-pub(super) const ACK_EVERY: usize = 200;
 /// After so many records without a pause between them it looks how far the end is.
 const FAR: usize = 1_000;
 /// So many more are read by several consumers.
 const STRETCH: u64 = 4_000;
-
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start<'a> {
-    /// As `x-stream-offset` has it in words: `first`, or an age such as `1h` (`docs/development/facts.md#streams`).
-    Words(&'a str),
-    /// At this record, which is there.
-    Offset(u64),
-}
-
-impl Start<'_> {
-    /// For `x-stream-offset`: a plain integer is an offset (`docs/development/facts.md#streams`).
-    fn argument(self) -> AMQPValue {
-        match self {
-            Self::Words(words) => AMQPValue::LongString(words.into()),
-            Self::Offset(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
-        }
-    }
-}
-
-/// Consumes a stream from a place on. The channel is closed when the last handle to it is dropped.
-pub(super) async fn attach(
-    channel: &Channel,
-    stream: &str,
-    tag: &str,
-    prefetch: u16,
-    from: Start<'_>,
-) -> Result<Consumer, BrokerError> {
-    let what = format!("reading stream {stream}");
-    within(&what, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-stream-offset".into(), from.argument());
-    let consume = channel.basic_consume(stream.into(), tag.into(), BasicConsumeOptions::default(), arguments);
-    within(&what, consume).await
-}
 
 type Blocks<'a> = Pin<Box<dyn Stream<Item = Result<Vec<Delivery>, BrokerError>> + Send + 'a>>;
 

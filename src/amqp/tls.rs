@@ -1,52 +1,11 @@
 //! TLS to the broker: whose certificate is believed, which one we show, and what to do where the two sides do not agree.
 
 use std::io;
-use std::net::ToSocketAddrs;
-use std::time::Duration;
 
-use lapin::tcp::{HandshakeError, RustlsConnector, RustlsConnectorConfig, TcpStream};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::dial;
 use crate::config::amqp::Tls;
-
-/// A connection for a thread that waits, without AMQP.
-pub(super) fn stream(uri: &AMQPUri, tls: &Tls, limit: Duration) -> io::Result<TcpStream> {
-    let place = (uri.authority.host.as_str(), uri.authority.port);
-    let mut last = io::Error::other("its name has no address");
-    let addresses: Vec<_> = place.to_socket_addrs()?.collect();
-    for address in &addresses {
-        match std::net::TcpStream::connect_timeout(address, dial::patience(addresses.len())) {
-            Err(error) => last = error,
-            Ok(stream) => {
-                stream.set_read_timeout(Some(limit))?;
-                let stream = TcpStream::from_std(stream)?;
-                if uri.scheme == AMQPScheme::AMQP {
-                    return Ok(stream);
-                }
-                return stream.into_rustls(&connector(tls)?, &uri.authority.host).map_err(|error| match error {
-                    HandshakeError::Failure(error) => error,
-                    HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
-                });
-            }
-        }
-    }
-    Err(last)
-}
-
-/// What the broker had to say, where it has closed the connection before we read that: it judges our certificate when the handshake is
-/// over on our side (TLS 1.3), and what we write meanwhile finds nobody.
-pub(super) fn last_word(stream: &mut TcpStream, error: io::Error) -> io::Error {
-    if let TcpStream::Rustls(stream) = stream {
-        while let Ok(1..) = stream.conn.read_tls(&mut stream.sock) {
-            if let Err(said) = stream.conn.process_new_packets() {
-                return io::Error::new(io::ErrorKind::InvalidData, said);
-            }
-        }
-    }
-    error
-}
 
 /// A CA file that is given is believed alone: nobody else's certificate passes for the broker's, whoever the system trusts.
 pub(super) fn connector(tls: &Tls) -> io::Result<RustlsConnector> {

@@ -5,6 +5,7 @@
 
 pub mod amqp;
 mod env_file;
+mod error;
 pub mod http;
 pub mod mailer;
 pub mod org;
@@ -29,6 +30,7 @@ use crate::domain::{
     user::{AllowedDomains, EmailAddress},
 };
 pub use env_file::EnvFile;
+pub use error::ConfigError;
 pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
@@ -41,28 +43,6 @@ const GUARD_HOUR: Duration = Duration::from_hours(1);
 
 /// Whether this build can send traces.
 const HAS_OTEL: bool = cfg!(feature = "otel");
-
-/// A configuration that cannot be used: which key, what it has, what it wants. The process ends with 2.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("configuration: {0}")]
-pub struct ConfigError(String);
-
-impl ConfigError {
-    /// A key whose value does not do.
-    pub fn wrong(key: &str, got: impl std::fmt::Display, wants: &str) -> Self {
-        Self(format!("{key} is {got}; it must be {wants}"))
-    }
-
-    /// A key that must be given.
-    pub fn missing(key: &str, wants: &str) -> Self {
-        Self(format!("{key} is not set; it must be {wants}"))
-    }
-
-    /// Any other sentence.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
 
 /// How failures are waited out.
 #[derive(Debug, Clone)]

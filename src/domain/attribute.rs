@@ -1,6 +1,6 @@
 //! What may be set beside the password.
 
-use super::job::Refusal;
+use super::refusal::Refusal;
 
 /// The name of an attribute that is set beside the password. Never the password itself, in any spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,6 @@ use super::attribute::Attribute;
 use super::language::Language;
 use super::user::{EmailAddress, UserId, UserName};
 
-/// Why a piece of a job was refused: what the rule is and the shape of what came, never its value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
-
 /// The id a job goes by, in logs, outcomes and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId {

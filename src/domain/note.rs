@@ -5,9 +5,10 @@ use std::fmt;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::job::{JobId, Refusal};
+use super::job::JobId;
 use super::language::Language;
 use super::password::Password;
+use super::refusal::Refusal;
 use super::user::{EmailAddress, UserId};
 
 /// The notification's own id: one for each password set. It names the mail too, in a `Message-ID`, so it has no character that would

@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 
 use super::batch::{self, Record};
 use super::blocked::Status;
+use super::ended::Ended;
 use super::job::Lane;
 use super::mailing::{Mailed, Unsent};
-use super::outcome::{Outcome, OutcomeKind, Reason};
+use super::outcome::{OutcomeKind, Reason};
 
 mod batches;
 mod failures;
@@ -26,49 +27,6 @@ pub use mails::{MailLine, Mails, MailsLately};
 
 /// So many of the last jobs are told.
 const LATEST: usize = 30;
-
-/// A job's end, as the stream tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended<'a> {
-    /// Its org.
-    pub org: Cow<'a, str>,
-    /// Its id.
-    pub job: Cow<'a, str>,
-    /// Whose password.
-    pub user: Option<Cow<'a, str>>,
-    /// The batch it belongs to.
-    pub batch: Option<Cow<'a, str>>,
-    /// When it was asked for, in whole seconds, where somebody said.
-    pub asked_at: Option<Timestamp>,
-    /// The lane it came by.
-    pub lane: Option<Lane>,
-    /// How it ended.
-    pub kind: OutcomeKind,
-    /// Why, where it was dead-lettered for a reason that is known here.
-    pub reason: Option<Reason>,
-    /// The status of the org's last answer.
-    pub status: Option<u16>,
-    /// When.
-    pub at: Timestamp,
-}
-
-impl<'a> Ended<'a> {
-    /// What the stream will tell of a worker's own outcome.
-    pub fn of(outcome: &'a Outcome) -> Self {
-        Self {
-            org: Cow::Borrowed(&outcome.org),
-            job: Cow::Borrowed(outcome.job.as_str()),
-            user: outcome.user.as_ref().map(|user| Cow::Borrowed(user.as_str())),
-            batch: outcome.batch.as_deref().map(Cow::Borrowed),
-            asked_at: outcome.asked_at.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
-            lane: Some(outcome.lane),
-            kind: outcome.kind,
-            reason: outcome.reason,
-            status: outcome.status,
-            at: outcome.finished_at.round(Unit::Millisecond).unwrap_or(outcome.finished_at),
-        }
-    }
-}
 
 /// One of the last jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]

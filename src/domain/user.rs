@@ -7,7 +7,7 @@ use idna::AsciiDenyList;
 use lettre::Address;
 use sha2::{Digest, Sha256};
 
-use super::job::Refusal;
+use super::refusal::Refusal;
 
 /// Genesys Cloud's own id of a user: 1 to 128 unreserved URI characters (RFC 3986, section 2.3), so that it is one path segment as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -15,9 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::Peer;
 use super::attempts::{Attempts, Failed};
 use super::hosts::{Asked, Hosts};
+use super::peer::Peer;
 use crate::telemetry::metrics::{self, SignIn};
 
 /// What the cookie is called in which a browser that has shown the token says so, before the port: a browser keeps the cookies of all

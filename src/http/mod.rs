@@ -6,15 +6,18 @@ mod auth;
 mod events;
 mod headers;
 mod hosts;
+mod live;
 mod page;
 mod page_state;
+mod peer;
 mod server;
+mod shown;
 mod snapshot;
 mod status_line;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -23,42 +26,20 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{self, ClosedLane, Role};
+use crate::board::{self, ClosedLane};
 use crate::config;
-use crate::telemetry::metrics;
 use crate::throttle::gate::Meter;
 use auth::{Admission, Guard};
-use events::Live;
+use live::Live;
+use shown::Shown;
 pub use snapshot::{MailSource, Snapshot, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How old the text of the metrics may be that is answered.
-const RENDERED: Duration = Duration::from_millis(100);
-
-/// Where a connection comes from.
-#[derive(Debug, Clone, Copy)]
-struct Peer(IpAddr);
-
-struct Shown {
-    board: watch::Receiver<board::State>,
-    /// Whether this is a mailer: the one row of its board is no org.
-    is_mailer: bool,
-    recorder: PrometheusHandle,
-    /// The metrics as they were written last.
-    written: Mutex<Option<(Instant, Bytes)>>,
-    guard: Guard,
-    live: Live,
-    /// Cancelled when the process ends: a page that is open somewhere does not hold it.
-    ended: CancellationToken,
-}
 
 #[derive(Serialize)]
 struct Readiness {
@@ -118,7 +99,7 @@ pub async fn serve(
         recorder: recorder.clone(),
         written: Mutex::new(None),
         guard: Guard::new(http.token.as_ref(), listen, &http.allowed_hosts),
-        live: Live::new(snapshot),
+        live: Arc::new(Live::new(snapshot)),
         ended: shutdown.clone(),
     });
     let routes = Router::new()
@@ -198,27 +179,6 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.figures())
-}
-
-impl Shown {
-    /// The metrics as text. Writing them is work, and anybody may ask for them: it is done so often at most.
-    fn figures(&self) -> Bytes {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, text)) = &*written
-            && at.elapsed() < RENDERED
-        {
-            return text.clone();
-        }
-        for (name, org) in &self.board.borrow().orgs {
-            metrics::active(name, org.works());
-            metrics::halted(name, org.role().0 == Role::Halted);
-        }
-        metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
-        self.recorder.run_upkeep();
-        let text = Bytes::from(self.recorder.render());
-        *written = Some((Instant::now(), text.clone()));
-        text
-    }
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::Shown;
 use super::auth::Admission;
+use super::shown::Shown;
 
 /// The page.
 static PAGE: LazyLock<Html> = LazyLock::new(|| Html::new(include_str!("page.html")));

@@ -25,7 +25,8 @@ use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
-use super::{Peer, headers};
+use super::headers;
+use super::peer::Peer;
 
 /// Connections at once. One more takes the place of the one that is longest without a complete request.
 const MAX_CONNECTIONS: usize = 256;

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::{self, SectionKind};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::unsealed::Unsealed;
 use crate::config::ConfigError;
 use crate::telemetry::logs;
 
@@ -175,7 +176,7 @@ impl Pair {
     ///
     /// # Errors
     /// Where that source fails.
-    pub fn generate(bits: Bits) -> Result<Self, super::seal::Unsealed> {
+    pub fn generate(bits: Bits) -> Result<Self, Unsealed> {
         let size = match bits {
             Bits::Rsa3072 => KeySize::Rsa3072,
             Bits::Rsa4096 => KeySize::Rsa4096,

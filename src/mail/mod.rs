@@ -11,6 +11,7 @@ mod recipient;
 pub mod seal;
 mod smtp;
 pub mod templates;
+mod unsealed;
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::domain::user::EmailAddress;
 pub use courier::Courier;
 pub use smtp::{Unsendable, at_the_recipient};
 pub use templates::Templates;
+pub use unsealed::Unsealed;
 
 /// One mail, ready to be sent. Its `Debug` hides what it says and to whom.
 pub struct Mail {

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::keys::{self, KeyFile};
+use super::unsealed::Unsealed;
 use crate::config::ConfigError;
 
 const ALG: &str = "RSA-OAEP-256";
@@ -31,17 +32,6 @@ pub struct Seal {
     header: String,
     /// The `kid` of every key that was given, the one that seals first.
     kids: Vec<String>,
-}
-
-/// It could not be sealed: the system's random source failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a notification could not be sealed: the system's random source failed")]
-pub struct Unsealed;
-
-impl From<Unspecified> for Unsealed {
-    fn from(_: Unspecified) -> Self {
-        Self
-    }
 }
 
 impl fmt::Debug for Seal {

@@ -30,9 +30,6 @@ const HTML: &str = "body.html";
 /// What a template may name beside the password, which a subject may not.
 const NAMES: [&str; 6] = ["to", "userId", "org", "jobId", "issuedAt", "language"];
 const PASSWORD: &str = "password";
-/// So many steps of the library's (its fuel) filling in one template may take; 64 bytes of text cost one too. It is far more than a long
-/// mail takes, and some milliseconds.
-const STEPS: u64 = 100_000;
 /// Every character of it that HTML has a meaning for must be seen as typed.
 const SAMPLE: &str = "Sample<b>&amp;\"'/!*-7";
 
@@ -126,7 +123,7 @@ impl Set {
     /// Of the files in a folder, which may include those of the folder above it.
     fn of(language: Language, files: &Files, above: Option<&Files>) -> Result<Self, ConfigError> {
         let mut templates = Environment::new();
-        templates.set_fuel(Some(STEPS));
+        templates.set_fuel(Some(files::STEPS));
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         templates.set_auto_escape_callback(|name| {
             if Path::new(name).extension().is_some_and(|end| end == "html") {

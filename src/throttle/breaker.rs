@@ -3,11 +3,11 @@
 //! A call belongs to the era it was permitted in; opening and closing begin a new one. So an answer that comes late neither
 //! opens, prolongs nor closes anything.
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::cause::Cause;
 use self::counts::Counts;
 use crate::domain::failure::Failure;
 use crate::domain::retry::sooner_for_another;
@@ -64,44 +64,6 @@ impl Verdict {
         match self {
             Self::Faulted if is_suspect => Self::Neutral,
             other @ (Self::Worked | Self::Faulted | Self::Throttled | Self::Neutral) => other,
-        }
-    }
-}
-
-/// Why it opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Calls of several users failed, and none between them succeeded.
-    FaultsInRow {
-        /// How many.
-        faults: u32,
-    },
-    /// Half of the latest calls failed, or more.
-    HalfOfCalls {
-        /// How many failed.
-        faults: u32,
-        /// Of how many.
-        calls: u32,
-    },
-}
-
-impl Cause {
-    /// The label in the metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::FaultsInRow { .. } => "faults_in_row",
-            Self::HalfOfCalls { .. } => "half_of_calls",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FaultsInRow { faults } => write!(f, "{faults} calls in a row failed, of several users"),
-            Self::HalfOfCalls { faults, calls } => {
-                write!(f, "{faults} of the {calls} calls of the last 30 s failed, of several users")
-            }
         }
     }
 }
@@ -279,6 +241,7 @@ fn open_for(failed_probes: u32, chance: f64) -> Duration {
     doubled.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0)).min(LONGEST)
 }
 
+mod cause;
 mod counts;
 
 #[cfg(test)]

@@ -2,17 +2,18 @@
 //! own leave to call, the stopped line, the breaker, the pause, the token, the job's `not-after` and the limiter, with nothing
 //! awaited between the last look and the permit.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::permit::Permit;
+pub use self::dispatcher::TokenSource;
+pub use self::permit::{Expired, Permit};
+use self::shared::Shared;
+pub use self::state::{CallGuard, Meter};
 use self::state::{State, Waiting};
 use super::breaker::Stand;
 use super::guard::Guard;
@@ -29,13 +30,6 @@ pub use super::breaker::Verdict;
 /// So many bytes of what a call met are shown.
 const LONGEST_FAULT: usize = 200;
 
-/// Where the dispatcher gets the token that goes with each permit.
-pub type TokenSource<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T, TokenError>> + Send + Sync>;
-
-/// Whether the worker may call at this moment: its lease is fresh, and what it owes can be published. It is asked under the
-/// gate's lock, so it is quick and leaves the gate alone.
-pub type CallGuard = Box<dyn Fn() -> bool + Send + Sync>;
-
 /// Whom a call is for that asks for a permit.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -44,31 +38,6 @@ pub struct Caller {
     /// Whether it is the second half of a try: the PATCH of one whom a search has just found. It goes on before others, though
     /// processing is halted.
     pub goes_on: bool,
-}
-
-/// The job's `not-after` had passed when its turn came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expired;
-
-/// How a gate stands at one moment, for whoever looks on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meter {
-    /// The configured rate, in calls a minute.
-    pub configured: u32,
-    /// The rate at work: the same, or less where others share the org's quota.
-    pub rate: u32,
-    /// Permits given in the last 60 s, by this process.
-    pub spent: u32,
-    /// Tries that wait for their permit.
-    pub waiting: usize,
-    /// Until when all calls pause, as the org asked.
-    pub paused_until: Option<Timestamp>,
-    /// Until when no token is asked for, after its endpoint failed.
-    pub no_token_until: Option<Timestamp>,
-    /// When a stopped line is tried again.
-    pub next_try: Option<Timestamp>,
-    /// Whether the worker may call at all: it holds a fresh lease, and the broker confirms what is published.
-    pub may_call: bool,
 }
 
 /// For how many jobs of a lane the guard has room.
@@ -98,30 +67,6 @@ impl<T> Drop for Reserved<T> {
 pub struct Gate<T> {
     shared: Arc<Shared<T>>,
     _dispatcher: DropGuard,
-}
-
-struct Shared<T> {
-    org: String,
-    policy: RetryPolicy,
-    board: Board,
-    state: Mutex<State<T>>,
-    changed: Notify,
-    /// Somebody may have given room back at the guard: for whoever takes jobs.
-    room: Notify,
-    /// LedgerRecord of each success.
-    succeeded: Notify,
-}
-
-impl<T> fmt::Debug for Shared<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("org", &self.org).finish_non_exhaustive()
-    }
-}
-
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<T: Send + 'static> Gate<T> {

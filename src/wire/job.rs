@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 use super::object::{Name, Pairs, Whole, is_reserved, names};
 use super::quoted;
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
-use crate::domain::job::{Intent, Refusal, Reset, Who};
+use crate::domain::job::{Intent, Reset, Who};
 use crate::domain::outcome::Reason;
+use crate::domain::refusal::Refusal;
 use crate::domain::user::{AllowedDomains, EmailAddress, UserId, UserName};
 
 /// The largest body, in bytes.

@@ -16,11 +16,11 @@ use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
 use super::{Text, json, moment, persistent, state};
 use crate::domain::blocked::Status;
+use crate::domain::ended::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
 use crate::domain::mailing::Mailed;
 use crate::domain::outcome::{OutcomeKind, Reason};
-use crate::domain::statistics::Ended;
 
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";

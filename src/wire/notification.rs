@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Text, properties, schema, secret_json};
-use crate::domain::job::{JobId, Refusal};
+use crate::domain::job::JobId;
 use crate::domain::language::Language;
 use crate::domain::note::{Content, Note, NoteId, Words};
 use crate::domain::notification::Notification;
 use crate::domain::password::Password;
+use crate::domain::refusal::Refusal;
 use crate::domain::user::{EmailAddress, UserId};
 
 /// The `type` of the message.

@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::properties::{BATCH, NOT_AFTER, NOT_BEFORE};
 use super::trace::TRACEPARENT;
 use super::{again, properties, short_name, trace};
-use crate::domain::job::Refusal;
+use crate::domain::refusal::Refusal;
 
 /// The header by which a dead letter names the values that it lost.
 pub(super) const MISSING: &str = "resetd-missing";

@@ -7,8 +7,9 @@ use schemars::{Schema, json_schema};
 use sha2::{Digest, Sha256};
 
 use super::{quoted, redact, schema};
-use crate::domain::job::{JobId, Refusal, Wishes};
+use crate::domain::job::{JobId, Wishes};
 use crate::domain::outcome::span;
+use crate::domain::refusal::Refusal;
 
 /// How far ahead of our clock a producer's may be.
 pub(super) const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);

@@ -6,9 +6,9 @@ use std::{collections::VecDeque, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    invalid::{Invalid, ScimType},
     operation::{Action, Change},
     password::Digest,
-    patch::{Invalid, ScimType},
 };
 
 /// Both rules; nothing and 0 are none.

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{patch::Invalid, quota::Standing};
+use super::{invalid::Invalid, quota::Standing};
 
 const ERROR_SCHEMA: &str = "urn:ietf:params:scim:api:messages:2.0:Error";
 const SCIM_JSON: HeaderValue = HeaderValue::from_static("application/scim+json");

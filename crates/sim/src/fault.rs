@@ -7,8 +7,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::fault_fields::Fields;
-
 /// A scripted fault. It is made from JSON or TOML by `serde`, or from the compact text of a flag by `str::parse`:
 /// `status=500,next=3,user=u1`. Either way a combination that makes no sense is an error that names the field.
 ///
@@ -16,8 +14,7 @@ use super::fault_fields::Fields;
 /// `from`/`to` (since the start of the org) and `always`. What: exactly one of `status` (with `retry_after`, `body`,
 /// `code`, `scim_type`, `location`, `content_type`), `hang` (with `apply_after`), `cut` and `revoke`. With `apply` the change is carried out, if it is
 /// valid, before the fault shows. Of several faults that take a call, the one added first has it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Fields")]
+#[derive(Debug, Clone)]
 pub struct Fault {
     pub(super) target: Target,
     pub(super) user: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::{
@@ -39,6 +39,12 @@ pub(super) struct Fields {
     #[serde(default)]
     apply: bool,
     apply_after: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Fault {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
+    }
 }
 
 impl TryFrom<Fields> for Fault {

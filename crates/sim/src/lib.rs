@@ -11,6 +11,7 @@ mod server;
 mod socket;
 
 mod control;
+mod incoming;
 mod listing;
 mod oauth;
 mod scim;
@@ -28,6 +29,7 @@ mod users;
 
 mod aging;
 mod attribute;
+mod invalid;
 mod operation;
 mod password;
 mod patch;

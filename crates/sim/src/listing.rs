@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::{
     answer::Answer,
     fault::Target,
+    incoming,
+    invalid::{Invalid, ScimType},
     media,
     org::Org,
-    patch::{Invalid, ScimType},
-    play, scim,
+    play,
     socket::Wire,
 };
 
@@ -57,7 +58,7 @@ fn show(org: &Org, id: &str, headers: &HeaderMap) -> Result<Answer, Answer> {
     org.admit(headers)?;
     media::check_accept(headers)?;
     let state = org.state();
-    if state.users.exists(id) { Ok(Answer::ok(state.users.resource(id))) } else { Err(scim::unknown_user(id)) }
+    if state.users.exists(id) { Ok(Answer::ok(state.users.resource(id))) } else { Err(incoming::unknown_user(id)) }
 }
 
 fn list(org: &Org, query: &HashMap<String, String>, headers: &HeaderMap) -> Result<Answer, Answer> {

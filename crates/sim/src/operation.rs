@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use super::{
     attribute::{self, Attribute},
+    invalid::{Invalid, ScimType},
     password::{self, Digest},
-    patch::{Forms, Invalid, ScimType},
+    settings::Forms,
 };
 
 /// What one path is to become. No `Debug`: it may hold a password's hash.

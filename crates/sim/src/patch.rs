@@ -1,67 +1,19 @@
 //! The body of a PATCH, read strictly: RFC 7644, section 3.5.2, and the two wire forms of
 //! `docs/contract.md#what-the-org-gets`.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
 use super::{
     attribute::ENVELOPE_SCHEMA,
+    invalid::{Invalid, ScimType},
     operation::{self, Change, Place},
-    settings::{ExtensionForm, PasswordForm},
+    settings::{ExtensionForm, Forms},
 };
 
 /// The schema of a PATCH body.
 pub(super) const PATCH_SCHEMA: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
-
-/// How the org takes passwords and extensions.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Forms {
-    pub(super) password: PasswordForm,
-    pub(super) extensions: ExtensionForm,
-    pub(super) policy: bool,
-}
-
-/// A 400 of SCIM.
-#[derive(Debug)]
-pub(super) struct Invalid {
-    pub(super) scim_type: ScimType,
-    pub(super) detail: Cow<'static, str>,
-}
-
-/// The detail error keyword of a 400 (RFC 7644, section 3.12, table 9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScimType {
-    InvalidFilter,
-    InvalidPath,
-    InvalidSyntax,
-    InvalidValue,
-    Mutability,
-    NoTarget,
-}
-
-impl ScimType {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidFilter => "invalidFilter",
-            Self::InvalidPath => "invalidPath",
-            Self::InvalidSyntax => "invalidSyntax",
-            Self::InvalidValue => "invalidValue",
-            Self::Mutability => "mutability",
-            Self::NoTarget => "noTarget",
-        }
-    }
-}
-
-impl Invalid {
-    pub(super) fn new(scim_type: ScimType, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { scim_type, detail: detail.into() }
-    }
-
-    pub(super) fn syntax(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ScimType::InvalidSyntax, detail)
-    }
-}
 
 /// Reads a whole body into the changes it asks for, or none of them.
 pub(super) fn parse(body: &[u8], forms: Forms) -> Result<Vec<Change>, Invalid> {

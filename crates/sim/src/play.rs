@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::{
     answer::{Answer, Content, Foreign},
     fault::{Reply, ReplyBody, What},
+    incoming::{self, Incoming},
     org::{Call, Org},
-    scim::{self, Incoming},
     socket::Wire,
     tally::Ending,
 };
@@ -22,9 +22,9 @@ pub(super) async fn patch(org: &Org, wire: &Wire, call: &Call, incoming: &Incomi
     match what {
         What::Status { reply, apply } => {
             if apply {
-                scim::carry_out(org, incoming);
+                incoming::carry_out(org, incoming);
             }
-            scim::answered(org, call, scripted(reply))
+            incoming::answered(org, call, scripted(reply))
         }
         What::Hang { hold, apply_after } => {
             call.ended(Ending::Hung);
@@ -35,14 +35,14 @@ pub(super) async fn patch(org: &Org, wire: &Wire, call: &Call, incoming: &Incomi
         }
         What::Cut { apply } => {
             if apply {
-                scim::carry_out(org, incoming);
+                incoming::carry_out(org, incoming);
             }
             call.ended(Ending::Cut);
             cut(wire)
         }
         What::Revoke => {
             org.revoke_tokens();
-            scim::answered(org, call, scim::carry_out(org, incoming))
+            incoming::answered(org, call, incoming::carry_out(org, incoming))
         }
     }
 }
@@ -84,7 +84,7 @@ async fn hang(org: &Org, wire: &Wire, hold: Duration) -> Response {
 
 /// Checks the call now and carries it out after `delay`, even where its caller has gone by then.
 fn apply_late(org: &Org, wire: &Wire, incoming: &Incoming, delay: Duration) {
-    let Ok(changes) = scim::check(org, incoming) else {
+    let Ok(changes) = incoming::check(org, incoming) else {
         return;
     };
     if delay.is_zero() {

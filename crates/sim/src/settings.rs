@@ -169,3 +169,11 @@ impl FromStr for ExtensionForm {
         }
     }
 }
+
+/// How the org takes passwords and extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forms {
+    pub(super) password: PasswordForm,
+    pub(super) extensions: ExtensionForm,
+    pub(super) policy: bool,
+}

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{
     aging::{Aging, Past},
     attribute::{URN_SCHEMA, extension_name},
+    invalid::Invalid,
     operation::{Action, Change},
     password::Digest,
-    patch::Invalid,
     tally::Stats,
 };
 

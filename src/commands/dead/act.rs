@@ -12,8 +12,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::kind::Kind;
-use super::{Act, look, stdout, table};
+use super::action::Action;
+use super::args::Act;
+use super::kind::{self, Kind};
+use super::{look, stdout, table};
 use crate::amqp::channels::Needs;
 use crate::amqp::error::BrokerError;
 use crate::amqp::letters::Held;
@@ -31,31 +33,6 @@ const AT_ONCE: usize = 32;
 const PUBLISH_GRACE: Duration = Duration::from_secs(5);
 /// How often it looks whether a resource alarm holds it up.
 const WATCH: Duration = Duration::from_secs(1);
-
-/// What becomes of a letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// A fresh job in its lane.
-    Replay,
-    /// A record that it was dropped.
-    Drop,
-}
-
-impl Action {
-    fn asks(self) -> &'static str {
-        match self {
-            Self::Replay => "Replay",
-            Self::Drop => "Drop",
-        }
-    }
-
-    fn done(self) -> &'static str {
-        match self {
-            Self::Replay => "replayed",
-            Self::Drop => "dropped",
-        }
-    }
-}
 
 /// The letters of one queue that are meant.
 struct Plan<K: Kind> {
@@ -75,7 +52,7 @@ pub(super) async fn run<K: Kind>(
     config: &Config,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let orgs = super::orgs::<K>(config, args.org.as_deref())?;
+    let orgs = kind::orgs::<K>(config, args.org.as_deref())?;
     if !args.dry_run && !args.yes && !std::io::stdin().is_terminal() {
         bail!(ConfigError::missing(
             "--yes",

@@ -3,15 +3,17 @@
 
 use std::hash::Hash;
 
+use anyhow::Result;
 use comfy_table::Table;
 use jiff::Timestamp;
 
-use super::act::Action;
+use super::action::Action;
 use super::filter::Filter;
 use super::table;
 use crate::amqp::letters::Held;
 use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
+use crate::config::Config;
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::job::Lane;
 use crate::domain::user::UserId;
@@ -59,6 +61,11 @@ pub(super) trait Kind {
         publisher: &Publisher,
         letter: &Self::DeadLetter,
     ) -> Result<(), Unpublished>;
+}
+
+/// The orgs whose queues are looked through: one name that is no org's, where all share a queue.
+pub(super) fn orgs<K: Kind>(config: &Config, named: Option<&str>) -> Result<Vec<String>> {
+    Ok(if K::BY_ORG { config.orgs_meant(named)? } else { vec![String::new()] })
 }
 
 /// Jobs that were given up.

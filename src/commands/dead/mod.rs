@@ -4,13 +4,14 @@
 //! The mailer's dead mails are another queue for the same verbs (`kind`), with a replay of their own.
 
 mod act;
+mod action;
+mod args;
 mod filter;
 mod kind;
 mod look;
 mod table;
 
 use anyhow::{Result, bail};
-use clap::ArgGroup;
 use tokio_util::sync::CancellationToken;
 
 use super::stdout;
@@ -19,9 +20,9 @@ use crate::amqp::link;
 use crate::amqp::names::Names;
 use crate::config::Config;
 use crate::domain::attribute::AllowedAttributes;
-use act::Action;
-use filter::Filter;
-use kind::{Jobs, Kind, Mails};
+use action::Action;
+pub use args::{Act, List, Show};
+use kind::{Jobs, Kind, Mails, orgs};
 
 /// Whose letters.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -46,75 +47,6 @@ pub enum Verb {
     Drop(Act),
 }
 
-/// The flags of `resetd dead list`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "A reason with (broker) is the broker's own: it gave the job up, and no worker wrote why.
-
-Examples:
-  resetd dead list
-  resetd dead list --org main --reason retries_exhausted --since 2h
-  resetd dead list --json | jq -r 'select(.status == 404) | .userId'")]
-pub struct List {
-    #[command(flatten)]
-    filter: Filter,
-    /// Letters of this org alone; of all configured ones where it is left out.
-    #[arg(long, value_name = "NAME")]
-    org: Option<String>,
-    /// So many letters of each org one by one, the newest; 0 shows all.
-    #[arg(long, value_name = "LETTERS", default_value_t = 50)]
-    limit: usize,
-    /// A JSON object on each line, for all letters in the order of their queue.
-    #[arg(long)]
-    json: bool,
-}
-
-/// The flags of `resetd dead show`.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "It shows the job as it was asked for, as far as its letter may keep it, and so the mail address too. What else a producer wrote is
-named and not shown, in what the broker itself dead-lettered too: that lies in the queue as it was sent.
-
-Example:
-  resetd dead show 0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b"
-)]
-pub struct Show {
-    /// The job's id, as `resetd dead list` has it.
-    #[arg(value_name = "ID")]
-    id: String,
-    /// Only in this org; in all configured ones where it is left out.
-    #[arg(long, value_name = "NAME")]
-    org: Option<String>,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// The flags of `resetd dead replay` and `resetd dead drop`.
-#[derive(Debug, clap::Args)]
-#[command(group(ArgGroup::new("which").required(true).multiple(true).args(["ids", "reasons", "since", "batch", "user", "all"])))]
-pub struct Act {
-    /// The jobs' ids, as `resetd dead list` has them.
-    #[arg(value_name = "ID")]
-    ids: Vec<String>,
-    #[command(flatten)]
-    filter: Filter,
-    /// All letters there are.
-    #[arg(long, conflicts_with = "ids")]
-    all: bool,
-    /// Letters of this org alone; of all configured ones where it is left out.
-    #[arg(long, value_name = "NAME")]
-    org: Option<String>,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask.
-    #[arg(long, short)]
-    yes: bool,
-    /// Say at the end as JSON what was done, and with which letters it cannot be done: an object on a line for each org.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Does what is asked for.
 ///
 /// # Errors
@@ -134,11 +66,6 @@ async fn of_kind<K: Kind>(verb: Verb, config: &Config, shutdown: CancellationTok
         Verb::Replay(args) => act::run::<K>(Action::Replay, args, config, shutdown).await,
         Verb::Drop(args) => act::run::<K>(Action::Drop, args, config, shutdown).await,
     }
-}
-
-/// The orgs whose queues are looked through: one name that is no org's, where all share a queue.
-fn orgs<K: Kind>(config: &Config, named: Option<&str>) -> Result<Vec<String>> {
-    Ok(if K::BY_ORG { config.orgs_meant(named)? } else { vec![String::new()] })
 }
 
 async fn list<K: Kind>(args: List, config: &Config, shutdown: CancellationToken) -> Result<()> {

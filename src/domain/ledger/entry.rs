@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
+use crate::domain::ended::Ended;
 use crate::domain::outcome::OutcomeKind;
-use crate::domain::statistics::Ended;
 
 /// The name of a worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::ended::Ended;
 use crate::domain::job::Lane;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
-use crate::domain::statistics::Ended;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()

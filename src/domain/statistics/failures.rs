@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use jiff::Timestamp;
 
-use super::Ended;
+use crate::domain::ended::Ended;
 use crate::domain::ledger::KEPT;
 use crate::domain::outcome::Reason;
 

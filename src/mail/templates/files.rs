@@ -8,6 +8,10 @@ use minijinja::{Error, ErrorKind};
 use crate::config::ConfigError;
 use crate::domain::language::Language;
 
+/// So many steps of the library's (its fuel) filling in one template may take; 64 bytes of text cost one too. It is far more than a long
+/// mail takes, and some milliseconds.
+pub(super) const STEPS: u64 = 100_000;
+
 /// The templates of one folder, by their names.
 pub(super) struct Files {
     folder: PathBuf,
@@ -70,10 +74,7 @@ pub(super) fn kind(error: &Error) -> String {
     let within = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
     let mut within = within.filter_map(|error| error.downcast_ref::<Error>());
     if within.any(|error| error.kind() == ErrorKind::OutOfFuel) {
-        return format!(
-            "it takes more than {} steps to fill in; is there a loop in it that hardly ends?",
-            super::STEPS
-        );
+        return format!("it takes more than {STEPS} steps to fill in; is there a loop in it that hardly ends?");
     }
     error.kind().to_string()
 }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
-use super::Cause;
+use super::cause::Cause;
 use crate::domain::user::UserId;
 
 /// Faults in a row that open it.

@@ -1,5 +1,7 @@
 //! The breaker, by its rules: what opens it, for how long, and what closes it.
 
+use std::fmt;
+
 use super::*;
 use proptest::prelude::*;
 

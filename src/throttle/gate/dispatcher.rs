@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
+use super::permit::{Permit, Reported};
+use super::shared::Shared;
 use super::state::{Move, State};
-use super::{Permit, Shared, TokenSource};
 use crate::domain::retry::{HaltCause, backoff};
 use crate::domain::token::TokenError;
 use crate::telemetry::logs::millis;
+
+/// Where the dispatcher gets the token that goes with each permit.
+pub type TokenSource<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T, TokenError>> + Send + Sync>;
 
 pub(super) async fn dispatch<T: Send + 'static>(shared: Arc<Shared<T>>, tokens: TokenSource<T>) {
     let mut failures = 0;
@@ -41,7 +46,7 @@ pub(super) async fn dispatch<T: Send + 'static>(shared: Arc<Shared<T>>, tokens: 
 }
 
 /// The last look and the permit, with nothing awaited between. `Some`: look again then.
-fn serve<T>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
+fn serve<T: Send + 'static>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
     shared.resolved(HaltCause::ClientRefused);
     let now = Instant::now();
     let mut state = shared.lock();
@@ -61,7 +66,13 @@ fn serve<T>(shared: &Arc<Shared<T>>, token: T) -> Option<Instant> {
     shared.repace(&mut state);
     drop(state);
     // Whoever left since gives the permit back by dropping it, so the lock must be free.
-    drop(next.permit.send(Ok(Permit::new(token, next.lane, pass, next.user.is_some(), Arc::clone(shared)))));
+    drop(next.permit.send(Ok(Permit::new(
+        token,
+        next.lane,
+        pass,
+        next.user.is_some(),
+        Arc::clone(shared) as Arc<dyn Reported>,
+    ))));
     None
 }
 

@@ -3,21 +3,34 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Shared, Verdict};
 use crate::domain::job::Lane;
 use crate::domain::user::UserId;
-use crate::throttle::breaker::Pass;
+use crate::throttle::breaker::{Pass, Verdict};
+
+/// The job's `not-after` had passed when its turn came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired;
+
+/// Who is told what became of a permit.
+pub(super) trait Reported: Send + Sync {
+    /// The call of that permit ended. `is_judged`: whether it counts for what is known of the user.
+    fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict, is_judged: bool);
+    /// The call of a permit ended, or was never made.
+    fn ended(&self, lane: Lane);
+    /// The call of that permit will bring no answer.
+    fn vanished(&self, pass: Pass);
+}
 
 /// The right to make one call, with the token to make it with. Dropped without a report it counts for nothing, and a probe's
 /// place is free again.
 pub struct Permit<T> {
     token: T,
-    report: Report<T>,
+    report: Report,
 }
 
 /// What is owed to the breaker and the adaptive rate.
-struct Report<T> {
-    shared: Arc<Shared<T>>,
+struct Report {
+    shared: Arc<dyn Reported>,
     lane: Lane,
     pass: Pass,
     /// Whether what it brings counts for what is known of its user.
@@ -26,7 +39,7 @@ struct Report<T> {
 }
 
 impl<T> Permit<T> {
-    pub(super) fn new(token: T, lane: Lane, pass: Pass, is_judged: bool, shared: Arc<Shared<T>>) -> Self {
+    pub(super) fn new(token: T, lane: Lane, pass: Pass, is_judged: bool, shared: Arc<dyn Reported>) -> Self {
         Self { token, report: Report { shared, lane, pass, is_judged, is_made: false } }
     }
 
@@ -48,7 +61,7 @@ impl<T> Permit<T> {
     }
 }
 
-impl<T> Drop for Report<T> {
+impl Drop for Report {
     fn drop(&mut self) {
         self.shared.ended(self.lane);
         if self.pass.probe && !self.is_made {

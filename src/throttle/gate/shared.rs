@@ -1,20 +1,94 @@
 //! What changes the gate's state from outside: a pause, a stop, an answer. Each is shown on the board, in the metrics and the log.
 
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::permit::Reported;
 use super::state::{State, Stop};
-use super::{Shared, Verdict};
-use crate::board::{BreakerState, BreakerView, ClosedLane};
+use crate::board::{Board, BreakerState, BreakerView, ClosedLane};
 use crate::domain::job::Lane;
-use crate::domain::retry::HaltCause;
+use crate::domain::retry::{HaltCause, RetryPolicy};
 use crate::domain::user::UserId;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics::{self, BreakerStand};
-use crate::throttle::breaker::{Change, Opening, Pass, Stand};
+use crate::throttle::breaker::{Change, Opening, Pass, Stand, Verdict};
 use crate::throttle::guard::Closed;
+
+/// What a gate, its dispatcher and its permits share.
+pub(super) struct Shared<T> {
+    pub(super) org: String,
+    pub(super) policy: RetryPolicy,
+    pub(super) board: Board,
+    pub(super) state: Mutex<State<T>>,
+    pub(super) changed: Notify,
+    /// Somebody may have given room back at the guard: for whoever takes jobs.
+    pub(super) room: Notify,
+    /// LedgerRecord of each success.
+    pub(super) succeeded: Notify,
+}
+
+impl<T> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("org", &self.org).finish_non_exhaustive()
+    }
+}
+
+impl<T> Shared<T> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send> Reported for Shared<T> {
+    fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict, is_judged: bool) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let verdict = if is_judged {
+            let is_suspect = state.doubts.is_suspect(user);
+            if verdict == Verdict::Faulted {
+                state.doubts.failed(user);
+            }
+            verdict.unless_suspect(is_suspect)
+        } else {
+            verdict
+        };
+        if verdict != Verdict::Throttled {
+            state.adaptive_rate.answered(now);
+        }
+        let change = state.breaker.answered(pass, user, verdict, now, rand::random());
+        if let Some(change) = change {
+            self.show_breaker(&state, now);
+            self.log(change, &state, now);
+        }
+        drop(state);
+        if pass.probe || change.is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    fn ended(&self, lane: Lane) {
+        let mut state = self.lock();
+        let has_guard = state.guard.ended(lane);
+        let may_go_on = has_guard && !state.lanes.is_empty();
+        drop(state);
+        if may_go_on {
+            self.changed.notify_one();
+        }
+        if has_guard {
+            self.room.notify_one();
+        }
+    }
+
+    fn vanished(&self, pass: Pass) {
+        self.lock().breaker.vanished(pass);
+        self.changed.notify_one();
+    }
+}
 
 impl<T> Shared<T> {
     pub(super) fn pause(&self, state: &mut State<T>, until: Instant, wait: Duration) {
@@ -82,58 +156,11 @@ impl<T> Shared<T> {
         self.changed.notify_one();
     }
 
-    /// The call of that permit ended. `is_judged`: whether it counts for what is known of the user.
-    pub(super) fn answered(&self, pass: Pass, user: &UserId, verdict: Verdict, is_judged: bool) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        let verdict = if is_judged {
-            let is_suspect = state.doubts.is_suspect(user);
-            if verdict == Verdict::Faulted {
-                state.doubts.failed(user);
-            }
-            verdict.unless_suspect(is_suspect)
-        } else {
-            verdict
-        };
-        if verdict != Verdict::Throttled {
-            state.adaptive_rate.answered(now);
-        }
-        let change = state.breaker.answered(pass, user, verdict, now, rand::random());
-        if let Some(change) = change {
-            self.show_breaker(&state, now);
-            self.log(change, &state, now);
-        }
-        drop(state);
-        if pass.probe || change.is_some() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// The call of a permit ended, or was never made.
-    pub(super) fn ended(&self, lane: Lane) {
-        let mut state = self.lock();
-        let has_guard = state.guard.ended(lane);
-        let may_go_on = has_guard && !state.lanes.is_empty();
-        drop(state);
-        if may_go_on {
-            self.changed.notify_one();
-        }
-        if has_guard {
-            self.room.notify_one();
-        }
-    }
-
     /// A job that had reserved room is no longer in flight.
     pub(super) fn free(&self, lane: Lane) {
         if self.lock().guard.free(lane) {
             self.room.notify_one();
         }
-    }
-
-    /// The call of that permit will bring no answer.
-    pub(super) fn vanished(&self, pass: Pass) {
-        self.lock().breaker.vanished(pass);
-        self.changed.notify_one();
     }
 
     fn log(&self, change: Change, state: &State<T>, now: Instant) {

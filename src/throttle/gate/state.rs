@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{CallGuard, Expired, Meter, Permit};
+use super::permit::{Expired, Permit};
 use crate::domain::job::Lane;
 use crate::domain::retry::{HaltCause, first_after_stop, retry_after_stop, sooner_for_another};
 use crate::domain::user::UserId;
@@ -21,6 +21,31 @@ use crate::throttle::spent::Spent;
 
 /// How soon the dispatcher looks again where nobody will tell it.
 const SOON: Duration = Duration::from_millis(100);
+
+/// Whether the worker may call at this moment: its lease is fresh, and what it owes can be published. It is asked under the
+/// gate's lock, so it is quick and leaves the gate alone.
+pub type CallGuard = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// How a gate stands at one moment, for whoever looks on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meter {
+    /// The configured rate, in calls a minute.
+    pub configured: u32,
+    /// The rate at work: the same, or less where others share the org's quota.
+    pub rate: u32,
+    /// Permits given in the last 60 s, by this process.
+    pub spent: u32,
+    /// Tries that wait for their permit.
+    pub waiting: usize,
+    /// Until when all calls pause, as the org asked.
+    pub paused_until: Option<Timestamp>,
+    /// Until when no token is asked for, after its endpoint failed.
+    pub no_token_until: Option<Timestamp>,
+    /// When a stopped line is tried again.
+    pub next_try: Option<Timestamp>,
+    /// Whether the worker may call at all: it holds a fresh lease, and the broker confirms what is published.
+    pub may_call: bool,
+}
 
 pub(super) struct State<T> {
     pub(super) lanes: Lanes<Waiting<T>>,

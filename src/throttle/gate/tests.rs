@@ -3,6 +3,7 @@
 mod broken;
 mod signals;
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
