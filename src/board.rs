@@ -171,7 +171,8 @@ impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
         let session = Session::Starting("connecting to the broker".into());
-        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, closed: [None, None] };
+        let closed = [const { None }; Lane::COUNT];
+        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, closed };
         Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
     }
 

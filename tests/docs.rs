@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use resetd::domain::job::Lane;
+
 #[path = "docs/configuration.rs"]
 mod configuration;
 #[path = "docs/shape.rs"]
@@ -24,10 +26,12 @@ fn metrics(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// The names in the code: each is a constant.
+/// The names in the code: each is a constant, of which some stand for one of each lane.
 fn exported() -> BTreeSet<String> {
     let code = file("src/telemetry/metrics.rs");
-    metrics(&code.lines().filter(|line| line.starts_with("const ")).collect::<String>())
+    let names = code.lines().filter(|line| line.starts_with("const "));
+    let of_lanes = |line: &str| Lane::NAMES.map(|lane| line.replace("LANE", lane)).concat();
+    metrics(&names.map(of_lanes).collect::<String>())
 }
 
 #[test]

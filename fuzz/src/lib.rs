@@ -195,7 +195,7 @@ pub fn dead_letter(bytes: &[u8]) {
     assert_eq!(Some(read.reason.as_str()), outcome.reason.map(Reason::as_str));
     assert_eq!((read.status, read.attempts), (outcome.status, Some(outcome.attempts)));
     assert_eq!(read.password_set.as_deref(), Some(outcome.password_set.as_str()));
-    assert_eq!((read.lane, read.dead_at), (outcome.lane, Some(outcome.finished_at)));
+    assert_eq!((read.lane.clone(), read.dead_at), (Ok(outcome.lane), Some(outcome.finished_at)));
     let detail = outcome.detail.as_deref().map(|detail| &detail[..detail.len().min(512)]);
     assert_eq!(read.detail.as_deref(), detail);
     is_permitted(&kept, &properties);

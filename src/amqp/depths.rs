@@ -26,8 +26,8 @@ const WATCH: Duration = Duration::from_millis(200);
 /// What lies ready at the broker for one org.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Jobs in the interactive and in the bulk lane, less those that some worker has in flight.
-    pub lanes: [u32; 2],
+    /// Jobs in each lane, less those that some worker has in flight.
+    pub lanes: [u32; Lane::COUNT],
     /// Jobs that wait at the broker for their time.
     pub parked: u32,
     /// Dead letters.
@@ -66,7 +66,7 @@ impl Depths {
         Self::asking(orgs, Queues::of_org)
     }
 
-    /// Of the mails, under that name. The email queue stands in place of the interactive lane, and there is no other.
+    /// Of the mails, under that name. The email queue stands in place of the first lane, and there is no other.
     pub fn of_mails(name: &str, names: Names) -> Self {
         Self::asking(BTreeMap::from([(name.to_owned(), names)]), Queues::of_mails)
     }
@@ -161,7 +161,7 @@ struct Refused {
 /// The queues that are looked at.
 #[derive(Debug)]
 struct Queues {
-    lanes: [Option<String>; 2],
+    lanes: [Option<String>; Lane::COUNT],
     parked: [String; 3],
     dead: String,
 }
@@ -177,7 +177,7 @@ impl Queues {
 
     fn of_mails(names: &Names) -> Self {
         Self {
-            lanes: [Some(names.emails()), None],
+            lanes: Lane::ALL.map(|lane| (lane == Lane::FIRST).then(|| names.emails())),
             parked: DelayTier::ALL.map(|tier| names.emails_parked(tier)),
             dead: names.emails_dead(),
         }
@@ -186,7 +186,7 @@ impl Queues {
 
 async fn depth(channel: &Channel, queues: Queues) -> Result<Depth, BrokerError> {
     let at = Timestamp::now();
-    let (mut lanes, mut parked) = ([0, 0], 0);
+    let (mut lanes, mut parked) = ([0; Lane::COUNT], 0);
     for (depth, queue) in lanes.iter_mut().zip(queues.lanes) {
         if let Some(queue) = queue {
             *depth = ready(channel, queue).await?;

@@ -44,10 +44,7 @@ impl Names {
 
     /// A lane's routing key; keys have no prefix.
     pub fn lane_key(&self, lane: Lane) -> String {
-        match lane {
-            Lane::Interactive => self.org.clone(),
-            Lane::Bulk => format!("{}.bulk", self.org),
-        }
+        if lane == Lane::FIRST { self.org.clone() } else { format!("{}.{}", self.org, lane.as_str()) }
     }
 
     /// A lane's queue.

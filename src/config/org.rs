@@ -102,13 +102,17 @@ fn guard_per_hour(key: &str, given: Option<PerHour>) -> Result<[Option<NonZeroU3
         let wrong = |most| ConfigError::wrong(key, most, "at least 1; leave it out for no limit");
         most.map(|most| NonZeroU32::new(most).ok_or_else(|| wrong(most))).transpose()
     };
+    let mut limits = [None; Lane::COUNT];
     match given {
-        None => Ok([None; Lane::COUNT]),
-        Some(PerHour::Bulk(most)) => Ok([None, check(key, Some(most))?]),
-        Some(PerHour::Each { interactive, bulk }) => {
-            Ok([check(&format!("{key}.interactive"), interactive)?, check(&format!("{key}.bulk"), bulk)?])
+        None => {}
+        Some(PerHour::Bulk(most)) => limits[Lane::Bulk.index()] = check(key, Some(most))?,
+        Some(PerHour::Each(each)) => {
+            for lane in Lane::ALL {
+                limits[lane.index()] = check(&format!("{key}.{}", lane.as_str()), each[lane.index()])?;
+            }
         }
     }
+    Ok(limits)
 }
 
 fn bulk_window(key: &str, text: Option<&str>) -> Result<Option<Window>, ConfigError> {

@@ -7,11 +7,11 @@ use jiff::SignedDuration;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
 use super::ConfigError;
+use crate::domain::job::Lane;
 
 /// The longest duration: 2^32 ms, which is what AMQP can express.
 pub(super) const LONGEST: Duration = Duration::from_hours(1193);
@@ -86,23 +86,17 @@ impl<'de> Deserialize<'de> for List {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PerHour {
     Bulk(u32),
-    Each { interactive: Option<u32>, bulk: Option<u32> },
+    Each([Option<u32>; Lane::COUNT]),
 }
 
 impl<'de> Deserialize<'de> for PerHour {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Each {
-            interactive: Option<u32>,
-            bulk: Option<u32>,
-        }
         struct Either;
         impl<'de> Visitor<'de> for Either {
             type Value = PerHour;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, or { interactive = a number, bulk = a number }")
+                write!(f, "a number, or {{ {} }}", Lane::NAMES.map(|name| format!("{name} = a number")).join(", "))
             }
 
             fn visit_u64<E: Error>(self, most: u64) -> Result<PerHour, E> {
@@ -120,9 +114,13 @@ impl<'de> Deserialize<'de> for PerHour {
                 text.trim().parse().map(PerHour::Bulk).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<PerHour, M::Error> {
-                let Each { interactive, bulk } = Each::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(PerHour::Each { interactive, bulk })
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<PerHour, M::Error> {
+                let mut each = [None; Lane::COUNT];
+                while let Some(name) = map.next_key::<String>()? {
+                    let lane = Lane::named(&name).map_err(|_| M::Error::unknown_field(&name, &Lane::NAMES))?;
+                    each[lane.index()] = map.next_value()?;
+                }
+                Ok(PerHour::Each(each))
             }
         }
         deserializer.deserialize_any(Either)

@@ -1,4 +1,6 @@
-//! Why nothing moves in an org, or in its bulk lane, and until when: what stands in place of an estimate.
+//! Why nothing moves in an org, or in one of its lanes, and until when: what stands in place of an estimate.
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 
@@ -21,17 +23,15 @@ pub enum Cause {
     NoToken,
     /// All calls wait, as the org asked.
     Paused,
-    /// The interactive lane is closed.
-    InteractiveClosed,
-    /// The bulk lane is closed.
-    BulkClosed,
+    /// That lane is closed.
+    LaneClosed(Lane),
     /// The jobs' own `not-before` is ahead.
     NotBefore,
 }
 
 impl Cause {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
+    /// Those that are of no lane.
+    const OF_ALL_LANES: [Self; 8] = [
         Self::NoWorker,
         Self::Starting,
         Self::Halted,
@@ -39,19 +39,22 @@ impl Cause {
         Self::Unconfirmed,
         Self::NoToken,
         Self::Paused,
-        Self::InteractiveClosed,
-        Self::BulkClosed,
         Self::NotBefore,
     ];
 
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OF_ALL_LANES.into_iter().chain(Lane::ALL.map(Self::LaneClosed))
+    }
+
     /// The one of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+        Self::all().find(|cause| cause.as_str() == name)
     }
 
     /// The name in `/state`, `batch --json` and the records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
+    pub fn as_str(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::NoWorker => "no_worker",
             Self::Starting => "starting",
             Self::Halted => "halted",
@@ -59,15 +62,14 @@ impl Cause {
             Self::Unconfirmed => "unconfirmed",
             Self::NoToken => "no_token",
             Self::Paused => "paused",
-            Self::InteractiveClosed => "interactive_closed",
-            Self::BulkClosed => "bulk_closed",
+            Self::LaneClosed(lane) => return Cow::Owned(format!("{}_closed", lane.as_str())),
             Self::NotBefore => "not_before",
-        }
+        })
     }
 
     /// The same in a few words, for people.
-    pub const fn words(self) -> &'static str {
-        match self {
+    pub fn words(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::NoWorker => "no worker",
             Self::Starting => "the worker is starting",
             Self::Halted => "halted",
@@ -75,10 +77,9 @@ impl Cause {
             Self::Unconfirmed => "no call is made",
             Self::NoToken => "no token",
             Self::Paused => "paused",
-            Self::InteractiveClosed => "interactive lane closed",
-            Self::BulkClosed => "bulk lane closed",
+            Self::LaneClosed(lane) => return Cow::Owned(format!("{} lane closed", lane.as_str())),
             Self::NotBefore => "waits for its not-before",
-        }
+        })
     }
 
     /// What happens at the moment that is given with it.
@@ -89,8 +90,7 @@ impl Cause {
             | Self::Starting
             | Self::Unconfirmed
             | Self::Paused
-            | Self::InteractiveClosed
-            | Self::BulkClosed
+            | Self::LaneClosed(_)
             | Self::NotBefore => "until",
         }
     }
@@ -112,22 +112,16 @@ pub struct Blocked {
 pub struct Status {
     /// The rate in force, in calls a minute.
     pub rate: u32,
-    /// What keeps the jobs of both lanes.
+    /// What keeps the jobs of all lanes.
     pub blocked: Option<Blocked>,
-    /// What keeps those of the interactive lane.
-    pub interactive: Option<Blocked>,
-    /// What keeps those of the bulk lane.
-    pub bulk: Option<Blocked>,
+    /// What keeps those of each lane.
+    pub closed: [Option<Blocked>; Lane::COUNT],
 }
 
 impl Status {
     /// What keeps the jobs of a lane.
     pub fn blocked(&self, lane: Lane) -> Option<&Blocked> {
-        let own = match lane {
-            Lane::Interactive => self.interactive.as_ref(),
-            Lane::Bulk => self.bulk.as_ref(),
-        };
-        self.blocked.as_ref().or(own)
+        self.blocked.as_ref().or(self.closed[lane.index()].as_ref())
     }
 }
 
@@ -138,13 +132,17 @@ mod tests {
     #[test]
     fn what_closes_a_lane_keeps_no_other_and_what_keeps_both_comes_first() {
         let blocked = |cause| Blocked { cause, reason: String::new(), until: None };
-        let mut status = Status { rate: 300, blocked: None, interactive: None, bulk: Some(blocked(Cause::BulkClosed)) };
+        let mut status = Status { rate: 300, blocked: None, closed: [const { None }; Lane::COUNT] };
         let causes = |status: &Status| Lane::ALL.map(|lane| status.blocked(lane).map(|blocked| blocked.cause));
-        assert_eq!(causes(&status), [None, Some(Cause::BulkClosed)]);
-        status.interactive = Some(blocked(Cause::InteractiveClosed));
-        assert_eq!(causes(&status), [Some(Cause::InteractiveClosed), Some(Cause::BulkClosed)]);
+        status.closed[Lane::Bulk.index()] = Some(blocked(Cause::LaneClosed(Lane::Bulk)));
+        assert_eq!(causes(&status)[Lane::FIRST.index()], None);
+        assert_eq!(causes(&status)[Lane::Bulk.index()], Some(Cause::LaneClosed(Lane::Bulk)));
+        status.closed = Lane::ALL.map(|lane| Some(blocked(Cause::LaneClosed(lane))));
+        assert_eq!(causes(&status), Lane::ALL.map(|lane| Some(Cause::LaneClosed(lane))));
         status.blocked = Some(blocked(Cause::Halted));
-        assert_eq!(causes(&status), [Some(Cause::Halted); 2]);
-        assert_eq!(Cause::ALL.map(|cause| Cause::named(cause.as_str())), Cause::ALL.map(Some));
+        assert_eq!(causes(&status), [Some(Cause::Halted); Lane::COUNT]);
+        assert!(Cause::all().all(|cause| Cause::named(&cause.as_str()) == Some(cause)));
+        let [first, bulk] = [Lane::Interactive, Lane::Bulk].map(|lane| Cause::LaneClosed(lane).as_str());
+        assert_eq!((&*first, &*bulk), ("interactive_closed", "bulk_closed"));
     }
 }

@@ -50,7 +50,7 @@ pub fn without_addresses(id: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// The lane a job came by. Interactive jobs get the next permit before bulk ones.
+/// The lane a job came by. A lane gets the next permit before those that come after it in [`Lane::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Somebody waits for it: the help desk.
@@ -60,32 +60,41 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Both lanes.
+    /// All lanes, in the order in which they get permits.
     pub const ALL: [Lane; Self::COUNT] = [Lane::Interactive, Lane::Bulk];
     /// How many there are.
     pub const COUNT: usize = 2;
+    /// Their names, in the order of [`Lane::ALL`].
+    pub const NAMES: [&'static str; Self::COUNT] = ["interactive", "bulk"];
+    /// The one whose queue and routing key have no lane in their names.
+    pub const FIRST: Lane = Self::ALL[0];
+    /// The one that gets its permits last.
+    pub const LAST: Lane = Self::ALL[Self::COUNT - 1];
 
     /// Its place in what is kept for each lane: that in [`Lane::ALL`].
     pub const fn index(self) -> usize {
-        match self {
-            Lane::Interactive => 0,
-            Lane::Bulk => 1,
-        }
+        self as usize
     }
 
     /// The lane's name in messages, logs and metrics.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Lane::Interactive => "interactive",
-            Lane::Bulk => "bulk",
-        }
+        Self::NAMES[self.index()]
     }
 
     /// The lane of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|lane| lane.as_str() == name)
+    ///
+    /// # Errors
+    /// Where there is none: a later version may have more.
+    pub fn named(name: &str) -> Result<Self, UnknownLane> {
+        let named = Self::ALL.into_iter().find(|lane| lane.as_str() == name);
+        named.ok_or_else(|| UnknownLane(name.to_owned()))
     }
 }
+
+/// A lane's name that this version does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("the lane {0:?} is not known here; there are {known}", known = Lane::NAMES.join(" and "))]
+pub struct UnknownLane(pub String);
 
 /// What its producer said of a job beside its body; all of it optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -168,6 +177,14 @@ impl Reset {
 mod tests {
     use super::super::attribute::AttributeName;
     use super::*;
+
+    #[test]
+    fn each_lane_has_its_place_and_its_name_and_another_name_is_none() {
+        assert_eq!(Lane::ALL.map(Lane::index), std::array::from_fn(|at| at));
+        assert_eq!(Lane::ALL.map(|lane| Lane::named(lane.as_str())), Lane::ALL.map(Ok));
+        let unknown = Lane::named("Bulk").unwrap_err();
+        assert_eq!(unknown.to_string(), "the lane \"Bulk\" is not known here; there are interactive and bulk");
+    }
 
     #[test]
     fn an_id_keeps_everything_but_an_address() {

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::{self, ClosedLane};
 use crate::config;
 use crate::throttle::gate::Meter;
+use crate::wire::by_lane::ByLane;
 use auth::{Admission, Guard};
 use live::Live;
 use shown::Shown;
@@ -62,10 +63,8 @@ struct Org {
     paused_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    interactive: Option<Closed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bulk: Option<Closed>,
+    #[serde(flatten)]
+    closed: ByLane<Closed>,
 }
 
 #[derive(Serialize)]
@@ -171,10 +170,9 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
         let ClosedLane { kind, cause, until } = closed.as_ref()?;
         Some(Closed { state: "closed", cause: said(kind, cause), until: until.to_string() })
     });
-    let [interactive, bulk] = closed;
     let rate_per_minute = meter.map(|meter| meter.rate);
     let paused_until = meter.and_then(|meter| page_state::seconds(meter.paused_until)).map(|until| until.to_string());
-    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, interactive, bulk }
+    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, closed: ByLane::some(closed) }
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {

@@ -1,5 +1,6 @@
 //! The page's data as it is written: ids, names and numbers, no address, and of the org's words only those that say why calls fail.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use crate::domain::mailing::Unsent;
 use crate::domain::outcome::{OutcomeKind, Reason};
 use crate::domain::statistics::{self, Posted};
 use crate::throttle::gate::Meter;
+use crate::wire::by_lane::ByLane;
 use crate::wire::moment;
 
 /// What there is to see at one moment.
@@ -65,10 +67,9 @@ pub(super) struct Org {
     /// `null`: another worker spends it.
     pub(super) quota: Option<Quota>,
     pub(super) breaker: Option<Breaker>,
-    /// `null`: the interactive lane is open.
-    pub(super) interactive_closed: Option<Closed>,
-    /// `null`: the bulk lane is open.
-    pub(super) bulk_closed: Option<Closed>,
+    /// `interactiveClosed` and `bulkClosed`; `null`: that lane is open.
+    #[serde(flatten)]
+    pub(super) closed: ByLane<Option<Closed>>,
     pub(super) queues: Queues,
     /// Jobs that ended in the last 60 s.
     pub(super) per_minute: u64,
@@ -202,9 +203,9 @@ impl Breaker {
 /// What keeps jobs from ending, in place of an estimate.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Blocked {
-    cause: &'static str,
+    cause: Cow<'static, str>,
     /// The cause in a few words.
-    text: &'static str,
+    text: Cow<'static, str>,
     reason: String,
     /// What happens at `until`.
     then: &'static str,
@@ -237,8 +238,8 @@ impl Closed {
 /// What is queued and what is in flight; `null` where it is not known.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Queues {
-    interactive: Queue,
-    bulk: Queue,
+    #[serde(flatten)]
+    lanes: ByLane<Queue>,
     delayed: Option<u32>,
     dead: Option<u32>,
 }
@@ -252,15 +253,14 @@ struct Queue {
 }
 
 impl Queues {
-    pub(super) fn of(names: &Names, depth: Option<&Depth>, in_flight: Option<[u32; 2]>) -> Self {
-        let queue = |lane, at: usize| Queue {
+    pub(super) fn of(names: &Names, depth: Option<&Depth>, in_flight: Option<[u32; Lane::COUNT]>) -> Self {
+        let queue = |lane: Lane| Queue {
             name: names.lane(lane),
-            ready: depth.map(|depth| depth.lanes[at]),
-            in_flight: in_flight.map(|in_flight| in_flight[at]),
+            ready: depth.map(|depth| depth.lanes[lane.index()]),
+            in_flight: in_flight.map(|in_flight| in_flight[lane.index()]),
         };
         Self {
-            interactive: queue(Lane::Interactive, 0),
-            bulk: queue(Lane::Bulk, 1),
+            lanes: ByLane::all(Lane::ALL.map(queue)),
             delayed: depth.map(|depth| depth.parked),
             dead: depth.map(|depth| depth.dead),
         }

@@ -16,6 +16,7 @@ use crate::domain::ledger::{Holder, WorkerName};
 use crate::throttle::gate::Meter;
 use crate::throttle::jobs_in_flight::JobsInFlight;
 use crate::throttle::status::status;
+use crate::wire::by_lane::ByLane;
 
 /// What is known older than this is said to be old.
 const OLD: SignedDuration = SignedDuration::from_secs(15);
@@ -97,7 +98,7 @@ impl Snapshot {
         let (role, reason) = row.role();
         let works = role == Role::Active || (role == Role::Halted && meter.may_call);
         let in_flight = Lane::ALL.map(|lane| source.jobs_in_flight.count(lane));
-        let backlog = depth.map(|depth| backlog(&depth, in_flight));
+        let backlog = depth.map(|depth| backlog(&depth, &in_flight));
         let holder = match self.ledger.holder(name) {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
@@ -105,7 +106,7 @@ impl Snapshot {
         // What keeps a lane in which nothing waits keeps nothing.
         let waits = |lane: Lane| depth.is_some_and(|depth| depth.lanes[lane.index()] > 0);
         let blocked = lately.status.as_ref().and_then(|status| {
-            let kept = [Lane::Bulk, Lane::Interactive].into_iter().find(|lane| waits(*lane));
+            let kept = Lane::ALL.into_iter().rev().find(|lane| waits(*lane));
             kept.map_or(status.blocked.as_ref(), |lane| status.blocked(lane)).cloned()
         });
         let about = StatusLine {
@@ -133,8 +134,8 @@ impl Snapshot {
             held_here: holder.as_ref() == Some(&self.worker),
             quota: page_state::Quota::of(&meter, works),
             breaker: row.breaker.as_ref().map(page_state::Breaker::of),
-            interactive_closed: row.closed[0].as_ref().map(page_state::Closed::of),
-            bulk_closed: row.closed[1].as_ref().map(page_state::Closed::of),
+            closed: ByLane::all(row.closed.each_ref().map(|closed| closed.as_ref().map(page_state::Closed::of)))
+                .ending("Closed"),
             queues: page_state::Queues::of(&source.names, depth.as_ref(), works.then_some(in_flight)),
             per_minute: lately.per_minute,
             seconds_left: to_do
@@ -160,7 +161,7 @@ impl Snapshot {
         let (role, reason) = row.role();
         let works = role == Role::Active || (role == Role::Halted && meter.may_call);
         let in_flight = u32::try_from((source.in_flight)()).unwrap_or(u32::MAX);
-        let backlog = depth.map(|depth| self::backlog(&depth, [in_flight, 0]));
+        let backlog = depth.map(|depth| self::backlog(&depth, &[in_flight]));
         let holder = match self.ledger.holder(&source.subject) {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
@@ -187,7 +188,7 @@ impl Snapshot {
             held_here: holder.as_ref() == Some(&self.worker),
             quota: page_state::Quota::of(&meter, works),
             breaker: row.breaker.as_ref().map(page_state::Breaker::of),
-            ready: depth.map(|depth| depth.lanes[0]),
+            ready: depth.map(|depth| depth.lanes[Lane::FIRST.index()]),
             in_flight: works.then_some(in_flight),
             delayed: depth.map(|depth| depth.parked),
             dead: depth.map(|depth| depth.dead),
@@ -200,6 +201,6 @@ impl Snapshot {
 }
 
 /// Jobs that have not ended.
-fn backlog(depth: &Depth, in_flight: [u32; 2]) -> u32 {
-    depth.lanes.iter().chain(&in_flight).fold(depth.parked, |all, jobs| all.saturating_add(*jobs))
+fn backlog(depth: &Depth, in_flight: &[u32]) -> u32 {
+    depth.lanes.iter().chain(in_flight).fold(depth.parked, |all, jobs| all.saturating_add(*jobs))
 }

@@ -170,17 +170,7 @@ fn active(about: &StatusLine<'_>) -> (State, String, Option<Timestamp>) {
     if let Some(until) = about.meter.paused_until {
         return (State::Waiting, format!("Paused, as {}, or it is not available", about.of.far_end()), Some(until));
     }
-    let closed = match about.closed {
-        [None, None] => None,
-        [Some(interactive), None] => {
-            Some((format!("The interactive lane is closed: {}", interactive.cause), interactive.until))
-        }
-        [None, Some(bulk)] => Some((format!("The bulk lane is closed: {}", bulk.cause), bulk.until)),
-        [Some(interactive), Some(bulk)] => {
-            let text = format!("Both lanes are closed: {}; bulk: {}", interactive.cause, bulk.cause);
-            Some((text, interactive.until.min(bulk.until)))
-        }
-    };
+    let closed = closed_lanes(&about.closed);
     if let Some((text, until)) = closed.filter(|_| about.in_flight == 0) {
         return (State::Waiting, text, Some(until));
     }
@@ -200,6 +190,21 @@ fn active(about: &StatusLine<'_>) -> (State, String, Option<Timestamp>) {
         (false, Some(_)) => (State::Idle, format!("Idle: no {unit} waits"), None),
         (false, None) => (State::Idle, "Working; loading queue sizes…".into(), None),
     }
+}
+
+/// Which lanes are closed, why, and until when the first of them is.
+fn closed_lanes(closed: &[Option<&ClosedLane>; Lane::COUNT]) -> Option<(String, Timestamp)> {
+    let closed: Vec<_> =
+        Lane::ALL.into_iter().zip(closed).filter_map(|(lane, closed)| Some((lane, (*closed)?))).collect();
+    let until = closed.iter().map(|(_, closed)| closed.until).min()?;
+    let [(lane, first), others @ ..] = closed.as_slice() else { return None };
+    let which = match others {
+        [] => format!("The {} lane is closed", lane.as_str()),
+        [_] if Lane::COUNT == 2 => "Both lanes are closed".to_owned(),
+        [..] => format!("{} lanes are closed: {}", closed.len(), lane.as_str()),
+    };
+    let others = others.iter().map(|(lane, closed)| format!("; {}: {}", lane.as_str(), closed.cause));
+    Some((format!("{which}: {}{}", first.cause, others.collect::<String>()), until))
 }
 
 #[cfg(test)]

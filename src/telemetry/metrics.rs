@@ -22,8 +22,8 @@ const TASKS: &str = "resetd_tasks";
 const BREAKER: &str = "resetd_breaker_state";
 const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
 const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
-const BULK_CLOSED: &str = "resetd_bulk_closed";
-const INTERACTIVE_CLOSED: &str = "resetd_interactive_closed";
+/// With the name of a lane in its place.
+const LANE_CLOSED: &str = "resetd_LANE_closed";
 const RATE: &str = "resetd_rate_per_minute";
 const MAILS: &str = "resetd_mails_total";
 const MAIL_TRIES: &str = "resetd_mail_tries_total";
@@ -80,8 +80,11 @@ fn describe() {
         BREAKER_PROBE,
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
-    describe_gauge!(BULK_CLOSED, "1 while the org's bulk lane is closed, by cause: guard_per_hour or bulk_window");
-    describe_gauge!(INTERACTIVE_CLOSED, "1 while the org's interactive lane is closed, by cause: guard_per_hour");
+    for lane in Lane::ALL {
+        let causes = if lane == Lane::Bulk { "guard_per_hour or bulk_window" } else { "guard_per_hour" };
+        let what = format!("1 while the org's {} lane is closed, by cause: {causes}", lane.as_str());
+        describe_gauge!(of_lane(LANE_CLOSED, lane), what);
+    }
     describe_counter!(MAILS, "Mails that ended, by org, outcome and reason");
     describe_counter!(
         SIGN_INS,
@@ -172,13 +175,18 @@ pub fn breaker_opened(org: &str, cause: &'static str) {
     metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
 }
 
+/// The metric of one lane.
+fn of_lane(name: &str, lane: Lane) -> String {
+    name.replace("LANE", lane.as_str())
+}
+
 /// A lane of the org is closed for this cause, or is not.
 pub fn lane_closed(org: &str, lane: Lane, cause: &'static str, closed: bool) {
-    let name = match lane {
-        Lane::Interactive => INTERACTIVE_CLOSED,
-        Lane::Bulk => BULK_CLOSED,
-    };
-    metrics::gauge!(name, "org" => org.to_owned(), "cause" => cause).set(if closed { 1.0 } else { 0.0 });
+    metrics::gauge!(of_lane(LANE_CLOSED, lane), "org" => org.to_owned(), "cause" => cause).set(if closed {
+        1.0
+    } else {
+        0.0
+    });
 }
 
 /// The rate at work.

@@ -49,13 +49,14 @@ impl fmt::Display for Cause {
         match self {
             Self::PerHour { lane, most, reset } => {
                 let people = if *reset == 1 { "person was" } else { "people were" };
-                let (by, key) = match lane {
-                    Lane::Interactive => (" by interactive jobs", "guard_per_hour.interactive"),
-                    Lane::Bulk => ("", "guard_per_hour"),
+                // A number alone is the bulk lane's limit.
+                let (by, key) = match lane.as_str() {
+                    _ if *lane == Lane::Bulk => (String::new(), String::new()),
+                    name => (format!(" by {name} jobs"), format!(".{name}")),
                 };
                 write!(
                     f,
-                    "{reset} {people} reset{by} within an hour, and {key} allows {most}; it goes on as that hour passes, or when the limit is raised"
+                    "{reset} {people} reset{by} within an hour, and guard_per_hour{key} allows {most}; it goes on as that hour passes, or when the limit is raised"
                 )
             }
             Self::Window(window) => write!(f, "it works only in its hours, bulk_window {window}"),
@@ -211,14 +212,10 @@ impl Guard {
     }
 }
 
-/// Whose resets count for the limit of a lane. Those of both do for the bulk lane's, which is what is left of the org's; a file of bulk jobs
-/// takes nothing from who waits for an interactive one.
+/// Whose resets count for the limit of a lane: its own, and those of the lanes before it. So the bulk lane's limit is what is left of the
+/// org's, and a file of bulk jobs takes nothing from who waits for an interactive one.
 fn counting(lane: Lane) -> impl Iterator<Item = Lane> {
-    let all = match lane {
-        Lane::Interactive => &[Lane::Interactive][..],
-        Lane::Bulk => &Lane::ALL[..],
-    };
-    all.iter().copied()
+    Lane::ALL.into_iter().filter(move |by| *by <= lane)
 }
 
 #[cfg(test)]

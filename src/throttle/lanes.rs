@@ -1,55 +1,57 @@
-//! Who gets the next permit: interactive before bulk, first come, first served within a lane; bulk keeps a tenth, so that it never starves.
-//! Who is the next probe: whoever shows most, the lanes in turn.
+//! Who gets the next permit: the lanes in their order (interactive before bulk), first come, first served within a lane; a later lane
+//! keeps a tenth, so that it never starves. Who is the next probe: whoever shows most, the lanes in turn.
 
 use std::collections::VecDeque;
 
 use crate::domain::job::Lane;
 
-/// How many permits in a row the interactive lane may take while bulk waits.
+/// How many permits in a row earlier lanes may take while a later one waits.
 const IN_A_ROW: u32 = 9;
 
-/// Two queues, and the counts that are fair to both.
+/// A queue for each lane, and the counts that are fair to all.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
-    interactive: VecDeque<T>,
-    bulk: VecDeque<T>,
-    in_a_row: u32,
+    queues: [VecDeque<T>; Lane::COUNT],
+    /// How many permits in a row earlier lanes took while this one waited.
+    passed_over: [u32; Lane::COUNT],
     /// Whose the last probe was.
     last_probe: Lane,
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), in_a_row: 0, last_probe: Lane::Bulk }
+        let queues = [const { VecDeque::new() }; Lane::COUNT];
+        Self { queues, passed_over: [0; Lane::COUNT], last_probe: Lane::LAST }
     }
 }
 
 impl<T> Lanes<T> {
     pub(super) fn push(&mut self, lane: Lane, waiting: T) {
-        match lane {
-            Lane::Interactive => self.interactive.push_back(waiting),
-            Lane::Bulk => self.bulk.push_back(waiting),
-        }
+        self.queues[lane.index()].push_back(waiting);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.interactive.len() + self.bulk.len()
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.interactive.is_empty() && self.bulk.is_empty()
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    /// The place of each lane's first who is meant.
+    fn first(&self, is_meant: impl Fn(Lane, &T) -> bool) -> [Option<usize>; Lane::COUNT] {
+        Lane::ALL.map(|lane| self.queues[lane.index()].iter().position(|waiting| is_meant(lane, waiting)))
     }
 
     /// Whether anybody waits who is meant.
     pub(super) fn has(&self, is_meant: impl Fn(Lane, &T) -> bool) -> bool {
-        self.interactive.iter().any(|waiting| is_meant(Lane::Interactive, waiting))
-            || self.bulk.iter().any(|waiting| is_meant(Lane::Bulk, waiting))
+        Lane::ALL.into_iter().any(|lane| self.queues[lane.index()].iter().any(|waiting| is_meant(lane, waiting)))
     }
 
     /// Takes out whom there is no use in serving, wherever they wait.
     pub(super) fn take_out(&mut self, gone: impl Fn(&T) -> bool) -> Vec<T> {
         let mut out = Vec::new();
-        for queue in [&mut self.interactive, &mut self.bulk] {
+        for queue in &mut self.queues {
             // Looked for first: nearly always nobody is.
             while let Some(at) = queue.iter().position(&gone) {
                 out.extend(queue.remove(at));
@@ -61,35 +63,29 @@ impl<T> Lanes<T> {
     /// The next to be served: of each lane the first for whom `may` says so. Whoever is to be `kept` is passed over while another one can
     /// be served.
     pub(super) fn pop(&mut self, may: impl Fn(Lane, &T) -> bool, kept: impl Fn(&T) -> bool) -> Option<T> {
-        let first = |passed_over: &dyn Fn(&T) -> bool| {
-            let first = |lane: Lane, queue: &VecDeque<T>| {
-                queue.iter().position(|waiting| may(lane, waiting) && !passed_over(waiting))
-            };
-            let interactive = first(Lane::Interactive, &self.interactive);
-            let bulk = first(Lane::Bulk, &self.bulk);
-            (interactive, bulk)
-        };
-        let (interactive, bulk) = match first(&kept) {
-            (None, None) => first(&|_| false),
-            others => others,
-        };
-        let bulk_is_due = interactive.is_none() || (self.in_a_row >= IN_A_ROW && bulk.is_some());
-        if bulk_is_due {
-            self.in_a_row = 0;
-            self.bulk.remove(bulk?)
-        } else {
-            self.in_a_row = if bulk.is_none() { 0 } else { self.in_a_row + 1 };
-            self.interactive.remove(interactive?)
+        let mut first = self.first(|lane, waiting| may(lane, waiting) && !kept(waiting));
+        if first.iter().all(Option::is_none) {
+            first = self.first(may);
         }
+        let waits = |lane: &Lane| first[lane.index()].is_some();
+        let is_due = |lane: &Lane| waits(lane) && self.passed_over[lane.index()] >= IN_A_ROW;
+        let due = Lane::ALL.into_iter().rev().find(is_due);
+        let lane = due.or_else(|| Lane::ALL.into_iter().find(waits))?;
+        self.passed_over[lane.index()] = 0;
+        for later in Lane::ALL.into_iter().filter(|later| *later > lane) {
+            let passed_over = &mut self.passed_over[later.index()];
+            *passed_over = if first[later.index()].is_some() { *passed_over + 1 } else { 0 };
+        }
+        self.queues[lane.index()].remove(first[lane.index()]?)
     }
 
-    /// The first of those that are meant, interactive before bulk.
+    /// The first of those that are meant, the lanes in their order.
     pub(super) fn pop_first(&mut self, is_meant: impl Fn(Lane, &T) -> bool) -> Option<T> {
-        if let Some(at) = self.interactive.iter().position(|waiting| is_meant(Lane::Interactive, waiting)) {
-            return self.interactive.remove(at);
-        }
-        let at = self.bulk.iter().position(|waiting| is_meant(Lane::Bulk, waiting))?;
-        self.bulk.remove(at)
+        let (queue, at) = self.queues.iter_mut().zip(Lane::ALL).find_map(|(queue, lane)| {
+            let at = queue.iter().position(|waiting| is_meant(lane, waiting))?;
+            Some((queue, at))
+        })?;
+        queue.remove(at)
     }
 
     /// The next to be a probe: the one with the least `rank`, which is told whether the last probe was of its lane, and its place there.
@@ -102,16 +98,12 @@ impl<T> Lanes<T> {
         rank: impl Fn(&T, bool, usize) -> R,
         is_first: bool,
     ) -> Option<T> {
-        let last = if is_first { Lane::Bulk } else { self.last_probe };
-        let interactive = self.interactive.iter().enumerate().map(|(at, waiting)| (Lane::Interactive, at, waiting));
-        let bulk = self.bulk.iter().enumerate().map(|(at, waiting)| (Lane::Bulk, at, waiting));
-        let all = interactive.chain(bulk).filter(|(lane, _, waiting)| may(*lane, waiting));
+        let last = if is_first { Lane::LAST } else { self.last_probe };
+        let of = |(queue, lane)| VecDeque::iter(queue).enumerate().map(move |(at, waiting)| (lane, at, waiting));
+        let all = self.queues.iter().zip(Lane::ALL).flat_map(of).filter(|(lane, _, waiting)| may(*lane, waiting));
         let (lane, at, _) = all.min_by_key(|(lane, at, waiting)| rank(waiting, *lane == last, *at))?;
         self.last_probe = lane;
-        match lane {
-            Lane::Interactive => self.interactive.remove(at),
-            Lane::Bulk => self.bulk.remove(at),
-        }
+        self.queues[lane.index()].remove(at)
     }
 }
 

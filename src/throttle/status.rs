@@ -23,12 +23,11 @@ pub fn status(row: &OrgState, meter: &Meter) -> Option<Status> {
         }),
         Role::Active => active(row, meter),
     };
-    let closed = |lane: Lane, cause| {
+    let closed = Lane::ALL.map(|lane| {
         let closed = row.closed[lane.index()].as_ref()?;
-        Some(Blocked { cause, reason: closed.cause.clone(), until: Some(closed.until) })
-    };
-    let interactive = closed(Lane::Interactive, Cause::InteractiveClosed);
-    Some(Status { rate: meter.rate, blocked, interactive, bulk: closed(Lane::Bulk, Cause::BulkClosed) })
+        Some(Blocked { cause: Cause::LaneClosed(lane), reason: closed.cause.clone(), until: Some(closed.until) })
+    });
+    Some(Status { rate: meter.rate, blocked, closed })
 }
 
 fn active(row: &OrgState, meter: &Meter) -> Option<Blocked> {
@@ -77,7 +76,7 @@ mod tests {
             |meter: &Meter| said(meter).and_then(|said| said.blocked).map(|blocked| (blocked.cause, blocked.until));
         assert_eq!(cause(&meter), Some((Cause::Starting, None)));
         board.session("main", Session::Active);
-        assert_eq!(said(&meter), Some(Status { rate: 240, blocked: None, interactive: None, bulk: None }));
+        assert_eq!(said(&meter), Some(Status { rate: 240, blocked: None, closed: [const { None }; Lane::COUNT] }));
         (meter.paused_until, meter.no_token_until) = (at(2), None);
         assert_eq!(cause(&meter), Some((Cause::Paused, at(2))));
         meter.no_token_until = at(3);
@@ -92,12 +91,13 @@ mod tests {
         assert_eq!(cause(&meter), Some((Cause::BreakerOpen, at(4))));
         let closed = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: next_probe };
         board.lane("main", Lane::Bulk, Some(closed.clone()));
-        assert_eq!(said(&meter).and_then(|said| said.interactive), None);
+        let of = |lane: Lane| said(&meter).and_then(|said| said.closed[lane.index()].clone());
+        assert_eq!(of(Lane::Interactive), None);
         board.lane("main", Lane::Interactive, Some(closed));
-        let interactive = said(&meter).and_then(|said| said.interactive).map(|blocked| blocked.cause);
-        assert_eq!(interactive, Some(Cause::InteractiveClosed));
-        let bulk = said(&meter).and_then(|said| said.bulk);
-        assert_eq!(bulk, Some(Blocked { cause: Cause::BulkClosed, reason: "its hours".into(), until: at(4) }));
+        let interactive = of(Lane::Interactive).map(|blocked| blocked.cause);
+        assert_eq!(interactive, Some(Cause::LaneClosed(Lane::Interactive)));
+        let closes = Cause::LaneClosed(Lane::Bulk);
+        assert_eq!(of(Lane::Bulk), Some(Blocked { cause: closes, reason: "its hours".into(), until: at(4) }));
         board.stop("main", HaltCause::Forbidden, "missing.permissions");
         assert_eq!(cause(&meter), Some((Cause::Halted, at(1))));
         board.resolved("main", HaltCause::Forbidden);

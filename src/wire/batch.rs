@@ -123,14 +123,15 @@ pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'
         BATCH => {
             let Announcement { batch, org, lane, jobs, enqueued_at, not_before } = serde_json::from_slice(body).ok()?;
             let not_before = not_before.and_then(|begin| begin.0.parse().ok());
-            let announced = Announced { lane: Lane::named(&lane)?, jobs, at: enqueued_at.parse().ok()?, not_before };
+            let announced =
+                Announced { lane: Lane::named(&lane).ok()?, jobs, at: enqueued_at.parse().ok()?, not_before };
             Some(About { org, batch, record: Record::Announced(announced) })
         }
         outcome::TYPE => {
             let end: End<'_> = serde_json::from_slice(body).ok()?;
             let ended = Ended {
                 job: end.job_id,
-                lane: Lane::named(&end.lane)?,
+                lane: Lane::named(&end.lane).ok()?,
                 kind: OutcomeKind::named(&end.outcome)?,
                 reason: end.reason.map(|text| text.0),
                 detail: end.detail.map(|text| text.0),

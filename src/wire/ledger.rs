@@ -139,7 +139,7 @@ fn ended<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> 
         user: name(user_id),
         batch: name(batch),
         asked_at: asked_at(properties),
-        lane: lane.and_then(|lane| Lane::named(&lane.0)),
+        lane: lane.and_then(|lane| Lane::named(&lane.0).ok()),
         kind: OutcomeKind::named(&outcome)?,
         reason: reason.and_then(|reason| Reason::named(&reason.0)),
         status,

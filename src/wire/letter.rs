@@ -13,7 +13,7 @@ use super::permitted::MISSING;
 use super::properties::{integer, job_id, message_id, text};
 use super::{again, dead_letter, kept, ledger, moment, persistent, schema, short};
 use crate::domain::attribute::AllowedAttributes;
-use crate::domain::job::{JobId, Lane};
+use crate::domain::job::{JobId, Lane, UnknownLane};
 use crate::domain::outcome::Reason;
 use crate::domain::user::UserId;
 
@@ -56,8 +56,8 @@ pub struct DeadLetter {
     pub attempts: Option<u32>,
     /// What is known of the password: `yes`, `no` or `unknown`.
     pub password_set: Option<String>,
-    /// The lane it came by.
-    pub lane: Lane,
+    /// The lane it came by; a later version may have others.
+    pub lane: Result<Lane, UnknownLane>,
     /// When it was given up.
     pub dead_at: Option<Timestamp>,
     /// Whether it has a body: without one it cannot be replayed.
@@ -114,19 +114,27 @@ impl DeadLetter {
     /// Why it cannot be replayed, if so: it would ask for something else than the job that was given up. What the broker itself
     /// dead-lettered is that job as it came.
     pub fn hindrance(&self) -> Option<String> {
-        match self.by {
-            By::Broker if !self.kept => Some(format!("it has no body; {CURE}")),
-            By::Broker => None,
-            By::Worker if !self.kept => {
+        match (self.by, &self.lane) {
+            (By::Broker, _) if !self.kept => Some(format!("it has no body; {CURE}")),
+            (By::Worker, _) if !self.kept => {
                 Some(format!("nothing of its body was kept (it was no JSON object, or over 64 KiB); {CURE}"))
             }
-            By::Worker if !self.missing.is_empty() => {
+            (By::Worker, _) if !self.missing.is_empty() => {
                 Some(format!("what its job had, and it has not: {}; {CURE}", self.missing.join(", ")))
             }
-            By::Worker if self.kept_one_of_two() => {
+            (By::Worker, _) if self.kept_one_of_two() => {
                 Some(format!("a field stood twice, and which of both was meant is not known; {CURE}"))
             }
-            By::Worker => None,
+            (By::Broker | By::Worker, Err(unknown)) => Some(format!("{unknown}; {CURE}")),
+            (By::Broker | By::Worker, Ok(_)) => None,
+        }
+    }
+
+    /// The name of its lane, known or not.
+    pub fn lane(&self) -> &str {
+        match &self.lane {
+            Ok(lane) => lane.as_str(),
+            Err(UnknownLane(name)) => name,
         }
     }
 
@@ -181,12 +189,13 @@ impl<'a> Headers<'a> {
     }
 
     /// The worker says it; what the broker dead-lettered lay in the queue of its lane.
-    fn lane(&self) -> Lane {
-        let bulk = match self.text(dead_letter::LANE) {
-            Some(lane) => lane == Lane::Bulk.as_str(),
-            None => Headers(self.death()).text("queue").is_some_and(|queue| queue.ends_with(".bulk")),
-        };
-        if bulk { Lane::Bulk } else { Lane::Interactive }
+    fn lane(&self) -> Result<Lane, UnknownLane> {
+        if let Some(name) = self.text(dead_letter::LANE) {
+            return Lane::named(&name);
+        }
+        let queue = Headers(self.death()).text("queue").unwrap_or_default();
+        let last = queue.rsplit('.').next().unwrap_or_default();
+        Ok(Lane::named(last).unwrap_or(Lane::FIRST))
     }
 }
 
@@ -246,7 +255,7 @@ pub fn dropped(letter: &DeadLetter, org: &str, at: Timestamp) -> (Vec<u8>, Basic
     let record = Dropped {
         job_id: letter.job.as_str(),
         org,
-        lane: letter.lane.as_str(),
+        lane: letter.lane(),
         user_id: letter.user.as_ref().map(UserId::as_str),
         batch: letter.batch.as_deref(),
         reason: &letter.reason,
@@ -289,7 +298,7 @@ pub fn line(letter: &DeadLetter, org: &str, shown: Option<Shown>) -> String {
     let line = Line {
         job_id: letter.job.as_str(),
         org,
-        lane: letter.lane.as_str(),
+        lane: letter.lane(),
         user_id: letter.user.as_ref().map(UserId::as_str),
         batch: letter.batch.as_deref(),
         reason: &letter.reason,

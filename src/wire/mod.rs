@@ -4,6 +4,7 @@
 
 pub mod again;
 pub mod batch;
+pub mod by_lane;
 pub mod dead_letter;
 pub mod dead_mail;
 pub mod email;

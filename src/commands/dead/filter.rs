@@ -84,7 +84,7 @@ mod tests {
             status: None,
             attempts: None,
             password_set: None,
-            lane: Lane::Bulk,
+            lane: Ok(Lane::Bulk),
             dead_at: Some(at(0)),
             kept: true,
             missing: Vec::new(),

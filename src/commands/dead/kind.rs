@@ -119,8 +119,10 @@ impl Kind for Jobs {
     }
 
     async fn replay(names: &Names, publisher: &Publisher, letter: &DeadLetter, held: &Held) -> Result<(), Unpublished> {
+        // One whose lane is not known is not meant.
+        let Ok(lane) = letter.lane else { return Ok(()) };
         let properties = letter::replayed(&held.body, &held.properties);
-        let (exchange, key) = (names.resets(), names.lane_key(letter.lane));
+        let (exchange, key) = (names.resets(), names.lane_key(lane));
         publisher.publish(&Message { exchange: &exchange, key: &key, body: &held.body, properties }).await
     }
 

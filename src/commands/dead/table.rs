@@ -131,7 +131,7 @@ fn one_by_one(letters: &[&DeadLetter]) -> Table {
             letter.status.map_or_else(nothing, |status| status.to_string()),
             letter.attempts.map_or_else(nothing, |attempts| attempts.to_string()),
             letter.password_set.as_deref().map_or_else(nothing, plain),
-            letter.lane.as_str().to_owned(),
+            plain(letter.lane()),
             letter.batch.as_deref().map_or_else(nothing, plain),
             when(letter.dead_at),
         ]);
@@ -146,7 +146,7 @@ pub(super) fn one(letter: &DeadLetter, org: &str, shown: &Shown) -> String {
     let mut rows = vec![
         ("job", plain(letter.job.as_str())),
         ("org", org.to_owned()),
-        ("lane", letter.lane.as_str().to_owned()),
+        ("lane", plain(letter.lane())),
         ("user", letter.user.as_ref().map(UserId::as_str).unwrap_or(NOTHING).to_owned()),
         ("batch", text(&letter.batch)),
         ("reason", reason(letter)),
@@ -221,7 +221,7 @@ mod tests {
             status: Some(404),
             attempts: Some(1),
             password_set: Some("no".into()),
-            lane: Lane::Bulk,
+            lane: Ok(Lane::Bulk),
             dead_at: Timestamp::from_second(1_800_000_000 + n * 60).ok(),
             kept: true,
             missing: Vec::new(),
@@ -240,7 +240,7 @@ mod tests {
             status: None,
             attempts: None,
             password_set: None,
-            lane: Lane::Interactive,
+            lane: Ok(Lane::Interactive),
             kept: false,
             ..letter(3)
         }

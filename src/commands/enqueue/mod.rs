@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -60,8 +60,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     org: Option<String>,
     /// Interactive jobs get the next permit before bulk ones.
-    #[arg(long, value_enum, default_value = "bulk")]
-    lane: LaneArg,
+    #[arg(long, value_parser = lane(), default_value = Lane::Bulk.as_str())]
+    lane: Lane,
     /// The batch's name: by it the jobs are followed (resetd batch NAME), and not done twice.
     #[arg(long, value_name = "NAME", value_parser = batch_name)]
     batch: Option<String>,
@@ -82,10 +82,9 @@ pub struct Args {
     failed: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LaneArg {
-    Interactive,
-    Bulk,
+/// A lane by its name.
+fn lane() -> impl TypedValueParser<Value = Lane> {
+    PossibleValuesParser::new(Lane::NAMES).try_map(|name| Lane::named(&name))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
@@ -130,10 +129,7 @@ pub async fn run(args: Args, config: &Config, shutdown: CancellationToken) -> Re
         domains: config.notification.domains.clone(),
     };
     let sheet = file::sheet(&file::text(&args.file)?, &rules, batch.as_deref())?;
-    let lane = match args.lane {
-        LaneArg::Interactive => Lane::Interactive,
-        LaneArg::Bulk => Lane::Bulk,
-    };
+    let lane = args.lane;
     let of_batch = batch.as_ref().map(|name| format!(", batch {}", Escaped(name))).unwrap_or_default();
     let jobs = format!("{} jobs", sheet.jobs.len());
     let place = format!("for org {org}, lane {}{of_batch}", lane.as_str());

@@ -92,7 +92,7 @@ fn until(blocked: &Blocked) -> String {
     let Blocked { cause, until, .. } = blocked;
     match until.and_then(|until| until.round(Unit::Second).ok()) {
         Some(moment) => format!("{}, {} {moment}", cause.words(), cause.then()),
-        None => cause.words().to_owned(),
+        None => cause.words().into_owned(),
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn what_keeps_it_is_said_in_place_of_an_estimate() {
         let reason = "its hours".to_owned();
-        let blocked = Some(Blocked { cause: Cause::BulkClosed, reason, until: Some(at(3600)) });
+        let blocked = Some(Blocked { cause: Cause::LaneClosed(Lane::Bulk), reason, until: Some(at(3600)) });
         let mut outlook = Outlook { blocked, in_force: Some(300) };
         insta::assert_snapshot!(line(&half_done(), &outlook, at(300)), @"1500 of 3000 done, 1350 succeeded, 150 failed, 1350 notification queued, 296 in the last 60 s, bulk lane closed, until 2027-01-15T09:00:00Z: its hours");
         insta::assert_snapshot!(beside(&half_done(), &outlook, at(300)), @", 150 failed, bulk lane closed, until 2027-01-15T09:00:00Z");

@@ -11,6 +11,12 @@ const BINDINGS: &str = "0.3.0";
 /// What stands for an org's name in an address.
 const ORG: &str = "{org}";
 
+/// What a lane's jobs are, and what taking one is.
+const LANES: [[&str; 2]; Lane::COUNT] = [
+    ["Jobs that somebody waits for", "Take a job that somebody waits for"],
+    ["Jobs by the thousand", "Take a job out of thousands"],
+];
+
 /// The document. Names are without `amqp.prefix`.
 pub(super) fn document() -> Value {
     json!({
@@ -31,15 +37,14 @@ pub(super) fn document() -> Value {
 fn channels() -> Value {
     let names = Names::new("", ORG);
     let org = json!({"org": {"description": "The org's name in the worker's configuration."}});
-    let lane = |lane, title: &str| {
+    let of_lane = |lane: Lane| {
+        let [title, _] = LANES[lane.index()];
         json!({
             "address": names.lane_key(lane), "title": title, "parameters": org, "messages": carries(&["job"]),
             "bindings": exchange(&names.resets(), "direct"),
         })
     };
-    json!({
-        "jobs": lane(Lane::Interactive, "Jobs that somebody waits for"),
-        "bulkJobs": lane(Lane::Bulk, "Jobs by the thousand"),
+    let others = json!({
         "replies": {
             "address": null, "title": "The queue that a job's reply_to names", "messages": carries(&["reply"]),
         },
@@ -64,7 +69,28 @@ fn channels() -> Value {
             "address": names.emails_dead(), "title": "Mails that were given up", "messages": carries(&["deadMail"]),
             "bindings": queue(&names.emails_dead()),
         },
-    })
+    });
+    joined(Lane::ALL.map(|lane| (channel(lane), of_lane(lane))), others)
+}
+
+/// The channel of a lane.
+fn channel(lane: Lane) -> String {
+    if lane == Lane::FIRST { "jobs".to_owned() } else { format!("{}Jobs", lane.as_str()) }
+}
+
+/// What takes a job of a lane.
+fn taking(lane: Lane) -> String {
+    if lane == Lane::FIRST {
+        return "takeJob".to_owned();
+    }
+    let (first, rest) = lane.as_str().split_at(1);
+    format!("take{}{rest}Job", first.to_ascii_uppercase())
+}
+
+/// One object, what is of the lanes first.
+fn joined(lanes: [(String, Value); Lane::COUNT], others: Value) -> Value {
+    let Value::Object(others) = others else { unreachable!("it is written as an object above") };
+    lanes.into_iter().chain(others).collect()
 }
 
 fn operations() -> Value {
@@ -84,14 +110,13 @@ fn operations() -> Value {
             "bindings": {"amqp": {"deliveryMode": 2, "mandatory": true, "bindingVersion": BINDINGS}},
         })
     };
-    json!({
-        "takeJob": take("jobs", "Take a job that somebody waits for"),
-        "takeBulkJob": take("bulkJobs", "Take a job out of thousands"),
+    let others = json!({
         "tellThePerson": send("emails", "Tell the person, once the password is set"),
         "sayTheOutcome": send("outcomes", "Say what became of a job"),
         "giveUp": send("deadLetters", "Give a job up"),
         "giveUpMail": send("deadMails", "Give a mail up"),
-    })
+    });
+    joined(Lane::ALL.map(|lane| (taking(lane), take(&channel(lane), LANES[lane.index()][1]))), others)
 }
 
 fn messages() -> Value {

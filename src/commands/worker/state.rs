@@ -62,15 +62,14 @@ fn telling(seen: Status, now: Timestamp) -> Status {
         blocked.cause == Cause::Paused && blocked.until.is_some_and(|until| until.duration_since(now) < SHORT)
     };
     let blocked = seen.blocked.filter(|blocked| !is_short(blocked)).map(whole);
-    Status { rate: seen.rate, blocked, interactive: seen.interactive.map(whole), bulk: seen.bulk.map(whole) }
+    Status { rate: seen.rate, blocked, closed: seen.closed.map(|closed| closed.map(whole)) }
 }
 
 fn is_news(known: &Status, seen: &Status) -> bool {
     let rate = known.rate.abs_diff(seen.rate).saturating_mul(PART) >= known.rate;
     rate && known.rate != seen.rate
         || differ(known.blocked.as_ref(), seen.blocked.as_ref())
-        || differ(known.interactive.as_ref(), seen.interactive.as_ref())
-        || differ(known.bulk.as_ref(), seen.bulk.as_ref())
+        || known.closed.iter().zip(&seen.closed).any(|(known, seen)| differ(known.as_ref(), seen.as_ref()))
 }
 
 /// A moment that is a second off is the same.
@@ -91,13 +90,14 @@ fn differ(known: Option<&Blocked>, seen: Option<&Blocked>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::job::Lane;
 
     #[test]
     fn small_steps_of_the_rate_and_short_pauses_are_no_news() {
         let at = |millis| Timestamp::from_millisecond(millis).unwrap();
         let paused =
             |until: i64| Some(Blocked { cause: Cause::Paused, reason: "quota".into(), until: Some(at(until)) });
-        let stands = |rate, blocked| Status { rate, blocked, interactive: None, bulk: None };
+        let stands = |rate, blocked| Status { rate, blocked, closed: [const { None }; Lane::COUNT] };
         assert!(!is_news(&stands(300, None), &stands(280, None)));
         assert!(is_news(&stands(300, None), &stands(270, None)) && is_news(&stands(1, None), &stands(2, None)));
         assert_eq!(telling(stands(300, paused(4_900)), at(0)), stands(300, None));

@@ -130,9 +130,10 @@ fn a_short_batch_has_a_rate_too() {
 #[test]
 fn what_keeps_its_lane_or_its_own_not_before_keeps_it_until_it_has_ended() {
     let blocked = |cause| Some(Blocked { cause, reason: String::new(), until: None });
-    let closed = Status { rate: 300, blocked: None, interactive: None, bulk: blocked(Cause::BulkClosed) };
+    let mut closed = Status { rate: 300, blocked: None, closed: [const { None }; Lane::COUNT] };
+    closed.closed[Lane::Bulk.index()] = blocked(Cause::LaneClosed(Lane::Bulk));
     let mut progress = after(&[announced(1)]);
-    assert_eq!(progress.blocked(Some(&closed), at(1)), blocked(Cause::BulkClosed));
+    assert_eq!(progress.blocked(Some(&closed), at(1)), blocked(Cause::LaneClosed(Lane::Bulk)));
     assert_eq!(progress.blocked(None, at(1)), None);
     let later = Announced { lane: Lane::Interactive, jobs: 1, at: at(0), not_before: Some(at(9)) };
     progress.note(&Record::Announced(later));

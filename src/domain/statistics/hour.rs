@@ -55,8 +55,8 @@ pub(super) struct Hour {
 #[derive(Debug, Default)]
 struct Minute {
     count: Count,
-    /// Passwords set by interactive jobs.
-    interactive: u32,
+    /// Passwords set, by the lane of the job; of one that says none, bulk.
+    resets: [u32; Lane::COUNT],
     known: HashSet<u64>,
     /// Its records are not known any more: who tells of one again cannot be told from who tells of a new one.
     closed: bool,
@@ -78,8 +78,9 @@ impl Hour {
             return;
         }
         counted.count.add(kind);
-        if (kind, lane) == (OutcomeKind::Succeeded, Some(Lane::Interactive)) {
-            counted.interactive = counted.interactive.saturating_add(1);
+        if kind == OutcomeKind::Succeeded {
+            let resets = &mut counted.resets[lane.unwrap_or(Lane::Bulk).index()];
+            *resets = resets.saturating_add(1);
         }
         self.ends.note(at);
         if self.known == MAX_KNOWN {
@@ -116,8 +117,8 @@ impl Hour {
         let end = |minute: i64| Timestamp::from_second((minute + 1) * 60).map_or(now, |end| end.min(now));
         let lately = self.minutes.range(minute(now) - MINUTES..);
         let of = |minute: i64, counted: &Minute| {
-            let lane = |n| if n < counted.interactive { Lane::Interactive } else { Lane::Bulk };
-            (0..counted.count.succeeded).map(|n| (lane(n), end(minute))).collect::<Vec<_>>()
+            let of_lane = |lane: Lane| (0..counted.resets[lane.index()]).map(move |_| (lane, end(minute)));
+            Lane::ALL.into_iter().flat_map(of_lane).collect::<Vec<_>>()
         };
         lately.flat_map(|(minute, counted)| of(*minute, counted)).collect()
     }

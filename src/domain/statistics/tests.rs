@@ -71,7 +71,7 @@ fn a_record_that_is_told_twice_counts_once_and_a_job_that_ends_again_counts_agai
 fn the_rate_is_a_count_of_the_last_minute_and_the_pace_says_what_comes() {
     let mut statistics = statistics();
     let said = |statistics: &Statistics, seconds| {
-        let status = Status { rate: 300, blocked: None, interactive: None, bulk: None };
+        let status = Status { rate: 300, blocked: None, closed: [const { None }; Lane::COUNT] };
         let lately = statistics.lately("main", at(seconds), Some(&status)).unwrap();
         (lately.per_minute, lately.adaptive_rate.map(f64::round))
     };
@@ -90,7 +90,7 @@ fn the_rate_is_a_count_of_the_last_minute_and_the_pace_says_what_comes() {
 #[test]
 fn what_the_orgs_worker_said_last_counts_where_the_org_is_not_ours() {
     let mut statistics = statistics();
-    let status = |rate| Status { rate, blocked: None, interactive: None, bulk: None };
+    let status = |rate| Status { rate, blocked: None, closed: [const { None }; Lane::COUNT] };
     let known =
         |statistics: &Statistics, own| statistics.lately("main", at(0), own).unwrap().status.map(|said| said.rate);
     assert_eq!(known(&statistics, None), None);

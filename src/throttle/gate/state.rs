@@ -150,7 +150,7 @@ impl<T> State<T> {
             spent: Spent::new(now),
             limiter,
             guard,
-            closed: [None, None],
+            closed: [const { None }; Lane::COUNT],
         }
     }
 

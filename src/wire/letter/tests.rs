@@ -90,7 +90,7 @@ fn a_workers_letter_is_read_as_it_was_written() {
         status: Some(404),
         attempts: Some(1),
         password_set: Some("no".into()),
-        lane: Lane::Bulk,
+        lane: Ok(Lane::Bulk),
         dead_at: Some(at(0)),
         kept: true,
         missing: vec![],
@@ -102,10 +102,22 @@ fn a_workers_letter_is_read_as_it_was_written() {
 #[test]
 fn what_the_broker_dead_lettered_is_read_from_its_newest_death() {
     let letter = DeadLetter::read(BODY, &of_the_broker());
-    assert_eq!((letter.reason.as_str(), letter.by, letter.lane), ("delivery_limit", By::Broker, Lane::Bulk));
+    assert_eq!((letter.reason.as_str(), letter.by, letter.lane), ("delivery_limit", By::Broker, Ok(Lane::Bulk)));
     assert_eq!((letter.dead_at, letter.status, letter.attempts), (Some(at(0)), None, None));
     let bare = DeadLetter::read(b"", &BasicProperties::default());
-    assert_eq!((bare.reason.as_str(), bare.lane, bare.kept), ("unknown", Lane::Interactive, false));
+    assert_eq!((bare.reason.as_str(), bare.lane, bare.kept), ("unknown", Ok(Lane::Interactive), false));
+}
+
+#[test]
+fn a_lane_that_is_not_known_is_said_and_no_other_stands_in_for_it() {
+    let (body, properties) = of_a_worker();
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("express".into()));
+    let letter = DeadLetter::read(&body, &properties.with_headers(headers));
+    let why =
+        "the lane \"express\" is not known here; there are interactive and bulk; send the job again from where it came";
+    assert_eq!(letter.hindrance().as_deref(), Some(why));
+    assert!(line(&letter, "main", None).contains(r#""lane":"express""#), "{}", line(&letter, "main", None));
 }
 
 #[test]
