@@ -1,13 +1,10 @@
 //! The body of a job: bytes in, an intent or a refusal out. A refusal names the field, the rule and the value's shape, never the value.
 //! `schema` says the same to its producers.
 
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::object::{Name, Pairs, Whole, is_reserved, names};
+use super::object::{Pairs, Whole, is_reserved, names};
 use super::quoted;
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
 use crate::domain::job::{Intent, Reset, Who};
@@ -77,7 +74,8 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     }
     // Read as a whole first: what is nested too deep, or has half a character in a value that is handed on unread, is no job.
     let Whole = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
-    let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
+    let pairs = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
+    let fields = Fields::of(&pairs);
     if let Some(problem) = fields.problem {
         return Err(Invalid::job(problem));
     }
@@ -106,30 +104,13 @@ struct Fields<'a> {
     problem: Option<String>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Top;
-        impl<'de> Visitor<'de> for Top {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields<'de>, M::Error> {
-                let mut fields = Fields::default();
-                while let Some(Name(name)) = map.next_key()? {
-                    let value: &RawValue = map.next_value()?;
-                    fields.take(&name, value);
-                }
-                Ok(fields)
-            }
-        }
-        deserializer.deserialize_map(Top)
-    }
-}
-
 impl<'a> Fields<'a> {
+    fn of(Pairs(pairs): &Pairs<'a>) -> Self {
+        let mut fields = Self::default();
+        pairs.iter().for_each(|(name, value)| fields.take(name, value));
+        fields
+    }
+
     fn take(&mut self, name: &str, value: &'a RawValue) {
         let place = match name {
             field::USER_ID => &mut self.user_id,

@@ -58,7 +58,7 @@ impl<'a> Pairs<'a> {
 
 /// A name, borrowed where it has no escapes.
 #[derive(Deserialize)]
-pub(super) struct Name<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// JobsInFlight every name within a value to `each`, at any depth.
 pub(super) fn names(value: &RawValue, each: &mut impl FnMut(&str)) {
