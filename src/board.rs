@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::domain::breaker::BreakerView;
 use crate::domain::job::Lane;
 use crate::domain::retry::HaltCause;
 
@@ -44,38 +45,6 @@ pub enum Session {
     Standby,
     /// Not consuming until somebody fixes what the text says.
     Stopped(String),
-}
-
-/// How a breaker that is not closed stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BreakerState {
-    /// No call is made.
-    Open,
-    /// One call is made at a time.
-    HalfOpen,
-}
-
-impl BreakerState {
-    /// The name in `/readyz`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            BreakerState::Open => "open",
-            BreakerState::HalfOpen => "half_open",
-        }
-    }
-}
-
-/// A breaker that is not closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BreakerView {
-    /// How it stands.
-    pub state: BreakerState,
-    /// Why it opened, as the metrics call it.
-    pub kind: &'static str,
-    /// The same in words.
-    pub cause: String,
-    /// From when on a probe is let through.
-    pub next_probe: Timestamp,
 }
 
 /// A lane that is closed while the other one works.
@@ -232,6 +201,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::breaker::BreakerState;
 
     #[test]
     fn an_org_is_ready_only_while_it_consumes_and_nothing_stops_it() {

@@ -5,6 +5,7 @@
 pub mod attribute;
 pub mod batch;
 pub mod blocked;
+pub mod breaker;
 pub mod delay_tier;
 pub mod ended;
 pub mod escape;

@@ -37,6 +37,7 @@ use crate::throttle::gate::Meter;
 use crate::wire::by_lane::ByLane;
 use auth::{Admission, Guard};
 use live::Live;
+use page_state::Breaker;
 use shown::Shown;
 pub use snapshot::{MailSource, Snapshot, Source};
 
@@ -65,14 +66,6 @@ struct Org {
     breaker: Option<Breaker>,
     #[serde(flatten)]
     closed: ByLane<Closed>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Breaker {
-    state: &'static str,
-    cause: String,
-    next_probe: String,
 }
 
 /// A lane that is closed.
@@ -161,11 +154,8 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
     };
     let reason = all.map(|all| said(&org.kinds().join("; "), &all));
     let meter = meter.filter(|_| org.works());
-    let breaker = org.breaker.as_ref().map(|breaker| Breaker {
-        state: breaker.state.as_str(),
-        cause: said(breaker.kind, &breaker.cause),
-        next_probe: breaker.next_probe.to_string(),
-    });
+    let breaker = org.breaker.as_ref();
+    let breaker = breaker.map(|breaker| Breaker::because(breaker, said(breaker.kind, &breaker.cause)));
     let closed = org.closed.each_ref().map(|closed| {
         let ClosedLane { kind, cause, until } = closed.as_ref()?;
         Some(Closed { state: "closed", cause: said(kind, cause), until: until.to_string() })
@@ -182,7 +172,8 @@ async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::{Board, BreakerState, BreakerView, Session};
+    use crate::board::{Board, Session};
+    use crate::domain::breaker::{BreakerState, BreakerView};
 
     #[test]
     fn a_breaker_is_shown_only_while_it_is_not_closed() {

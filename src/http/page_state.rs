@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
-use crate::board::{BreakerView, ClosedLane};
+use crate::board::ClosedLane;
 use crate::domain::blocked;
+use crate::domain::breaker::BreakerView;
 use crate::domain::job::{Lane, without_addresses};
 use crate::domain::mailing::Unsent;
 use crate::domain::outcome::{OutcomeKind, Reason};
@@ -54,19 +55,27 @@ impl PageState {
     }
 }
 
+/// What an org and the mailer both show.
 #[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Org {
+pub(super) struct Standing {
     pub(super) role: &'static str,
     pub(super) reason: Option<String>,
     pub(super) status_line: StatusLine,
-    /// The worker that held the lease last, as far as the ledger tells.
+    /// The process that held the lease last, as far as the ledger tells.
     pub(super) held_by: Option<String>,
     /// Whether that is this one.
     pub(super) held_here: bool,
-    /// `null`: another worker spends it.
+    /// `null`: another process spends it.
     pub(super) quota: Option<Quota>,
     pub(super) breaker: Option<Breaker>,
+}
+
+#[derive(PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Org {
+    #[serde(flatten)]
+    pub(super) standing: Standing,
     /// `interactiveClosed` and `bulkClosed`; `null`: that lane is open.
     #[serde(flatten)]
     pub(super) closed: ByLane<Option<Closed>>,
@@ -88,16 +97,8 @@ pub(super) struct Org {
 #[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Mailer {
-    pub(super) role: &'static str,
-    pub(super) reason: Option<String>,
-    pub(super) status_line: StatusLine,
-    /// The mailer that held the lease last, as far as the ledger tells.
-    pub(super) held_by: Option<String>,
-    /// Whether that is this one.
-    pub(super) held_here: bool,
-    /// `null`: another mailer sends.
-    pub(super) quota: Option<Quota>,
-    pub(super) breaker: Option<Breaker>,
+    #[serde(flatten)]
+    pub(super) standing: Standing,
     pub(super) ready: Option<u32>,
     pub(super) in_flight: Option<u32>,
     pub(super) delayed: Option<u32>,
@@ -181,22 +182,25 @@ impl Quota {
     }
 }
 
+/// A breaker that is not closed.
 #[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Breaker {
     state: &'static str,
     cause: String,
-    #[serde(serialize_with = "optional_moment")]
-    next_probe: Option<Timestamp>,
+    next_probe: String,
 }
 
 impl Breaker {
+    /// For the page: its moment in whole seconds.
     pub(super) fn of(breaker: &BreakerView) -> Self {
-        Self {
-            state: breaker.state.as_str(),
-            cause: breaker.cause.clone(),
-            next_probe: seconds(Some(breaker.next_probe)),
-        }
+        let next_probe = moment(seconds(Some(breaker.next_probe)).unwrap_or(breaker.next_probe));
+        Self { next_probe, ..Self::because(breaker, breaker.cause.clone()) }
+    }
+
+    /// With its moment as it is, and the cause in these words.
+    pub(super) fn because(breaker: &BreakerView, cause: String) -> Self {
+        Self { state: breaker.state.as_str(), cause, next_probe: breaker.next_probe.to_string() }
     }
 }
 

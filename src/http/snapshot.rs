@@ -10,7 +10,8 @@ use super::status_line::{Of, StatusLine, status_line};
 use crate::amqp::depths::{Depth, Depths};
 use crate::amqp::ledger::Ledger;
 use crate::amqp::names::Names;
-use crate::board::{self, OrgState, Role};
+use crate::board::{self, ClosedLane, OrgState, Role};
+use crate::domain::blocked::Blocked;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Holder, WorkerName};
 use crate::throttle::gate::Meter;
@@ -85,60 +86,52 @@ impl Snapshot {
             at: now,
             worker: self.worker.shown(),
             ready: state.ready(),
-            mailer: mailer.map(|(source, (name, row))| self.mailer(name, row, source, now)),
-            orgs: rows.map(|(name, row, source)| (name.clone(), self.org(name, row, source, now))).collect(),
+            mailer: mailer.map(|(source, (name, row))| self.mailer(name, row, source)),
+            orgs: rows.map(|(name, row, source)| (name.clone(), self.org(name, row, source))).collect(),
         }
     }
 
-    fn org(&self, name: &str, row: &OrgState, source: &Source, now: Timestamp) -> page_state::Org {
-        let meter = (source.meter)();
-        let own = status(row, &meter);
-        let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
-        let depth = self.depths.of(name).filter(|depth| now.duration_since(depth.at) <= OLD);
-        let (role, reason) = row.role();
-        let works = role == Role::Active || (role == Role::Halted && meter.may_call);
-        let in_flight = Lane::ALL.map(|lane| source.jobs_in_flight.count(lane));
-        let backlog = depth.map(|depth| backlog(&depth, &in_flight));
-        let holder = match self.ledger.holder(name) {
+    /// How the org stands, or the mailer, whose lease and numbers go by that name.
+    fn part<'a>(
+        &self,
+        of: Of,
+        name: &str,
+        subject: &str,
+        row: &'a OrgState,
+        meter: Meter,
+        in_flight: InHand,
+    ) -> Part<'a> {
+        let depth = self.depths.of(name).filter(|depth| Timestamp::now().duration_since(depth.at) <= OLD);
+        let holder = match self.ledger.holder(subject) {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
         };
+        let held_here = holder.as_ref() == Some(&self.worker);
+        Part { of, row, meter, depth, in_flight, holder: holder.as_ref().map(WorkerName::shown), held_here }
+    }
+
+    fn org(&self, name: &str, row: &OrgState, source: &Source) -> page_state::Org {
+        let in_flight = Lane::ALL.map(|lane| source.jobs_in_flight.count(lane));
+        let part = self.part(Of::Jobs, name, name, row, (source.meter)(), in_flight);
+        let own = status(row, &part.meter);
+        let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
         // What keeps a lane in which nothing waits keeps nothing.
-        let waits = |lane: Lane| depth.is_some_and(|depth| depth.lanes[lane.index()] > 0);
+        let waits = |lane: Lane| part.depth.is_some_and(|depth| depth.lanes[lane.index()] > 0);
         let blocked = lately.status.as_ref().and_then(|status| {
             let kept = Lane::ALL.into_iter().rev().find(|lane| waits(*lane));
             kept.map_or(status.blocked.as_ref(), |lane| status.blocked(lane)).cloned()
         });
-        let about = StatusLine {
-            of: Of::Jobs,
-            role,
-            reason: reason.as_deref(),
-            holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
-            breaker: row.breaker.as_ref(),
-            closed: row.closed.each_ref().map(Option::as_ref),
-            meter: &meter,
-            per_minute: lately.per_minute,
-            backlog,
-            in_flight: in_flight.iter().sum(),
-            blocked: blocked.as_ref(),
-        };
-        let (state, text, until) = status_line(&about);
         // What is delayed waits for a time of its own.
-        let to_do = backlog.zip(depth).map(|(all, depth)| all.saturating_sub(depth.parked)).filter(|jobs| *jobs > 0);
+        let to_do = part.backlog().zip(part.depth).map(|(all, depth)| all.saturating_sub(depth.parked));
         let adaptive_rate = lately.adaptive_rate.filter(|_| blocked.is_none());
         page_state::Org {
-            role: role.as_str(),
-            reason,
-            status_line: page_state::StatusLine { state: state.as_str(), text, until },
-            held_by: holder.as_ref().map(WorkerName::shown),
-            held_here: holder.as_ref() == Some(&self.worker),
-            quota: page_state::Quota::of(&meter, works),
-            breaker: row.breaker.as_ref().map(page_state::Breaker::of),
+            standing: part.standing(row.closed.each_ref().map(Option::as_ref), lately.per_minute, blocked.as_ref()),
             closed: ByLane::all(row.closed.each_ref().map(|closed| closed.as_ref().map(page_state::Closed::of)))
                 .ending("Closed"),
-            queues: page_state::Queues::of(&source.names, depth.as_ref(), works.then_some(in_flight)),
+            queues: page_state::Queues::of(&source.names, part.depth.as_ref(), part.works().then_some(in_flight)),
             per_minute: lately.per_minute,
             seconds_left: to_do
+                .filter(|jobs| *jobs > 0)
                 .zip(adaptive_rate)
                 .map(|(jobs, adaptive_rate)| (f64::from(jobs) * 60.0 / adaptive_rate).round()),
             blocked: blocked.as_ref().map(page_state::Blocked::of),
@@ -152,46 +145,19 @@ impl Snapshot {
             latest: lately.latest.iter().map(page_state::Line::of).collect(),
         }
     }
-}
 
-impl Snapshot {
-    fn mailer(&self, name: &str, row: &OrgState, source: &MailSource, now: Timestamp) -> page_state::Mailer {
-        let (meter, lately) = ((source.meter)(), self.ledger.mails_lately());
-        let depth = self.depths.of(name).filter(|depth| now.duration_since(depth.at) <= OLD);
-        let (role, reason) = row.role();
-        let works = role == Role::Active || (role == Role::Halted && meter.may_call);
+    fn mailer(&self, name: &str, row: &OrgState, source: &MailSource) -> page_state::Mailer {
+        let lately = self.ledger.mails_lately();
         let in_flight = u32::try_from((source.in_flight)()).unwrap_or(u32::MAX);
-        let backlog = depth.map(|depth| self::backlog(&depth, &[in_flight]));
-        let holder = match self.ledger.holder(&source.subject) {
-            Holder::Was(holder) => Some(holder),
-            Holder::Nobody => None,
-        };
-        let about = StatusLine {
-            of: Of::Mails,
-            role,
-            reason: reason.as_deref(),
-            holder: holder.as_ref().filter(|holder| **holder != self.worker).map(WorkerName::shown),
-            breaker: row.breaker.as_ref(),
-            closed: [None; Lane::COUNT],
-            meter: &meter,
-            per_minute: lately.per_minute,
-            backlog,
-            in_flight,
-            blocked: None,
-        };
-        let (state, text, until) = status_line(&about);
+        // Its one queue stands in place of the first lane, as in its depths.
+        let by_lane = Lane::ALL.map(|lane| if lane == Lane::FIRST { in_flight } else { 0 });
+        let part = self.part(Of::Mails, name, &source.subject, row, (source.meter)(), by_lane);
         page_state::Mailer {
-            role: role.as_str(),
-            reason,
-            status_line: page_state::StatusLine { state: state.as_str(), text, until },
-            held_by: holder.as_ref().map(WorkerName::shown),
-            held_here: holder.as_ref() == Some(&self.worker),
-            quota: page_state::Quota::of(&meter, works),
-            breaker: row.breaker.as_ref().map(page_state::Breaker::of),
-            ready: depth.map(|depth| depth.lanes[Lane::FIRST.index()]),
-            in_flight: works.then_some(in_flight),
-            delayed: depth.map(|depth| depth.parked),
-            dead: depth.map(|depth| depth.dead),
+            standing: part.standing([None; Lane::COUNT], lately.per_minute, None),
+            ready: part.depth.map(|depth| depth.lanes[Lane::FIRST.index()]),
+            in_flight: part.works().then_some(in_flight),
+            delayed: part.depth.map(|depth| depth.parked),
+            dead: part.depth.map(|depth| depth.dead),
             per_minute: lately.per_minute,
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
             unsent: lately.unsent.iter().map(|(reason, mails)| page_state::UnsentMails::of(reason, *mails)).collect(),
@@ -200,7 +166,64 @@ impl Snapshot {
     }
 }
 
-/// Jobs that have not ended.
-fn backlog(depth: &Depth, in_flight: &[u32]) -> u32 {
-    depth.lanes.iter().chain(in_flight).fold(depth.parked, |all, jobs| all.saturating_add(*jobs))
+/// What is in flight, by lane.
+type InHand = [u32; Lane::COUNT];
+
+/// What an org's part of the page and the mailer's are both made of.
+struct Part<'a> {
+    of: Of,
+    row: &'a OrgState,
+    meter: Meter,
+    /// What lies at the broker, where that was heard lately.
+    depth: Option<Depth>,
+    in_flight: InHand,
+    /// Who held the lease last.
+    holder: Option<String>,
+    /// Whether that is this process.
+    held_here: bool,
+}
+
+impl Part<'_> {
+    /// Whether it is at work here.
+    fn works(&self) -> bool {
+        let (role, _) = self.row.role();
+        role == Role::Active || (role == Role::Halted && self.meter.may_call)
+    }
+
+    /// What has not ended.
+    fn backlog(&self) -> Option<u32> {
+        let depth = self.depth?;
+        Some(depth.lanes.iter().chain(&self.in_flight).fold(depth.parked, |all, jobs| all.saturating_add(*jobs)))
+    }
+
+    fn standing(
+        &self,
+        closed: [Option<&ClosedLane>; Lane::COUNT],
+        per_minute: u64,
+        blocked: Option<&Blocked>,
+    ) -> page_state::Standing {
+        let (role, reason) = self.row.role();
+        let (state, text, until) = status_line(&StatusLine {
+            of: self.of,
+            role,
+            reason: reason.as_deref(),
+            holder: self.holder.clone().filter(|_| !self.held_here),
+            breaker: self.row.breaker.as_ref(),
+            closed,
+            meter: &self.meter,
+            per_minute,
+            backlog: self.backlog(),
+            in_flight: self.in_flight.iter().sum(),
+            blocked,
+        });
+        page_state::Standing {
+            role: role.as_str(),
+            reason,
+            status_line: page_state::StatusLine { state: state.as_str(), text, until },
+            held_by: self.holder.clone(),
+            held_here: self.held_here,
+            quota: page_state::Quota::of(&self.meter, self.works()),
+            breaker: self.row.breaker.as_ref().map(page_state::Breaker::of),
+        }
+    }
 }

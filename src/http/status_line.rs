@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use super::page_state::seconds;
-use crate::board::{BreakerState, BreakerView, ClosedLane, Role};
+use crate::board::{ClosedLane, Role};
 use crate::domain::blocked::Blocked;
+use crate::domain::breaker::{BreakerState, BreakerView};
 use crate::domain::job::Lane;
 use crate::throttle::gate::Meter;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::breaker::{BreakerState, BreakerView};
 use crate::domain::{job::Lane, outcome::Outcome};
 
 const JOBS: &str = "resetd_jobs_total";
@@ -148,24 +149,14 @@ pub fn active(org: &str, active: bool) {
     metrics::gauge!(ACTIVE, "org" => org.to_owned()).set(if active { 1.0 } else { 0.0 });
 }
 
-/// How the org's breaker stands.
-#[derive(Debug, Clone, Copy)]
-pub enum BreakerStand {
-    /// Calls are made.
-    Closed,
-    /// One call at a time, from this moment on, in Unix seconds.
-    HalfOpen(f64),
-    /// No call until this moment, in Unix seconds.
-    Open(f64),
-}
-
-/// How the org's breaker stands.
-pub fn breaker(org: &str, stand: BreakerStand) {
-    let (state, next_probe) = match stand {
-        BreakerStand::Closed => (0.0, 0.0),
-        BreakerStand::HalfOpen(at) => (1.0, at),
-        BreakerStand::Open(at) => (2.0, at),
+/// How the org's breaker stands; `None`: it is closed.
+pub fn breaker(org: &str, breaker: Option<&BreakerView>) {
+    let state = match breaker.map(|breaker| breaker.state) {
+        None => 0.0,
+        Some(BreakerState::HalfOpen) => 1.0,
+        Some(BreakerState::Open) => 2.0,
     };
+    let next_probe = breaker.map_or(0.0, |breaker| breaker.next_probe.as_millisecond() as f64 / 1e3);
     metrics::gauge!(BREAKER, "org" => org.to_owned()).set(state);
     metrics::gauge!(BREAKER_PROBE, "org" => org.to_owned()).set(next_probe);
 }

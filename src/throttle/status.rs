@@ -54,7 +54,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::board::{Board, BreakerState, BreakerView, ClosedLane, Session};
+    use crate::board::{Board, ClosedLane, Session};
+    use crate::domain::breaker::{BreakerState, BreakerView};
     use crate::domain::retry::HaltCause;
 
     #[test]

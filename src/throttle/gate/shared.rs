@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::permit::Reported;
 use super::state::{State, Stop};
-use crate::board::{Board, BreakerState, BreakerView, ClosedLane};
+use crate::board::{Board, ClosedLane};
+use crate::domain::breaker::{BreakerState, BreakerView};
 use crate::domain::job::Lane;
 use crate::domain::retry::{HaltCause, RetryPolicy};
 use crate::domain::user::UserId;
 use crate::telemetry::logs::millis;
-use crate::telemetry::metrics::{self, BreakerStand};
+use crate::telemetry::metrics;
 use crate::throttle::breaker::{Change, Opening, Pass, Stand, Verdict};
 use crate::throttle::guard::Closed;
 
@@ -180,33 +181,25 @@ impl<T> Shared<T> {
 
     /// Puts the breaker on the board, under the lock.
     pub(super) fn show_breaker(&self, state: &State<T>, now: Instant) {
-        let at = |opening: Opening| {
-            let probe_at = state.latest_probe(opening);
-            let ahead = probe_at.saturating_duration_since(now);
-            let past = now.saturating_duration_since(probe_at);
-            Timestamp::now() + ahead - past
+        let shown = if state.hidden { Stand::Closed } else { state.breaker.stand() };
+        let view = match shown {
+            Stand::Closed => None,
+            Stand::Open(opening) => Some(Self::breaker(BreakerState::Open, opening, state, now)),
+            Stand::HalfOpen { opening, .. } => Some(Self::breaker(BreakerState::HalfOpen, opening, state, now)),
         };
-        let unix = |at: Timestamp| at.as_millisecond() as f64 / 1e3;
-        let cause = |opening: Opening| match &state.fault {
+        metrics::breaker(&self.org, view.as_ref());
+        self.board.breaker(&self.org, view);
+    }
+
+    fn breaker(shown: BreakerState, opening: Opening, state: &State<T>, now: Instant) -> BreakerView {
+        let probe_at = state.latest_probe(opening);
+        let (ahead, past) = (probe_at.saturating_duration_since(now), now.saturating_duration_since(probe_at));
+        let cause = match &state.fault {
             Some(fault) => format!("{}; the last one: {fault}", opening.cause),
             None => opening.cause.to_string(),
         };
-        let view = |state, opening: Opening| BreakerView {
-            state,
-            kind: opening.cause.label(),
-            cause: cause(opening),
-            next_probe: at(opening),
-        };
-        let shown = if state.hidden { Stand::Closed } else { state.breaker.stand() };
-        let (view, stand) = match shown {
-            Stand::Closed => (None, BreakerStand::Closed),
-            Stand::Open(opening) => (Some(view(BreakerState::Open, opening)), BreakerStand::Open(unix(at(opening)))),
-            Stand::HalfOpen { opening, .. } => {
-                (Some(view(BreakerState::HalfOpen, opening)), BreakerStand::HalfOpen(unix(at(opening))))
-            }
-        };
-        self.board.breaker(&self.org, view);
-        metrics::breaker(&self.org, stand);
+        let next_probe = Timestamp::now() + ahead - past;
+        BreakerView { state: shown, kind: opening.cause.label(), cause, next_probe }
     }
 
     /// Says that a lane was closed or opened, under the lock.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures_util::FutureExt;
 
 use super::*;
-use crate::board::{BreakerState, Role, Session};
+use crate::board::{Role, Session};
+use crate::domain::breaker::BreakerState;
 use crate::domain::retry::HALTED;
 use crate::domain::user::UserId;
 
