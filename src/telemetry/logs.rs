@@ -1,5 +1,6 @@
 //! Logs by tracing, on stderr, as text or JSON. `docs/logging.md` lists the fields.
 
+use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
-use crate::domain::escape::{Escaped, escaped_json};
+use crate::domain::escape::{Escaped, escaped_json, is_hidden};
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -62,14 +63,39 @@ pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option
     Ok(())
 }
 
-/// A field of a line for people: whatever is in it stays on the line, and is seen.
+/// A field of a line for people: whatever is in it stays on the line, is seen, and is no other field.
 fn field(to: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
-    let value = Escaped(format_args!("{value:?}"));
+    if field.name() == "message" {
+        return write!(to, "{}", Escaped(format_args!("{value:?}")));
+    }
+    let value = format!("{value:?}");
+    let value = Escaped(one_value(&value));
     match field.name() {
-        "message" => write!(to, "{value}"),
         name if to.has_ansi_escapes() => write!(to, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}"),
         name => write!(to, "{name}={value}"),
     }
+}
+
+/// A value as it stands, or in quotes where it would not end where it does: a text is in quotes already, by its `Debug`.
+fn one_value(value: &str) -> Cow<'_, str> {
+    let ends_early = |c: char| c.is_whitespace() || is_hidden(c) || matches!(c, '=' | '"');
+    if is_quoted(value) || !(value.is_empty() || value.contains(ends_early)) {
+        value.into()
+    } else {
+        format!("{value:?}").into()
+    }
+}
+
+/// Whether a value is one text in quotes: none of its own is without a backslash.
+fn is_quoted(value: &str) -> bool {
+    let Some(inside) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
+    let mut chars = inside.chars();
+    while let Some(c) = chars.next() {
+        if c == '"' || (c == '\\' && chars.next().is_none()) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Lines of JSON, each written whole, for programs and for people who look at them: what JSON leaves as it is and nobody sees is an
@@ -143,4 +169,33 @@ pub fn readable_by_others(path: &Path) -> Option<u32> {
     let is_credential = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder));
     let others = if is_credential { 0o007 } else { 0o077 };
     (mode & others != 0).then_some(mode & 0o777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_ends_where_it_is_seen_to_end() {
+        for (value, expected) in [
+            ("job-1", "job-1"),
+            ("a\\b", "a\\b"),
+            ("", r#""""#),
+            ("a b", r#""a b""#),
+            ("a=b", r#""a=b""#),
+            ("a\nb", r#""a\nb""#),
+            ("a\u{a0}b", r#""a\u{a0}b""#),
+            ("a\u{202e}b", r#""a\u{202e}b""#),
+            (r#"a" b="c"#, r#""a\" b=\"c""#),
+            (r#"""#, r#""\"""#),
+            (r#""a" b="c""#, r#""\"a\" b=\"c\"""#),
+            (r#""a\""#, r#""\"a\\\"""#),
+            // A text's own Debug.
+            (r#""a b""#, r#""a b""#),
+            (r#""a \" b=\"c\\""#, r#""a \" b=\"c\\""#),
+            (r#""""#, r#""""#),
+        ] {
+            assert_eq!(Escaped(one_value(value)).to_string(), expected, "{value}");
+        }
+    }
 }

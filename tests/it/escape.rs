@@ -1,5 +1,7 @@
 //! Whoever may put a job into a queue, or a name into a file, forges no line of what a person reads.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::process::{Process, Run, ready};
@@ -41,7 +43,10 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
     }
     let said = in_text.stderr();
     is_plain(&said);
-    assert!(said.contains(r"job.id=job-1\n2026-11-28T20:00:00.000000Z  INFO resetd: all is well\u{1b}[2J"), "{said}");
+    assert!(
+        said.contains(r#"job.id="job-1\n2026-11-28T20:00:00.000000Z  INFO resetd: all is well\u{1b}[2J"#),
+        "{said}"
+    );
 
     in_json = start("json");
     ready(&in_json.http().await).await;
@@ -77,6 +82,65 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
     assert_eq!(code, 1);
     is_plain(&said);
     assert!(!said.contains("\nid"), "{said}");
+}
+
+/// The fields of a line of the text log from `job.id` on, in their order: a value ends at a blank, or is quoted.
+fn fields(line: &str) -> Vec<(String, String)> {
+    let mut rest = &line[line.find("job.id=").unwrap()..];
+    let mut fields = Vec::new();
+    while let Some((key, value)) = rest.split_once('=') {
+        let (value, after) = match value.strip_prefix('"') {
+            None => value.split_once(' ').unwrap_or((value, "")),
+            Some(quoted) => {
+                let is_open = |text: &str| text.bytes().rev().take_while(|c| *c == b'\\').count() % 2 == 1;
+                let end = quoted.match_indices('"').map(|(at, _)| at).find(|at| !is_open(&quoted[..*at])).unwrap();
+                (&quoted[..end], quoted[end + 1..].trim_start())
+            }
+        };
+        fields.push((key.to_owned(), value.replace("\\\"", "\"").replace("\\\\", "\\").replace("\\u{a0}", "\u{a0}")));
+        rest = after;
+    }
+    assert_eq!(rest, "", "{line}");
+    fields
+}
+
+/// Blanks, an equals sign and quotes in an id make no field of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_from_outside_is_one_field_of_a_text_log() {
+    let world = Plan::new().prepare().await;
+    let refuses = json!({"status": 400, "always": true, "user": "refused"});
+    world.main().add_fault(serde_json::from_value(refuses).unwrap());
+    let ids = [
+        "plain",
+        "a outcome=done reason=none",
+        "b=c",
+        "\"d\" outcome=\"done\" reason=\"e\"",
+        "f\" outcome=\"done",
+        "\"g",
+        "\"h\\\" outcome=done reason=\"\"",
+        "i\u{a0}outcome=done",
+        "j\\k l",
+    ];
+    let mut worker = Run::of(&world, &["--log", "text", "worker"]).start();
+    ready(&worker.http().await).await;
+    for id in ids {
+        world.publish("main", reset_body("refused").to_string().as_bytes(), named(id)).await;
+    }
+    let ends = |said: &str| said.lines().filter(|line| line.contains("dead")).count();
+    eventually("their ends are logged", async || (ends(&worker.stderr()) >= ids.len()).then_some(())).await;
+    assert_eq!(worker.terminated().await.0, 0);
+    let said = worker.stderr();
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("job.id=")).map(fields).collect();
+    let mut seen = BTreeSet::new();
+    for fields in &lines {
+        assert_eq!(fields[0].0, "job.id", "{fields:?}");
+        let keys: BTreeSet<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
+        let own = ["job.id", "org", "lane", "outcome", "reason", "attempt", "status", "detail", "next", "delay_ms"];
+        assert!(keys.len() == fields.len() && keys.iter().all(|key| own.contains(key)), "{fields:?}");
+        assert!(!fields.iter().any(|(key, value)| key == "outcome" && value == "done"), "{fields:?}");
+        seen.insert(fields[0].1.as_str());
+    }
+    assert_eq!(seen, BTreeSet::from(ids), "{said}");
 }
 
 #[tokio::test]
