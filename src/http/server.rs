@@ -18,6 +18,9 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -37,8 +40,11 @@ const CLOSING: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// From there until the response's head is ready: a request's body may come slowly.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that takes nothing of what is sent for so long is given up.
+/// A client that takes nothing of what is sent for so long is given up. What its system takes for it counts as taken.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What our system holds at most of what a client does not take, in bytes; Linux doubles it. Left to itself, it takes megabytes
+/// before a write waits.
+const SEND_BUFFER: usize = 32 * 1024;
 /// A stream of events whose client took something so recently keeps its place. Something is sent every 10 s.
 const READS: Duration = Duration::from_secs(20);
 /// Of a request's head, and of what is waiting to be written, in bytes.
@@ -78,9 +84,19 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
     }
 }
 
+/// Has the system give up a client that takes nothing, too: events are small, and all that it does not take may lie with the system
+/// for hours before a write of ours waits. Where that cannot be set, our own limit counts alone.
+fn bound(socket: &TcpStream) {
+    let _ = set_socket_send_buffer_size(socket, SEND_BUFFER);
+    // What was sent and is not acknowledged, or cannot be sent since the client has no room (tcp(7)).
+    #[cfg(target_os = "linux")]
+    let _ = set_tcp_user_timeout(socket, u32::try_from(WRITE_TIMEOUT.as_millis()).unwrap_or(u32::MAX));
+}
+
 /// One connection, to its end. How it ends is the client's affair.
 async fn connection(socket: TcpStream, peer: Peer, routes: Router, state: Arc<Connection>) {
-    let mut socket = TimeoutWriter::new(Noted { socket, state: Arc::clone(&state) });
+    bound(&socket);
+    let mut socket = TimeoutWriter::new(Noted { socket, state: Arc::clone(&state), waits: false });
     socket.set_timeout(Some(WRITE_TIMEOUT));
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -189,14 +205,26 @@ impl Drop for Entry {
 struct Noted {
     socket: TcpStream,
     state: Arc<Connection>,
+    /// Whether the last write waits for the client.
+    waits: bool,
 }
 
 impl Noted {
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+    fn note<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        self.waits = written.is_pending();
         if written.is_ready() && self.state.streams.load(Ordering::Relaxed) {
             self.state.progressed();
         }
         written
+    }
+}
+
+/// The system keeps no connection whose client does not take what is left for it.
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if self.waits {
+            let _ = self.socket.set_zero_linger();
+        }
     }
 }
 

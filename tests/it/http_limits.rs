@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use resetd::commands::demo::postbox::Postbox;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::mailer;
@@ -74,6 +74,102 @@ impl Attack {
     }
 }
 
+/// Pages at once.
+const PAGES: usize = 64;
+/// A page that shows nothing is looked for again after 10 s, and everything is slower here.
+const SILENCE: Duration = Duration::from_secs(14);
+/// The limit of a write, and what a machine that is loaded needs for the rest.
+const GIVEN_UP: Duration = Duration::from_secs(20);
+
+/// Asks for the event stream; `room` is what the client's system takes, in bytes, before somebody reads.
+async fn stream(http: &str, room: Option<u32>) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    if let Some(room) = room {
+        socket.set_recv_buffer_size(room).unwrap();
+    }
+    let address = http.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
+    stream
+}
+
+/// The first byte past `HTTP/1.1 `, of which whoever asked for a stream gets a 2 or a 5.
+async fn kind(stream: &mut TcpStream) -> u8 {
+    let mut status = [0; 10];
+    stream.read_exact(&mut status).await.unwrap();
+    status[9]
+}
+
+/// Event streams that are read, each by a task of its own.
+struct Readers(JoinSet<String>);
+
+impl Readers {
+    async fn of(http: &str, count: usize) -> Self {
+        let mut readers = JoinSet::new();
+        for _ in 0..count {
+            let mut stream = stream(http, None).await;
+            assert_eq!(kind(&mut stream).await, b'2');
+            readers.spawn(async move {
+                let mut some = [0; 4096];
+                loop {
+                    match tokio::time::timeout(SILENCE, stream.read(&mut some)).await {
+                        Ok(Ok(1..)) => {}
+                        Ok(ended) => return format!("it was cut: {ended:?}"),
+                        Err(_) => return format!("nothing came for {SILENCE:?}"),
+                    }
+                }
+            });
+        }
+        Self(readers)
+    }
+
+    /// None was cut, and each had something to read all the time.
+    fn still_read(mut self) {
+        let ended = self.0.try_join_next().map(Result::unwrap);
+        assert_eq!(ended, None);
+    }
+}
+
+/// Whether the server has given a stream up that nobody read: what lies here is followed by an end.
+async fn was_cut(mut stream: TcpStream) -> bool {
+    let ends = async {
+        let mut some = [0; 4096];
+        while let Ok(1..) = stream.read(&mut some).await {}
+    };
+    tokio::time::timeout(Duration::from_millis(500), ends).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_stream_that_nobody_reads_gives_its_place_up_and_one_that_is_read_keeps_it() {
+    const READ: usize = 2;
+    let world = Plan::new().prepare().await;
+    let (_worker, http) = Process::worker(&world).await;
+    let readers = Readers::of(&http, READ).await;
+    let mut unread = Vec::new();
+    for _ in READ..PAGES {
+        unread.push(stream(&http, Some(1024)).await);
+    }
+    let is_full = async || (kind(&mut stream(&http, None).await).await == b'5').then_some(());
+    eventually("no page more has a place", is_full).await;
+    let taken = Instant::now();
+    let mut others = Vec::new();
+    eventually("as many others have", async || {
+        let mut other = stream(&http, None).await;
+        if kind(&mut other).await == b'2' {
+            others.push(other);
+        }
+        (others.len() == PAGES - READ).then_some(())
+    })
+    .await;
+    let took = taken.elapsed();
+    eprintln!("{} other pages have a place after {took:?}", others.len());
+    assert!(took < GIVEN_UP, "{took:?}");
+    for stream in unread {
+        assert!(was_cut(stream).await);
+    }
+    readers.still_read();
+}
+
 /// How long `/healthz` takes over a connection of its own.
 async fn health(http: &str) -> Duration {
     let asked = Instant::now();
@@ -110,6 +206,11 @@ async fn a_worker_resets_at_its_rate_and_is_healthy_while_5000_connections_hold_
     let worker = Run::of(&world, &["--log", "json", "worker"]).descriptors(DESCRIPTORS).start();
     let http = worker.http().await;
     ready(&http).await;
+    let readers = Readers::of(&http, PAGES / 8).await;
+    let mut unread = Vec::new();
+    for _ in 0..PAGES / 8 {
+        unread.push(stream(&http, Some(1024)).await);
+    }
     let flood = Flood::of(&http).await;
     world.reset_many("main", JOBS).await;
     let began = Instant::now();
@@ -119,7 +220,11 @@ async fn a_worker_resets_at_its_rate_and_is_healthy_while_5000_connections_hold_
     })
     .await;
     let took = began.elapsed();
+    readers.still_read();
     drop(flood);
+    for stream in unread {
+        assert!(was_cut(stream).await);
+    }
     eprintln!("{JOBS} jobs in {took:?}, health within {slowest:?}");
     // 600 a minute are 15 s.
     assert!(took < Duration::from_secs(18), "{took:?}");
