@@ -82,6 +82,11 @@ impl Guard {
         Self { secret, hosts, port: listen.port(), attempts: Attempts::default() }
     }
 
+    /// Whether a request is for a name that is ours.
+    pub(super) fn is_ours(&self, parts: &Parts) -> bool {
+        self.hosts.admit(Asked::of(parts).as_ref().map_err(|no_host| *no_host))
+    }
+
     /// Whether a request is admitted. What it shows may be looked at later, where others from there were wrong.
     pub(super) async fn admits(&self, parts: &Parts) -> Admission {
         let asked = Asked::of(parts);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::Form;
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
@@ -60,6 +60,12 @@ fn inside<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
     rest.split_once(close).map(|(own, _)| own)
 }
 
+/// The answer under a name that is not ours.
+const MISDIRECTED: (StatusCode, &str) = (
+    StatusCode::MISDIRECTED_REQUEST,
+    "ask for this page by this machine's address or by localhost, or add the name to http.allowed_hosts\n",
+);
+
 /// The answer to a request for data that is not admitted.
 pub(super) fn refusal(admission: Admission) -> Option<Response> {
     match admission {
@@ -74,11 +80,7 @@ pub(super) fn refusal(admission: Admission) -> Option<Response> {
             let text = "too many tokens that came from this address were wrong: it is not looked at; try again later\n";
             Some((StatusCode::TOO_MANY_REQUESTS, after, text).into_response())
         }
-        Admission::Misdirected => {
-            let text =
-                "ask for this page by this machine's address or by localhost, or add the name to http.allowed_hosts\n";
-            Some((StatusCode::MISDIRECTED_REQUEST, text).into_response())
-        }
+        Admission::Misdirected => Some(MISDIRECTED.into_response()),
     }
 }
 
@@ -103,12 +105,17 @@ pub(super) struct Filled {
     token: Option<SecretString>,
 }
 
-/// `POST /`: the form. It gives the cookie, and leads to the page.
-pub(super) async fn sign_in(
-    State(shown): State<Arc<Shown>>,
-    asked: Parts,
-    Form(Filled { token }): Form<Filled>,
-) -> Response {
+/// `POST /`: the form. It gives the cookie, and leads to the page. Under a name that is not ours nothing of it is looked at.
+pub(super) async fn sign_in(State(shown): State<Arc<Shown>>, request: Request) -> Response {
+    let (asked, body) = request.into_parts();
+    if !shown.guard.is_ours(&asked) {
+        return MISDIRECTED.into_response();
+    }
+    let request = Request::from_parts(asked.clone(), body);
+    let Filled { token } = match Form::from_request(request, &()).await {
+        Ok(Form(filled)) => filled,
+        Err(rejection) => return rejection.into_response(),
+    };
     let entered = match &token {
         Some(token) => shown.guard.enter(&asked, token.expose_secret()).await,
         None => Err(Admission::Refused),

@@ -207,6 +207,8 @@ async fn the_page_is_served_under_this_machines_names_and_those_that_are_configu
             for path in ["/", "/state"] {
                 assert_eq!(status(asked(path, host)).await, 200, "{host} {path}");
             }
+            let no_form = client.post(format!("{http}/")).header("content-type", "text/plain").body("x");
+            assert_eq!(status(no_form.header("host", host)).await, 415, "{host}");
         }
         for host in [
             "rebound.example:9464",
@@ -225,6 +227,9 @@ async fn the_page_is_served_under_this_machines_names_and_those_that_are_configu
             }
             let form = sign_in(&client, &http, TOKEN).header("host", host);
             assert_eq!(status(form).await, 421, "{host}");
+            // Whatever it brings.
+            let no_form = client.post(format!("{http}/")).header("content-type", "text/plain").body("x");
+            assert_eq!(status(no_form.header("host", host)).await, 421, "{host}");
             for path in ["/healthz", "/readyz", "/metrics"] {
                 assert_eq!(status(asked(path, host)).await, 200, "{host} {path}");
             }
