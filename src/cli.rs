@@ -223,7 +223,24 @@ impl Cli {
         self.commons().flat_map(|common| &common.config).cloned().collect()
     }
 
+    /// Whether it has to do with the configuration at all. What has not works whatever the working folder holds.
+    fn is_configured(&self) -> bool {
+        match self.role {
+            Role::Worker(_)
+            | Role::Mailer(_)
+            | Role::Enqueue(_)
+            | Role::Batch(_)
+            | Role::Dead { .. }
+            | Role::Demo(_)
+            | Role::Check(_) => true,
+            Role::Schema(_) | Role::Sim(_) | Role::Keygen(_) | Role::Completions(_) | Role::Man(_) => false,
+        }
+    }
+
     fn environment(&self) -> Result<Environment, ConfigError> {
+        if !self.is_configured() {
+            return Ok(Environment::default());
+        }
         Environment::of_process(self.commons().rev().find_map(|common| common.env_file.as_deref()))
     }
 
@@ -322,7 +339,7 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
     let (traces, exporting) = traces::start(collector)?.unzip();
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
-    if let Some(EnvFile { path, keys }) = environment.file() {
+    if let Some(EnvFile { path, keys, .. }) = environment.file() {
         let keys = keys.join(", ");
         tracing::info!(path = %path.display(), keys, "an env file adds to the environment");
         // Their log is silent, and it may send what they send elsewhere.
