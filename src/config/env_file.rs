@@ -12,7 +12,7 @@ use std::str::Chars;
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
-use super::ConfigError;
+use super::{ConfigError, inline};
 
 /// Where it is looked for, unless another is named: in the working folder.
 const USUAL: &str = ".env";
@@ -24,6 +24,15 @@ pub struct EnvFile {
     pub path: PathBuf,
     /// The names of its variables, in their order.
     pub keys: Vec<String>,
+    /// Those whose value is a secret.
+    secret_keys: Vec<String>,
+}
+
+impl EnvFile {
+    /// Its secrets, where it holds any, with the path.
+    pub(super) fn secrets(&self) -> Option<(String, PathBuf)> {
+        (!self.secret_keys.is_empty()).then(|| (self.secret_keys.join(", "), self.path.clone()))
+    }
 }
 
 /// Variables with their values.
@@ -61,7 +70,10 @@ pub(super) fn load(
     let pairs = read(&text, known)
         .map_err(|Unreadable { line, why }| ConfigError::new(format!("{called}, line {line}: {why}")))?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Ok(Some((EnvFile { path, keys: pairs.iter().map(|(name, _)| name.clone()).collect() }, pairs)))
+    let keys = pairs.iter().map(|(name, _)| name.clone()).collect();
+    let secret = pairs.iter().filter(|(name, text)| inline::is_secret_variable(name, text));
+    let secret_keys = secret.map(|(name, _)| name.clone()).collect();
+    Ok(Some((EnvFile { path, keys, secret_keys }, pairs)))
 }
 
 /// Refuses a file that somebody else may have written, or put there: by itself, or by the folder that it, or a link to it, lies in.

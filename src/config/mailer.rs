@@ -13,7 +13,7 @@ use super::{ConfigError, Environment, raw, value};
 use crate::domain::language::Language;
 
 /// What stands in for `mailer.http.url`.
-const URL_VARIABLE: &str = "EMAIL_SERVICE_URL";
+pub(super) const URL_VARIABLE: &str = "EMAIL_SERVICE_URL";
 
 /// The longest time limit of one step, as of an org's call: a takeover waits for a delivery that is on its way.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);

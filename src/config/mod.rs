@@ -7,6 +7,7 @@ pub mod amqp;
 mod env_file;
 mod error;
 pub mod http;
+mod inline;
 pub mod mailer;
 pub mod org;
 pub mod proxy;
@@ -108,7 +109,8 @@ pub struct Config {
     pub again: Duration,
     /// What `guard_per_hour` takes for an hour. Not a key either; tests make it shorter.
     pub guard_hour: Duration,
-    /// The files that hold secrets, with the keys that name them. Those of sealing are looked at where they are read.
+    /// The files that hold secrets, with the keys that name them; of a `--config` file or an env file with the keys that it gives itself.
+    /// Those of sealing are looked at where they are read.
     pub secret_files: Vec<(String, PathBuf)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
@@ -145,7 +147,7 @@ impl Config {
     /// All that is wrong, as far as one thing does not hide another; empty where a worker could start with it.
     pub fn problems(files: &[PathBuf], environment: &Environment) -> Vec<ConfigError> {
         let raw = match source::read(files, &[], environment) {
-            Ok(raw) => raw,
+            Ok(read) => read.raw,
             Err(error) => return vec![error],
         };
         let mut problems: Vec<ConfigError> = [
@@ -171,11 +173,12 @@ impl Config {
         problems
     }
 
-    fn check(raw: raw::Raw, environment: Environment) -> Result<Self, ConfigError> {
+    fn check(read: source::Read, environment: Environment) -> Result<Self, ConfigError> {
+        let source::Read { raw, with_secrets } = read;
         for name in raw.orgs.keys() {
             org::check_name(name)?;
         }
-        let secret_files = raw.secret_files();
+        let secret_files = raw.secret_files().into_iter().chain(with_secrets).collect();
         Ok(Self {
             secret_files,
             amqp: amqp::Amqp::check(raw.amqp)?,

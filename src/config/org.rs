@@ -39,6 +39,9 @@ pub struct Org {
     pub bulk_window: Option<Window>,
 }
 
+/// Stands in for the client's secret of the org `main`.
+pub(super) const SECRET_VARIABLE: &str = "GENESYS_CLIENT_SECRET";
+
 /// Checks an org's name: it stands in queues' names and in environment variables.
 ///
 /// # Errors
@@ -166,13 +169,10 @@ fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<Str
 
 fn client_secret(org: &str, raw: &raw::Org, environment: &Environment) -> Result<SecretString, ConfigError> {
     let key = format!("orgs.{org}.client_secret");
-    let fallback = (org == "main").then(|| environment.get("GENESYS_CLIENT_SECRET")).flatten();
+    let fallback = (org == "main").then(|| environment.get(SECRET_VARIABLE)).flatten();
     let given = value::secret(&key, raw.client_secret.as_ref(), raw.client_secret_file.as_deref())?;
     given.or_else(|| fallback.map(SecretString::from)).ok_or_else(|| {
-        ConfigError::missing(
-            &key,
-            &wants("the OAuth client's secret; or set client_secret_file", org, "GENESYS_CLIENT_SECRET"),
-        )
+        ConfigError::missing(&key, &wants("the OAuth client's secret; or set client_secret_file", org, SECRET_VARIABLE))
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use config::{Config, ConfigError as Cause, File, FileFormat};
 
 use super::env_file::{self, EnvFile};
-use super::{ConfigError, raw::Raw, value};
+use super::{ConfigError, inline, raw::Raw, value};
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "RESETD";
@@ -67,14 +67,27 @@ impl Environment {
     }
 }
 
+/// What was read.
+pub(super) struct Read {
+    pub(super) raw: Raw,
+    /// The files that hold secrets themselves, with the keys of these.
+    pub(super) with_secrets: Vec<(String, PathBuf)>,
+}
+
 /// Lays them over one another: default, compiled-in texts, files, environment.
-pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment) -> Result<Raw, ConfigError> {
+pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment) -> Result<Read, ConfigError> {
     let mut builder = Config::builder().add_source(File::from_str(DEFAULT, FileFormat::Toml));
     for text in texts {
         builder = builder.add_source(File::from_str(text, FileFormat::Toml));
     }
+    let mut with_secrets: Vec<_> = environment.file().and_then(EnvFile::secrets).into_iter().collect();
     for path in files {
-        builder = builder.add_source(File::from_str(&toml_of(path)?, FileFormat::Toml));
+        let (text, table) = toml_of(path)?;
+        let keys = inline::keys(&table);
+        if !keys.is_empty() {
+            with_secrets.push((keys.join(", "), path.clone()));
+        }
+        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
     // Only texts: never try_parsing, which order of a user a secret 007 into 7.
     let ours = environment.variables.iter().filter(|(name, _)| name.starts_with("RESETD__"));
@@ -84,24 +97,20 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         .separator(SEPARATOR)
         .source(Some(variables));
     let config = builder.add_source(environment).build().map_err(|cause| explain(&cause))?;
-    config.try_deserialize().map_err(|cause| explain(&cause))
+    Ok(Read { raw: config.try_deserialize().map_err(|cause| explain(&cause))?, with_secrets })
 }
 
-/// The text of a file, known to be TOML. The parser's own error would repeat the line, and with it a secret.
-fn toml_of(path: &Path) -> Result<String, ConfigError> {
+/// The text of a file, and the TOML that it is. The parser's own error would repeat the line, and with it a secret.
+fn toml_of(path: &Path) -> Result<(String, toml::Table), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::new(format!("--config {}: it cannot be read: {error}", path.display())))?;
     let text = value::unmarked(&text).to_owned();
-    if let Err(error) = text.parse::<toml::Table>() {
+    let table = text.parse().map_err(|error: toml::de::Error| {
         let line =
             error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.lines().count().max(1));
-        return Err(ConfigError::new(format!(
-            "--config {}: it is not TOML: near line {line}: {}",
-            path.display(),
-            error.message()
-        )));
-    }
-    Ok(text)
+        ConfigError::new(format!("--config {}: it is not TOML: near line {line}: {}", path.display(), error.message()))
+    })?;
+    Ok((text, table))
 }
 
 /// The cause with its key in front.

@@ -74,6 +74,8 @@ impl Run {
     pub fn config(mut self, toml: &str) -> Self {
         let n = std::fs::read_dir(self.folder.path()).unwrap().count();
         let path = self.file(&format!("config-{n}.toml"), toml);
+        // It may hold a secret.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         self.command.arg("--config").arg(path);
         self
     }

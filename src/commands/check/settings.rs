@@ -28,7 +28,7 @@ pub(super) fn problems(problems: &[ConfigError]) -> Vec<Finding> {
 }
 
 /// What adds to the environment, and so goes over the `--config` files.
-pub(super) fn env_file(EnvFile { path, keys }: &EnvFile) -> Finding {
+pub(super) fn env_file(EnvFile { path, keys, .. }: &EnvFile) -> Finding {
     Finding::ok("env file", format!("{} sets {}", path.display(), keys.join(", ")))
 }
 
