@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use resetd::commands::demo::postbox::Postbox;
 use tokio::net::TcpListener;
 
+use crate::certificates::Authority;
 use crate::mailer::{role_is, section, serve};
 use crate::ops::disguises;
 use crate::process::{Process, Run};
+use crate::tls;
 use crate::world::{Plan, eventually, unlimited};
 
 /// How many are reset.
@@ -72,18 +74,18 @@ fn found(texts: &BTreeSet<String>, memory: &[u8]) -> (usize, usize) {
     (texts.iter().filter(is_there).count(), found.len())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn some_seconds_after_the_last_mail_no_password_is_in_the_memory_of_worker_or_mailer() {
+/// So many passwords, in so many copies, are left in the memory of a worker and of a mailer that reset and mailed some.
+async fn left(plan: Plan, over: &str) -> [(usize, usize); 2] {
     let postbox = Postbox::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let settings = sim::Settings { password: sim::PasswordForm::Plaintext, ..unlimited() };
-    let plan = Plan::new().config("[wire]\npassword = \"plaintext\"\n[password]\nkind = \"policy\"");
+    let plan = plan.config("[wire]\npassword = \"plaintext\"\n[password]\nkind = \"policy\"");
     let world = plan.config(&section(port)).org("main", settings, "").prepare().await;
     let _serving = serve(&postbox, listener).await;
     // Where this test is not root's, nobody else can look.
     let start = |role: &str| {
-        let run = Run::of(&world, &["--log", "json", role]).env("MALLOC_ARENA_MAX", "2");
+        let run = Run::of(&world, &["--log", "json", role]).config(over).env("MALLOC_ARENA_MAX", "2");
         if is_root() { run.start() } else { run.env("RESETD_FAILPOINT_READABLE", "1").start() }
     };
     let (worker, mailer) = (start("worker"), start("mailer"));
@@ -119,6 +121,24 @@ async fn some_seconds_after_the_last_mail_no_password_is_in_the_memory_of_worker
         "of {JOBS} passwords, {:?} after the last mail: {left:?} (passwords, copies) in worker, mailer",
         last.elapsed()
     );
+    left
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn some_seconds_after_the_last_mail_no_password_is_in_the_memory_of_worker_or_mailer() {
+    let left = left(Plan::new(), "").await;
+    assert!(left.iter().all(|(passwords, _)| *passwords == LEFT), "{left:?}");
+}
+
+/// What is sent and read by TLS passes through buffers of one more library.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_is_one_where_the_broker_is_reached_by_tls() {
+    let authority = Authority::new();
+    let broker = tls::broker(&authority);
+    let (certificate, key) = authority.issue("both", "DNS:both", "2");
+    let section = tls::section(&broker, "127.0.0.1", Some(&authority.certificate()), Some((&certificate, &key)));
+    let section = section.replace(&format!("resetd:{}", tls::PASSWORD), "guest:guest");
+    let left = left(Plan::at(&broker.url), &section).await;
     assert!(left.iter().all(|(passwords, _)| *passwords == LEFT), "{left:?}");
 }
 

@@ -15,10 +15,10 @@ use crate::process::{Run, ends, ready, says};
 use crate::world::{Plan, World, eventually, locked_out};
 
 /// In the URL of every worker here, and in nothing that is ever said.
-const PASSWORD: &str = "s3cr3t-of-the-broker";
+pub const PASSWORD: &str = "s3cr3t-of-the-broker";
 
 /// A broker that takes TLS, with the CA that issued its certificate and everybody's.
-fn broker(authority: &Authority) -> Arc<Broker> {
+pub fn broker(authority: &Authority) -> Arc<Broker> {
     let (certificate, key) = authority.issue("broker", "IP:127.0.0.1", "2");
     std::fs::rename(certificate, authority.file("cert.pem")).unwrap();
     std::fs::rename(key, authority.file("key.pem")).unwrap();
@@ -26,7 +26,7 @@ fn broker(authority: &Authority) -> Arc<Broker> {
 }
 
 /// The broker's section, over that of a world.
-fn section(broker: &Broker, host: &str, ca: Option<&Path>, client: Option<(&Path, &Path)>) -> String {
+pub fn section(broker: &Broker, host: &str, ca: Option<&Path>, client: Option<(&Path, &Path)>) -> String {
     let mut text = format!("[amqp]\nurl = \"amqps://resetd:{PASSWORD}@{host}:{}/%2f\"\n", broker.tls_port());
     for (key, path) in
         [("ca_file", ca), ("client_cert_file", client.map(|it| it.0)), ("client_key_file", client.map(|it| it.1))]
