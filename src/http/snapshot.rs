@@ -174,7 +174,7 @@ struct Part<'a> {
     of: Of,
     row: &'a OrgState,
     meter: Meter,
-    /// What lies at the broker, where that was heard lately.
+    /// What is queued, where that was heard lately.
     depth: Option<Depth>,
     in_flight: InHand,
     /// Who held the lease last.
