@@ -44,6 +44,12 @@ test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a 
 	@scripts/need
 	scripts/brokers test $(ARGS)
 
+.PHONY: test-upgrade
+test-upgrade: ## this tree beside the release before it: what that left, a rolling upgrade, and back
+	@scripts/need
+	scripts/broker install --private
+	scripts/upgrade
+
 .PHONY: chaos
 chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
 	@scripts/need

@@ -55,5 +55,6 @@ mod tls;
 #[cfg(feature = "otel")]
 mod traces;
 mod trip;
+mod upgrade;
 mod waiting;
 mod whom;

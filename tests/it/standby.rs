@@ -1,6 +1,7 @@
 //! Several workers of one configuration: one works the org, the others stand by, and two never call at once, whatever happens
 //! to the one that works.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -70,15 +71,19 @@ async fn hand_on(http: &reqwest::Client, base: &str, request: axum::extract::Req
 }
 
 /// A worker in a process of its own, with a network and a door of its own.
-struct Worker {
-    process: Process,
-    http: String,
+pub struct Worker {
+    pub process: Process,
+    pub http: String,
     relay: Relay,
     door: Door,
 }
 
 impl Worker {
     async fn start(world: &World) -> Self {
+        Self::of_binary(&crate::process::binary(), world).await
+    }
+
+    pub async fn of_binary(binary: &Path, world: &World) -> Self {
         let (relay, door) = (Relay::to(&world.amqp_url), Door::to(&world.orgs["main"]).await);
         // So that the broker misses a silent one within some 5 s, and not 25 s.
         let url = format!("{}?heartbeat=2", relay.url());
@@ -86,7 +91,7 @@ impl Worker {
         let own = format!(
             "[amqp]\nurl = {url:?}\n[orgs.main]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\n"
         );
-        let process = Run::of(world, &["--log", "json", "worker"]).config(&own).start();
+        let process = Run::of_binary(binary, &["--log", "json", "worker"]).configured(world).config(&own).start();
         let http = process.http().await;
         Self { process, http, relay, door }
     }
@@ -102,7 +107,7 @@ impl Worker {
         crew.try_into().ok().unwrap()
     }
 
-    fn calls(&self) -> Vec<Instant> {
+    pub fn calls(&self) -> Vec<Instant> {
         self.door.calls()
     }
 
@@ -128,13 +133,13 @@ impl Worker {
     }
 }
 
-fn plan(settings: sim::Settings) -> Plan {
+pub fn plan(settings: sim::Settings) -> Plan {
     let keys = format!("rate_per_minute = {PER_MINUTE}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
     Plan::new().org("main", settings, &keys)
 }
 
 /// All jobs are done, and the newest mail of everybody logs in.
-async fn nobody_is_locked_out(world: &World, users: &[String]) {
+pub async fn nobody_is_locked_out(world: &World, users: &[String]) {
     let records = world.recorded(users.len()).await;
     let odd: Vec<&Taken> = records
         .iter()
@@ -152,7 +157,7 @@ async fn nobody_is_locked_out(world: &World, users: &[String]) {
 }
 
 /// Of all the calls of both, no more came in any time than one limiter gives.
-fn keep_the_quota(org: &sim::Org, workers: &[Worker]) {
+pub fn keep_the_quota(org: &sim::Org, workers: &[Worker]) {
     assert!(org.stats().peak_per_minute <= u64::from(PER_MINUTE));
     let mut calls: Vec<Instant> = workers.iter().flat_map(|worker| worker.calls()).collect();
     calls.sort();

@@ -46,8 +46,13 @@ pub struct Run {
 
 impl Run {
     pub fn new(arguments: &[&str]) -> Self {
+        Self::of_binary(&binary(), arguments)
+    }
+
+    /// Of another `resetd` than the one that was built with the test.
+    pub fn of_binary(binary: &Path, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(binary());
+        let mut command = Command::new(binary);
         command.env_clear().current_dir(folder.path());
         Self {
             command,
@@ -61,7 +66,12 @@ impl Run {
 
     /// With the configuration of a world, then these arguments.
     pub fn of(world: &impl Configured, arguments: &[&str]) -> Self {
-        let mut run = Run::new(arguments);
+        Run::new(arguments).configured(world)
+    }
+
+    /// With the configuration of a world.
+    pub fn configured(self, world: &impl Configured) -> Self {
+        let mut run = self;
         let (files, paths) = world.files();
         for path in paths {
             run = run.config(&std::fs::read_to_string(path).unwrap());
