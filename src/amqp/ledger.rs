@@ -328,6 +328,7 @@ mod tests {
             lane: None,
             kind: OutcomeKind::Succeeded,
             reason: None,
+            detail: None,
             status: Some(200),
             at,
         }

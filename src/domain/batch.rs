@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::blocked::{Blocked, Cause, Status};
+use super::ended;
 use super::job::Lane;
 use super::mailing::{Mailed, Unsent};
 use super::outcome::OutcomeKind;
@@ -33,6 +34,19 @@ pub enum Record<'a> {
         /// When that was, where the record says so.
         at: Option<Timestamp>,
     },
+}
+
+impl<'a> Record<'a> {
+    /// What the end of a job says of its batch; `None` where its lane is not known.
+    pub fn of_end(ended: &'a ended::Ended<'_>) -> Option<Self> {
+        let job = Cow::Borrowed(&*ended.job);
+        Some(Self::Ended(Ended { job, lane: ended.lane?, kind: ended.kind, at: ended.at }))
+    }
+
+    /// What the end of a mail does.
+    pub fn of_mail(mailed: &'a Mailed<'_>) -> Self {
+        Self::Mailed { job: Cow::Borrowed(&*mailed.job), mail: mailed.into(), at: mailed.at }
+    }
 }
 
 /// What became of a mail.
@@ -78,10 +92,6 @@ pub struct Ended<'a> {
     pub lane: Lane,
     /// How it ended.
     pub kind: OutcomeKind,
-    /// Why, where it was dead-lettered.
-    pub reason: Option<Cow<'a, str>>,
-    /// What exactly was wrong.
-    pub detail: Option<Cow<'a, str>>,
     /// When.
     pub at: Timestamp,
 }

@@ -24,8 +24,10 @@ pub struct Ended<'a> {
     pub lane: Option<Lane>,
     /// How it ended.
     pub kind: OutcomeKind,
-    /// Why, where it was dead-lettered for a reason that is known here.
-    pub reason: Option<Reason>,
+    /// Why, where it was dead-lettered, as its record says; see [`Ended::reason`].
+    pub reason: Option<Cow<'a, str>>,
+    /// What exactly was wrong.
+    pub detail: Option<Cow<'a, str>>,
     /// The status of the org's last answer.
     pub status: Option<u16>,
     /// When.
@@ -43,9 +45,15 @@ impl<'a> Ended<'a> {
             asked_at: outcome.asked_at.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
             lane: Some(outcome.lane),
             kind: outcome.kind,
-            reason: outcome.reason,
+            reason: outcome.reason.map(|reason| Cow::Borrowed(reason.as_str())),
+            detail: outcome.detail.as_deref().map(Cow::Borrowed),
             status: outcome.status,
             at: outcome.finished_at.round(Unit::Millisecond).unwrap_or(outcome.finished_at),
         }
+    }
+
+    /// Why it was dead-lettered, where the reason is known here.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason.as_deref().and_then(Reason::named)
     }
 }

@@ -1,7 +1,6 @@
 //! What became of jobs lately, for whoever looks on: how many ended in each minute of the last hour, the last ones, the failures
 //! that nobody has resolved, and how far the batches are. One pure fold over the stream of outcomes, so that every worker tells the same; all of it bounded.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
@@ -144,10 +143,8 @@ impl Statistics {
             }
         }
         tale.latest(ended, at);
-        if let (Some(batch), Some(lane)) = (&ended.batch, ended.lane) {
-            let job = Cow::Borrowed(&*ended.job);
-            let record = batch::Ended { job, lane, kind: ended.kind, reason: None, detail: None, at };
-            tale.batches.note(batch, &Record::Ended(record), Some(at), now);
+        if let (Some(batch), Some(Record::Ended(end))) = (&ended.batch, Record::of_end(ended)) {
+            tale.batches.note(batch, &Record::Ended(batch::Ended { at, ..end }), Some(at), now);
         }
     }
 
@@ -169,8 +166,7 @@ impl Statistics {
             tale.mailed(&mailed.job, Posted::of(mailed));
         }
         if let Some(batch) = &mailed.batch {
-            let record = Record::Mailed { job: Cow::Borrowed(&*mailed.job), mail: mailed.into(), at: mailed.at };
-            self.batch(&mailed.org, batch, &record, now);
+            self.batch(&mailed.org, batch, &Record::of_mail(mailed), now);
         }
     }
 
@@ -234,7 +230,7 @@ impl Tale {
             user: ended.user.as_deref().map(Box::from),
             lane: ended.lane,
             kind: ended.kind,
-            reason: ended.reason,
+            reason: ended.reason(),
             status: ended.status,
             mail: mail.filter(|_| ended.kind == OutcomeKind::Succeeded),
         };

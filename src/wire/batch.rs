@@ -1,5 +1,4 @@
-//! The records of the stream of outcomes that say how far a batch is: its announcement, written before its first job, and the ends of
-//! its jobs, read.
+//! The announcement of a batch in the stream of outcomes, written before its first job.
 //!
 //! How many jobs a batch has is known nowhere else, since RabbitMQ is the only state. Anyone may publish there: what cannot be read
 //! is passed over.
@@ -10,11 +9,9 @@ use lapin::BasicProperties;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Text, json, mail, moment, outcome, persistent, schema};
-use crate::domain::batch::{Announced, Ended, MailOutcome, Record};
+use super::{Text, json, moment, persistent, schema};
+use crate::domain::batch::{Announced, Record};
 use crate::domain::job::Lane;
-use crate::domain::mailing::Mailed;
-use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of an announcement.
 pub const BATCH: &str = "batch";
@@ -66,27 +63,6 @@ pub fn schema() -> Schema {
     schema::of::<Announcement<'_>>()
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct End<'a> {
-    #[serde(borrow)]
-    job_id: Cow<'a, str>,
-    #[serde(borrow)]
-    org: Cow<'a, str>,
-    #[serde(borrow)]
-    lane: Cow<'a, str>,
-    #[serde(borrow, default)]
-    batch: Option<Text<'a>>,
-    #[serde(borrow)]
-    outcome: Cow<'a, str>,
-    #[serde(borrow, default)]
-    reason: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    detail: Option<Text<'a>>,
-    #[serde(borrow)]
-    finished_at: Cow<'a, str>,
-}
-
 /// The id of a batch's job for one user; no name of a batch that is sent by `enqueue` has a slash.
 pub fn job_id(batch: &str, user: &str) -> String {
     format!("{batch}/{user}")
@@ -117,63 +93,43 @@ pub fn is_mark(body: &[u8], properties: &BasicProperties, id: &str) -> bool {
     properties.kind().as_ref().is_some_and(|kind| kind.as_str() == MARK) && body == json(&id)
 }
 
-/// What a record says of a batch; `None` where it is about none, or cannot be read.
-pub fn about<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<About<'a>> {
-    match properties.kind().as_ref()?.as_str() {
-        BATCH => {
-            let Announcement { batch, org, lane, jobs, enqueued_at, not_before } = serde_json::from_slice(body).ok()?;
-            let not_before = not_before.and_then(|begin| begin.0.parse().ok());
-            let announced =
-                Announced { lane: Lane::named(&lane).ok()?, jobs, at: enqueued_at.parse().ok()?, not_before };
-            Some(About { org, batch, record: Record::Announced(announced) })
-        }
-        outcome::TYPE => {
-            let end: End<'_> = serde_json::from_slice(body).ok()?;
-            let ended = Ended {
-                job: end.job_id,
-                lane: Lane::named(&end.lane).ok()?,
-                kind: OutcomeKind::named(&end.outcome)?,
-                reason: end.reason.map(|text| text.0),
-                detail: end.detail.map(|text| text.0),
-                at: end.finished_at.parse().ok()?,
-            };
-            Some(About { org: end.org, batch: end.batch?.0, record: Record::Ended(ended) })
-        }
-        mail::TYPE => {
-            let mailed = mail::read(body)?;
-            let mail = MailOutcome::from(&mailed);
-            let Mailed { org, job, batch, at, .. } = mailed;
-            Some(About { org, batch: batch?, record: Record::Mailed { job, mail, at } })
-        }
-        _ => None,
-    }
+/// What an announcement says; `None` where it cannot be read.
+pub(super) fn announced(body: &[u8]) -> Option<About<'_>> {
+    let Announcement { batch, org, lane, jobs, enqueued_at, not_before } = serde_json::from_slice(body).ok()?;
+    let not_before = not_before.and_then(|begin| begin.0.parse().ok());
+    let announced = Announced { lane: Lane::named(&lane).ok()?, jobs, at: enqueued_at.parse().ok()?, not_before };
+    Some(About { org, batch, record: Record::Announced(announced) })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ledger::told;
     use super::*;
     use jiff::Timestamp;
 
+    /// A record that is about a batch, with all that it says.
     fn read(kind: &str, body: &str) -> Option<String> {
         let properties = BasicProperties::default().with_type(kind.into());
-        about(body.as_bytes(), &properties).map(|about| format!("{about:?}"))
+        let told = told(body.as_bytes(), &properties)?;
+        told.of_batch().map(|about| format!("{about:?} {notified:?}"))
     }
 
     #[test]
     fn an_announcement_is_read_as_it_was_written() {
         let at = Timestamp::from_second(1_800_000_000).unwrap();
-        let announced = Announced { lane: Lane::Bulk, jobs: 3000, at, not_before: None };
-        let (body, properties) = announcement("main", "agents", &announced);
+        let first = Announced { lane: Lane::Bulk, jobs: 3000, at, not_before: None };
+        let (body, properties) = announcement("main", "agents", &first);
         assert_eq!(
             String::from_utf8_lossy(&body),
             r#"{"batch":"agents","org":"main","lane":"bulk","jobs":3000,"enqueuedAt":"2027-01-15T08:00:00Z"}"#
         );
         assert_eq!((properties.delivery_mode(), properties.kind().clone()), (&Some(2), Some("batch".into())));
-        let read = about(&body, &properties).unwrap();
-        assert_eq!((&*read.org, &*read.batch, read.record), ("main", "agents", Record::Announced(announced)));
-        let later = Announced { not_before: Some(at), ..announced };
-        let (body, properties) = announcement("main", "agents", &later);
-        assert_eq!(about(&body, &properties).unwrap().record, Record::Announced(later));
+        let told = told(&body, &properties).unwrap();
+        let read = told.of_batch().unwrap();
+        assert_eq!((&*read.org, &*read.batch, read.record), ("main", "agents", Record::Announced(first)));
+        let later = Announced { not_before: Some(at), ..first };
+        let (body, _) = announcement("main", "agents", &later);
+        assert_eq!(announced(&body).unwrap().record, Record::Announced(later));
     }
 
     #[test]

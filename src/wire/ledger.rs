@@ -15,12 +15,13 @@ use super::mail;
 use super::outcome::{self, ASKED_AT};
 use super::properties::integer;
 use super::{Text, json, moment, persistent, state};
+use crate::domain::batch::Record;
 use crate::domain::blocked::Status;
 use crate::domain::ended::Ended;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Entry, WorkerName};
 use crate::domain::mailing::Mailed;
-use crate::domain::outcome::{OutcomeKind, Reason};
+use crate::domain::outcome::OutcomeKind;
 
 /// The `type` of a lease that was taken.
 const FENCE: &str = "fence";
@@ -50,6 +51,8 @@ struct Done<'a> {
     outcome: Cow<'a, str>,
     #[serde(borrow, default)]
     reason: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    detail: Option<Text<'a>>,
     #[serde(default)]
     status: Option<u16>,
     #[serde(borrow)]
@@ -104,6 +107,19 @@ pub enum LedgerRecord<'a> {
     },
 }
 
+impl LedgerRecord<'_> {
+    /// What it says of a batch; `None` where it is about none.
+    pub fn of_batch(&self) -> Option<About<'_>> {
+        let about = |org, batch, record| About { org: Cow::Borrowed(org), batch: Cow::Borrowed(batch), record };
+        match self {
+            Self::Ended(ended) => Some(about(&*ended.org, ended.batch.as_deref()?, Record::of_end(ended)?)),
+            Self::Mailed(mailed) => Some(about(&*mailed.org, mailed.batch.as_deref()?, Record::of_mail(mailed))),
+            Self::Batch(About { org, batch, record }) => Some(about(org, batch, record.clone())),
+            Self::Dropped { .. } | Self::Lease(_) | Self::State { .. } => None,
+        }
+    }
+}
+
 /// What a record says; `None` where it is none of these, or cannot be read.
 pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRecord<'a>> {
     match properties.kind().as_ref()?.as_str() {
@@ -121,7 +137,7 @@ pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRe
             let Lease { org, worker, fence: _, at } = lease(body)?;
             Some(LedgerRecord::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
         }
-        batch::BATCH => batch::about(body, properties).map(LedgerRecord::Batch),
+        batch::BATCH => batch::announced(body).map(LedgerRecord::Batch),
         mail::TYPE => mail::read(body).map(LedgerRecord::Mailed),
         state::STATE => state::read(body, properties).map(|(org, status)| LedgerRecord::State { org, status }),
         _ => None,
@@ -129,7 +145,7 @@ pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRe
 }
 
 fn ended<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> {
-    let Done { job_id, org, user_id, batch, lane, outcome, reason, status, finished_at } =
+    let Done { job_id, org, user_id, batch, lane, outcome, reason, detail, status, finished_at } =
         serde_json::from_slice(body).ok()?;
     let name = |name: Option<Text<'a>>| name.map(|text| text.0).filter(|text| text.len() <= MAX_NAME);
     (job_id.len() <= MAX_NAME).then_some(())?;
@@ -141,7 +157,8 @@ fn ended<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> 
         asked_at: asked_at(properties),
         lane: lane.and_then(|lane| Lane::named(&lane.0).ok()),
         kind: OutcomeKind::named(&outcome)?,
-        reason: reason.and_then(|reason| Reason::named(&reason.0)),
+        reason: reason.map(|reason| reason.0),
+        detail: detail.map(|detail| detail.0),
         status,
         at: finished_at.parse().ok()?,
     })

@@ -22,10 +22,11 @@ use crate::amqp::tail::{Start, Tail};
 use crate::config::Config;
 use crate::domain::batch::{Progress, Record};
 use crate::domain::blocked::{Blocked, Cause, Status};
-use crate::domain::mailing::Unsent;
+use crate::domain::ended::Ended;
+use crate::domain::mailing::{Mailed, Unsent};
 use crate::domain::outcome::OutcomeKind;
-use crate::wire::batch::{About, about, is_mark, mark};
-use crate::wire::{mail, state};
+use crate::wire::batch::{About, is_mark, mark};
+use crate::wire::ledger::{LedgerRecord, told};
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-batch";
@@ -88,13 +89,14 @@ pub(super) struct Seen {
 impl Seen {
     fn note(&mut self, batch: &Batch<'_>, own: &str, body: &[u8], properties: &BasicProperties) {
         self.is_whole |= is_mark(body, properties, own);
-        if let Some((org, status)) = state::read(body, properties) {
+        let Some(told) = told(body, properties) else { return };
+        if let LedgerRecord::State { org, status } = &told {
             if org == batch.org {
-                self.status = Some(status);
+                self.status = Some(status.clone());
             }
             return;
         }
-        let Some(About { org, batch: name, record }) = about(body, properties) else { return };
+        let Some(About { org, batch: name, record }) = told.of_batch() else { return };
         if org != batch.org || name != batch.name {
             return;
         }
@@ -106,30 +108,37 @@ impl Seen {
         if !self.has_begun {
             return;
         }
-        if let Record::Ended(ended) = &record {
-            match ended.kind {
-                OutcomeKind::Failed | OutcomeKind::Expired => {
-                    let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
-                    let why = (text(&ended.reason), text(&ended.detail));
-                    self.given_up.insert(ended.job.to_string(), why);
-                }
-                OutcomeKind::Succeeded
-                | OutcomeKind::PassedThrough
-                | OutcomeKind::Superseded
-                | OutcomeKind::Duplicate => {
-                    self.given_up.remove(&*ended.job);
-                }
-            }
-        }
-        if let Some(mailed) = mail::read(body).filter(|_| matches!(record, Record::Mailed { .. })) {
-            // Whose newer password came in between has the mail of that one.
-            if mailed.notified || mailed.unsent == Some(Unsent::Superseded) {
-                self.unsent.remove(&*mailed.job);
-            } else {
-                self.unsent.insert(mailed.job.into_owned(), mailed.unsent);
-            }
+        match &told {
+            LedgerRecord::Ended(ended) => self.ended(ended),
+            LedgerRecord::Mailed(mailed) => self.mailed(mailed),
+            LedgerRecord::Batch(_)
+            | LedgerRecord::Dropped { .. }
+            | LedgerRecord::Lease(_)
+            | LedgerRecord::State { .. } => {}
         }
         self.progress.note(&record);
+    }
+
+    fn ended(&mut self, ended: &Ended<'_>) {
+        match ended.kind {
+            OutcomeKind::Failed | OutcomeKind::Expired => {
+                let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+                let why = (text(&ended.reason), text(&ended.detail));
+                self.given_up.insert(ended.job.to_string(), why);
+            }
+            OutcomeKind::Succeeded | OutcomeKind::PassedThrough | OutcomeKind::Superseded | OutcomeKind::Duplicate => {
+                self.given_up.remove(&*ended.job);
+            }
+        }
+    }
+
+    fn mailed(&mut self, mailed: &Mailed<'_>) {
+        // Whose newer password came in between has the mail of that one.
+        if mailed.notified || mailed.unsent == Some(Unsent::Superseded) {
+            self.unsent.remove(&*mailed.job);
+        } else {
+            self.unsent.insert(mailed.job.to_string(), mailed.unsent);
+        }
     }
 
     /// The jobs that were given up, by their reason.

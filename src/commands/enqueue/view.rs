@@ -263,7 +263,7 @@ mod tests {
         for n in 1..=1500 {
             let kind = if n % 10 == 0 { OutcomeKind::Failed } else { OutcomeKind::Succeeded };
             let job = format!("agents/{n}").into();
-            let ended = Ended { job, lane: Lane::Bulk, kind, reason: None, detail: None, at: at(n / 5) };
+            let ended = Ended { job, lane: Lane::Bulk, kind, at: at(n / 5) };
             progress.note(&Record::Ended(ended));
         }
         progress

@@ -10,8 +10,7 @@ fn announced(jobs: u64) -> Record<'static> {
 }
 
 fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Record<'_> {
-    let (reason, detail) = (None, None);
-    Record::Ended(Ended { job: job.into(), lane: Lane::Bulk, kind, reason, detail, at: at(seconds) })
+    Record::Ended(Ended { job: job.into(), lane: Lane::Bulk, kind, at: at(seconds) })
 }
 
 fn mailed(job: &str, notified: bool) -> Record<'_> {

@@ -44,13 +44,13 @@ pub(super) struct Failures {
 
 impl Failures {
     pub(super) fn failed(&mut self, ended: &Ended<'_>, at: Timestamp, now: Timestamp) {
-        let Ended { job, user, reason, .. } = ended;
+        let Ended { job, user, .. } = ended;
         let id = self.key.hash_one(&**job);
         if now.duration_since(at) > KEPT || self.open.get(&id).is_some_and(|known| known.at >= at) {
             return;
         }
         let who = user.as_ref().unwrap_or(job).as_ref().into();
-        self.open.insert(id, Open { reason: *reason, who, at });
+        self.open.insert(id, Open { reason: ended.reason(), who, at });
         self.order.push_back((at, id));
         while let Some((at, id)) = self.order.front() {
             if now.duration_since(*at) <= KEPT && self.order.len() <= MAX_OPEN {

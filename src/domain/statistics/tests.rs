@@ -22,7 +22,8 @@ fn ended(job: &str, kind: OutcomeKind, seconds: i64) -> Ended<'static> {
         asked_at: None,
         lane: Some(Lane::Bulk),
         kind,
-        reason: (kind == OutcomeKind::Failed).then_some(Reason::NotFound),
+        reason: (kind == OutcomeKind::Failed).then_some(Reason::NotFound.as_str().into()),
+        detail: None,
         status: Some(200),
         at: at(seconds),
     }
@@ -152,7 +153,7 @@ fn a_failure_is_open_until_its_job_ends_otherwise_or_is_dropped_or_a_day_has_pas
         "d failed after it was dropped"
     );
     let mut again = ended("d", OutcomeKind::Failed, 30);
-    again.reason = Some(Reason::Rejected);
+    again.reason = Some(Reason::Rejected.as_str().into());
     statistics.ended(&again, at(30));
     assert_eq!(lately(&statistics, 30).failures, [("other", 1), ("rejected", 1)].into(), "what it failed for last");
     assert_eq!(lately(&statistics, 6 + 24 * 3600).failures, [("rejected", 1)].into());

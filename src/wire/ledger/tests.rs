@@ -150,7 +150,7 @@ fn what_is_not_known_here_is_left_out_of_a_jobs_end_and_what_is_no_name_makes_it
     let ended = |rest: &str| {
         let body =
             format!(r#"{{"jobId":"j","org":"main","outcome":"failed","finishedAt":"2027-01-15T08:00:00Z",{rest}}}"#);
-        told_of(body.as_bytes(), &kind("outcome")).map(|ended| (ended.lane, ended.reason, ended.status))
+        told_of(body.as_bytes(), &kind("outcome")).map(|ended| (ended.lane, ended.reason(), ended.status))
     };
     assert_eq!(ended(r#""lane":"slow","reason":"bored","status":null"#), Some((None, None, None)));
     let known = (Some(Lane::Bulk), Some(Reason::NotFound), Some(404));
