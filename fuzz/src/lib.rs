@@ -151,13 +151,9 @@ fn strict() -> &'static jobs::Rules {
     })
 }
 
-/// A job that is given up. Its letter says why and what it is called, keeps nothing but what is permitted, and keeps the same of
-/// itself. Where it can be replayed, its replay is read as the job was, whatever that came to; and where it cannot, it has lost
-/// something.
-pub fn dead_letter(bytes: &[u8]) {
-    let Some((head, body)) = bytes.split_first_chunk::<8>() else { return };
-    let [reason, set, lane, status, attempts, ids, id, headers] = head.map(usize::from);
-    let outcome = Outcome {
+/// How the job ended that is given up.
+fn given_up([reason, set, lane, status, attempts]: [usize; 5]) -> Outcome {
+    Outcome {
         job: JobId::new("j"),
         org: "main".into(),
         lane: Lane::ALL[lane % Lane::ALL.len()],
@@ -171,7 +167,16 @@ pub fn dead_letter(bytes: &[u8]) {
         password_set: PasswordSet::ALL[set % PasswordSet::ALL.len()],
         detail: (status > 2).then(|| "x".repeat(status * 4)),
         finished_at: Timestamp::UNIX_EPOCH,
-    };
+    }
+}
+
+/// A job that is given up. Its letter says why and what it is called, keeps nothing but what is permitted, and keeps the same of
+/// itself. Where it can be replayed, its replay is read as the job was, whatever that came to; and where it cannot, it has lost
+/// something.
+pub fn dead_letter(bytes: &[u8]) {
+    let Some((head, body)) = bytes.split_first_chunk::<8>() else { return };
+    let [reason, set, lane, status, attempts, ids, id, headers] = head.map(usize::from);
+    let outcome = given_up([reason, set, lane, status, attempts]);
     let text = |from: usize| String::from_utf8_lossy(&body[..body.len().min(from)]).into_owned();
     let mut table = FieldTable::default();
     if headers & 1 > 0 {

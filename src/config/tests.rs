@@ -134,34 +134,42 @@ fn a_secret_may_stand_in_a_file() {
 }
 
 /// A secret in a file, with the line break that an editor leaves at its end.
-#[test]
-fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
-    let whole: fn(&Config) -> Option<SecretString> = |config| Some(config.amqp.url.clone());
-    let page: fn(&Config) -> Option<SecretString> = |config| config.http.token.clone();
-    let proxy: fn(&Config) -> Option<SecretString> = |config| match &config.http.proxy {
+/// Takes a secret out of what was read.
+type Reader = fn(&Config) -> Option<SecretString>;
+
+/// Each secret that may stand in a file: its section and key, what else the configuration needs, its text, and where it ends up.
+fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader); 6] {
+    let whole: Reader = |config| Some(config.amqp.url.clone());
+    let page: Reader = |config| config.http.token.clone();
+    let proxy: Reader = |config| match &config.http.proxy {
         proxy::Proxy::By(url) => Some(url.clone()),
         proxy::Proxy::Direct { .. } | proxy::Proxy::Environment { .. } => None,
     };
-    let client: fn(&Config) -> Option<SecretString> = |config| Some(config.org("main").ok()?.client_secret);
-    let login: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
+    let client: Reader = |config| Some(config.org("main").ok()?.client_secret);
+    let login: Reader = |config| match config.delivery().ok()?.via {
         mailer::Via::Smtp(smtp) => Some(smtp.login?.password),
         mailer::Via::Http(_) => None,
     };
-    let bearer: fn(&Config) -> Option<SecretString> = |config| match config.delivery().ok()?.via {
+    let bearer: Reader = |config| match config.delivery().ok()?.via {
         mailer::Via::Http(http) => http.token,
         mailer::Via::Smtp(_) => None,
     };
     let org = "[orgs.main]\nregion = \"mypurecloud.de\"\nclient_id = \"id\"\n";
     let smtp = "[mailer]\nfrom = \"a@example.com\"\n[mailer.smtp]\nhost = \"mail\"\nuser = \"u\"\n";
     let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
-    let secrets = [
+    [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
         ("http", "token", "", "9c01f7a4e25b8d63e0f75c0e9fb1d73a", page),
         ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
         ("mailer.smtp", "password", smtp, "s3cr3t-in-a-file", login),
         ("mailer.http", "token", http, "s3cr3t-in-a-file", bearer),
-    ];
+    ]
+}
+
+#[test]
+fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
+    let secrets = secrets();
     for (section, key, beside, secret, read) in secrets {
         // A Windows editor may begin the file with a byte order mark.
         for (begin, end) in [("", ""), ("", "\n"), ("", "\r\n"), ("\u{feff}", "\r\n")] {

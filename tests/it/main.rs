@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a real private RabbitMQ node for the run, a prefix of its own for each test, a strict
 //! simulated org on port 0. No broker is a failure, not a skip.
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test fails loudly, in its helpers too")]
+#![expect(clippy::too_many_lines, reason = "what one test tells is one story")]
 #![expect(unreachable_pub, reason = "the modules of a test binary have no one but each other")]
 
 mod world;

@@ -1,6 +1,7 @@
 //! The simulated org over real sockets: what it takes, what it refuses and how, and its scripted faults.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by its panic")]
+#![expect(clippy::too_many_lines, reason = "a table of every refusal")]
 
 use std::time::Duration;
 

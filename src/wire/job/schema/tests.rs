@@ -58,6 +58,49 @@ fn each(field: &str, values: &[String], others: &[(&str, &[&str])]) {
     assert!(taken > 0 && refused > 0, "{field}: {taken} taken and {refused} refused");
 }
 
+/// Addresses of every odd kind, good and bad ones.
+const ADDRESSES: [&str; 39] = [
+    "agent@example.com",
+    "a.b+c@sub.example.com",
+    "o'neil@example.com",
+    "ü@exämple.com",
+    "a@b-c",
+    "a@b.-c",
+    "a@b-.c",
+    "agent",
+    "@example.com",
+    "agent@",
+    "a@b@c",
+    "a b@c",
+    "a@b\r\nBcc: x@y",
+    "<a@b>",
+    "a@b,c@d",
+    "a@.b",
+    "a@b.",
+    "a@-b",
+    "a@b-",
+    "a@b..c",
+    "a@b\n",
+    "a[b@c",
+    "a\\b@c",
+    "a\"b@c",
+    "a\u{a0}b@c",
+    "a:b@c",
+    "a..b@example.com",
+    ".a@example.com",
+    "a.@example.com",
+    "“a”@example.com",
+    "o’neil@example.com",
+    "\u{200b}agent@example.com",
+    "\u{feff}agent@example.com",
+    "a–b@example.com",
+    "!#$%&'*+-/=?^_`{|}~@example.com",
+    "a@exa!mple.com",
+    "a@exa~mple.com",
+    "a@under_score.example",
+    "a@_b",
+];
+
 #[test]
 fn the_limits_of_each_text_are_the_parsers() {
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -68,47 +111,7 @@ fn the_limits_of_each_text_are_the_parsers() {
     let mut names = texts(&["Zoë \"Q\" O'Neil\\x", "a\nb", "\u{7f}", "\u{85}", "a\n", " "]);
     names.extend([256, 257].map(|n| "ü".repeat(n)));
     each(USER_NAME, &names, &[]);
-    let mut addresses = texts(&[
-        "agent@example.com",
-        "a.b+c@sub.example.com",
-        "o'neil@example.com",
-        "ü@exämple.com",
-        "a@b-c",
-        "a@b.-c",
-        "a@b-.c",
-        "agent",
-        "@example.com",
-        "agent@",
-        "a@b@c",
-        "a b@c",
-        "a@b\r\nBcc: x@y",
-        "<a@b>",
-        "a@b,c@d",
-        "a@.b",
-        "a@b.",
-        "a@-b",
-        "a@b-",
-        "a@b..c",
-        "a@b\n",
-        "a[b@c",
-        "a\\b@c",
-        "a\"b@c",
-        "a\u{a0}b@c",
-        "a:b@c",
-        "a..b@example.com",
-        ".a@example.com",
-        "a.@example.com",
-        "“a”@example.com",
-        "o’neil@example.com",
-        "\u{200b}agent@example.com",
-        "\u{feff}agent@example.com",
-        "a–b@example.com",
-        "!#$%&'*+-/=?^_`{|}~@example.com",
-        "a@exa!mple.com",
-        "a@exa~mple.com",
-        "a@under_score.example",
-        "a@_b",
-    ]);
+    let mut addresses = texts(&ADDRESSES);
     addresses.extend([64, 65, 252].map(|n| format!("{}@b", "x".repeat(n))));
     addresses.extend([63, 64].map(|n| format!("a@{}.b", "y".repeat(n))));
     let labels = ["y".repeat(63), "y".repeat(63), "y".repeat(61)].join(".");
