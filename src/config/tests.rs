@@ -1,11 +1,13 @@
 //! What is taken, what is refused, and in which words.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
 use crate::domain::form::{ExtensionForm, PasswordForm};
+use crate::domain::job::Lane;
 
 const COMPLETE: &str = r#"
 [orgs.main]
@@ -133,7 +135,6 @@ fn a_secret_may_stand_in_a_file() {
     assert!(!format!("{config:?}").contains("s3cr3t"));
 }
 
-/// A secret in a file, with the line break that an editor leaves at its end.
 /// Takes a secret out of what was read.
 type Reader = fn(&Config) -> Option<SecretString>;
 
@@ -167,6 +168,7 @@ fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader
     ]
 }
 
+/// A secret in a file, with the line break that an editor leaves at its end.
 #[test]
 fn every_secret_may_stand_in_a_file_and_its_line_break_is_not_part_of_it() {
     let secrets = secrets();
@@ -492,7 +494,10 @@ fn a_limit_to_the_resets_of_an_hour_is_the_bulk_lanes_or_of_each_lane() {
             None => worker(&text, []),
             Some((name, value)) => worker(&text, [(format!("RESETD__ORGS__MAIN__{name}").as_str(), value)]),
         };
-        worker.map(|worker| worker.orgs["main"].guard_per_hour.map(|limit| limit.map_or(0, std::num::NonZeroU32::get)))
+        let of =
+            |limits: [Option<NonZeroU32>; Lane::COUNT], lane: Lane| limits[lane.index()].map_or(0, NonZeroU32::get);
+        let both = |limits| [Lane::Interactive, Lane::Bulk].map(|lane| of(limits, lane));
+        worker.map(|worker| both(worker.orgs["main"].guard_per_hour))
     };
     for (text, variable, wanted) in [
         ("", None, [0, 0]),

@@ -183,7 +183,8 @@ mod tests {
         assert_eq!(Lane::ALL.map(Lane::index), std::array::from_fn(|at| at));
         assert_eq!(Lane::ALL.map(|lane| Lane::named(lane.as_str())), Lane::ALL.map(Ok));
         let unknown = Lane::named("Bulk").unwrap_err();
-        assert_eq!(unknown.to_string(), "the lane \"Bulk\" is not known here; there are interactive and bulk");
+        let said = "the lane \"Bulk\" is not known here; there are interactive and bulk";
+        assert!(unknown.to_string().starts_with(said), "{unknown}");
     }
 
     #[test]

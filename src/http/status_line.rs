@@ -230,6 +230,10 @@ mod tests {
         Timestamp::from_second(seconds).ok()
     }
 
+    fn closed<'a>(lanes: &[(Lane, &'a ClosedLane)]) -> [Option<&'a ClosedLane>; Lane::COUNT] {
+        Lane::ALL.map(|lane| lanes.iter().find(|(closed, _)| *closed == lane).map(|(_, closed)| *closed))
+    }
+
     /// The line of an active worker whose gate stands so, with this rate, backlog and number of jobs in flight.
     fn line(meter: &Meter, per_minute: u64, backlog: Option<u32>, in_flight: u32) -> (State, String) {
         let about = StatusLine {
@@ -297,15 +301,15 @@ mod tests {
         assert_eq!(status_line(&about).2, at(4));
         let bulk = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: at(8).unwrap() };
         let open = meter();
-        (about.meter, about.closed, about.in_flight) = (&open, [None, Some(&bulk)], 0);
+        (about.meter, about.closed, about.in_flight) = (&open, closed(&[(Lane::Bulk, &bulk)]), 0);
         assert_eq!(status_line(&about), (State::Waiting, "The bulk lane is closed: its hours".into(), at(8)));
         let interactive = ClosedLane { kind: "guard_per_hour", cause: "too many".into(), until: at(7).unwrap() };
-        about.closed = [Some(&interactive), None];
+        about.closed = closed(&[(Lane::Interactive, &interactive)]);
         assert_eq!(status_line(&about), (State::Waiting, "The interactive lane is closed: too many".into(), at(7)));
-        about.closed = [Some(&interactive), Some(&bulk)];
+        about.closed = closed(&[(Lane::Interactive, &interactive), (Lane::Bulk, &bulk)]);
         let both = "Both lanes are closed: too many; bulk: its hours".to_owned();
         assert_eq!(status_line(&about), (State::Waiting, both, at(7)));
-        (about.closed, about.in_flight) = ([None, Some(&bulk)], 1);
+        (about.closed, about.in_flight) = (closed(&[(Lane::Bulk, &bulk)]), 1);
         assert_eq!(status_line(&about).0, State::Moving, "the interactive lane goes on");
         (about.role, about.reason) = (Role::Halted, Some("invalid_client"));
         let stopping = Meter { next_try: at(5), ..meter() };

@@ -226,13 +226,23 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
     }
 
+    const BOTH: [Lane; 2] = [Lane::Interactive, Lane::Bulk];
+
+    /// With these limits; 0 is none.
+    fn with(interactive: u32, bulk: u32, window: Option<Window>) -> Guard {
+        let mut limits = [None; Lane::COUNT];
+        limits[Lane::Interactive.index()] = NonZeroU32::new(interactive);
+        limits[Lane::Bulk.index()] = NonZeroU32::new(bulk);
+        Guard::new(limits, window)
+    }
+
     fn of(per_hour: u32) -> Guard {
-        Guard::new([None, NonZeroU32::new(per_hour)], None)
+        with(0, per_hour, None)
     }
 
     #[test]
     fn without_a_limit_and_hours_it_is_always_open() {
-        let mut guard = Guard::new([None; 2], None);
+        let mut guard = of(0);
         (0..1_000).for_each(|n| guard.reset(Lane::Bulk, at(n)));
         (0..1_000).for_each(|_| guard.permitted(Lane::Bulk));
         (0..1_000).for_each(|_| guard.reserve(Lane::Bulk));
@@ -307,9 +317,9 @@ mod tests {
 
     #[test]
     fn interactive_jobs_count_for_both_lanes_and_bulk_jobs_for_their_own_alone() {
-        let mut guard = Guard::new([NonZeroU32::new(2), NonZeroU32::new(4)], None);
-        let open = |guard: &Guard, now| Lane::ALL.map(|lane| guard.closed(lane, at(now)).is_none());
-        let rooms = |guard: &Guard, now| Lane::ALL.map(|lane| guard.room(lane, at(now)));
+        let mut guard = with(2, 4, None);
+        let open = |guard: &Guard, now| BOTH.map(|lane| guard.closed(lane, at(now)).is_none());
+        let rooms = |guard: &Guard, now| BOTH.map(|lane| guard.room(lane, at(now)));
         assert_eq!(rooms(&guard, 0), [Some(2), Some(4)]);
         guard.begin([(Lane::Bulk, at(0)), (Lane::Interactive, at(1))].into_iter());
         assert_eq!((open(&guard, 1), rooms(&guard, 1)), ([true; 2], [Some(1), Some(2)]));
@@ -337,7 +347,7 @@ mod tests {
     #[test]
     fn an_interactive_lane_alone_may_have_a_limit_and_has_no_hours() {
         let nobody: Window = "00:00-00:01 UTC".parse().unwrap();
-        let mut guard = Guard::new([NonZeroU32::new(1), None], Some(nobody));
+        let mut guard = with(1, 0, Some(nobody));
         let noon: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
         assert!(guard.closed(Lane::Interactive, noon).is_none() && guard.closed(Lane::Bulk, noon).is_some());
         guard.reset(Lane::Bulk, noon);
@@ -358,7 +368,7 @@ mod tests {
     #[test]
     fn outside_its_hours_it_is_closed_and_the_later_of_two_reasons_is_given() {
         let window: Window = "20:00-06:00 UTC".parse().unwrap();
-        let mut guard = Guard::new([None, NonZeroU32::new(1)], Some(window.clone()));
+        let mut guard = with(0, 1, Some(window.clone()));
         let noon: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
         let closed = guard.closed(Lane::Bulk, noon).unwrap();
         assert_eq!((closed.cause, closed.until), (Cause::Window(window), noon + SignedDuration::from_hours(8)));

@@ -114,9 +114,8 @@ fn a_lane_that_is_not_known_is_said_and_no_other_stands_in_for_it() {
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("express".into()));
     let letter = DeadLetter::read(&body, &properties.with_headers(headers));
-    let why =
-        "the lane \"express\" is not known here; there are interactive and bulk; send the job again from where it came";
-    assert_eq!(letter.hindrance().as_deref(), Some(why));
+    let why = format!("{}; {CURE}", UnknownLane("express".into()));
+    assert_eq!(letter.hindrance(), Some(why));
     assert!(line(&letter, "main", None).contains(r#""lane":"express""#), "{}", line(&letter, "main", None));
 }
 
