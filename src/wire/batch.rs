@@ -103,15 +103,15 @@ pub(super) fn announced(body: &[u8]) -> Option<About<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::told;
+    use super::super::ledger;
     use super::*;
     use jiff::Timestamp;
 
     /// A record that is about a batch, with all that it says.
     fn read(kind: &str, body: &str) -> Option<String> {
         let properties = BasicProperties::default().with_type(kind.into());
-        let told = told(body.as_bytes(), &properties)?;
-        told.of_batch().map(|about| format!("{about:?} {notified:?}"))
+        let record = ledger::read(body.as_bytes(), &properties)?;
+        record.of_batch().map(|about| format!("{about:?} {record:?}"))
     }
 
     #[test]
@@ -124,8 +124,8 @@ mod tests {
             r#"{"batch":"agents","org":"main","lane":"bulk","jobs":3000,"enqueuedAt":"2027-01-15T08:00:00Z"}"#
         );
         assert_eq!((properties.delivery_mode(), properties.kind().clone()), (&Some(2), Some("batch".into())));
-        let told = told(&body, &properties).unwrap();
-        let read = told.of_batch().unwrap();
+        let record = ledger::read(&body, &properties).unwrap();
+        let read = record.of_batch().unwrap();
         assert_eq!((&*read.org, &*read.batch, read.record), ("main", "agents", Record::Announced(first)));
         let later = Announced { not_before: Some(at), ..first };
         let (body, _) = announcement("main", "agents", &later);

@@ -75,7 +75,7 @@ async fn what_the_release_before_left_is_finished() {
     for job in ["job-later", "job-gone", "job-waiting-0", "job-waiting-29"] {
         assert_eq!(ended[job]["outcome"], "succeeded", "{job}");
     }
-    assert_eq!(world.main().stats().password_sets, all);
+    assert_eq!(world.main().stats().password_sets, all as u64);
     assert!(Timestamp::now() >= later);
     for queue in ["resets.main", "resets.main.bulk", "resets.main.dead", "resets.main.parked.15s", "emails"] {
         eventually(queue, async || (world.depth(queue).await == 0).then_some(())).await;

@@ -26,7 +26,7 @@ use crate::domain::ended::Ended;
 use crate::domain::mailing::{Mailed, Unsent};
 use crate::domain::outcome::OutcomeKind;
 use crate::wire::batch::{About, is_mark, mark};
-use crate::wire::ledger::{LedgerRecord, told};
+use crate::wire::ledger::{self, LedgerRecord};
 
 /// The tag that the broker's own pages show.
 const TAG: &str = "resetd-batch";
@@ -89,14 +89,14 @@ pub(super) struct Seen {
 impl Seen {
     fn note(&mut self, batch: &Batch<'_>, own: &str, body: &[u8], properties: &BasicProperties) {
         self.is_whole |= is_mark(body, properties, own);
-        let Some(told) = told(body, properties) else { return };
-        if let LedgerRecord::State { org, status } = &told {
+        let Some(read) = ledger::read(body, properties) else { return };
+        if let LedgerRecord::State { org, status } = &read {
             if org == batch.org {
                 self.status = Some(status.clone());
             }
             return;
         }
-        let Some(About { org, batch: name, record }) = told.of_batch() else { return };
+        let Some(About { org, batch: name, record }) = read.of_batch() else { return };
         if org != batch.org || name != batch.name {
             return;
         }
@@ -108,7 +108,7 @@ impl Seen {
         if !self.has_begun {
             return;
         }
-        match &told {
+        match &read {
             LedgerRecord::Ended(ended) => self.ended(ended),
             LedgerRecord::Mailed(mailed) => self.mailed(mailed),
             LedgerRecord::Batch(_)
