@@ -7,8 +7,8 @@
 //! | 7 | `main` |
 //! | 6 | `cli` |
 //! | 5 | `roles`: one file for each subcommand, which puts the parts together |
-//! | 4 | `pipeline`: the trip of one job; `http`: health, metrics and the page |
-//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, order of a user; `mail`: from a notification to the next hop, and what seals and opens one |
+//! | 4 | `reset`: the lifecycle of one job; `http`: health, metrics and the page |
+//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, order of a user; `transport`: from a notification to the next hop, and what seals and opens one |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
 //!
@@ -23,9 +23,9 @@ mod dial;
 pub mod domain;
 pub mod failpoint;
 pub mod http;
-pub mod mail;
-pub mod pipeline;
+pub mod reset;
 pub mod scim;
 pub mod telemetry;
 pub mod throttle;
+pub mod transport;
 pub mod wire;

@@ -14,8 +14,8 @@ const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
     &["commands"],
-    &["pipeline", "http"],
-    &["scim", "amqp", "throttle", "mail"],
+    &["reset", "http"],
+    &["scim", "amqp", "org", "transport"],
     &["config", "wire", "telemetry", "board", "dial", "failpoint"],
     &["domain"],
 ];

@@ -19,9 +19,9 @@ use resetd::domain::job::{Intent, JobId, Lane, Reset, Who};
 use resetd::domain::note::{Content, Note};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::domain::user::EmailAddress;
-use resetd::mail::keys::{Bits, Pair};
-use resetd::mail::seal::{Keys, Seal};
-use resetd::mail::{self, Undelivered};
+use resetd::transport::keys::{Bits, Pair};
+use resetd::transport::seal::{Keys, Seal};
+use resetd::transport::{self, Undelivered};
 use resetd::wire::waits::Waits;
 use resetd::wire::{
     dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
@@ -331,7 +331,7 @@ fn sheet(jobs: &[Value]) -> String {
 /// one that takes the recipient, and only 5yz gives anything up.
 pub fn smtp_reply(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    let Some(said) = mail::at_the_recipient(text) else { return };
+    let Some(said) = transport::at_the_recipient(text) else { return };
     let (code, detail) = match &said {
         Ok(code) => {
             assert!((200..=299).contains(code), "{code}");
@@ -356,7 +356,7 @@ pub fn smtp_reply(bytes: &[u8]) {
         }
     };
     let words = detail.split_once(": ").expect("who said it, and what").1;
-    assert_eq!(mail::at_the_recipient(&format!("{code} {words}\r\n")), Some(said.clone()), "{said:?}");
+    assert_eq!(transport::at_the_recipient(&format!("{code} {words}\r\n")), Some(said.clone()), "{said:?}");
 }
 
 const SECRET: &[u8] = br#"{"temporaryPassword":"s3cr3t-pw","body":"It is s3cr3t-pw"}"#;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::stdout;
 use crate::config::ConfigError;
-use crate::mail::keys::{Bits, Pair};
+use crate::transport::keys::{Bits, Pair};
 
 /// The flags of `resetd keygen`.
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use resetd::config::{Config, Environment};
 use resetd::domain::note::{NoteId, Words};
 use resetd::domain::password::Password;
 use resetd::domain::user::EmailAddress;
-use resetd::mail::{Courier, Mail, Templates, Undelivered};
+use resetd::transport::{Courier, Mail, Templates, Undelivered};
 use resetd::wire::notification;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -69,7 +69,7 @@ fn mail() -> Mail {
 }
 
 /// What is done next, and the status: `again 450`.
-fn said(result: Result<resetd::mail::Delivered, Undelivered>) -> (String, String) {
+fn said(result: Result<resetd::transport::Delivered, Undelivered>) -> (String, String) {
     let named = |what: &str, status: Option<u16>| status.map_or(what.to_owned(), |status| format!("{what} {status}"));
     match result {
         Ok(delivered) => (named("delivered", Some(delivered.status)), String::new()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use lapin::options::BasicGetOptions;
-use resetd::mail::seal::Keys;
+use resetd::transport::seal::Keys;
 use resetd::wire;
 use serde_json::{Value, json};
 

@@ -165,8 +165,8 @@ const JOBS: usize = 8_000;
 #[test]
 #[ignore = "a measurement; make bench"]
 fn the_cost_of_sealing() {
-    use resetd::mail::keys::{Bits, Pair};
-    use resetd::mail::seal::{Keys, Seal};
+    use resetd::transport::keys::{Bits, Pair};
+    use resetd::transport::seal::{Keys, Seal};
     let folder = tempfile::tempdir().unwrap();
     let secret = br#"{"notificationId":"0199d7a0-0000-7000-8000-000000000000","org":"main","userId":"0f6e7c1a-0000-4000-8000-000000000000","to":"agent@example.com","temporaryPassword":"0123456789abcdef0123","body":"Your temporary password is: 0123456789abcdef0123. Please log in and change it immediately."}"#;
     for (bits, name) in [(Bits::Rsa3072, "RSA 3072"), (Bits::Rsa4096, "RSA 4096")] {
@@ -387,7 +387,7 @@ async fn mails() {
     let file = folder.path().join("mailer.toml");
     fs::write(&file, text).unwrap();
     let config = resetd::config::Config::load(&[file], resetd::config::Environment::of([])).unwrap();
-    let courier = resetd::mail::Courier::new(&config.delivery().unwrap(), Duration::from_secs(900)).unwrap();
+    let courier = resetd::transport::Courier::new(&config.delivery().unwrap(), Duration::from_secs(900)).unwrap();
     for round in 1..=3 {
         let took = in_parallel(async |_, count| {
             for n in 0..count {
@@ -411,8 +411,8 @@ async fn in_parallel(work: impl AsyncFn(usize, usize)) -> Duration {
     begun.elapsed()
 }
 
-fn mail(n: usize) -> resetd::mail::Mail {
-    resetd::mail::Mail {
+fn mail(n: usize) -> resetd::transport::Mail {
+    resetd::transport::Mail {
         id: resetd::domain::note::NoteId::parse(&format!("n-{n}")).unwrap(),
         to: resetd::domain::user::EmailAddress::parse("to", "agent@example.com").unwrap(),
         password: resetd::domain::password::Password::known("0123456789abcdef".to_owned().into()),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stdout;
 use crate::config::{Config, ConfigError, Environment};
-use crate::mail::seal::Seal;
+use crate::transport::seal::Seal;
 use finding::{Finding, Level};
 
 /// The flags of `resetd check`.

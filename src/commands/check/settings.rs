@@ -7,8 +7,8 @@ use crate::config::proxy::Proxy;
 use crate::config::{Config, ConfigError, EnvFile};
 use crate::domain::form::{ExtensionForm, Form, PasswordForm};
 use crate::domain::password::PasswordKind;
-use crate::mail::seal::Seal;
 use crate::telemetry::logs;
+use crate::transport::seal::Seal;
 
 /// Below these domains is Genesys Cloud itself.
 const GENESYS: [&str; 7] = [

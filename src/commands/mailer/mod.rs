@@ -29,9 +29,9 @@ use crate::board::{Board, Session};
 use crate::config::{Config, mailer::Via};
 use crate::domain::ledger::Before;
 use crate::http::{self, Snapshot};
-use crate::mail::{self, Templates};
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
+use crate::transport::{self, Templates};
 use office::{NAME, Office};
 use session::End;
 
@@ -56,7 +56,7 @@ pub fn preview(config: &Config, folder: &Path) -> Result<()> {
         Via::Http(_) => "noreply@example.com".parse().context("a sender for the sample")?,
     };
     let own = &config.notification.template;
-    for path in mail::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
+    for path in transport::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
         stdout::say(&path.display().to_string())?;
     }
     Ok(())

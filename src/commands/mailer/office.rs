@@ -22,14 +22,14 @@ use crate::domain::note::{Content, Note};
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
 use crate::domain::user::{AllowedDomains, UserId};
 use crate::http::MailSource;
-use crate::mail::seal::Keys;
-use crate::mail::{Courier, Delivered, Templates, Undelivered};
 use crate::telemetry::metrics::OTHER_ORG;
 use crate::throttle::forbidden::ForbiddenRun;
 use crate::throttle::gate::Gate;
 use crate::throttle::guard::Guard;
 use crate::throttle::limiter::Limiter;
 use crate::throttle::user_order::UserOrder;
+use crate::transport::seal::Keys;
+use crate::transport::{Courier, Delivered, Templates, Undelivered};
 
 /// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
 pub(super) const NAME: &str = "mailer";

@@ -28,10 +28,10 @@ use crate::board::Board;
 use crate::config::{Config, ConfigError};
 use crate::domain::{form::PasswordForm, job::Lane, password::PasswordKind};
 use crate::http::{self, Snapshot, Source};
-use crate::mail::seal::Seal;
-use crate::pipeline::org::Org;
+use crate::reset::org::Org;
 use crate::scim::http_client;
 use crate::telemetry::metrics;
+use crate::transport::seal::Seal;
 use session::End;
 
 /// What helps where the broker allows too few channels, beside more of them.

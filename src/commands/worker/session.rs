@@ -19,7 +19,7 @@ use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::board::Session as Standing;
 use crate::domain::job::Lane;
-use crate::pipeline::{Desk, Returns};
+use crate::reset::{Desk, Returns};
 
 /// What is kept of the grace for publishing what the last calls bring.
 const LAST_PUBLISHES: Duration = Duration::from_secs(2);

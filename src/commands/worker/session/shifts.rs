@@ -1,4 +1,4 @@
-//! How a session takes jobs from both lanes and jobs in flight each to the pipeline: in shifts.
+//! How a session takes jobs from both lanes and jobs in flight each to its lifecycle: in shifts.
 //!
 //! First one by one while the head of a lane looks like a job that ends its worker; then by the prefetch; and where no call can be made
 //! for long, everything is given back, once, and probes go one by one until one passes. While a lane is closed, the other one goes on
@@ -17,7 +17,7 @@ use super::Session;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::error::BrokerError;
 use crate::domain::job::Lane;
-use crate::pipeline::{self, Desk};
+use crate::reset::{self, Desk};
 use crate::throttle::gate::Room;
 use crate::throttle::jobs_in_flight::As;
 
@@ -70,7 +70,7 @@ impl Session {
 
     /// Whose password was set before all was given back is told before any other job of theirs is taken.
     async fn tell_who_is_owed(&self) {
-        while !pipeline::collect(&self.desk).await {
+        while !reset::collect(&self.desk).await {
             sleep(PROBE).await;
         }
     }
@@ -306,15 +306,15 @@ impl Session {
         if must_run_alone(&delivery) {
             self.suspects.push(delivery);
         } else {
-            let taken = if pipeline::must_run_alone(&delivery) { As::Waiting } else { As::One };
+            let taken = if reset::must_run_alone(&delivery) { As::Waiting } else { As::One };
             self.start(delivery, taken).await;
         }
     }
 
     async fn start(&self, delivery: Delivery, taken: As) {
-        let arrival = pipeline::arrive(&self.desk, delivery, taken).await;
+        let arrival = reset::arrive(&self.desk, delivery, taken).await;
         // On the heap at once: it is some kilobytes, and would be copied at each hand-over.
-        self.jobs.spawn(Box::pin(pipeline::handle(Arc::clone(&self.desk), arrival)));
+        self.jobs.spawn(Box::pin(reset::handle(Arc::clone(&self.desk), arrival)));
     }
 
     /// Takes no more, and waits until no job is in flight; those that wait too long leave by themselves.
@@ -354,7 +354,7 @@ impl Session {
         let mut suspects = std::mem::take(&mut self.suspects);
         suspects.sort_by_key(|delivery| (delivery.lane.index(), delivery.place()));
         for delivery in suspects {
-            pipeline::given_back(&self.desk, &delivery);
+            reset::given_back(&self.desk, &delivery);
             delivery.give_back().await?;
         }
         Ok(())
@@ -379,7 +379,7 @@ impl Session {
 
 /// Whether a job must run alone now. While it may not be tried yet it only waits, which it need not do alone.
 fn must_run_alone(delivery: &Delivery) -> bool {
-    pipeline::must_run_alone(delivery) && !pipeline::is_early(delivery)
+    reset::must_run_alone(delivery) && !reset::is_early(delivery)
 }
 
 fn looks() -> Interval {
@@ -390,5 +390,5 @@ fn looks() -> Interval {
 
 /// These came, and go back: each is known to be undone, whatever an equal job has come to.
 pub(super) fn not_begun(desk: &Desk, deliveries: Vec<Delivery>) {
-    deliveries.iter().for_each(|delivery| pipeline::given_back(desk, delivery));
+    deliveries.iter().for_each(|delivery| reset::given_back(desk, delivery));
 }

@@ -15,7 +15,6 @@ use crate::domain::form::Form;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::HaltCause;
 use crate::failpoint;
-use crate::mail::seal::Seal;
 use crate::scim::{
     client::Scim,
     token::{Token, Tokens},
@@ -24,6 +23,7 @@ use crate::throttle::{
     forbidden::ForbiddenRun, gate::Gate, guard::Guard, jobs_in_flight::JobsInFlight, limiter::Limiter,
     user_ids::UserIdCache, user_order::UserOrder,
 };
+use crate::transport::seal::Seal;
 use crate::wire::job::Rules;
 
 /// One org at work.

@@ -7,7 +7,7 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 
 use super::*;
-use crate::mail::keys::{Bits, Pair};
+use crate::transport::keys::{Bits, Pair};
 
 const SECRET: &[u8] = br#"{"temporaryPassword":"s3cr3t-pw","body":"It is s3cr3t-pw"}"#;
 

@@ -164,13 +164,13 @@ fn the_templates_that_come_along_are_well_in_both_languages_and_a_sample_of_each
     let (language, from) = (Language::parse("en").unwrap(), "noreply@example.com".parse().unwrap());
     let samples = tempfile::tempdir().unwrap();
     let to = samples.path().join("new");
-    let paths = crate::mail::preview::preview(&templates, &language, &own, &from, &to).unwrap();
+    let paths = crate::transport::preview::preview(&templates, &language, &own, &from, &to).unwrap();
     let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["en.txt", "en.html", "en.eml", "de.txt", "de.html", "de.eml"]);
     for path in &paths {
         assert!(std::fs::read_to_string(path).unwrap().contains("Genesys Cloud"), "{}", path.display());
     }
-    let bare = crate::mail::preview::preview(&Templates::default(), &language, &own, &from, &to).unwrap();
+    let bare = crate::transport::preview::preview(&Templates::default(), &language, &own, &from, &to).unwrap();
     assert_eq!(std::fs::read_to_string(&bare[0]).unwrap(), SAMPLE);
 }
 

@@ -19,7 +19,7 @@ use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use crate::domain::retry::HaltCause;
 use crate::failpoint::{self, Stage};
-use crate::mail::seal::Seal;
+use crate::transport::seal::Seal;
 use crate::wire;
 
 /// How long a message that no queue takes waits until it is published again.
