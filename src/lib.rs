@@ -4,10 +4,11 @@
 //!
 //! | layer | rooms |
 //! |---|---|
-//! | 7 | `main` |
-//! | 6 | `cli` |
-//! | 5 | `roles`: one file for each subcommand, which puts the parts together |
-//! | 4 | `reset`: the lifecycle of one job; `http`: health, metrics and the page |
+//! | 8 | `main` |
+//! | 7 | `cli` |
+//! | 6 | `roles`: one file for each subcommand, which puts the parts together |
+//! | 5 | `reset`: the lifecycle of a job; `mail`: the lifecycle of a mail; `http`: health, metrics and the page |
+//! | 4 | `consumer`: the engine of both: elect, take deliveries, publish until confirmed, drain |
 //! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, order of a user; `transport`: from a notification to the next hop, and what seals and opens one |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
@@ -19,10 +20,12 @@ pub mod board;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod consumer;
 mod dial;
 pub mod domain;
 pub mod failpoint;
 pub mod http;
+pub mod mail;
 pub mod reset;
 pub mod scim;
 pub mod telemetry;

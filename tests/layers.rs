@@ -10,11 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, from the top. What stands on one line does not import each other.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["main"],
     &["cli"],
     &["commands"],
-    &["reset", "http"],
+    &["reset", "mail", "http"],
+    &["consumer"],
     &["scim", "amqp", "org", "transport"],
     &["config", "wire", "telemetry", "board", "dial", "failpoint"],
     &["domain"],

@@ -1,7 +1,9 @@
 //! Taking jobs, or mails: one channel for each queue, on which it is consumed, or taken from one by one; and a delivery that is settled
 //! once, by value.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -28,10 +30,10 @@ const FEW: Duration = Duration::from_secs(2);
 /// (`docs/development/facts.md#consumers`); a channel that ends and the one that follows it may meet.
 const CONSUMERS: usize = 15;
 
-/// Where the messages of one queue come in: the jobs of a lane, or whatever `L` stands for.
+/// Where the messages of one queue come in: the jobs of a lane, or the mails.
 #[derive(Debug)]
-pub struct Intake<L = Lane> {
-    lane: L,
+pub struct Intake {
+    lane: Lane,
     queue: String,
     channel: Channel,
     prefetch: u16,
@@ -52,9 +54,9 @@ struct Consumer {
 /// One job, or mail, in flight. What is dropped without being settled goes back to its queue when its channel is closed, or when all of it
 /// is returned.
 #[derive(Debug)]
-pub struct Delivery<L = Lane> {
+pub struct Delivery {
     /// The lane it came by.
-    pub lane: L,
+    pub lane: Lane,
     /// The body as it came.
     pub body: Vec<u8>,
     /// The properties as they came.
@@ -69,12 +71,12 @@ pub struct Delivery<L = Lane> {
     _consumer: Arc<OwnedSemaphorePermit>,
 }
 
-impl<L: Copy> Intake<L> {
+impl Intake {
     /// Opens the way to a queue; nothing is taken yet.
     ///
     /// # Errors
     /// Where the broker does not answer.
-    pub async fn open(connection: &Connection, queue: String, lane: L, prefetch: u16) -> Result<Self, BrokerError> {
+    pub async fn open(connection: &Connection, queue: String, lane: Lane, prefetch: u16) -> Result<Self, BrokerError> {
         let what = format!("opening a channel for queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
         let consumers = Arc::new(Semaphore::new(CONSUMERS));
@@ -118,19 +120,29 @@ impl<L: Copy> Intake<L> {
         self.consumer.is_some()
     }
 
+    /// The lane that it counts for.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The queue's name.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// The next job, while it is consumed. `None`: the consumer was cancelled, its queue deleted, or the channel is gone.
-    pub async fn next(&mut self) -> Option<Delivery<L>> {
-        let Consumer { deliveries, place } = self.consumer.as_mut()?;
-        let delivery = deliveries.next().await?.ok()?;
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let Some(Consumer { deliveries, place }) = self.consumer.as_mut() else { return Poll::Ready(None) };
+        let came = ready!(deliveries.poll_next_unpin(context));
         let place = Arc::clone(place);
-        Some(self.delivery(delivery, place))
+        Poll::Ready(came.and_then(Result::ok).map(|delivery| self.delivery(delivery, place)))
     }
 
     /// Takes the job at the head of the lane, without consuming it. `None` where it is empty, or too many consumers have deliveries in flight.
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn get(&self) -> Result<Option<Delivery<L>>, BrokerError> {
+    pub async fn get(&self) -> Result<Option<Delivery>, BrokerError> {
         let Some(place) = self.consumer_place() else { return Ok(None) };
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
         let got = within(&format!("taking a message from queue {}", self.queue), got).await?;
@@ -141,7 +153,7 @@ impl<L: Copy> Intake<L> {
     ///
     /// # Errors
     /// Where the broker refuses it or does not answer.
-    pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery<L>>, BrokerError> {
+    pub async fn take(&mut self, most: u16) -> Result<Vec<Delivery>, BrokerError> {
         let mut taken = Vec::new();
         if self.consumers.available_permits() == 0 {
             return Ok(taken);
@@ -155,7 +167,7 @@ impl<L: Copy> Intake<L> {
         // They are on their way, less those that expire meanwhile.
         let until = Instant::now() + FEW;
         while taken.len() < usize::from(wanted) {
-            match timeout_at(until, self.next()).await {
+            match timeout_at(until, poll_fn(|context| self.poll_next(context))).await {
                 Ok(Some(delivery)) => taken.push(delivery),
                 Ok(None) => return Err(BrokerError::Retry(format!("consuming queue {} ended", self.queue))),
                 Err(_) => break,
@@ -165,7 +177,7 @@ impl<L: Copy> Intake<L> {
         Ok(taken)
     }
 
-    fn delivery(&self, from: lapin::message::Delivery, consumer: Arc<OwnedSemaphorePermit>) -> Delivery<L> {
+    fn delivery(&self, from: lapin::message::Delivery, consumer: Arc<OwnedSemaphorePermit>) -> Delivery {
         Delivery {
             lane: self.lane,
             body: from.data,
@@ -184,7 +196,7 @@ impl<L: Copy> Intake<L> {
     }
 
     /// Takes no more jobs, and jobs in flight out those that were prefetched.
-    pub async fn rest(&mut self) -> Vec<Delivery<L>> {
+    pub async fn rest(&mut self) -> Vec<Delivery> {
         if self.consumer.is_none() {
             return Vec::new();
         }
@@ -194,7 +206,7 @@ impl<L: Copy> Intake<L> {
     }
 
     /// JobsInFlight out what has come and was not handed out, and nothing after it.
-    pub fn came(&mut self) -> Vec<Delivery<L>> {
+    pub fn came(&mut self) -> Vec<Delivery> {
         let Some(Consumer { mut deliveries, place }) = self.consumer.take() else { return Vec::new() };
         let mut came = Vec::new();
         while let Some(Some(Ok(delivery))) = deliveries.next().now_or_never() {
@@ -218,7 +230,7 @@ impl<L: Copy> Intake<L> {
     }
 }
 
-impl<L> Delivery<L> {
+impl Delivery {
     /// Its place among those that came on its channel.
     pub const fn place(&self) -> u64 {
         self.place

@@ -13,7 +13,6 @@ pub mod schema;
 pub mod sim;
 pub mod worker;
 
-mod linked;
 mod stdout;
 
 /// Says at the start where the environment names a proxy that is not used.

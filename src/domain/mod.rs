@@ -23,6 +23,7 @@ pub mod rate;
 pub mod refusal;
 pub mod retry;
 pub mod statistics;
+pub mod subject;
 pub mod token;
 pub mod trace;
 pub mod user;

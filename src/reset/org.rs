@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::memory::Memory;
+use super::checkpoints::Checkpoints;
 use crate::amqp::{ledger::Ledger, names::Names};
-use crate::board::Board;
+use crate::board::{self, Board};
 use crate::config::{self, Config};
+use crate::consumer::SessionContext;
 use crate::domain::attribute::AllowedAttributes;
 use crate::domain::form::Form;
+use crate::domain::ledger::WorkerName;
 use crate::domain::password::PasswordKind;
 use crate::domain::retry::HaltCause;
+use crate::domain::subject::Subject;
 use crate::failpoint;
 use crate::scim::{
     client::Scim,
@@ -26,9 +30,33 @@ use crate::throttle::{
 use crate::transport::seal::Seal;
 use crate::wire::job::Rules;
 
-/// One org at work.
+/// One session, as a job in flight sees it.
+pub(super) type Session = SessionContext<OrgContext>;
+
+/// What all orgs of a process are opened with.
+pub struct Process<'a> {
+    /// All of it.
+    pub config: &'a Config,
+    /// How a reset is written.
+    pub form: Form,
+    /// By which the orgs are called.
+    pub client: &'a reqwest::Client,
+    /// Where it is said how each stands.
+    pub board: &'a Board,
+    /// What was read of the stream.
+    pub ledger: &'a Ledger,
+    /// What seals notifications, where they are sealed.
+    pub seal: Option<Arc<Seal>>,
+    /// What this process is called in the ledger.
+    pub worker: WorkerName,
+}
+
+/// What all jobs of one org share, over every session.
 #[derive(Debug)]
-pub struct Org {
+pub struct OrgContext {
+    pub(super) subject: Subject,
+    pub(super) worker: WorkerName,
+    pub(super) board: watch::Receiver<board::State>,
     /// Its name in the configuration.
     pub name: String,
     /// What its things are called at the broker.
@@ -39,7 +67,7 @@ pub struct Org {
     pub(super) rules: Rules,
     pub(super) password: PasswordKind,
     /// How failures are waited out.
-    pub retry: config::Retry,
+    pub(super) retry: config::Retry,
     pub(super) notification: config::Notification,
     /// How long the broker keeps one.
     pub(super) expires: Duration,
@@ -54,29 +82,20 @@ pub struct Org {
     pub(super) user_order: UserOrder,
     pub(super) user_ids: UserIdCache,
     pub(super) forbidden: ForbiddenRun,
-    pub(super) memory: Memory,
+    pub(super) checkpoints: Checkpoints,
     pub(super) ledger: Ledger,
     /// How long a delivery is held at most before it is given back.
-    pub hold: Duration,
-    /// From which wait on, of all its calls, the deliveries are given back.
-    pub long: Duration,
+    pub(super) hold: Duration,
     /// Calls answered otherwise than 429.
     pub(super) admitted: AtomicU64,
 }
 
-impl Org {
+impl OrgContext {
     /// Puts an org together and opens its gate.
-    pub fn open(
-        name: &str,
-        config: &Config,
-        org: config::org::Org,
-        form: Form,
-        http: &reqwest::Client,
-        board: &Board,
-        ledger: &Ledger,
-    ) -> Self {
+    pub fn open(name: &str, org: config::org::Org, process: &Process<'_>) -> Self {
+        let Process { config, form, client: http, board, ledger, seal, worker } = process;
         let after_max = config.retry.after_max;
-        let tokens = Arc::new(Tokens::new(http.clone(), name, org.clone(), after_max));
+        let tokens = Arc::new(Tokens::new((*http).clone(), name, org.clone(), after_max));
         let source = Arc::clone(&tokens);
         let limiter = Limiter::new(org.rate_per_minute, org.burst);
         let hour = failpoint::guard_hour().unwrap_or(config.guard_hour);
@@ -85,16 +104,19 @@ impl Org {
             limiter,
             Guard::new(org.guard_per_hour, org.bulk_window.clone()).with_hour(hour),
             config.retry.policy,
-            board.clone(),
+            (*board).clone(),
             Box::new(move || {
                 let tokens = Arc::clone(&source);
                 Box::pin(async move { tokens.current().await })
             }),
         );
         Self {
+            subject: Subject::Org(name.to_owned()),
             name: name.to_owned(),
+            worker: worker.clone(),
+            board: board.watch(),
             names: Names::new(&config.amqp.prefix, name),
-            form,
+            form: *form,
             rules: Rules {
                 allowed: AllowedAttributes::new(config.allowed_attributes.clone()),
                 fallback: config.notification.fallback.clone(),
@@ -104,30 +126,24 @@ impl Org {
             retry: config.retry.clone(),
             notification: config.notification.clone(),
             expires: config.notification_expires(),
-            seal: None,
+            seal: seal.clone(),
             gate,
             jobs_in_flight: JobsInFlight::new(name),
             tokens,
-            scim: Scim::new(http.clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
+            scim: Scim::new((*http).clone(), name, org.scim_url.clone(), org.request_timeout, after_max),
             user_order: UserOrder::default(),
             user_ids: UserIdCache::default(),
             forbidden: ForbiddenRun::default(),
-            memory: Memory::default(),
-            ledger: ledger.clone(),
+            checkpoints: Checkpoints::default(),
+            ledger: (*ledger).clone(),
             hold: config.hold,
-            long: config.long,
             admitted: AtomicU64::new(0),
             config: org,
         }
     }
 
-    /// The same, with its notifications sealed where there is something to seal them with.
-    pub fn sealing(self, seal: Option<Arc<Seal>>) -> Self {
-        Self { seal, ..self }
-    }
-
     /// Asks for a token, without a job, until one is granted; each time later, as the gate says.
-    pub async fn until_granted(&self) {
+    pub(super) async fn until_granted(&self) {
         let mut failures = 0;
         while let Err(trouble) = self.tokens.current().await {
             self.gate.no_token(trouble, &mut failures);
@@ -138,19 +154,9 @@ impl Org {
         self.gate.resolved(HaltCause::ClientRefused);
     }
 
-    /// Whether the line is stopped since a queue did not take what is owed.
-    pub fn is_unpublishable(&self) -> bool {
-        self.gate.is_stopped(HaltCause::Unpublishable)
-    }
-
-    /// No job is at work any more that waits for a queue to take what it owes.
-    pub fn publishable(&self) {
-        self.gate.resolved(HaltCause::Unpublishable);
-    }
-
     /// With the process ending: says how many people cannot log in until their job is done once more.
-    pub fn warn_of_untold(&self) {
-        let people = self.memory.not_notified();
+    pub fn warn_of_unnotified(&self) {
+        let people = self.checkpoints.unnotified();
         if people > 0 {
             tracing::warn!(
                 org = self.name,
@@ -158,17 +164,5 @@ impl Org {
                 "passwords are set of which nobody is known to be told, and end with this process: their jobs go back, and set new ones"
             );
         }
-    }
-
-    /// A session begins, after one whose acks may not all have reached the broker.
-    pub fn begins_again(&self) {
-        self.memory.acks_may_be_lost();
-    }
-
-    /// Another worker may have held the lease since this process worked last: what it remembers of jobs in the middle is void,
-    /// and what was spent of the quota is not known.
-    pub fn forget(&self) {
-        self.memory.forget();
-        self.gate.start_empty();
     }
 }

@@ -4,49 +4,39 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::Halt;
-use super::desk::Desk;
-use super::memory::Trip;
-use super::ticket::Ticket;
-use super::tries::{self, Call};
+use super::attempts::{self, Call};
+use super::job::Job;
+use super::state::Interrupted;
 use crate::domain::outcome::Reason;
 use crate::domain::user::{UserId, UserName};
 use crate::wire::scim::{Found, found};
 
-/// Finds the user; the trip then knows who it is.
+/// Finds the user; the job's state then knows who it is.
 pub(super) async fn find(
-    desk: &Desk,
-    ticket: &Ticket,
+    job: &mut Job<'_>,
     name: &UserName,
     not_after: Option<Timestamp>,
-    trip: &mut Trip,
-) -> Result<UserId, Halt> {
-    // A trip that goes on stays with the user it began with: their password may be set.
-    if let Some(user) = trip.user.clone().filter(|_| trip.is_tried()) {
+) -> Result<UserId, Interrupted> {
+    // A job that goes on stays with the user it began with: their password may be set.
+    if let Some(user) = job.state.user.clone().filter(|_| job.state.is_tried()) {
         return Ok(user);
     }
-    let user = match desk.org.user_ids.user(name) {
+    let user = match job.org.user_ids.user(name) {
         Some(user) => user,
-        None => search(desk, ticket, name, not_after, trip).await?,
+        None => search(job, name, not_after).await?,
     };
-    Ok(trip.user.insert(user).clone())
+    Ok(job.state.user.insert(user).clone())
 }
 
-async fn search(
-    desk: &Desk,
-    ticket: &Ticket,
-    name: &UserName,
-    not_after: Option<Timestamp>,
-    trip: &mut Trip,
-) -> Result<UserId, Halt> {
-    let org = &desk.org;
-    let answered = tries::until_done(desk, ticket, &Call::Search(name), not_after, &[], trip).await?;
+async fn search(job: &mut Job<'_>, name: &UserName, not_after: Option<Timestamp>) -> Result<UserId, Interrupted> {
+    let org = &job.session.shared;
+    let answered = attempts::until_done(job, &Call::Search(name), not_after, &[]).await?;
     org.admitted.fetch_add(1, Ordering::Relaxed);
     // It says nothing of a PATCH, and lifts no halt. The PATCH does, and it is the same try.
-    trip.is_just_found = true;
+    job.state.is_just_found = true;
     // Nor does what a search before it met.
     org.gate.ended(&name.key());
-    let dead = |reason, detail: &str| Halt::Dead { reason, detail: Some(detail.into()) };
+    let dead = |reason, detail: &str| Interrupted::Dead { reason, detail: Some(detail.into()) };
     match found(&answered, name) {
         Some(Found::One(user)) => {
             org.user_ids.found(name, user.clone());

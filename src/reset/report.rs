@@ -7,8 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, Unit};
 use tokio::time::{Instant, sleep};
 
-use super::{Crew, Office};
-use crate::amqp::names::Names;
+use super::org::OrgContext;
 use crate::amqp::publisher::{Message, Publisher};
 use crate::domain::blocked::{Blocked, Cause, Status};
 use crate::throttle::status::status;
@@ -26,19 +25,17 @@ const PART: u32 = 10;
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Tells how the org stands whenever that has changed.
-pub(super) async fn tell(crew: &Crew<'_>, office: &Office, publisher: &Publisher) -> Infallible {
-    let org = &office.org;
-    let stream = Names::new(&crew.config.amqp.prefix, &org.name).ledger();
-    let board = crew.board.watch();
+pub(super) async fn report(org: &OrgContext, publisher: &Publisher) -> Infallible {
+    let stream = org.names.ledger();
     let mut told: Option<(Status, Instant)> = None;
     loop {
-        let row = board.borrow().orgs.get(&org.name).cloned();
+        let row = org.board.borrow().orgs.get(&org.name).cloned();
         let now = Timestamp::now();
         let seen = row.and_then(|row| status(&row, &org.gate.meter())).map(|seen| telling(seen, now));
         if let Some(seen) = seen
             && told.as_ref().is_none_or(|(known, at)| is_news(known, &seen) || at.elapsed() >= REPEAT)
         {
-            let (body, properties) = wire::state::record(&org.name, office.claim.name(), &seen, now);
+            let (body, properties) = wire::state::record(&org.name, &org.worker, &seen, now);
             let message = Message { exchange: "", key: &stream, body: &body, properties };
             // Under a resource alarm this waits for its end.
             if let Err(unpublished) = publisher.publish(&message).await {

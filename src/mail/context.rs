@@ -2,39 +2,36 @@
 //! though nobody was told of it yet.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::in_flight::InHand;
-use crate::amqp::claim::Claim;
+use super::in_flight::InFlight;
 use crate::amqp::depths::Depths;
-use crate::amqp::ledger::Ledger;
+use crate::amqp::ledger::{Ledger, Reading};
 use crate::amqp::names::Names;
 use crate::board::Board;
 use crate::config::{Config, Retry};
 use crate::domain::job::Lane;
-use crate::domain::ledger::WorkerName;
 use crate::domain::mailing::Unsent;
 use crate::domain::note::{Content, Note};
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
 use crate::domain::user::{AllowedDomains, UserId};
-use crate::http::MailSource;
 use crate::telemetry::metrics::OTHER_ORG;
 use crate::throttle::forbidden::ForbiddenRun;
 use crate::throttle::gate::Gate;
 use crate::throttle::guard::Guard;
+use crate::throttle::jobs_in_flight::JobsInFlight;
 use crate::throttle::limiter::Limiter;
 use crate::throttle::user_order::UserOrder;
 use crate::transport::seal::Keys;
 use crate::transport::{Courier, Delivered, Templates, Undelivered};
 
 /// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
-pub(super) const NAME: &str = "mailer";
+pub const NAME: &str = "mailer";
 /// What its lease is called in the ledger: no org can have this name.
-const SUBJECT: &str = "emails.lease";
+pub const SUBJECT: &str = "emails.lease";
 /// Mails that were sent while their record could not be confirmed: more than are in flight at once by far, and forgotten beyond that.
 const MAX_SENT: usize = 10_000;
 
@@ -47,20 +44,28 @@ pub(super) struct Sent {
     pub(super) attempts: u32,
 }
 
-/// The mailer's office.
+/// What all mails share, over every session.
 #[derive(Debug)]
-pub(super) struct Office {
+pub struct MailerContext {
     board: Board,
-    pub(super) names: Names,
-    pub(super) gate: Gate<()>,
-    pub(super) courier: Courier,
+    /// What its things are called at the broker.
+    pub names: Names,
+    /// What every delivery passes.
+    pub gate: Gate<()>,
+    pub(super) jobs_in_flight: JobsInFlight,
+    /// The way to the next hop.
+    pub courier: Courier,
     pub(super) templates: Templates,
     pub(super) keys: Keys,
-    pub(super) ledger: Ledger,
-    pub(super) depths: Depths,
-    pub(super) claim: Claim,
+    /// What was read of the stream.
+    pub ledger: Ledger,
+    /// How much lies at the broker.
+    pub depths: Depths,
+    /// Also while it works: whose password was set last is told by the workers' outcomes.
+    _reading: Reading,
     pub(super) user_order: UserOrder,
-    pub(super) in_flight: InHand,
+    /// The mails in flight.
+    pub in_flight: InFlight,
     /// The recipients in a row who were refused, and none of them named.
     refused: ForbiddenRun<String>,
     pub(super) retry: Retry,
@@ -72,8 +77,6 @@ pub(super) struct Office {
     pub(super) longest: Duration,
     /// How long a mail is held at most.
     pub(super) hold: Duration,
-    /// From which wait of all on, the mails are given back.
-    pub(super) long: Duration,
     /// Whether a notification that is not sealed is sent to nobody.
     require_sealed: bool,
     /// Who may be told at all.
@@ -81,12 +84,14 @@ pub(super) struct Office {
     /// The orgs that are configured here: of all others the metrics know no name.
     orgs: BTreeSet<String>,
     sent: Mutex<HashMap<String, Sent>>,
-    worked: AtomicBool,
 }
 
-impl Office {
+impl MailerContext {
     /// Puts it together and opens the gate.
-    pub(super) fn open(config: &Config, board: &Board, name: WorkerName) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where the configuration, a template or a key does not do.
+    pub fn open(config: &Config, board: &Board) -> Result<Self> {
         let mailer = config.mailer()?;
         let courier = Courier::new(&mailer, config.retry.after_max)?;
         let templates = Templates::load(&mailer.settings)?;
@@ -112,7 +117,8 @@ impl Office {
             require_sealed: config.mailer.require_sealed,
             domains: config.notification.domains.clone(),
             orgs: config.org_names().map(str::to_owned).collect(),
-            claim: Claim::new(SUBJECT, names.emails_lease(), names.ledger(), name, ledger.clone()),
+            _reading: ledger.reading(),
+            jobs_in_flight: JobsInFlight::new(NAME),
             depths: Depths::of_mails(NAME, names.clone()),
             gate,
             courier,
@@ -120,28 +126,16 @@ impl Office {
             keys,
             ledger,
             user_order: UserOrder::default(),
-            in_flight: InHand::default(),
+            in_flight: InFlight::default(),
             refused: ForbiddenRun::default(),
             retry: config.retry.clone(),
             policy,
             ttl: config.notification.ttl,
             longest,
             hold: config.hold,
-            long: config.long,
             sent: Mutex::default(),
-            worked: AtomicBool::new(false),
             names,
         })
-    }
-
-    /// What the page shows.
-    pub(super) fn source(self: &Arc<Self>) -> MailSource {
-        let (meter, jobs_in_flight) = (Arc::clone(self), Arc::clone(self));
-        MailSource {
-            subject: SUBJECT.to_owned(),
-            meter: Box::new(move || meter.gate.meter()),
-            in_flight: Box::new(move || jobs_in_flight.in_flight.count()),
-        }
     }
 
     fn sent(&self) -> MutexGuard<'_, HashMap<String, Sent>> {
@@ -226,16 +220,6 @@ impl Office {
     /// A mail could be opened.
     pub(super) fn has_opened(&self) {
         self.board.opened(NAME);
-    }
-
-    /// It has been at work, or stood by to.
-    pub(super) fn works(&self) {
-        self.worked.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it ever was: what must be resolved ends the process only before that.
-    pub(super) fn has_worked(&self) -> bool {
-        self.worked.load(Ordering::Relaxed)
     }
 }
 

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use lapin::types::ShortString;
 use tokio::time::Instant;
 
-use super::Halt;
-use super::memory::Key;
+use super::checkpoints::Key;
+use super::state::Interrupted;
 use crate::amqp::consumer::Delivery;
 use crate::amqp::names::Names;
 use crate::domain::job::{Intent, JobId, Lane, Reset, Who, Wishes};
@@ -22,18 +22,20 @@ use crate::wire::again::{self, RetryHeaders};
 use crate::wire::job::{self, Invalid, Rules};
 use crate::wire::{permitted, properties, trace};
 
+/// The broker delivers a job so often at most; its last delivery is spent on the dead letter.
+const LAST_DELIVERY: u64 = 19;
 /// From this many deliveries before it on, a job may be one that ends its worker: it runs alone.
 const SUSPECT: u64 = 3;
 /// From this many deliveries before it on, a job is published again and not returned.
 const OFTEN: u64 = 10;
 
 /// Whether a delivery must run alone, so that a job that ends its worker takes no neighbours along. (The last one does not run at all.)
-pub fn must_run_alone(delivery: &Delivery) -> bool {
-    (SUSPECT..super::LAST_DELIVERY).contains(&deliveries_before(delivery))
+pub(super) fn must_run_alone(delivery: &Delivery) -> bool {
+    (SUSPECT..LAST_DELIVERY).contains(&deliveries_before(delivery))
 }
 
 /// Whether it may not be tried yet: until then it only waits, and need not do that alone.
-pub fn is_early(delivery: &Delivery) -> bool {
+pub(super) fn is_early(delivery: &Delivery) -> bool {
     let now = Timestamp::now();
     let wish = properties::wishes(&delivery.properties, now).ok().and_then(|(wishes, _)| wishes.not_before);
     wish.max(again::retry_headers(&delivery.properties).until).is_some_and(|moment| moment > now)
@@ -44,9 +46,9 @@ fn deliveries_before(delivery: &Delivery) -> u64 {
         .saturating_add(again::retry_headers(&delivery.properties).deliveries)
 }
 
-/// One delivery's ticket.
+/// What is known of one delivery.
 #[derive(Debug, Clone)]
-pub(super) struct Ticket {
+pub(super) struct DeliveryInfo {
     pub(super) id: JobId,
     pub(super) lane: Lane,
     /// Where its producer wants the outcome, if anywhere.
@@ -69,7 +71,7 @@ pub(super) struct Ticket {
     wishes: Result<Wishes, Refusal>,
 }
 
-impl Ticket {
+impl DeliveryInfo {
     pub(super) fn of(delivery: &Delivery, org: &str, names: &Names, hold: Duration, in_flight: InHand) -> Self {
         let id = properties::job_id(&delivery.body, &delivery.properties);
         let mut clock = Clock::Producer;
@@ -126,8 +128,8 @@ impl Ticket {
 
     /// What the job is remembered by.
     pub(super) fn key(&self, delivery: &Delivery) -> Key {
-        if let Some(trip) = &self.retry_headers.trip {
-            return Key::Again(self.id.clone(), trip.clone());
+        if let Some(state) = &self.retry_headers.trip {
+            return Key::Again(self.id.clone(), state.clone());
         }
         let mut hasher = DefaultHasher::new();
         let reply_to = self.reply_to.as_ref().map(ShortString::as_str);
@@ -141,7 +143,7 @@ impl Ticket {
         delivery.redelivered || self.retry_headers != RetryHeaders::default()
     }
 
-    /// No try before this moment: its producer's wish, or the wait it was parked for.
+    /// No try before this moment: its producer's wish, or the wait it was delayed for.
     pub(super) fn not_before(&self) -> Option<Timestamp> {
         self.wishes.as_ref().ok().and_then(|wishes| wishes.not_before).max(self.retry_headers.until)
     }
@@ -169,22 +171,22 @@ impl Ticket {
     }
 
     /// The 20th delivery is spent on the dead letter, before anything else.
-    pub(super) fn may_be_delivered(&self) -> Result<(), Halt> {
-        if self.deliveries_before < super::LAST_DELIVERY {
+    pub(super) fn may_be_delivered(&self) -> Result<(), Interrupted> {
+        if self.deliveries_before < LAST_DELIVERY {
             return Ok(());
         }
         let detail = format!(
             "delivered {} times without being settled; a job that ends its worker each time looks like this",
             self.deliveries_before + 1
         );
-        Err(Halt::Dead { reason: Reason::DeliveryLimit, detail: Some(detail) })
+        Err(Interrupted::Dead { reason: Reason::DeliveryLimit, detail: Some(detail) })
     }
 
     /// What its headers wish.
-    pub(super) fn wishes(&self) -> Result<&Wishes, Halt> {
+    pub(super) fn wishes(&self) -> Result<&Wishes, Interrupted> {
         self.wishes
             .as_ref()
-            .map_err(|refusal| Halt::Dead { reason: Reason::InvalidJob, detail: Some(refusal.0.clone()) })
+            .map_err(|refusal| Interrupted::Dead { reason: Reason::InvalidJob, detail: Some(refusal.0.clone()) })
     }
 
     /// Its batch, where it has one.

@@ -15,7 +15,7 @@ type Whom = (String, String);
 
 /// All of them; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct InHand(Arc<Mutex<Entries>>);
+pub struct InFlight(Arc<Mutex<Entries>>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -33,14 +33,14 @@ struct Entry {
 /// One mail's entry, taken out when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    all: InHand,
+    all: InFlight,
     whom: Whom,
     number: u64,
     /// Cancelled when a newer one for the same person is in flight, or was.
     pub(super) overtaken: CancellationToken,
 }
 
-impl InHand {
+impl InFlight {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,7 +66,7 @@ impl InHand {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lock().by_whom.values().map(Vec::len).sum()
     }
 }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_one_that_was_issued_last_overtakes_the_others_of_its_person_whichever_comes_first() {
-        let all = InHand::default();
+        let all = InFlight::default();
         let enter = |org, user, issued| all.enter(&note(org, user, issued));
         let [first, newest, late] = [1, 3, 2].map(|issued| enter("main", "u", issued));
         let [elsewhere, other, again] = [enter("eu", "u", 9), enter("main", "v", 9), enter("main", "u", 3)];

@@ -1,0 +1,92 @@
+//! `resetd mailer`: the consumer of the email queue. It sends while it leads, and stands by while another process does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::stdout;
+use crate::amqp::claim::{self, Claim};
+use crate::amqp::error::BrokerError;
+use crate::board::Board;
+use crate::config::{Config, mailer::Via};
+use crate::consumer::{Consumer, Supervisor};
+use crate::http::{self, MailSource, Snapshot};
+use crate::mail::{MailerContext, NAME, SUBJECT};
+use crate::telemetry::metrics;
+use crate::transport::{self, Templates};
+
+/// The flags of `resetd mailer`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write a sample of every mail into this folder, to be looked at, and end; no mail is sent and no broker needed.
+    #[arg(long, value_name = "FOLDER")]
+    pub preview: Option<PathBuf>,
+}
+
+/// Writes the samples, and says where they are.
+///
+/// # Errors
+/// Where the configuration or a template does not do, or a file cannot be written.
+pub fn preview(config: &Config, folder: &Path) -> Result<()> {
+    let mailer = config.delivery()?;
+    let templates = Templates::load(&mailer.settings)?;
+    let from = match &mailer.via {
+        Via::Smtp(smtp) => smtp.from.clone(),
+        // The service writes its own.
+        Via::Http(_) => "noreply@example.com".parse().context("a sender for the sample")?,
+    };
+    let own = &config.notification.template;
+    for path in transport::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
+        stdout::say(&path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Sends mails until `shutdown`, then drains.
+///
+/// # Errors
+/// Where the configuration does not do, or at the start the broker refuses what only somebody can fix.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    if !config.mailer.enabled {
+        tracing::warn!(
+            "mailer.enabled is false: a worker configured so lets a message expire at the broker as soon as it is too old, and nobody says so; set it true, here and for the workers"
+        );
+    }
+    if matches!(config.mailer()?.via, Via::Http(_)) {
+        super::warn_of_proxy(&config.http.proxy);
+    }
+    tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
+    let board = Board::new([NAME].into_iter());
+    let name = claim::process_name();
+    let context = Arc::new(MailerContext::open(&config, &board)?);
+    let (ledger, depths) = (context.ledger.clone(), context.depths.clone());
+    let (lease, stream) = (context.names.emails_lease(), context.names.ledger());
+    let claim = Claim::new(SUBJECT, lease, stream, name.clone(), ledger.clone());
+    let recorder = metrics::install().context("metrics")?;
+    let snapshot = Snapshot::of_mailer(name, board.watch(), ledger.clone(), depths.clone(), source(&context));
+    let (health, served) = (CancellationToken::new(), config.http.clone());
+    let ended = health.clone();
+    let serving = tokio::spawn(async move { http::serve(listener, snapshot, &served, recorder, ended).await });
+    let consumers = vec![Consumer::new(Arc::clone(&context), claim)];
+    let supervisor =
+        Supervisor { command: "mailer", config: &config, board: &board, ledger, depths, consumers, shutdown };
+    let worked = supervisor.run("the mailer's queues".into(), "").await;
+    context.courier.close().await;
+    health.cancel();
+    let _ = serving.await;
+    metrics::broker_connected(false);
+    worked.map_err(BrokerError::ends)
+}
+
+/// What the page shows.
+fn source(context: &Arc<MailerContext>) -> MailSource {
+    let (meter, in_flight) = (Arc::clone(context), Arc::clone(context));
+    MailSource {
+        subject: SUBJECT.to_owned(),
+        meter: Box::new(move || meter.gate.meter()),
+        in_flight: Box::new(move || in_flight.in_flight.count()),
+    }
+}

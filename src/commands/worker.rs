@@ -1,0 +1,129 @@
+//! `resetd worker`: one consumer of jobs for each org, which works while it leads and stands by while another process does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::warn_of_proxy;
+use crate::amqp::{
+    claim::{self, Claim},
+    depths::Depths,
+    error::BrokerError,
+    ledger::Ledger,
+    names::Names,
+};
+use crate::board::Board;
+use crate::config::{Config, ConfigError};
+use crate::consumer::{Consumer, Supervisor};
+use crate::domain::{form::PasswordForm, password::PasswordKind};
+use crate::http::{self, Snapshot, Source};
+use crate::reset::{OrgContext, Process};
+use crate::scim::http_client;
+use crate::telemetry::metrics;
+use crate::transport::seal::Seal;
+
+/// What helps where the broker allows too few channels, beside more of them.
+const FEWER: &str = ", or divide the orgs among workers with configurations of their own";
+
+/// What a worker needs of the configuration and of the files that it names.
+///
+/// # Errors
+/// Where any of it does not do.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    config.worker()?;
+    Seal::load(&config.notification.seal_to).map(drop)
+}
+
+/// Works until `shutdown`, then drains.
+///
+/// # Errors
+/// Where the configuration does not do, or at the start the broker refuses what only somebody can fix.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    let worker = config.worker()?;
+    let seal = Seal::load(&config.notification.seal_to)?.map(Arc::new);
+    if let Some(seal) = &seal {
+        tracing::info!(kid = seal.kid(), "notifications are sealed");
+    }
+    if worker.form.password == PasswordForm::Plaintext && config.password == PasswordKind::Hex {
+        tracing::warn!(
+            "wire.password is plaintext and password.kind is hex: Genesys Cloud's default policy rejects such a password; set password.kind = \"policy\""
+        );
+    }
+    let recorder = metrics::install().context("metrics")?;
+    warn_of_proxy(&config.http.proxy);
+    let client = http_client(&config.http.proxy)?;
+    let board = Board::new(worker.orgs.keys().map(String::as_str));
+    // All orgs share the stream.
+    let stream = Names::new(&config.amqp.prefix, "").ledger();
+    let ledger = Ledger::telling(stream.clone(), worker.orgs.keys().map(String::as_str));
+    let name = claim::process_name();
+    let process = Process {
+        config: &config,
+        form: worker.form,
+        client: &client,
+        board: &board,
+        ledger: &ledger,
+        seal,
+        worker: name.clone(),
+    };
+    let consumers = worker.orgs.into_iter().map(|(org_name, org)| {
+        warn_if_readable(&org_name, &org);
+        tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");
+        let org = OrgContext::open(&org_name, org, &process);
+        let claim = Claim::new(&org_name, org.names.lease(), stream.clone(), name.clone(), ledger.clone());
+        Consumer::new(Arc::new(org), claim)
+    });
+    let consumers: Vec<Consumer<OrgContext>> = consumers.collect();
+    let orgs = || consumers.iter().map(|consumer| &consumer.shared);
+    let depths = Depths::new(orgs().map(|org| (org.name.clone(), org.names.clone())).collect());
+    let snapshot = Snapshot {
+        worker: name.clone(),
+        board: board.watch(),
+        ledger: ledger.clone(),
+        depths: depths.clone(),
+        orgs: orgs().map(|org| (org.name.clone(), source(org))).collect::<BTreeMap<_, _>>(),
+        mails: None,
+    };
+    let (health, served) = (CancellationToken::new(), config.http.clone());
+    let ended = health.clone();
+    let serving = tokio::spawn(async move { http::serve(listener, snapshot, &served, recorder, ended).await });
+    let who = if consumers.len() == 1 { "one org".to_owned() } else { format!("{} orgs", consumers.len()) };
+    let supervisor = Supervisor {
+        command: "worker",
+        config: &config,
+        board: &board,
+        ledger: ledger.clone(),
+        depths,
+        consumers,
+        shutdown,
+    };
+    let worked = supervisor.run(who, FEWER).await;
+    supervisor.consumers.iter().for_each(|consumer| consumer.shared.warn_of_unnotified());
+    health.cancel();
+    let _ = serving.await;
+    metrics::broker_connected(false);
+    worked.map_err(BrokerError::ends)
+}
+
+/// What the page shows of an org.
+fn source(org: &Arc<OrgContext>) -> Source {
+    let gate = Arc::clone(org);
+    Source {
+        names: org.names.clone(),
+        meter: Box::new(move || gate.gate.meter()),
+        jobs_in_flight: org.jobs_in_flight.clone(),
+    }
+}
+
+/// A password over plain HTTP can be read on its way.
+fn warn_if_readable(name: &str, org: &crate::config::org::Org) {
+    for url in [&org.scim_url, &org.token_url] {
+        if url.scheme() == "http" && !["127.0.0.1", "localhost", "[::1]"].contains(&url.host_str().unwrap_or_default())
+        {
+            tracing::warn!(org = name, %url, "this URL is not https: passwords and secrets can be read on their way");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Whom a consumer works for: an org, or the mailer.
+
+use std::fmt;
+
+/// An org by its name in the configuration, or the mailer, of which there is one and which is no org: an org may be called `mailer` too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// Its jobs.
+    Org(String),
+    /// The mails of all orgs.
+    Mailer,
+}
+
+impl Subject {
+    /// The org's name, for the field `org` of the log: the mailer has none.
+    pub fn org(&self) -> Option<&str> {
+        match self {
+            Self::Org(name) => Some(name),
+            Self::Mailer => None,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.org().unwrap_or("mailer"))
+    }
+}
