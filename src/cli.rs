@@ -24,7 +24,7 @@ use crate::telemetry::traces::{self, Exporting};
     after_help = "Data goes to standard output, the log and what went wrong to standard error. Exit codes: 0 done, 1 failed at run time, 2 usage or configuration.
 
 Examples:
-  resetd demo                                              # the whole trip on this machine
+  resetd demo                                              # the whole lifecycle on this machine
   resetd --config resetd.toml check                        # is all well?
   resetd --config resetd.toml worker                       # reset passwords
   resetd --config resetd.toml mailer                       # tell the people
@@ -121,7 +121,7 @@ Examples:
     Schema(With<commands::schema::Args>),
     /// Run a simulated Genesys Cloud org: OAuth token endpoint and SCIM Users, its own quota, scripted faults.
     Sim(With<commands::sim::Args>),
-    /// Show the whole trip on this machine: 60 resets against a simulated org that throttles and fails, and their mails.
+    /// Show the whole lifecycle on this machine: 60 resets against a simulated org that throttles and fails, and their mails.
     #[command(
         after_help = "It needs a RabbitMQ alone, at amqp.url (amqp://guest:guest@127.0.0.1:5672/%2f where nothing is said), and takes away there what it declared. No org is called but the simulated one, and no mail server used but its own.
 

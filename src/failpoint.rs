@@ -1,4 +1,4 @@
-//! Failpoints: places in the trip of a job where a test can end the process, or make it panic. They are in debug builds only, which is
+//! Failpoints: places in the lifecycle of a job where a test can end the process, or make it panic. They are in debug builds only, which is
 //! what tests run; in a release build they are nothing, and `.ci/run` looks that its name is not in one.
 //!
 //! `RESETD_FAILPOINT="patched@job-7=abort"` ends the process when job `job-7` has reached that stage; `=panic` panics there; `=pause`
@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-/// A stage of the trip that a job has just reached.
+/// A stage of the lifecycle that a job has just reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// It is taken from the broker, and was not delivered too often.

@@ -59,7 +59,7 @@ pub struct MailerContext {
     pub(super) keys: Keys,
     /// What was read of the stream.
     pub ledger: Ledger,
-    /// How much lies at the broker.
+    /// How much is queued.
     pub depths: Depths,
     /// Also while it works: whose password was set last is told by the workers' outcomes.
     _reading: Reading,

@@ -201,8 +201,15 @@ mod tests {
     use crate::domain::outcome::PasswordSet;
     use crate::domain::password::PasswordKind;
 
-    const NOTHING: RetryHeaders =
-        RetryHeaders { tried: 0, probes: 0, until: None, trip: None, deliveries: 0, too_soon: 0, may_be_set: false };
+    const NOTHING: RetryHeaders = RetryHeaders {
+        tried: 0,
+        probes: 0,
+        until: None,
+        resume_token: None,
+        deliveries: 0,
+        too_soon: 0,
+        may_be_set: false,
+    };
 
     fn tried() -> JobState {
         let mut state = JobState::default();
@@ -273,7 +280,7 @@ mod tests {
         checkpoints.is_alone("a".into());
         assert!(!is_undone("b") && is_undone("a"));
         assert!(!is_undone("a"), "once it is here, the end of its delivery decides");
-        // In hand when its session ends, and delivered once more.
+        // in flight when its session ends, and delivered once more.
         checkpoints.is_alone("a".into());
         let state = checkpoints.recall(&key("a"), false, &NOTHING);
         checkpoints.keep(key("a"), state.clone());

@@ -128,7 +128,7 @@ impl DeliveryInfo {
 
     /// What the job is remembered by.
     pub(super) fn key(&self, delivery: &Delivery) -> Key {
-        if let Some(state) = &self.retry_headers.trip {
+        if let Some(state) = &self.retry_headers.resume_token {
             return Key::Again(self.id.clone(), state.clone());
         }
         let mut hasher = DefaultHasher::new();

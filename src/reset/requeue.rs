@@ -40,7 +40,7 @@ pub(super) async fn requeue(
         tried: state.progress.attempts,
         probes: state.progress.probes,
         until: state.until.filter(|until| *until > Timestamp::now()),
-        trip: name.clone(),
+        resume_token: name.clone(),
         deliveries: info.carried_deliveries(),
         too_soon: state.progress.too_soon,
         may_be_set: state.has_ever_set(),

@@ -35,7 +35,7 @@ pub struct RetryHeaders {
     /// No try before this moment.
     pub until: Option<Timestamp>,
     /// Under which name the worker that published it remembers its password.
-    pub trip: Option<String>,
+    pub resume_token: Option<String>,
     /// Deliveries that ended without the job being settled.
     pub deliveries: u64,
     /// How often the org's minimum age of a password refused a try.
@@ -54,7 +54,7 @@ pub fn retry_headers(from: &BasicProperties) -> RetryHeaders {
         tried: count(TRIED),
         probes: count(PROBES),
         until: text(UNTIL).and_then(|text| text.parse().ok()),
-        trip: text(RESUME_TOKEN).or_else(|| text(OLD_RESUME_TOKEN)).map(str::to_owned),
+        resume_token: text(RESUME_TOKEN).or_else(|| text(OLD_RESUME_TOKEN)).map(str::to_owned),
         deliveries: number(DELIVERIES).unwrap_or(0),
         too_soon: count(TOO_SOON),
         may_be_set: says_it_may_be_set(from),
@@ -85,9 +85,9 @@ pub fn properties(from: &BasicProperties, retry_headers: &RetryHeaders) -> Basic
     if let Some(until) = retry_headers.until {
         say(UNTIL, AMQPValue::LongString(moment(until).into()));
     }
-    if let Some(trip) = &retry_headers.trip {
+    if let Some(token) = &retry_headers.resume_token {
         for name in [RESUME_TOKEN, OLD_RESUME_TOKEN] {
-            say(name, AMQPValue::LongString(trip.as_str().into()));
+            say(name, AMQPValue::LongString(token.as_str().into()));
         }
     }
     if retry_headers.deliveries > 0 {
@@ -157,7 +157,7 @@ mod tests {
             tried: 3,
             probes: 1,
             until,
-            trip: Some("t".into()),
+            resume_token: Some("t".into()),
             deliveries: 4,
             too_soon: 2,
             may_be_set: true,
@@ -180,7 +180,7 @@ mod tests {
             let mut headers = FieldTable::default();
             headers.insert(name.into(), AMQPValue::LongString("t".into()));
             let read = retry_headers(&BasicProperties::default().with_headers(headers));
-            assert_eq!(read.trip.as_deref(), Some("t"), "{name}");
+            assert_eq!(read.resume_token.as_deref(), Some("t"), "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Identifiers, as whole words: in code, tests and comments. What a RabbitMQ, Rust or identity engineer would say instead stands beside.
-const IDENTIFIERS: [(&str, &str); 30] = [
+const IDENTIFIERS: [(&str, &str); 40] = [
     ("Rung", "DelayTier"),
     ("rung", "tier"),
     ("Luggage", "RetryHeaders"),
@@ -34,6 +34,16 @@ const IDENTIFIERS: [(&str, &str); 30] = [
     ("Vital", "CallGuard"),
     ("Pulse", "PublisherHeartbeat"),
     ("mend", "fix"),
+    ("Trip", "JobState"),
+    ("Ticket", "DeliveryInfo"),
+    ("Office", "OrgContext"),
+    ("Crew", "Supervisor"),
+    ("crew", "several"),
+    ("Desk", "Session"),
+    ("Berth", "RequeueTarget"),
+    ("debts", "settle"),
+    ("owe", "publish_until_confirmed"),
+    ("by_the_prefetch", "IntakeMode::Normal"),
 ];
 
 /// Phrases, in any case: in code, tests, documents, the page and what operators import.
@@ -41,14 +51,14 @@ const PHRASES: [(&str, &str); 17] = [
     ("in hand", "in flight"),
     ("in another hand", "held by another consumer"),
     ("last words", "publish grace"),
-    ("processing halts", "processing is halted"),
-    ("processing resumed", "processing resumed"),
+    ("the line stops", "processing is halted"),
+    ("the line goes on", "processing resumed"),
     ("stopped until", "halted until"),
     ("mended", "fixed, resolved"),
     ("no call is made: ", "no calls: "),
     ("lies at the broker", "is queued"),
     ("lie at the broker", "are queued"),
-    ("in flight", "in flight"),
+    ("in the air", "in flight"),
     ("the lease is ours, and", "active now"),
     ("ends unsaid", "is reported"),
     ("letter is meant", "letter matches"),

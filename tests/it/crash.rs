@@ -1,4 +1,4 @@
-//! A worker ends at each stage of a job's trip, by a failpoint (`src/failpoint.rs`) or by a kill at any moment: another one takes
+//! A worker ends at each stage of a job's lifecycle, by a failpoint (`src/failpoint.rs`) or by a kill at any moment: another one takes
 //! over, and every job ends as it must. A job that ends its worker each time, and one that panics, are nobody else's trouble.
 
 use std::collections::BTreeMap;

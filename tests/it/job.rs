@@ -262,13 +262,13 @@ async fn a_job_without_an_address_and_one_with_a_bad_address_are_refused_before_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fallback_is_told_where_a_job_has_no_address_and_not_where_it_has_a_bad_one() {
-    let world = Plan::new().config("[notification]\nfallback_address = \"desk@example.com\"").start().await;
+    let world = Plan::new().config("[notification]\nfallback_address = \"observer@example.com\"").start().await;
     let bad = json!({"userId": "u-0", "password": true, "email": "nobody"});
     refuses(&world, vec![case(&bad, "invalid_job", "email")]).await;
     let mut emails = world.tap("emails").await;
     world.send("none", &json!({"userId": "u-1", "password": true})).await;
     let told = emails.next().await.json();
-    assert_eq!((&told["to"], &told["userId"]), (&json!("desk@example.com"), &json!("u-1")));
+    assert_eq!((&told["to"], &told["userId"]), (&json!("observer@example.com"), &json!("u-1")));
     world.reset("main", "u-2", "own").await;
     assert_eq!(emails.next().await.json()["to"], "u-2@example.com");
 }

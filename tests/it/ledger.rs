@@ -24,7 +24,7 @@ use crate::world::{Plan, connect, eventually};
 type Record = (Vec<u8>, BasicProperties);
 
 /// A stream of one test, what writes to it, and the ledger that reads it.
-struct Desk {
+struct Observer {
     url: String,
     names: Names,
     connection: Connection,
@@ -44,7 +44,7 @@ impl Drop for Reader {
     }
 }
 
-impl Desk {
+impl Observer {
     async fn new() -> Self {
         Self::at(&Broker::shared().url).await
     }
@@ -147,133 +147,133 @@ fn outcome(job: &str, user: &str) -> Record {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_reads_what_was_there_before_and_what_comes_later_while_somebody_wants_it() {
-    let desk = Desk::new().await;
-    desk.write(outcome("before", "u-1")).await;
-    let _reader = desk.follow().await;
-    assert!(!desk.is_done("before"), "nobody wants it read");
-    let reading = desk.ledger.reading();
-    desk.done("before").await;
-    assert!(desk.ledger.newest("main", &UserId::parse("u-1").unwrap()).is_some());
-    desk.write(outcome("later", "u-1")).await;
-    desk.done("later").await;
+    let observer = Observer::new().await;
+    observer.write(outcome("before", "u-1")).await;
+    let _reader = observer.follow().await;
+    assert!(!observer.is_done("before"), "nobody wants it read");
+    let reading = observer.ledger.reading();
+    observer.done("before").await;
+    assert!(observer.ledger.newest("main", &UserId::parse("u-1").unwrap()).is_some());
+    observer.write(outcome("later", "u-1")).await;
+    observer.done("later").await;
 
     drop(reading);
-    desk.write(outcome("meanwhile", "u-1")).await;
-    let _reading = desk.ledger.reading();
-    desk.done("meanwhile").await;
-    assert_eq!(desk.ledger.records(), 3, "it went on from its place");
+    observer.write(outcome("meanwhile", "u-1")).await;
+    let _reading = observer.ledger.reading();
+    observer.done("meanwhile").await;
+    assert_eq!(observer.ledger.records(), 3, "it went on from its place");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_held_the_lease_before() {
-    let desk = Desk::new().await;
-    let _reader = desk.follow().await;
-    desk.write_many((0..1_000).map(|n| outcome(&format!("job-{n}"), "u-1"))).await;
-    let first = desk.fence("a").await;
-    assert_eq!(desk.ledger.until_fence(&first).await, Ok(Holder::Nobody), "it is read while it is waited for");
-    assert!(desk.is_done("job-999"));
-    assert_eq!(desk.ledger.holder("main"), Holder::Was(WorkerName::new("a")));
+    let observer = Observer::new().await;
+    let _reader = observer.follow().await;
+    observer.write_many((0..1_000).map(|n| outcome(&format!("job-{n}"), "u-1"))).await;
+    let first = observer.fence("a").await;
+    assert_eq!(observer.ledger.until_fence(&first).await, Ok(Holder::Nobody), "it is read while it is waited for");
+    assert!(observer.is_done("job-999"));
+    assert_eq!(observer.ledger.holder("main"), Holder::Was(WorkerName::new("a")));
 
-    let _reading = desk.ledger.reading();
-    desk.caught_up().await;
+    let _reading = observer.ledger.reading();
+    observer.caught_up().await;
     let mut slowest = Duration::ZERO;
     for worker in ["a", "b", "b"] {
         let start = Instant::now();
-        let before = desk.ledger.until_fence(&desk.fence(worker).await).await.unwrap();
+        let before = observer.ledger.until_fence(&observer.fence(worker).await).await.unwrap();
         assert_ne!(before, Holder::Nobody);
         slowest = slowest.max(start.elapsed());
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 
-    desk.write(wire::ledger::released("main", &WorkerName::new("b"), Timestamp::now())).await;
-    let last = desk.fence("c").await;
-    assert_eq!(desk.ledger.until_fence(&last).await, Ok(Holder::Nobody));
-    assert_eq!(desk.ledger.until_fence(&last).await, Ok(Holder::Nobody), "one that was read already");
+    observer.write(wire::ledger::released("main", &WorkerName::new("b"), Timestamp::now())).await;
+    let last = observer.fence("c").await;
+    assert_eq!(observer.ledger.until_fence(&last).await, Ok(Holder::Nobody));
+    assert_eq!(observer.ledger.until_fence(&last).await, Ok(Holder::Nobody), "one that was read already");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_that_never_comes_is_given_up_and_the_ledger_is_read_anew() {
-    let desk = Desk::new().await;
-    let _reader = desk.follow().await;
-    let _reading = desk.ledger.reading();
-    desk.write(outcome("job", "u-1")).await;
-    desk.done("job").await;
+    let observer = Observer::new().await;
+    let _reader = observer.follow().await;
+    let _reading = observer.ledger.reading();
+    observer.write(outcome("job", "u-1")).await;
+    observer.done("job").await;
     let start = Instant::now();
-    let trouble = desk.ledger.until_fence("nobody wrote it").await.unwrap_err();
+    let trouble = observer.ledger.until_fence("nobody wrote it").await.unwrap_err();
     assert!(matches!(&trouble, BrokerError::Retry(why) if why.contains("10 s")), "{trouble:?}");
     assert!(start.elapsed() < Duration::from_secs(13), "{:?}", start.elapsed());
-    eventually("it is read from a day back", async || (desk.ledger.records() == 2).then_some(())).await;
-    desk.caught_up().await;
+    eventually("it is read from a day back", async || (observer.ledger.records() == 2).then_some(())).await;
+    observer.caught_up().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_deleted_and_declared_anew_is_read_from_its_beginning() {
-    let desk = Desk::new().await;
-    let reader = desk.follow().await;
-    let reading = desk.ledger.reading();
+    let observer = Observer::new().await;
+    let reader = observer.follow().await;
+    let reading = observer.ledger.reading();
     for n in 0..5 {
-        desk.write(outcome(&format!("old-{n}"), "u-1")).await;
+        observer.write(outcome(&format!("old-{n}"), "u-1")).await;
     }
-    desk.done("old-4").await;
+    observer.done("old-4").await;
     // While it is read.
-    desk.declared_anew().await;
-    desk.write(outcome("new", "u-1")).await;
-    desk.done("new").await;
-    assert!(desk.is_done("old-4"), "what is known stays known");
+    observer.declared_anew().await;
+    observer.write(outcome("new", "u-1")).await;
+    observer.done("new").await;
+    assert!(observer.is_done("old-4"), "what is known stays known");
     assert!(!reader.task.is_finished(), "the connection lives");
 
     // While it is not: now its place is the record of another job.
     drop((reading, reader));
-    desk.declared_anew().await;
+    observer.declared_anew().await;
     for job in ["newest-0", "newest-1"] {
-        desk.write(outcome(job, "u-1")).await;
+        observer.write(outcome(job, "u-1")).await;
     }
-    let _reader = desk.follow().await;
-    let _reading = desk.ledger.reading();
-    desk.done("newest-0").await;
-    desk.done("newest-1").await;
+    let _reader = observer.follow().await;
+    let _reading = observer.ledger.reading();
+    observer.done("newest-0").await;
+    observer.done("newest-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_became_shorter_is_noticed() {
-    let desk = Desk::new().await;
-    let reader = desk.follow().await;
-    let reading = desk.ledger.reading();
+    let observer = Observer::new().await;
+    let reader = observer.follow().await;
+    let reading = observer.ledger.reading();
     for n in 0..5 {
-        desk.write(outcome(&format!("old-{n}"), "u-1")).await;
+        observer.write(outcome(&format!("old-{n}"), "u-1")).await;
     }
-    desk.done("old-4").await;
+    observer.done("old-4").await;
     drop((reading, reader));
-    desk.declared_anew().await;
-    desk.write(outcome("new", "u-1")).await;
-    let _reader = desk.follow().await;
-    let _reading = desk.ledger.reading();
+    observer.declared_anew().await;
+    observer.write(outcome("new", "u-1")).await;
+    let _reader = observer.follow().await;
+    let _reading = observer.ledger.reading();
     // Its place lies beyond the end, where nothing comes: 10 s, and then from a day back.
-    desk.done("new").await;
+    observer.done("new").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_lost_connection_the_ledger_goes_on_from_its_place_without_gaps() {
-    let desk = Desk::new().await;
-    let _reading = desk.ledger.reading();
+    let observer = Observer::new().await;
+    let _reading = observer.ledger.reading();
     let mut written = 0;
     for round in 0..5_u64 {
-        let mut reader = desk.follow().await;
+        let mut reader = observer.follow().await;
         let mut jobs = Vec::new();
         for n in 0..40 {
             jobs.push(format!("job-{round}-{n}"));
-            desk.write(outcome(&jobs[n], "u-1")).await;
+            observer.write(outcome(&jobs[n], "u-1")).await;
             if n == 20 {
                 let _ = reader.connection.close(320, "lost".into()).await;
                 tokio::time::timeout(Duration::from_secs(10), &mut reader.task).await.expect("it ends").unwrap();
-                reader = desk.follow().await;
+                reader = observer.follow().await;
             }
         }
         written += jobs.len() as u64;
         for job in &jobs {
-            desk.done(job).await;
+            observer.done(job).await;
         }
-        assert_eq!(desk.ledger.records(), written, "no record twice");
+        assert_eq!(observer.ledger.records(), written, "no record twice");
     }
 }
 
@@ -290,55 +290,55 @@ fn large(jobs: std::ops::Range<usize>) -> impl Iterator<Item = Record> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_stretch_is_read_by_several_at_once_in_its_order_through_a_lost_connection() {
     const JOBS: usize = 10_000;
-    let desk = Desk::new().await;
-    desk.write_many(large(0..JOBS / 2)).await;
+    let observer = Observer::new().await;
+    observer.write_many(large(0..JOBS / 2)).await;
     // Who held the lease last depends on the order.
     for worker in ["a", "b", "a", "c"] {
-        desk.fence(worker).await;
+        observer.fence(worker).await;
     }
-    desk.write(wire::ledger::released("main", &WorkerName::new("a"), Timestamp::now())).await;
-    desk.write_many(large(JOBS / 2..JOBS)).await;
+    observer.write(wire::ledger::released("main", &WorkerName::new("a"), Timestamp::now())).await;
+    observer.write_many(large(JOBS / 2..JOBS)).await;
     let written = JOBS as u64 + 5;
 
-    let reading = desk.ledger.reading();
-    let mut reader = desk.follow().await;
-    eventually("some are read", async || (desk.ledger.records() > 2_500).then_some(())).await;
-    assert!(desk.ledger.records() < written, "it is cut off before its end");
+    let reading = observer.ledger.reading();
+    let mut reader = observer.follow().await;
+    eventually("some are read", async || (observer.ledger.records() > 2_500).then_some(())).await;
+    assert!(observer.ledger.records() < written, "it is cut off before its end");
     let _ = reader.connection.close(320, "lost".into()).await;
     tokio::time::timeout(Duration::from_secs(10), &mut reader.task).await.expect("it ends").unwrap();
-    reader = desk.follow().await;
+    reader = observer.follow().await;
 
-    let fence = desk.fence("d").await;
-    assert_eq!(desk.ledger.until_fence(&fence).await, Ok(Holder::Was(WorkerName::new("c"))));
-    assert_eq!(desk.ledger.records(), written + 1, "no record twice, and none left out");
+    let fence = observer.fence("d").await;
+    assert_eq!(observer.ledger.until_fence(&fence).await, Ok(Holder::Was(WorkerName::new("c"))));
+    assert_eq!(observer.ledger.records(), written + 1, "no record twice, and none left out");
     for n in 0..JOBS {
-        assert!(desk.is_done(&format!("job-{n}")), "{n}");
+        assert!(observer.is_done(&format!("job-{n}")), "{n}");
     }
-    desk.write(outcome("later", "u-1")).await;
-    desk.done("later").await;
+    observer.write(outcome("later", "u-1")).await;
+    observer.done("later").await;
     drop((reading, reader));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stops_wanting_a_long_stretch_goes_on_from_there_later() {
-    let desk = Desk::new().await;
-    desk.write_many(large(0..8_000)).await;
-    let reading = desk.ledger.reading();
-    let _reader = desk.follow().await;
-    eventually("some are read", async || (desk.ledger.records() > 2_500).then_some(())).await;
+    let observer = Observer::new().await;
+    observer.write_many(large(0..8_000)).await;
+    let reading = observer.ledger.reading();
+    let _reader = observer.follow().await;
+    eventually("some are read", async || (observer.ledger.records() > 2_500).then_some(())).await;
     drop(reading);
     // The channels of those who read are closed one by one: what the broker sends until then is not read.
-    let read = desk.ledger.records();
+    let read = observer.ledger.records();
     assert!(read < 8_000, "{read}");
-    desk.caught_up().await;
-    assert_eq!(desk.ledger.records(), 8_001);
+    observer.caught_up().await;
+    assert_eq!(observer.ledger.records(), 8_001);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_starts_far_behind_says_so_and_does_nothing_twice() {
     let world = Plan::new().prepare().await;
-    let desk = Desk::of(&world.amqp_url, &world.prefix).await;
-    desk.write_many(large(0..8_000)).await;
+    let observer = Observer::of(&world.amqp_url, &world.prefix).await;
+    observer.write_many(large(0..8_000)).await;
     let worker = Run::of(&world, &["--log", "json", "worker"]).start();
     ready(&worker.http().await).await;
     let mut outcomes = world.outcomes().await;
@@ -353,20 +353,20 @@ async fn a_worker_that_starts_far_behind_says_so_and_does_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_records_are_passed_over() {
-    let desk = Desk::new().await;
-    let _reader = desk.follow().await;
-    let _reading = desk.ledger.reading();
+    let observer = Observer::new().await;
+    let _reader = observer.follow().await;
+    let _reading = observer.ledger.reading();
     for kind in ["outcome", "fence", "released", "mail", ""] {
         for body in [&b"no JSON"[..], b"\xff\xfe", b"{}", b"", br#"{"org":"main","worker":7,"fence":null,"at":0}"#] {
-            desk.write((body.to_vec(), BasicProperties::default().with_type(kind.into()))).await;
+            observer.write((body.to_vec(), BasicProperties::default().with_type(kind.into()))).await;
         }
     }
-    desk.write((outcome("untyped", "u-1").0, BasicProperties::default())).await;
-    desk.write(outcome("job", "u-1")).await;
-    desk.done("job").await;
-    assert!(!desk.is_done("untyped"));
-    assert_eq!(desk.ledger.holder("main"), Holder::Nobody);
-    assert_eq!(desk.ledger.records(), 27);
+    observer.write((outcome("untyped", "u-1").0, BasicProperties::default())).await;
+    observer.write(outcome("job", "u-1")).await;
+    observer.done("job").await;
+    assert!(!observer.is_done("untyped"));
+    assert_eq!(observer.ledger.holder("main"), Holder::Nobody);
+    assert_eq!(observer.ledger.records(), 27);
 }
 
 /// `CARGO_PROFILE_RELEASE_LTO=off cargo test --release --test it -- --ignored --nocapture how_long_the_ledger`
@@ -381,7 +381,7 @@ async fn how_long_the_ledger_takes_to_read_a_million_records() {
         line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() / 1000
     };
     for count in [432_000, 1_000_000] {
-        let mut desk = Desk::at(&broker.url).await;
+        let mut observer = Observer::at(&broker.url).await;
         let (mut start, size) = (Instant::now(), outcome("0f6e7c1a-1f00-4c2e-9d3b-000000000000", "u-1").0.len());
         let records = (0..count).map(|n| {
             outcome(
@@ -389,15 +389,15 @@ async fn how_long_the_ledger_takes_to_read_a_million_records() {
                 &format!("0f6e7c1a-1f00-4c2e-{:012}", n * 7919 % 300_000),
             )
         });
-        desk.write_many(records).await;
+        observer.write_many(records).await;
         println!("{count} records of {size} bytes: written in {:?}", start.elapsed());
         for turn in 0..2 {
             let before = resident();
-            desk.ledger = Ledger::telling(desk.names.ledger(), ["main"].into_iter());
-            let _reader = desk.follow().await;
-            let _reading = desk.ledger.reading();
+            observer.ledger = Ledger::telling(observer.names.ledger(), ["main"].into_iter());
+            let _reader = observer.follow().await;
+            let _reading = observer.ledger.reading();
             start = Instant::now();
-            eventually("all are read", async || (desk.ledger.records() >= count).then_some(())).await;
+            eventually("all are read", async || (observer.ledger.records() >= count).then_some(())).await;
             let taken = start.elapsed();
             println!("turn {turn}: read in {taken:?}; VmRSS grew from {before} by {} MB", resident() - before);
         }
@@ -438,8 +438,8 @@ fn ticks(process: &Process) -> u64 {
 async fn how_long_taking_over_takes_with_a_day_of_records() {
     let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
     let world = Plan::at(&broker.url).prepare().await;
-    let desk = Desk::of(&broker.url, &world.prefix).await;
-    desk.write_many(day()).await;
+    let observer = Observer::of(&broker.url, &world.prefix).await;
+    observer.write_many(day()).await;
 
     let mut first = Run::of(&world, &["--log", "json", "worker"]).start();
     let from_nothing = took(&first).await;
@@ -469,8 +469,8 @@ async fn how_long_taking_over_takes_with_a_day_of_records() {
 async fn how_long_taking_over_takes_where_each_record_was_written_by_itself() {
     let broker = tokio::task::spawn_blocking(Broker::private).await.unwrap();
     let world = Plan::at(&broker.url).prepare().await;
-    let desk = Desk::of(&broker.url, &world.prefix).await;
-    desk.write_ahead(day().take(DAY / 4), 1).await;
+    let observer = Observer::of(&broker.url, &world.prefix).await;
+    observer.write_ahead(day().take(DAY / 4), 1).await;
     let worker = Run::of(&world, &["--log", "json", "worker"]).start();
     let took = took(&worker).await;
     println!("{} records, one by one: a worker that starts has read them in {took:?}", DAY / 4);

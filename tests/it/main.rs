@@ -35,6 +35,7 @@ mod ledger;
 mod letters;
 mod mail;
 mod mailer;
+mod main_path;
 mod manners;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -55,7 +56,6 @@ mod terminal;
 mod tls;
 #[cfg(feature = "otel")]
 mod traces;
-mod trip;
 mod upgrade;
 mod waiting;
 mod whom;

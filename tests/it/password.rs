@@ -255,7 +255,7 @@ async fn a_job_superseded_by_its_producer_s_slow_clock_says_whose_clock_that_is(
     };
     asked("right", "hr", 600).await;
     ends(&mut outcomes, "right").await;
-    asked("an-hour-behind", "help-desk", 3_600).await;
+    asked("an-hour-behind", "help-observer", 3_600).await;
     let record = ends(&mut outcomes, "an-hour-behind").await;
     assert_eq!(record["outcome"], "superseded");
     let detail = record["detail"].as_str().unwrap_or_default();

@@ -97,14 +97,14 @@ impl Worker {
     }
 
     /// So many of them: the first works the org, the others stand by.
-    async fn crew<const N: usize>(world: &World) -> [Self; N] {
-        let mut crew = Vec::new();
+    async fn several<const N: usize>(world: &World) -> [Self; N] {
+        let mut several = Vec::new();
         for n in 0..N {
             let worker = Self::start(world).await;
             role_is(&worker.http, if n == 0 { "active" } else { "standby" }).await;
-            crew.push(worker);
+            several.push(worker);
         }
-        crew.try_into().ok().unwrap()
+        several.try_into().ok().unwrap()
     }
 
     pub fn calls(&self) -> Vec<Instant> {
@@ -213,7 +213,7 @@ async fn next_to_call(workers: &[Worker]) -> (usize, Instant) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_kill_another_of_three_works_within_request_timeout_and_4_s() {
     let world = plan(slow()).prepare().await;
-    let mut others = Vec::from(Worker::crew::<3>(&world).await);
+    let mut others = Vec::from(Worker::several::<3>(&world).await);
     let users = world.reset_many("main", JOBS).await;
     let (mut before, mut took) = (vec![others.remove(0)], Vec::new());
     while let Some(first) = before.last_mut().filter(|_| !others.is_empty()) {
@@ -244,7 +244,7 @@ fn quickest(took: &[Duration]) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_sigterm_another_of_three_works_within_a_second_and_nobody_is_set_twice() {
     let world = plan(slow()).prepare().await;
-    let mut others = Vec::from(Worker::crew::<3>(&world).await);
+    let mut others = Vec::from(Worker::several::<3>(&world).await);
     let users = world.reset_many("main", 60).await;
     let (mut before, mut took) = (vec![others.remove(0)], Vec::new());
     while let Some(first) = before.last_mut().filter(|_| !others.is_empty()) {
@@ -284,7 +284,7 @@ async fn sigterm_under_an_alarm_ends_an_idle_worker_all_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_stood_by_stays_where_somebody_must_fix_something_and_stands_by_again_when_they_did() {
     let world = plan(unlimited()).prepare().await;
-    let [first, mut second] = Worker::crew(&world).await;
+    let [first, mut second] = Worker::several(&world).await;
     // Nobody uses it now; who declares it finds other arguments than its own.
     let wrong = other_queue(&world, "resets.main.parked.10m").await;
     second.relay.cut();
@@ -301,7 +301,7 @@ async fn one_that_stood_by_stays_where_somebody_must_fix_something_and_stands_by
 /// no more by then.
 async fn befalls(what: &str, fault: fn(&Worker), heal: fn(&Worker)) {
     let world = plan(slow()).prepare().await;
-    let crew @ [first, second] = &Worker::crew(&world).await;
+    let several @ [first, second] = &Worker::several(&world).await;
     let users = world.reset_many("main", JOBS).await;
     first.has_called(10).await;
     fault(first);
@@ -323,7 +323,7 @@ async fn befalls(what: &str, fault: fn(&Worker), heal: fn(&Worker)) {
     assert!(after < FRESH + ON_ITS_WAY, "{after:?}");
     assert!(last < next, "two call at once: {:?}", last.duration_since(next));
     assert_eq!(second.waits(), 1);
-    keep_the_quota(world.main(), crew);
+    keep_the_quota(world.main(), several);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +364,7 @@ async fn one_whose_process_was_stopped_calls_no_more_before_another_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_loses_the_lease_while_it_settles_in_waits_again() {
     let world = plan(slow()).prepare().await;
-    let [mut first, second] = Worker::crew(&world).await;
+    let [mut first, second] = Worker::several(&world).await;
     let users = world.reset_many("main", 30).await;
     first.has_called(5).await;
     first.process.kill().await;
@@ -384,7 +384,7 @@ async fn after_the_broker_was_killed_the_worker_before_is_first_and_finishes_wit
     let node = Node::lent().await;
     let settings = sim::Settings { latency: Duration::from_millis(700), ..unlimited() };
     let mut world = Plan::at(node.url()).org("main", settings, "request_timeout = \"5s\"").prepare().await;
-    let [first, second] = Worker::crew(&world).await;
+    let [first, second] = Worker::several(&world).await;
     // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`); nothing tells of that, so here time does.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let users = world.reset_many("main", 10).await;

@@ -1,4 +1,4 @@
-//! `resetd demo`: the whole trip on one machine, from the queue to a mail whose password logs in, against a simulated org that
+//! `resetd demo`: the whole lifecycle on one machine, from the queue to a mail whose password logs in, against a simulated org that
 //! throttles and fails, and with a mail server of its own. It needs a broker, works there under a prefix of its own, and removes what it made.
 
 pub mod postbox;

@@ -115,14 +115,14 @@ pub async fn processes(
     steps: &[Step<ProcessFault>],
     world: &World,
     relays: &[Relay],
-    crew: &mut [Member],
+    several: &mut [Member],
     diary: &Diary,
 ) {
     for step in steps {
         if !diary.comes(step).await {
             return;
         }
-        let (member, relay, from) = (&mut crew[step.worker], &relays[step.worker], Timestamp::now());
+        let (member, relay, from) = (&mut several[step.worker], &relays[step.worker], Timestamp::now());
         member.alive(diary);
         let role = role(&member.process.http().await).await.unwrap_or_else(|| "silent".to_owned());
         let what = format!("worker {} ({role}): {:?} for {:.1?}", step.worker, step.act, step.lasts);

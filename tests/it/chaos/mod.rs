@@ -42,7 +42,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     let post = Post::open().await;
     let mut world = prepare(&setup, &plan, &broker.url, &post).await;
     let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
-    let mut crew = start(&world, &relays).await;
+    let mut several = start(&world, &relays).await;
     let mut mailer = mails::start(&world).await;
     // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -52,7 +52,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     let exchange = world.named("resets");
     let (again, ..) = tokio::join!(
         producer::produce(&broker.url, &exchange, &plan.jobs, began, start),
-        faults::processes(&plan.processes, &world, &relays, &mut crew, &diary),
+        faults::processes(&plan.processes, &world, &relays, &mut several, &diary),
         faults::network(&plan.network, &relays, &diary),
         faults::node(&plan.node, &broker, &diary),
         faults::org(&plan.org, world.main(), &diary),
@@ -66,8 +66,8 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     eprintln!("{:6.1} s  settled, or given up", start.elapsed().as_secs_f64());
     let mut wrong = unsettled;
     wrong.extend(check::published_again(&world, &mut records, &plan.jobs, began).await);
-    wrong.extend(one_is_active(&crew).await);
-    for member in &mut crew {
+    wrong.extend(one_is_active(&several).await);
+    for member in &mut several {
         member.alive(&diary);
         wrong.extend(member.terminate(GRACE).await);
         member.logs.push(member.process.stderr());
@@ -79,7 +79,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
         wrong.push(format!("the mailer ended {took:.1?} after SIGTERM with exit code {code}"));
     }
     wrong.append(&mut diary.wrong.lock().unwrap());
-    let mut logs: Vec<String> = crew.into_iter().map(|member| member.logs.join("")).collect();
+    let mut logs: Vec<String> = several.into_iter().map(|member| member.logs.join("")).collect();
     logs.push(mailer.stderr());
     let mails = (copies.iter().map(Taken::json).collect(), post.letters());
     let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs, mails).await;
@@ -123,18 +123,18 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::W
 
 /// The first one works the org, the others stand by.
 async fn start(world: &world::World, relays: &[Relay]) -> Vec<Member> {
-    let mut crew = Vec::new();
+    let mut several = Vec::new();
     for (n, relay) in relays.iter().enumerate() {
         let member = Member::start(n, world, relay);
         role_is(&member.process.http().await, if n == 0 { "active" } else { "standby" }).await;
-        crew.push(member);
+        several.push(member);
     }
-    crew
+    several
 }
 
-async fn one_is_active(crew: &[Member]) -> Option<String> {
+async fn one_is_active(several: &[Member]) -> Option<String> {
     let mut roles = Vec::new();
-    for member in crew {
+    for member in several {
         let http = member.process.http().await;
         roles.push(role(&http).await.unwrap_or_else(|| "silent".to_owned()));
     }

@@ -95,7 +95,8 @@ async fn one_recipient_that_is_refused_again_and_again_is_one_recipient() {
     let world = Plan::new().config(&section(server.port)).prepare().await;
     let (mailer, http) = mailer(&world).await;
     for n in 0..9 {
-        let note = with(note(n, 0), &json!({"to": if n % 2 == 0 { "desk@example.com" } else { "Desk@Example.com" }}));
+        let note =
+            with(note(n, 0), &json!({"to": if n % 2 == 0 { "observer@example.com" } else { "Observer@Example.com" }}));
         notify(&world, &note, BasicProperties::default()).await;
     }
     let ends = by_note(&records(&world, 9).await);

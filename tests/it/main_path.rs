@@ -1,4 +1,4 @@
-//! The main trip: a job becomes a password at the org, a mail in the queue, an outcome, and an ack.
+//! The main path: a job becomes a password at the org, a mail in the queue, an outcome, and an ack.
 
 use serde_json::json;
 
