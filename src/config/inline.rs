@@ -2,8 +2,7 @@
 
 use reqwest::Url;
 
-use super::mailer::URL_VARIABLE;
-use super::org::SECRET_VARIABLE;
+use super::variables::{CLIENT_SECRET, MAIL_SERVICE_URL};
 
 /// What anybody may know: it is RabbitMQ's own, who takes it from the broker's own machine alone.
 const KNOWN: &str = "guest";
@@ -35,8 +34,8 @@ pub(super) fn is_secret_variable(name: &str, text: &str) -> bool {
             let key = key.to_ascii_lowercase();
             is_secret(&key.split("__").collect::<Vec<_>>(), text)
         }
-        None if name == SECRET_VARIABLE => !text.is_empty(),
-        None => (name == URL_VARIABLE || name.to_ascii_lowercase().ends_with("_proxy")) && is_secret_url(text),
+        None if name == CLIENT_SECRET => !text.is_empty(),
+        None => (name == MAIL_SERVICE_URL || name.to_ascii_lowercase().ends_with("_proxy")) && is_secret_url(text),
     }
 }
 

@@ -9,11 +9,9 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::proxy::Proxy;
+use super::variables::MAIL_SERVICE_URL;
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::language::Language;
-
-/// What stands in for `mailer.http.url`.
-pub(super) const URL_VARIABLE: &str = "EMAIL_SERVICE_URL";
 
 /// The longest time limit of one step, as of an org's call: a takeover waits for a delivery that is on its way.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
@@ -150,7 +148,7 @@ impl Mailer {
         let url = raw.http.url.as_ref().map(ExposeSecret::expose_secret).filter(|url| !url.is_empty());
         let (key, url) = match url {
             Some(url) => ("mailer.http.url", Some(url)),
-            None => (URL_VARIABLE, environment.get(URL_VARIABLE)),
+            None => (MAIL_SERVICE_URL, environment.get(MAIL_SERVICE_URL)),
         };
         let via = match (host, url) {
             (Some(host), None) => Via::Smtp(Smtp::check(host, raw)?),
@@ -164,7 +162,7 @@ impl Mailer {
                 return Err(ConfigError::missing(
                     "mailer.smtp.host",
                     &format!(
-                        "the name of the mail server; or mailer.http.url (or the environment variable {URL_VARIABLE}), the URL of a service that takes a POST for each mail"
+                        "the name of the mail server; or mailer.http.url (or the environment variable {MAIL_SERVICE_URL}), the URL of a service that takes a POST for each mail"
                     ),
                 ));
             }

@@ -16,6 +16,7 @@ mod source;
 mod strength;
 pub mod telemetry;
 mod value;
+mod variables;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use super::value::PerHour;
+use super::variables::CLIENT_SECRET;
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::job::Lane;
 use crate::domain::window::{NoWindow, Window};
@@ -38,9 +39,6 @@ pub struct Org {
     /// The hours of each day in which the bulk lane works.
     pub bulk_window: Option<Window>,
 }
-
-/// Stands in for the client's secret of the org `main`.
-pub(super) const SECRET_VARIABLE: &str = "GENESYS_CLIENT_SECRET";
 
 /// Checks an org's name: it stands in queues' names and in environment variables.
 ///
@@ -169,10 +167,10 @@ fn client_id(org: &str, raw: &raw::Org, environment: &Environment) -> Result<Str
 
 fn client_secret(org: &str, raw: &raw::Org, environment: &Environment) -> Result<SecretString, ConfigError> {
     let key = format!("orgs.{org}.client_secret");
-    let fallback = (org == "main").then(|| environment.get(SECRET_VARIABLE)).flatten();
+    let fallback = (org == "main").then(|| environment.get(CLIENT_SECRET)).flatten();
     let given = value::secret(&key, raw.client_secret.as_ref(), raw.client_secret_file.as_deref())?;
     given.or_else(|| fallback.map(SecretString::from)).ok_or_else(|| {
-        ConfigError::missing(&key, &wants("the OAuth client's secret; or set client_secret_file", org, SECRET_VARIABLE))
+        ConfigError::missing(&key, &wants("the OAuth client's secret; or set client_secret_file", org, CLIENT_SECRET))
     })
 }
 

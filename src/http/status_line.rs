@@ -307,7 +307,8 @@ mod tests {
         about.closed = closed(&[(Lane::Interactive, &interactive)]);
         assert_eq!(status_line(&about), (State::Waiting, "The interactive lane is closed: too many".into(), at(7)));
         about.closed = closed(&[(Lane::Interactive, &interactive), (Lane::Bulk, &bulk)]);
-        let both = "Both lanes are closed: too many; bulk: its hours".to_owned();
+        let which = if Lane::COUNT == 2 { "Both lanes are closed" } else { "2 lanes are closed: interactive" };
+        let both = format!("{which}: too many; bulk: its hours");
         assert_eq!(status_line(&about), (State::Waiting, both, at(7)));
         (about.closed, about.in_flight) = (closed(&[(Lane::Bulk, &bulk)]), 1);
         assert_eq!(status_line(&about).0, State::Moving, "the interactive lane goes on");
