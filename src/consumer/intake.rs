@@ -187,7 +187,7 @@ impl<W: Workload> Session<W> {
     async fn get(&self, at: usize) -> Result<Option<Delivery>, BrokerError> {
         let (lane, gate) = (self.lanes[at].lane(), self.context.shared.gate());
         let has_room = gate.room(lane).is_none_or(|Room { free, .. }| free > 0);
-        if self.is_returning() || gate.is_closed(lane) || !has_room {
+        if gate.is_closed(lane) || !has_room {
             return Ok(None);
         }
         self.lanes[at].get().await
@@ -197,7 +197,8 @@ impl<W: Workload> Session<W> {
     /// neighbours along. The first lane goes first.
     async fn isolated(&mut self) -> Result<IntakeMode, BrokerError> {
         self.enter(IntakeMode::Isolated);
-        loop {
+        self.look().await?;
+        while !self.is_returning() {
             let mut suspects = 0;
             for at in 0..self.lanes.len() {
                 let most = if at == 0 { BEFORE_OTHERS } else { 1 };
@@ -205,15 +206,16 @@ impl<W: Workload> Session<W> {
                     self.look().await?;
                     let Some(delivery) = self.get(at).await? else { break };
                     suspects += usize::from(self.run(delivery).await?);
+                    if self.is_returning() {
+                        break;
+                    }
                 }
             }
-            if self.is_returning() {
-                return Ok(IntakeMode::Probing);
-            }
-            if suspects == 0 {
+            if suspects == 0 && !self.is_returning() {
                 return Ok(IntakeMode::Normal);
             }
         }
+        Ok(IntakeMode::Probing)
     }
 
     /// JobsInFlight a delivery over; one that must run alone, when nothing is at work, and then waits until it is not either. `true`: it was one.
