@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::http::Http;
-use super::smtp::{PATIENCE, Smtp};
-use super::{Delivered, Mail, Undelivered};
+use super::smtp::Smtp;
+use super::{Delivered, Mail, Transport, Undelivered};
 use crate::config::ConfigError;
 use crate::config::mailer::{Mailer, Tls, Via};
 use crate::wire::redact::{Scrubber, cut, without_addresses};
@@ -19,9 +19,7 @@ const MAX_DETAIL: usize = 512;
 /// Brings mails to the next hop. Its clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Courier {
-    way: Arc<Way>,
-    secrets: Arc<Vec<secrecy::SecretString>>,
-    longest: Duration,
+    transport: Arc<dyn Transport>,
 }
 
 /// The way to the next hop is free for one mail. It is waited for before a delivery begins, so that the delivery's own time is spent on
@@ -33,12 +31,6 @@ pub struct Slot<'a> {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-#[derive(Debug)]
-enum Way {
-    Smtp(Box<Smtp>),
-    Http(Http),
-}
-
 impl Courier {
     /// For what the configuration says; `after_max` is the longest `Retry-After` that is obeyed.
     ///
@@ -46,7 +38,7 @@ impl Courier {
     /// Where a file of certificates cannot be read, or TLS cannot be set up.
     pub fn new(mailer: &Mailer, after_max: Duration) -> Result<Self, ConfigError> {
         let timeout = mailer.settings.timeout;
-        let (way, longest, secret) = match &mailer.via {
+        let transport: Arc<dyn Transport> = match &mailer.via {
             Via::Smtp(server) => {
                 if server.tls == Tls::Off && !is_here(&server.host) {
                     tracing::warn!(
@@ -54,8 +46,7 @@ impl Courier {
                         "mailer.smtp.tls is \"off\": whoever listens on the way to the mail server reads the passwords"
                     );
                 }
-                let secret = server.login.as_ref().map(|login| login.password.clone());
-                (Way::Smtp(Box::new(Smtp::new(server, timeout)?)), timeout * PATIENCE, secret)
+                Arc::new(Smtp::new(server, timeout)?)
             }
             Via::Http(service) => {
                 let host = service.url.host_str().unwrap_or_default();
@@ -65,24 +56,20 @@ impl Courier {
                         "the mail service is called without TLS: whoever listens on the way reads the passwords"
                     );
                 }
-                (Way::Http(Http::new(service, timeout, after_max)?), timeout, service.token.clone())
+                Arc::new(Http::new(service, timeout, after_max)?)
             }
         };
-        Ok(Self { way: Arc::new(way), secrets: Arc::new(secret.into_iter().collect()), longest })
+        Ok(Self { transport })
     }
 
     /// How long one delivery takes at most.
     pub fn longest(&self) -> Duration {
-        self.longest
+        self.transport.longest()
     }
 
     /// Waits until the way is free: for a mail server, for one of `mailer.smtp.pool` connections.
     pub async fn slot(&self) -> Slot<'_> {
-        let room = match &*self.way {
-            Way::Smtp(server) => server.room().await,
-            Way::Http(_) => None,
-        };
-        Slot { courier: self, _room: room }
+        Slot { courier: self, _room: self.transport.room().await }
     }
 
     /// Brings one mail to the next hop, once, as soon as the way is free.
@@ -95,14 +82,11 @@ impl Courier {
 
     /// Ends the connections that are open, once no mail is on its way.
     pub async fn close(&self) {
-        match &*self.way {
-            Way::Smtp(server) => server.close().await,
-            Way::Http(_) => {}
-        }
+        self.transport.close().await;
     }
 
     fn tellable(&self, mail: &Mail, detail: &str) -> String {
-        tellable(detail, mail.password.expose(), self.secrets.iter().map(ExposeSecret::expose_secret))
+        tellable(detail, mail.password.expose(), self.transport.secret().into_iter().map(ExposeSecret::expose_secret))
     }
 }
 
@@ -128,10 +112,7 @@ impl Slot<'_> {
     /// # Errors
     /// See [`Undelivered`].
     pub async fn deliver(self, mail: &Mail) -> Result<Delivered, Undelivered> {
-        let result = match &*self.courier.way {
-            Way::Smtp(server) => server.deliver(mail).await,
-            Way::Http(service) => service.deliver(mail).await,
-        };
+        let result = self.courier.transport.deliver(mail).await;
         result.map_err(|undelivered| undelivered.told(|detail| self.courier.tellable(mail, &detail)))
     }
 }

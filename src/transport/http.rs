@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Certificate, Client, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Delivered, Mail, Undelivered, recipient};
+use super::{Delivered, Mail, Transport, Undelivered, recipient};
 use crate::config::ConfigError;
 use crate::config::mailer;
 use crate::domain::failure::root;
@@ -29,6 +30,20 @@ pub(super) struct Http {
     token: Option<SecretString>,
     timeout: Duration,
     after_max: Duration,
+}
+
+impl Transport for Http {
+    fn longest(&self) -> Duration {
+        self.timeout
+    }
+
+    fn secret(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+
+    fn deliver<'a>(&'a self, mail: &'a Mail) -> BoxFuture<'a, Result<Delivered, Undelivered>> {
+        Box::pin(self.send(mail))
+    }
 }
 
 impl Http {
@@ -52,8 +67,7 @@ impl Http {
         Ok(Self { client, url: service.url.clone(), token: service.token.clone(), timeout, after_max })
     }
 
-    /// Sends one mail, once.
-    pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
+    async fn send(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
         let body = Bytes::from_owner(email::message(mail.to.as_str(), &mail.subject, &mail.text));
         let mut request = self.client.post(self.url.clone()).timeout(self.timeout).body(body);
         request = request.header(CONTENT_TYPE, "application/json").header(IDEMPOTENCY_KEY, mail.id.as_str());

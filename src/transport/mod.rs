@@ -16,6 +16,9 @@ mod unsealed;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use crate::domain::note::NoteId;
@@ -46,6 +49,28 @@ pub struct Mail {
 impl fmt::Debug for Mail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mail").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// One way to the next hop.
+trait Transport: fmt::Debug + Send + Sync {
+    /// How long one delivery takes at most.
+    fn longest(&self) -> Duration;
+
+    /// A secret that must not be told of a failure.
+    fn secret(&self) -> Option<&SecretString>;
+
+    /// Waits until there is room for one more delivery, which it has until the permit is dropped; `None`: there always is.
+    fn room(&self) -> BoxFuture<'_, Option<OwnedSemaphorePermit>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Brings one mail to the next hop, once.
+    fn deliver<'a>(&'a self, mail: &'a Mail) -> BoxFuture<'a, Result<Delivered, Undelivered>>;
+
+    /// Ends the connections that nobody uses.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

@@ -13,13 +13,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Quit, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::response::Response;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -28,7 +29,7 @@ use self::classify::{SmtpError, Stage, classify};
 use self::dial::{dial, share};
 use self::lines::Lines;
 use self::message::SmtpMessage;
-use super::{Delivered, Mail, Undelivered, untrusted};
+use super::{Delivered, Mail, Transport, Undelivered, untrusted};
 use crate::config::ConfigError;
 use crate::config::mailer::{self, Tls};
 use crate::domain::failure::root;
@@ -40,7 +41,7 @@ pub(super) use message::bytes;
 const IDLE: Duration = Duration::from_secs(30);
 /// So many times `mailer.timeout` a whole delivery may take: a server that looks long at a mail before it takes it would get it twice
 /// if it were given up too soon (RFC 5321, section 4.5.3.2.6, would wait for 10 minutes).
-pub(super) const PATIENCE: u32 = 3;
+const PATIENCE: u32 = 3;
 
 const NEEDS_UTF8: &str = "the address has characters outside ASCII before the @; that takes a mail server with SMTPUTF8 (RFC 6531), and this one has it not";
 
@@ -67,6 +68,42 @@ impl std::fmt::Debug for Smtp {
 
 type Failed = (Stage, SmtpError);
 
+impl Transport for Smtp {
+    fn longest(&self) -> Duration {
+        self.timeout * PATIENCE
+    }
+
+    fn secret(&self) -> Option<&SecretString> {
+        self.server.login.as_ref().map(|login| &login.password)
+    }
+
+    /// Waits until a connection is free, or may be opened.
+    fn room(&self) -> BoxFuture<'_, Option<OwnedSemaphorePermit>> {
+        Box::pin(async { Arc::clone(&self.room).acquire_owned().await.ok() })
+    }
+
+    /// Sends one mail, once, by a connection that [`Transport::room`] was waited for.
+    fn deliver<'a>(&'a self, mail: &'a Mail) -> BoxFuture<'a, Result<Delivered, Undelivered>> {
+        Box::pin(async {
+            let letter = SmtpMessage::of(mail, &self.server.from, SystemTime::now())
+                .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
+            match timeout(self.longest(), self.send(&letter)).await {
+                Ok(sent) => sent,
+                Err(_) => Err(classify(Stage::Text, SmtpError::TimedOut)),
+            }
+        })
+    }
+
+    /// As the protocol wants it.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            while let Some(mut line) = self.take() {
+                let _ = timeout(self.timeout.min(Duration::from_secs(1)), line.0.command(Quit)).await;
+            }
+        })
+    }
+}
+
 impl Smtp {
     pub(super) fn new(server: &mailer::Smtp, timeout: Duration) -> Result<Self, ConfigError> {
         let tls = match server.tls {
@@ -84,28 +121,6 @@ impl Smtp {
             idle: Mutex::default(),
             server: server.clone(),
         })
-    }
-
-    /// Waits until a connection is free, or may be opened.
-    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).acquire_owned().await.ok()
-    }
-
-    /// Sends one mail, once, by a connection that [`Smtp::room`] was waited for.
-    pub(super) async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
-        let letter = SmtpMessage::of(mail, &self.server.from, SystemTime::now())
-            .map_err(|unsendable| Undelivered::Never { detail: unsendable.to_string(), status: None })?;
-        match timeout(self.timeout * PATIENCE, self.send(&letter)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(classify(Stage::Text, SmtpError::TimedOut)),
-        }
-    }
-
-    /// Ends the connections that nobody uses, as the protocol wants it.
-    pub(super) async fn close(&self) {
-        while let Some(mut line) = self.take() {
-            let _ = timeout(self.timeout.min(Duration::from_secs(1)), line.0.command(Quit)).await;
-        }
     }
 
     async fn send(&self, letter: &SmtpMessage) -> Result<Delivered, Undelivered> {
