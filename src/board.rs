@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::domain::breaker::BreakerView;
 use crate::domain::job::Lane;
 use crate::domain::retry::HaltCause;
+use crate::domain::subject::Subject;
 
 /// What an org's worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,11 @@ pub struct OrgState {
 }
 
 impl OrgState {
+    fn starting() -> Self {
+        let session = Session::Starting("connecting to the broker".into());
+        Self { session, stops: BTreeMap::new(), locked: None, breaker: None, closed: Default::default() }
+    }
+
     /// Whether this worker has the org, though its line may be stopped.
     pub fn works(&self) -> bool {
         self.session == Session::Active
@@ -123,12 +129,14 @@ impl OrgState {
 pub struct State {
     /// The orgs, by name.
     pub orgs: BTreeMap<String, OrgState>,
+    /// The mailer, in its own process.
+    pub mailer: Option<OrgState>,
 }
 
 impl State {
-    /// Whether every org is at work, here or at another worker that this one can take over from.
+    /// Whether each is at work, here or at another process that this one can take over from.
     pub fn ready(&self) -> bool {
-        self.orgs.values().all(|org| matches!(org.role().0, Role::Active | Role::Standby))
+        self.orgs.values().chain(&self.mailer).all(|org| matches!(org.role().0, Role::Active | Role::Standby))
     }
 }
 
@@ -139,10 +147,13 @@ pub struct Board(watch::Sender<State>);
 impl Board {
     /// One with a row for each org, all of them starting.
     pub fn new<'a>(orgs: impl Iterator<Item = &'a str>) -> Self {
-        let session = Session::Starting("connecting to the broker".into());
-        let closed = [const { None }; Lane::COUNT];
-        let row = OrgState { session, stops: BTreeMap::new(), locked: None, breaker: None, closed };
-        Self(watch::Sender::new(State { orgs: orgs.map(|name| (name.to_owned(), row.clone())).collect() }))
+        let orgs = orgs.map(|name| (name.to_owned(), OrgState::starting())).collect();
+        Self(watch::Sender::new(State { orgs, mailer: None }))
+    }
+
+    /// One with a row for the mailer, which is starting.
+    pub fn of_mailer() -> Self {
+        Self(watch::Sender::new(State { orgs: BTreeMap::new(), mailer: Some(OrgState::starting()) }))
     }
 
     /// What it says now, and every change from here on.
@@ -151,46 +162,48 @@ impl Board {
     }
 
     /// Where an org's consuming stands. `true`: that is news.
-    pub fn session(&self, org: &str, session: Session) -> bool {
-        self.row(org, |row| row.session = session)
+    pub fn session(&self, subject: &Subject, session: Session) -> bool {
+        self.row(subject, |row| row.session = session)
     }
 
     /// The line of an org stops, and why.
-    pub fn stop(&self, org: &str, cause: HaltCause, why: &str) {
-        let _ = self.row(org, |row| drop(row.stops.insert(cause, why.to_owned())));
+    pub fn stop(&self, subject: &Subject, cause: HaltCause, why: &str) {
+        let _ = self.row(subject, |row| drop(row.stops.insert(cause, why.to_owned())));
     }
 
     /// That cause is resolved.
-    pub fn resolved(&self, org: &str, cause: HaltCause) {
-        let _ = self.row(org, |row| drop(row.stops.remove(&cause)));
+    pub fn resolved(&self, subject: &Subject, cause: HaltCause) {
+        let _ = self.row(subject, |row| drop(row.stops.remove(&cause)));
     }
 
     /// Something came that is sealed to a key that is not here, and what to do. It is said until the process ends: keys are read at its
     /// start.
-    pub fn locked(&self, org: &str, why: &str) {
-        let _ = self.row(org, |row| row.locked = Some(Locked { why: why.to_owned(), others_open: false }));
+    pub fn locked(&self, subject: &Subject, why: &str) {
+        let _ = self.row(subject, |row| row.locked = Some(Locked { why: why.to_owned(), others_open: false }));
     }
 
     /// Something else could be opened.
-    pub fn opened(&self, org: &str) {
-        let _ = self.row(org, |row| row.locked.iter_mut().for_each(|locked| locked.others_open = true));
+    pub fn opened(&self, subject: &Subject) {
+        let _ = self.row(subject, |row| row.locked.iter_mut().for_each(|locked| locked.others_open = true));
     }
 
     /// How the org's breaker stands; `None`: closed.
-    pub fn breaker(&self, org: &str, breaker: Option<BreakerView>) {
-        let _ = self.row(org, |row| row.breaker = breaker);
+    pub fn breaker(&self, subject: &Subject, breaker: Option<BreakerView>) {
+        let _ = self.row(subject, |row| row.breaker = breaker);
     }
 
     /// Why a lane of the org is closed; `None`: it is open.
-    pub fn lane(&self, org: &str, lane: Lane, closed: Option<ClosedLane>) {
-        let _ = self.row(org, |row| row.closed[lane.index()] = closed);
+    pub fn lane(&self, subject: &Subject, lane: Lane, closed: Option<ClosedLane>) {
+        let _ = self.row(subject, |row| row.closed[lane.index()] = closed);
     }
 
-    fn row(&self, org: &str, change: impl FnOnce(&mut OrgState)) -> bool {
+    fn row(&self, subject: &Subject, change: impl FnOnce(&mut OrgState)) -> bool {
         self.0.send_if_modified(|state| {
-            let Some(row) = state.orgs.get_mut(org) else {
-                return false;
+            let row = match subject {
+                Subject::Org(name) => state.orgs.get_mut(name),
+                Subject::Mailer => state.mailer.as_mut(),
             };
+            let Some(row) = row else { return false };
             let before = row.clone();
             change(row);
             *row != before
@@ -208,13 +221,13 @@ mod tests {
         let board = Board::new(["a", "b"].into_iter());
         let state = || board.watch().borrow().clone();
         assert!(!state().ready());
-        board.session("a", Session::Active);
-        board.session("b", Session::Active);
+        board.session(&"a".into(), Session::Active);
+        board.session(&"b".into(), Session::Active);
         assert!(state().ready());
-        board.stop("a", HaltCause::ClientRefused, "invalid_client");
+        board.stop(&"a".into(), HaltCause::ClientRefused, "invalid_client");
         assert_eq!(state().orgs["a"].role(), (Role::Halted, Some("invalid_client".into())));
         assert_eq!(state().orgs["b"].role(), (Role::Active, None));
-        board.resolved("a", HaltCause::ClientRefused);
+        board.resolved(&"a".into(), HaltCause::ClientRefused);
         assert!(state().ready());
     }
 
@@ -224,18 +237,18 @@ mod tests {
         let row = || board.watch().borrow().orgs["a"].clone();
         let reasons = || row().role().1.map_or(0, |all| all.split("; ").count());
         assert_eq!((row().kinds(), reasons()), (vec!["starting"], 1));
-        board.session("a", Session::Stopped("the queue at mq.example.com".into()));
-        board.stop("a", HaltCause::ForeignAnswer, "https://portal.example answered");
+        board.session(&"a".into(), Session::Stopped("the queue at mq.example.com".into()));
+        board.stop(&"a".into(), HaltCause::ForeignAnswer, "https://portal.example answered");
         assert_eq!((row().kinds(), reasons()), (vec!["foreign_answer", "broker"], 2));
-        board.session("a", Session::Active);
-        board.stop("a", HaltCause::ClientRefused, "invalid_client");
+        board.session(&"a".into(), Session::Active);
+        board.stop(&"a".into(), HaltCause::ClientRefused, "invalid_client");
         assert_eq!((row().kinds(), reasons()), (vec!["client_refused", "foreign_answer"], 2));
-        board.resolved("a", HaltCause::ForeignAnswer);
-        board.resolved("a", HaltCause::ClientRefused);
+        board.resolved(&"a".into(), HaltCause::ForeignAnswer);
+        board.resolved(&"a".into(), HaltCause::ClientRefused);
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
-        board.locked("a", "no key");
+        board.locked(&"a".into(), "no key");
         assert_eq!((row().kinds(), reasons()), (vec!["no_key"], 1));
-        board.session("a", Session::Standby);
+        board.session(&"a".into(), Session::Standby);
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
     }
 
@@ -243,9 +256,9 @@ mod tests {
     fn a_worker_that_stands_by_is_ready_unless_something_stops_it() {
         let board = Board::new(["a"].into_iter());
         let state = || board.watch().borrow().clone();
-        board.session("a", Session::Standby);
+        board.session(&"a".into(), Session::Standby);
         assert_eq!((state().ready(), state().orgs["a"].role()), (true, (Role::Standby, None)));
-        board.stop("a", HaltCause::Forbidden, "missing.permissions");
+        board.stop(&"a".into(), HaltCause::Forbidden, "missing.permissions");
         let stopped = (Role::Halted, Some("missing.permissions".into()));
         assert_eq!((state().ready(), state().orgs["a"].role()), (false, stopped));
     }
@@ -254,25 +267,25 @@ mod tests {
     fn what_lacks_a_key_is_said_and_stops_only_where_nothing_else_can_be_opened() {
         let board = Board::new(["a"].into_iter());
         let role = || board.watch().borrow().orgs["a"].role();
-        board.session("a", Session::Active);
-        board.opened("a");
+        board.session(&"a".into(), Session::Active);
+        board.opened(&"a".into());
         assert_eq!(role(), (Role::Active, None));
-        board.locked("a", "no key");
+        board.locked(&"a".into(), "no key");
         assert_eq!((role(), board.watch().borrow().ready()), ((Role::Halted, Some("no key".into())), false));
-        board.opened("a");
+        board.opened(&"a".into());
         assert_eq!((role(), board.watch().borrow().ready()), ((Role::Active, Some("no key".into())), true));
-        board.locked("a", "no key");
-        board.session("a", Session::Standby);
+        board.locked(&"a".into(), "no key");
+        board.session(&"a".into(), Session::Standby);
         assert_eq!(role(), (Role::Standby, None), "another one may have it");
     }
 
     #[test]
     fn an_open_breaker_leaves_the_role_as_it_is() {
         let board = Board::new(["a"].into_iter());
-        board.session("a", Session::Active);
+        board.session(&"a".into(), Session::Active);
         let next_probe = Timestamp::UNIX_EPOCH;
         board.breaker(
-            "a",
+            &"a".into(),
             Some(BreakerView { state: BreakerState::Open, kind: "faults_in_row", cause: "faults".into(), next_probe }),
         );
         let state = board.watch().borrow().clone();

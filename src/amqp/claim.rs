@@ -15,6 +15,7 @@ use super::ledger::Ledger;
 use super::link::Link;
 use super::publisher::{Message, Publisher, Unpublished};
 use crate::domain::ledger::{Before, Holder, Tenure, WorkerName};
+use crate::domain::subject::Subject;
 use crate::wire;
 
 /// How often the ledger is told whose the lease is: well within the day that one who starts reads of it.
@@ -43,7 +44,7 @@ pub fn after_another(longest: Duration) -> Duration {
 /// One claim, over every connection.
 #[derive(Debug)]
 pub struct Claim {
-    subject: String,
+    subject: Subject,
     queue: String,
     stream: String,
     name: WorkerName,
@@ -52,14 +53,9 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Of the lease `queue`, which the ledger, kept in `stream`, knows as `subject`'s; `name` is what this process is called in it.
-    pub fn new(subject: &str, queue: String, stream: String, name: WorkerName, ledger: Ledger) -> Self {
-        Self { subject: subject.to_owned(), queue, stream, name, ledger, tenure: Mutex::default() }
-    }
-
-    /// What this process is called in the ledger.
-    pub fn name(&self) -> &WorkerName {
-        &self.name
+    /// Of `subject`'s lease, which is this queue; the ledger is kept in `stream`; `name` is what this process is called in it.
+    pub fn new(subject: impl Into<Subject>, queue: String, stream: String, name: WorkerName, ledger: Ledger) -> Self {
+        Self { subject: subject.into(), queue, stream, name, ledger, tenure: Mutex::default() }
     }
 
     fn tenure(&self) -> MutexGuard<'_, Tenure> {
@@ -68,7 +64,7 @@ impl Claim {
 
     /// Whether this process held the lease last, as far as it knows.
     pub fn was_ours(&self) -> bool {
-        self.tenure().is_settled() && self.ledger.holder(&self.subject) == Holder::Was(self.name.clone())
+        self.tenure().is_settled() && self.ledger.holder(self.subject.in_ledger()) == Holder::Was(self.name.clone())
     }
 
     /// Looks until the lease is free, and takes it; `standing_by` is called each time that it is another's.
@@ -90,7 +86,7 @@ impl Claim {
             }
             standing_by();
             if !said {
-                tracing::info!(org = self.subject, "standing by: another process has the lease");
+                tracing::info!(org = self.subject.org(), "standing by: another process has the lease");
                 said = true;
             }
             if timeout(TRY.saturating_sub(tried.elapsed()), link.lost().cancelled()).await.is_ok() {
@@ -121,24 +117,24 @@ impl Claim {
         let id = Uuid::new_v4().to_string();
         self.tenure().claims_again(&id);
         if let Err(trouble) = self.write_fence(publisher, &id).await {
-            tracing::warn!(org = self.subject, reason = %trouble, "the ledger could not be told whose the lease is");
+            tracing::warn!(org = self.subject.org(), reason = %trouble, "the ledger could not be told whose the lease is");
         }
     }
 
     /// Gives the lease up, with everything done: the next process need not wait.
     pub async fn release(&self, lease: Lease, link: &Link, publisher: &Publisher) {
-        let record = wire::ledger::released(&self.subject, &self.name, Timestamp::now());
+        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, Timestamp::now());
         let written = timeout(RELEASED, self.write(publisher, record)).await;
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
         if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
-            tracing::warn!(org = self.subject, reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
+            tracing::warn!(org = self.subject.org(), reason = %trouble, "the lease could not be released cleanly; who takes over waits a little");
         }
         lease.release(link).await;
-        tracing::info!(org = self.subject, "released");
+        tracing::info!(org = self.subject.org(), "released");
     }
 
     async fn write_fence(&self, publisher: &Publisher, id: &str) -> Result<(), BrokerError> {
-        self.write(publisher, wire::ledger::fence(&self.subject, &self.name, id, Timestamp::now())).await
+        self.write(publisher, wire::ledger::fence(self.subject.in_ledger(), &self.name, id, Timestamp::now())).await
     }
 
     async fn write(

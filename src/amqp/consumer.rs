@@ -190,12 +190,8 @@ impl Intake {
         }
     }
 
-    /// Takes no more jobs. Those in flight can still be settled; those that were prefetched and not yet handed out stay unsettled.
-    pub async fn cancel(&mut self) {
-        self.rest().await;
-    }
-
-    /// Takes no more jobs, and jobs in flight out those that were prefetched.
+    /// Takes no more jobs, and jobs in flight out those that were prefetched: what of them is dropped stays unsettled. Those in flight can still be
+    /// settled.
     pub async fn rest(&mut self) -> Vec<Delivery> {
         if self.consumer.is_none() {
             return Vec::new();

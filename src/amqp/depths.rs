@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks whether the connection still lives while nobody looks on.
 const WATCH: Duration = Duration::from_millis(200);
 
+/// What stands for the mails among orgs: no org can have this name.
+const MAILS: &str = "";
+
 /// What lies ready at the broker for one org.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
@@ -66,9 +69,9 @@ impl Depths {
         Self::asking(orgs, Queues::of_org)
     }
 
-    /// Of the mails, under that name. The email queue stands in place of the first lane, and there is no other.
-    pub fn of_mails(name: &str, names: Names) -> Self {
-        Self::asking(BTreeMap::from([(name.to_owned(), names)]), Queues::of_mails)
+    /// Of the mails. The email queue stands in place of the first lane, and there is no other.
+    pub fn of_mails(names: Names) -> Self {
+        Self::asking(BTreeMap::from([(MAILS.to_owned(), names)]), Queues::of_mails)
     }
 
     fn asking(orgs: BTreeMap<String, Names>, ask: fn(&Names) -> Queues) -> Self {
@@ -79,6 +82,11 @@ impl Depths {
     pub fn looking(&self) -> Looking {
         self.0.lookers.send_modify(|lookers| *lookers += 1);
         Looking(self.clone())
+    }
+
+    /// What is known of the mails; it may be old.
+    pub fn of_the_mails(&self) -> Option<Depth> {
+        self.of(MAILS)
     }
 
     /// What is known of an org; it may be old.

@@ -1,5 +1,6 @@
 //! `resetd mailer`: the consumer of the email queue. It sends while it leads, and stands by while another process does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,14 +8,15 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::stdout;
+use super::{serve_while, source, stdout};
 use crate::amqp::claim::{self, Claim};
 use crate::amqp::error::BrokerError;
 use crate::board::Board;
 use crate::config::{Config, mailer::Via};
 use crate::consumer::{Consumer, Supervisor};
-use crate::http::{self, MailSource, Snapshot};
-use crate::mail::{MailerContext, NAME, SUBJECT};
+use crate::domain::subject::Subject;
+use crate::http::Snapshot;
+use crate::mail::MailerContext;
 use crate::telemetry::metrics;
 use crate::transport::{self, Templates};
 
@@ -59,34 +61,28 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         super::warn_of_proxy(&config.http.proxy);
     }
     tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
-    let board = Board::new([NAME].into_iter());
+    let board = Board::of_mailer();
     let name = claim::process_name();
     let context = Arc::new(MailerContext::open(&config, &board)?);
     let (ledger, depths) = (context.ledger.clone(), context.depths.clone());
     let (lease, stream) = (context.names.emails_lease(), context.names.ledger());
-    let claim = Claim::new(SUBJECT, lease, stream, name.clone(), ledger.clone());
+    let claim = Claim::new(Subject::Mailer, lease, stream, name.clone(), ledger.clone());
     let recorder = metrics::install().context("metrics")?;
-    let snapshot = Snapshot::of_mailer(name, board.watch(), ledger.clone(), depths.clone(), source(&context));
-    let (health, served) = (CancellationToken::new(), config.http.clone());
-    let ended = health.clone();
-    let serving = tokio::spawn(async move { http::serve(listener, snapshot, &served, recorder, ended).await });
+    let snapshot = Snapshot {
+        worker: name,
+        board: board.watch(),
+        ledger: ledger.clone(),
+        depths: depths.clone(),
+        orgs: BTreeMap::new(),
+        mails: Some(source(&context.names, &context)),
+    };
     let consumers = vec![Consumer::new(Arc::clone(&context), claim)];
     let supervisor =
         Supervisor { command: "mailer", config: &config, board: &board, ledger, depths, consumers, shutdown };
-    let worked = supervisor.run("the mailer's queues".into(), "").await;
-    context.courier.close().await;
-    health.cancel();
-    let _ = serving.await;
-    metrics::broker_connected(false);
-    worked.map_err(BrokerError::ends)
-}
-
-/// What the page shows.
-fn source(context: &Arc<MailerContext>) -> MailSource {
-    let (meter, in_flight) = (Arc::clone(context), Arc::clone(context));
-    MailSource {
-        subject: SUBJECT.to_owned(),
-        meter: Box::new(move || meter.gate.meter()),
-        in_flight: Box::new(move || in_flight.in_flight.count()),
-    }
+    let work = async {
+        let worked = supervisor.run("the mailer's queues".into(), "").await;
+        context.courier.close().await;
+        worked
+    };
+    serve_while((listener, recorder), snapshot, &config, work).await.map_err(BrokerError::ends)
 }

@@ -15,6 +15,45 @@ pub mod worker;
 
 mod stdout;
 
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::names::Names;
+use crate::config::Config;
+use crate::consumer::Workload;
+use crate::http::{self, Snapshot, Source};
+use crate::telemetry::metrics;
+
+/// What the page shows of a consumer.
+fn source<W: Workload>(names: &Names, shared: &Arc<W>) -> Source {
+    let gate = Arc::clone(shared);
+    Source {
+        names: names.clone(),
+        meter: Box::new(move || gate.gate().meter()),
+        jobs_in_flight: shared.in_flight().clone(),
+    }
+}
+
+/// Works while health, metrics and the page are served.
+async fn serve_while<T>(
+    (listener, recorder): (TcpListener, PrometheusHandle),
+    snapshot: Snapshot,
+    config: &Config,
+    work: impl Future<Output = T>,
+) -> T {
+    let (ended, served) = (CancellationToken::new(), config.http.clone());
+    let shutdown = ended.clone();
+    let serving = tokio::spawn(async move { http::serve(listener, snapshot, &served, recorder, shutdown).await });
+    let worked = work.await;
+    ended.cancel();
+    let _ = serving.await;
+    metrics::broker_connected(false);
+    worked
+}
+
 /// Says at the start where the environment names a proxy that is not used.
 fn warn_of_proxy(proxy: &crate::config::proxy::Proxy) {
     if let Some(unused) = proxy.unused() {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::warn_of_proxy;
+use super::{serve_while, source, warn_of_proxy};
 use crate::amqp::{
     claim::{self, Claim},
     depths::Depths,
@@ -19,7 +19,7 @@ use crate::board::Board;
 use crate::config::{Config, ConfigError};
 use crate::consumer::{Consumer, Supervisor};
 use crate::domain::{form::PasswordForm, password::PasswordKind};
-use crate::http::{self, Snapshot, Source};
+use crate::http::Snapshot;
 use crate::reset::{OrgContext, Process};
 use crate::scim::http_client;
 use crate::telemetry::metrics;
@@ -69,14 +69,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         seal,
         worker: name.clone(),
     };
-    let consumers = worker.orgs.into_iter().map(|(org_name, org)| {
-        warn_if_readable(&org_name, &org);
-        tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");
-        let org = OrgContext::open(&org_name, org, &process);
-        let claim = Claim::new(&org_name, org.names.lease(), stream.clone(), name.clone(), ledger.clone());
-        Consumer::new(Arc::new(org), claim)
-    });
-    let consumers: Vec<Consumer<OrgContext>> = consumers.collect();
+    let consumers = consumers(worker.orgs, &stream, &process);
     let orgs = || consumers.iter().map(|consumer| &consumer.shared);
     let depths = Depths::new(orgs().map(|org| (org.name.clone(), org.names.clone())).collect());
     let snapshot = Snapshot {
@@ -84,12 +77,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         board: board.watch(),
         ledger: ledger.clone(),
         depths: depths.clone(),
-        orgs: orgs().map(|org| (org.name.clone(), source(org))).collect::<BTreeMap<_, _>>(),
+        orgs: orgs().map(|org| (org.name.clone(), source(&org.names, org))).collect::<BTreeMap<_, _>>(),
         mails: None,
     };
-    let (health, served) = (CancellationToken::new(), config.http.clone());
-    let ended = health.clone();
-    let serving = tokio::spawn(async move { http::serve(listener, snapshot, &served, recorder, ended).await });
     let who = if consumers.len() == 1 { "one org".to_owned() } else { format!("{} orgs", consumers.len()) };
     let supervisor = Supervisor {
         command: "worker",
@@ -100,22 +90,29 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         consumers,
         shutdown,
     };
-    let worked = supervisor.run(who, FEWER).await;
-    supervisor.consumers.iter().for_each(|consumer| consumer.shared.warn_of_unnotified());
-    health.cancel();
-    let _ = serving.await;
-    metrics::broker_connected(false);
-    worked.map_err(BrokerError::ends)
+    let work = async {
+        let worked = supervisor.run(who, FEWER).await;
+        supervisor.consumers.iter().for_each(|consumer| consumer.shared.warn_of_unnotified());
+        worked
+    };
+    serve_while((listener, recorder), snapshot, &config, work).await.map_err(BrokerError::ends)
 }
 
-/// What the page shows of an org.
-fn source(org: &Arc<OrgContext>) -> Source {
-    let gate = Arc::clone(org);
-    Source {
-        names: org.names.clone(),
-        meter: Box::new(move || gate.gate.meter()),
-        jobs_in_flight: org.jobs_in_flight.clone(),
-    }
+/// One for each org.
+fn consumers(
+    orgs: BTreeMap<String, crate::config::org::Org>,
+    stream: &str,
+    process: &Process<'_>,
+) -> Vec<Consumer<OrgContext>> {
+    let consumers = orgs.into_iter().map(|(org_name, org)| {
+        warn_if_readable(&org_name, &org);
+        tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");
+        let org = OrgContext::open(&org_name, org, process);
+        let (lease, worker) = (org.names.lease(), process.worker.clone());
+        let claim = Claim::new(org_name.as_str(), lease, stream.to_owned(), worker, process.ledger.clone());
+        Consumer::new(Arc::new(org), claim)
+    });
+    consumers.collect()
 }
 
 /// A password over plain HTTP can be read on its way.

@@ -17,9 +17,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::Workload;
-use super::context::{IntakeMode, SessionContext, Shift};
 use super::session::Session;
+use super::workload::{IntakeMode, IntakeState, Workload};
 use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::error::BrokerError;
 use crate::domain::job::Lane;
@@ -73,11 +72,11 @@ impl<W: Workload> Session<W> {
         for at in 0..self.lanes.len() {
             let lane = self.lanes[at].lane();
             let is_closed = self.context.shared.gate().is_closed(lane);
-            let was_closed = self.context.shift.borrow().closed[lane.index()];
+            let was_closed = self.context.intake.borrow().closed[lane.index()];
             if is_closed == was_closed {
                 continue;
             }
-            self.context.shift.send_modify(|shift| shift.closed[lane.index()] = is_closed);
+            self.context.intake.send_modify(|intake| intake.closed[lane.index()] = is_closed);
             if is_closed {
                 self.have_left = now + LEAVING;
                 for delivery in self.lanes[at].rest().await {
@@ -94,19 +93,20 @@ impl<W: Workload> Session<W> {
     }
 
     fn is_returning(&self) -> bool {
-        self.context.shift.borrow().mode == IntakeMode::Returning
+        self.context.intake.borrow().mode == IntakeMode::Returning
     }
 
     /// Goes on in another mode, unless all has to be returned first.
     fn enter(&self, mode: IntakeMode) {
-        let change =
-            |shift: &mut Shift| shift.mode = if shift.mode == IntakeMode::Returning { shift.mode } else { mode };
-        self.context.shift.send_modify(change);
+        let change = |intake: &mut IntakeState| {
+            intake.mode = if intake.mode == IntakeMode::Returning { intake.mode } else { mode }
+        };
+        self.context.intake.send_modify(change);
     }
 
     /// With nothing in flight: begins anew.
     fn begin(&self, mode: IntakeMode) {
-        self.context.shift.send_replace(Shift { mode, ..Shift::default() });
+        self.context.intake.send_replace(IntakeState { mode, ..IntakeState::default() });
     }
 
     /// JobsInFlight over one delivery after the other.
@@ -248,7 +248,7 @@ impl<W: Workload> Session<W> {
     async fn probing(&mut self) -> Result<IntakeMode, BrokerError> {
         self.context.return_all();
         for lane in &mut self.lanes {
-            not_begun(&self.context, lane.rest().await);
+            self.context.not_begun(lane.rest().await);
         }
         self.none_in_flight().await;
         self.give_back().await?;
@@ -368,7 +368,7 @@ impl<W: Workload> Session<W> {
 
     /// With nothing in flight: gives back whatever was taken.
     async fn give_back(&mut self) -> Result<(), BrokerError> {
-        not_begun(&self.context, std::mem::take(&mut self.suspects));
+        self.context.not_begun(std::mem::take(&mut self.suspects));
         drop(self.context.take_returned());
         for lane in &self.lanes {
             lane.give_back().await?;
@@ -397,9 +397,4 @@ fn looks() -> Interval {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look
-}
-
-/// These came, and go back: each is known to be undone, whatever an equal one has come to.
-pub(super) fn not_begun<W: Workload>(context: &SessionContext<W>, deliveries: Vec<Delivery>) {
-    deliveries.iter().for_each(|delivery| W::given_back(context, delivery));
 }

@@ -1,56 +1,28 @@
-//! Who leads: the one place that knows by what a leader is elected. `docs/adr/0006` argues why two can never call at once.
+//! Who leads: elected, and with what the process before has done read to its end. `docs/adr/0006` argues why two can never call at once.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use tokio::time::{Duration, Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep};
 
-use super::Workload;
-use super::supervisor::{Consumer, Supervisor};
+use super::process::{Consumer, Supervisor};
+use super::term::Term;
+use super::workload::Workload;
 use crate::amqp::claim::{REPEAT, after_another};
 use crate::amqp::error::BrokerError;
-use crate::amqp::lease::{FRESH, Lease, PUBLISH_GRACE, Renewed};
+use crate::amqp::lease::FRESH;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::board::Session as Standing;
 use crate::domain::ledger::Before;
 use crate::telemetry::logs::millis;
 
-/// This process leads, until that is lost or released.
-pub(super) struct Term {
-    lease: Lease,
-    pub(super) publisher: Arc<Publisher>,
-}
-
-/// That this process leads: to be looked at before each call and publish.
-#[derive(Debug, Clone)]
-pub struct Proof(Renewed);
-
-impl Proof {
-    /// Whether a call may begin.
-    pub fn is_fresh(&self) -> bool {
-        self.0.is_fresh()
-    }
-
-    /// Whether what a call has brought that ended at that moment may be published, where calls take at most `longest`.
-    pub(super) fn allows_publish_of(&self, called: Option<std::time::Instant>, longest: Duration) -> bool {
-        let has_just_called = called.is_some_and(|ended| ended.elapsed() < PUBLISH_GRACE);
-        has_just_called && self.0.allows_late_publishes(longest) || self.0.is_fresh()
-    }
-}
-
-impl Term {
-    pub(super) fn proof(&self) -> Proof {
-        Proof(self.lease.renewed().clone())
-    }
-
-    /// Cancelled when it is known to be over.
-    pub(super) fn lost(&self) -> &CancellationToken {
-        self.lease.gone()
-    }
-}
-
 impl<W: Workload> Consumer<W> {
+    /// Whether this process led last, as far as it knows: then it goes first after the broker was lost.
+    pub(super) fn led_last(&self) -> bool {
+        self.claim.was_ours()
+    }
+
     /// Stands by until this process leads and nobody else can still be at work.
     pub(super) async fn elect(&self, supervisor: &Supervisor<'_, W>, link: &Link) -> Result<Term, BrokerError> {
         link.declare(&self.shared.topology()).await?;
@@ -59,7 +31,7 @@ impl<W: Workload> Consumer<W> {
         let stands_by = || {
             self.works();
             self.shared.gate().stand_by();
-            supervisor.board.session(&self.shared.subject().to_string(), Standing::Standby);
+            supervisor.board.session(self.shared.subject(), Standing::Standby);
         };
         let lease = self.claim.stand_by(link, stands_by).await?;
         let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
@@ -85,7 +57,7 @@ impl<W: Workload> Consumer<W> {
                     supervisor.command
                 );
                 tracing::info!(org, delay_ms = millis(wait), "{why}");
-                supervisor.board.session(&shared.subject().to_string(), Standing::Starting(why));
+                supervisor.board.session(shared.subject(), Standing::Starting(why));
                 sleep(FRESH).await;
                 // Only now, with the last call of the process before begun: our limiter and its own never count the same second.
                 shared.forget();
@@ -102,7 +74,7 @@ impl<W: Workload> Consumer<W> {
     }
 
     /// Says again and again that this process leads, for those who start meanwhile.
-    pub(super) async fn repeat(&self, publisher: &Publisher) -> std::convert::Infallible {
+    pub(super) async fn repeat(&self, publisher: &Publisher) -> Infallible {
         loop {
             sleep(REPEAT).await;
             self.claim.repeat(publisher).await;

@@ -8,10 +8,9 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::context::SessionContext;
-use super::leadership::Term;
-use super::supervisor::{Consumer, Supervisor};
-use super::{Workload, intake};
+use super::process::{Consumer, Supervisor};
+use super::term::Term;
+use super::workload::{SessionContext, Workload};
 use crate::amqp::consumer::{Delivery, Intake};
 use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
@@ -45,16 +44,16 @@ pub(super) async fn run<W: Workload>(
         None => return (End::Drained, true),
     };
     let (shared, board) = (&consumer.shared, supervisor.board);
-    let name = shared.subject().to_string();
+    let subject = shared.subject();
     consumer.works();
-    board.session(&name, Standing::Active);
+    board.session(subject, Standing::Active);
     let queues: Vec<String> = shared.queues().into_iter().map(|(_, queue)| queue).collect();
-    tracing::info!(org = shared.subject().org(), "at work on {}", queues.join(" and "));
+    tracing::info!(org = subject.org(), "at work on {}", queues.join(" and "));
     let (proof, heartbeat) = (term.proof(), link.heartbeat.clone());
     shared.gate().admit(Some(Box::new(move || proof.is_fresh() && heartbeat.is_alive())));
     let end = session.work(supervisor, consumer, term).await;
     if let End::BrokerError(trouble) = &end {
-        board.session(&name, Standing::Starting(format!("{trouble}; {} in flight are waited for", W::WHAT)));
+        board.session(subject, Standing::Starting(format!("{trouble}; waiting for {} in flight", W::WHAT)));
     }
     let clean = session.finish(&end, supervisor).await;
     (end, clean)
@@ -129,8 +128,8 @@ impl<W: Workload> Session<W> {
             }
         }
         let Self { context, mut lanes, tasks, suspects, .. } = self;
-        intake::not_begun(&context, suspects);
-        lanes.iter_mut().for_each(|lane| intake::not_begun(&context, lane.came()));
+        context.not_begun(suspects);
+        lanes.iter_mut().for_each(|lane| context.not_begun(lane.came()));
         context.shared.gate().admit(None);
         // Nobody in flight waits any more for a queue to take what it publishes; what is redelivered finds out anew.
         context.shared.gate().resolved(HaltCause::Unpublishable);
@@ -146,7 +145,7 @@ impl<W: Workload> Session<W> {
         let org = shared.subject().org();
         tracing::info!(org, in_flight = tasks.len(), "draining");
         context.draining.cancel();
-        join_all(lanes.iter_mut().map(Intake::cancel)).await;
+        join_all(lanes.iter_mut().map(Intake::rest)).await;
         let last_call = Instant::now() + until_last_call(&**shared, grace);
         let all = async {
             tokio::select! {

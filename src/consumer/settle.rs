@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::context::{LOOK, LeavePolicy, PublishRight, SessionContext};
-use super::{Leave, Workload};
+use super::workload::{Leave, LeavePolicy, PublishRight, SessionContext, Workload};
 use crate::amqp::error::{ANSWER, BrokerError};
 use crate::amqp::publisher::{Message, Unpublished};
 use crate::domain::retry::HaltCause;
 
 /// How long a message that no queue takes waits until it is published again.
 pub const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether this process leads again.
+const LOOK: Duration = Duration::from_millis(50);
 /// As long as one declaration counts for everybody whose message found no queue.
 const DECLARED: Duration = Duration::from_millis(900);
 

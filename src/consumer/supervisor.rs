@@ -1,66 +1,21 @@
 //! Keeps a process connected, and each of its consumers in sessions: what ends one is waited out, and the next begins.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Workload;
+use super::process::{Consumer, Supervisor};
 use super::session::{self, End};
+use super::workload::Workload;
 use crate::amqp::channels::{LEASE, Needs, READING};
-use crate::amqp::claim::{Claim, FORMER_LEADER_DELAY};
-use crate::amqp::depths::Depths;
+use crate::amqp::claim::FORMER_LEADER_DELAY;
 use crate::amqp::error::BrokerError;
-use crate::amqp::ledger::Ledger;
 use crate::amqp::link::Link;
-use crate::board::{Board, Session as Standing};
-use crate::config::Config;
+use crate::board::Session as Standing;
 use crate::telemetry::{logs, metrics};
-
-/// One who is elected by itself: an org's worker, or the mailer.
-pub struct Consumer<W> {
-    /// What outlives its sessions.
-    pub shared: Arc<W>,
-    pub(super) claim: Claim,
-    /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
-    has_worked: AtomicBool,
-}
-
-impl<W: Workload> Consumer<W> {
-    /// One that is elected by this claim.
-    pub fn new(shared: Arc<W>, claim: Claim) -> Self {
-        Self { shared, claim, has_worked: AtomicBool::new(false) }
-    }
-
-    pub(super) fn works(&self) {
-        self.has_worked.store(true, Ordering::Relaxed);
-    }
-
-    fn has_worked(&self) -> bool {
-        self.has_worked.load(Ordering::Relaxed)
-    }
-}
-
-/// What the consumers of a process share.
-pub struct Supervisor<'a, W> {
-    /// The command, as the broker's own pages show it.
-    pub command: &'static str,
-    /// All of it.
-    pub config: &'a Config,
-    /// Where it is said how each stands.
-    pub board: &'a Board,
-    /// What was read of the stream.
-    pub ledger: Ledger,
-    /// How much is queued, for observers.
-    pub depths: Depths,
-    /// Those who are elected.
-    pub consumers: Vec<Consumer<W>>,
-    /// Cancelled when the process is to end.
-    pub shutdown: CancellationToken,
-}
 
 impl<W: Workload> Supervisor<'_, W> {
     /// Connects, works until a connection is lost, and connects again. `who` needs the channels, such as "60 orgs", and `or` is what else
@@ -128,7 +83,7 @@ impl<W: Workload> Supervisor<'_, W> {
 
     /// One consumer's sessions, one after the other, until the link is lost or the process ends.
     async fn keep_working(&self, consumer: &Consumer<W>, link: &Arc<Link>, is_first: bool) -> Result<(), BrokerError> {
-        if !is_first && !consumer.claim.was_ours() {
+        if !is_first && !consumer.led_last() {
             // Where all lost the broker, the process before goes first: it remembers how far it has come.
             tokio::select! {
                 () = sleep(FORMER_LEADER_DELAY) => {}
@@ -178,7 +133,7 @@ impl<W: Workload> Supervisor<'_, W> {
         let (subject, needs_operator) = (consumer.shared.subject(), trouble.stays());
         let reason = trouble.to_string();
         let standing = if needs_operator { Standing::Stopped } else { Standing::Starting };
-        if !self.board.session(&subject.to_string(), standing(reason.clone())) {
+        if !self.board.session(subject, standing(reason.clone())) {
             return;
         }
         if needs_operator {

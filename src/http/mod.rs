@@ -39,7 +39,7 @@ use auth::{Admission, Guard};
 use live::Live;
 use page_state::Breaker;
 use shown::Shown;
-pub use snapshot::{MailSource, Snapshot, Source};
+pub use snapshot::{Snapshot, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -87,7 +87,6 @@ pub async fn serve(
     let listen = listener.local_addr().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
     let shown = Arc::new(Shown {
         board: snapshot.board.clone(),
-        is_mailer: snapshot.mails.is_some(),
         recorder: recorder.clone(),
         written: Mutex::new(None),
         guard: Guard::new(http.token.as_ref(), listen, &http.allowed_hosts),
@@ -140,8 +139,8 @@ async fn readyz(State(shown): State<Arc<Shown>>, asked: Parts) -> impl IntoRespo
     let ready = state.ready();
     let snapshot = shown.live.snapshot();
     let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, snapshot.meter(name).as_ref(), words)));
-    let mut orgs: BTreeMap<String, Org> = rows.collect();
-    let mailer = if shown.is_mailer { orgs.pop_first().map(|(_, row)| row) } else { None };
+    let orgs: BTreeMap<String, Org> = rows.collect();
+    let mailer = state.mailer.as_ref().map(|mailer| row(mailer, snapshot.mailers_meter().as_ref(), words));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs, mailer }))
 }
@@ -178,13 +177,13 @@ mod tests {
     #[test]
     fn a_breaker_is_shown_only_while_it_is_not_closed() {
         let board = Board::new(["main"].into_iter());
-        board.session("main", Session::Active);
+        board.session(&"main".into(), Session::Active);
         let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None, Words::All)).unwrap();
         assert_eq!(shown(), r#"{"role":"active","reason":null}"#);
         let next_probe = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let cause = "5 calls in a row failed".to_owned();
         board.breaker(
-            "main",
+            &"main".into(),
             Some(BreakerView { state: BreakerState::HalfOpen, kind: "faults_in_row", cause, next_probe }),
         );
         let breaker =
@@ -208,9 +207,9 @@ mod tests {
         let shown = |meter: &Meter| {
             serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), Words::All)).unwrap()
         };
-        board.session("main", Session::Standby);
+        board.session(&"main".into(), Session::Standby);
         assert_eq!(shown(&meter), r#"{"role":"standby","reason":null}"#);
-        board.session("main", Session::Active);
+        board.session(&"main".into(), Session::Active);
         assert_eq!(shown(&meter), r#"{"role":"active","reason":null,"ratePerMinute":240}"#);
         meter.paused_until = "2026-01-02T03:04:05.678Z".parse().ok();
         let said = r#"{"role":"active","reason":null,"ratePerMinute":240,"pausedUntil":"2026-01-02T03:04:06Z"}"#;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Guard;
 use super::live::Live;
 use crate::board::{self, Role};
+use crate::domain::subject::Subject;
 use crate::telemetry::metrics;
 
 /// How old the text of the metrics may be that is answered.
@@ -20,8 +21,6 @@ const RENDERED: Duration = Duration::from_millis(100);
 /// What the process shows, and to whom.
 pub(super) struct Shown {
     pub(super) board: watch::Receiver<board::State>,
-    /// Whether this is a mailer: the one row of its board is no org.
-    pub(super) is_mailer: bool,
     pub(super) recorder: PrometheusHandle,
     /// The metrics as they were written last.
     pub(super) written: Mutex<Option<(Instant, Bytes)>>,
@@ -40,9 +39,11 @@ impl Shown {
         {
             return text.clone();
         }
-        for (name, org) in &self.board.borrow().orgs {
-            metrics::active(name, org.works());
-            metrics::halted(name, org.role().0 == Role::Halted);
+        let state = self.board.borrow().clone();
+        let orgs = state.orgs.iter().map(|(name, org)| (Subject::Org(name.clone()), org));
+        for (subject, row) in orgs.chain(state.mailer.as_ref().map(|mailer| (Subject::Mailer, mailer))) {
+            metrics::active(&subject, row.works());
+            metrics::halted(&subject, row.role().0 == Role::Halted);
         }
         metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
         self.recorder.run_upkeep();

@@ -14,6 +14,7 @@ use crate::board::{self, ClosedLane, OrgState, Role};
 use crate::domain::blocked::Blocked;
 use crate::domain::job::Lane;
 use crate::domain::ledger::{Holder, WorkerName};
+use crate::domain::subject::Subject;
 use crate::throttle::gate::Meter;
 use crate::throttle::jobs_in_flight::JobsInFlight;
 use crate::throttle::status::status;
@@ -22,7 +23,7 @@ use crate::wire::by_lane::ByLane;
 /// What is known older than this is said to be old.
 const OLD: SignedDuration = SignedDuration::from_secs(15);
 
-/// Where one org's numbers come from.
+/// Where the numbers of one org, or of the mails, come from.
 pub struct Source {
     /// What its things are called at the broker.
     pub names: Names,
@@ -30,16 +31,6 @@ pub struct Source {
     pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
     /// What is in flight.
     pub jobs_in_flight: JobsInFlight,
-}
-
-/// Where a mailer's numbers come from.
-pub struct MailSource {
-    /// What its lease is called in the ledger.
-    pub subject: String,
-    /// How its gate stands.
-    pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
-    /// How many mails are in flight.
-    pub in_flight: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// Where all of it comes from.
@@ -55,54 +46,43 @@ pub struct Snapshot {
     /// The orgs, by name.
     pub orgs: BTreeMap<String, Source>,
     /// The mails, in a mailer.
-    pub mails: Option<MailSource>,
+    pub mails: Option<Source>,
 }
 
 impl Snapshot {
-    /// That of a mailer: it has no orgs.
-    pub fn of_mailer(
-        worker: WorkerName,
-        board: watch::Receiver<board::State>,
-        ledger: Ledger,
-        depths: Depths,
-        mails: MailSource,
-    ) -> Self {
-        Self { worker, board, ledger, depths, orgs: BTreeMap::new(), mails: Some(mails) }
+    /// How the gate of an org stands.
+    pub(super) fn meter(&self, org: &str) -> Option<Meter> {
+        self.orgs.get(org).map(|source| (source.meter)())
     }
 
-    /// How the gate of an org stands, or the mailer's.
-    pub(super) fn meter(&self, org: &str) -> Option<Meter> {
-        let of_mails = self.mails.as_ref().map(|mails| (mails.meter)());
-        self.orgs.get(org).map(|source| (source.meter)()).or(of_mails)
+    /// How the mailer's gate stands.
+    pub(super) fn mailers_meter(&self) -> Option<Meter> {
+        self.mails.as_ref().map(|mails| (mails.meter)())
     }
 
     /// What there is to see now.
     pub(super) fn view(&self) -> PageState {
         let now = Timestamp::now();
         let state = self.board.borrow().clone();
-        let mailer = self.mails.as_ref().zip(state.orgs.iter().next());
+        let mailer = self.mails.as_ref().zip(state.mailer.as_ref());
         let rows = state.orgs.iter().filter_map(|(name, row)| Some((name, row, self.orgs.get(name)?)));
         PageState {
             at: now,
             worker: self.worker.shown(),
             ready: state.ready(),
-            mailer: mailer.map(|(source, (name, row))| self.mailer(name, row, source)),
+            mailer: mailer.map(|(source, row)| self.mailer(row, source)),
             orgs: rows.map(|(name, row, source)| (name.clone(), self.org(name, row, source))).collect(),
         }
     }
 
-    /// How the org stands, or the mailer, whose lease and numbers go by that name.
-    fn part<'a>(
-        &self,
-        of: Of,
-        name: &str,
-        subject: &str,
-        row: &'a OrgState,
-        meter: Meter,
-        in_flight: InHand,
-    ) -> Part<'a> {
-        let depth = self.depths.of(name).filter(|depth| Timestamp::now().duration_since(depth.at) <= OLD);
-        let holder = match self.ledger.holder(subject) {
+    /// How the org stands, or the mailer.
+    fn part<'a>(&self, of: Of, subject: &Subject, row: &'a OrgState, meter: Meter, in_flight: InHand) -> Part<'a> {
+        let depth = match subject {
+            Subject::Org(name) => self.depths.of(name),
+            Subject::Mailer => self.depths.of_the_mails(),
+        };
+        let depth = depth.filter(|depth| Timestamp::now().duration_since(depth.at) <= OLD);
+        let holder = match self.ledger.holder(subject.in_ledger()) {
             Holder::Was(holder) => Some(holder),
             Holder::Nobody => None,
         };
@@ -112,7 +92,7 @@ impl Snapshot {
 
     fn org(&self, name: &str, row: &OrgState, source: &Source) -> page_state::Org {
         let in_flight = Lane::ALL.map(|lane| source.jobs_in_flight.count(lane));
-        let part = self.part(Of::Jobs, name, name, row, (source.meter)(), in_flight);
+        let part = self.part(Of::Jobs, &name.into(), row, (source.meter)(), in_flight);
         let own = status(row, &part.meter);
         let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
         // What keeps a lane in which nothing waits keeps nothing.
@@ -146,12 +126,12 @@ impl Snapshot {
         }
     }
 
-    fn mailer(&self, name: &str, row: &OrgState, source: &MailSource) -> page_state::Mailer {
+    fn mailer(&self, row: &OrgState, source: &Source) -> page_state::Mailer {
         let lately = self.ledger.mails_lately();
-        let in_flight = u32::try_from((source.in_flight)()).unwrap_or(u32::MAX);
+        let in_flight = source.jobs_in_flight.count(Lane::FIRST);
         // Its one queue stands in place of the first lane, as in its depths.
         let by_lane = Lane::ALL.map(|lane| if lane == Lane::FIRST { in_flight } else { 0 });
-        let part = self.part(Of::Mails, name, &source.subject, row, (source.meter)(), by_lane);
+        let part = self.part(Of::Mails, &Subject::Mailer, row, (source.meter)(), by_lane);
         page_state::Mailer {
             standing: part.standing([None; Lane::COUNT], lately.per_minute, None),
             ready: part.depth.map(|depth| depth.lanes[Lane::FIRST.index()]),

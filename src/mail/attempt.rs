@@ -99,7 +99,7 @@ fn report(context: &MailerContext, permit: Permit<()>, note: &Note, delivered: &
             permit.answered(&note.user, Verdict::Throttled);
             context.gate.throttled(*wait);
         }
-        // It counts as if it were of several people: while the next hop is away, one mail that waits opens the breaker, and is not
+        // It counts as if it were of several recipients: while the next hop is away, one mail that waits opens the breaker, and is not
         // given up.
         Err(Undelivered::Again { after: None, .. }) => {
             let anybody = UserId::parse(&uuid::Uuid::new_v4().to_string());

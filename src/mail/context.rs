@@ -1,5 +1,5 @@
 //! What outlives the sessions: the gate that every delivery passes, the way to the next hop, the ledger, and which mails were sent
-//! though nobody was told of it yet.
+//! though no record says so yet.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use crate::domain::job::Lane;
 use crate::domain::mailing::Unsent;
 use crate::domain::note::{Content, Note};
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
+use crate::domain::subject::Subject;
 use crate::domain::user::{AllowedDomains, UserId};
 use crate::telemetry::metrics::OTHER_ORG;
 use crate::throttle::forbidden::ForbiddenRun;
@@ -28,10 +29,6 @@ use crate::throttle::user_order::UserOrder;
 use crate::transport::seal::Keys;
 use crate::transport::{Courier, Delivered, Templates, Undelivered};
 
-/// What the mailer is called on the board, in the log and in the metrics, where a worker has its orgs.
-pub const NAME: &str = "mailer";
-/// What its lease is called in the ledger: no org can have this name.
-pub const SUBJECT: &str = "emails.lease";
 /// Mails that were sent while their record could not be confirmed: more than are in flight at once by far, and forgotten beyond that.
 const MAX_SENT: usize = 10_000;
 
@@ -50,8 +47,7 @@ pub struct MailerContext {
     board: Board,
     /// What its things are called at the broker.
     pub names: Names,
-    /// What every delivery passes.
-    pub gate: Gate<()>,
+    pub(super) gate: Gate<()>,
     pub(super) jobs_in_flight: JobsInFlight,
     /// The way to the next hop.
     pub courier: Courier,
@@ -61,11 +57,10 @@ pub struct MailerContext {
     pub ledger: Ledger,
     /// How much is queued.
     pub depths: Depths,
-    /// Also while it works: whose password was set last is told by the workers' outcomes.
+    /// Also while it works: whose password was set last is in the workers' outcomes.
     _reading: Reading,
     pub(super) user_order: UserOrder,
-    /// The mails in flight.
-    pub in_flight: InFlight,
+    pub(super) in_flight: InFlight,
     /// The recipients in a row who were refused, and none of them named.
     refused: ForbiddenRun<String>,
     pub(super) retry: Retry,
@@ -79,7 +74,7 @@ pub struct MailerContext {
     pub(super) hold: Duration,
     /// Whether a notification that is not sealed is sent to nobody.
     require_sealed: bool,
-    /// Who may be told at all.
+    /// Who may be notified at all.
     domains: AllowedDomains,
     /// The orgs that are configured here: of all others the metrics know no name.
     orgs: BTreeSet<String>,
@@ -104,7 +99,7 @@ impl MailerContext {
             ..config.retry.policy
         };
         let gate = Gate::open(
-            NAME,
+            Subject::Mailer,
             Limiter::new(mailer.settings.rate_per_minute, std::num::NonZeroU32::MIN),
             Guard::new([None; Lane::COUNT], None),
             policy,
@@ -118,8 +113,8 @@ impl MailerContext {
             domains: config.notification.domains.clone(),
             orgs: config.org_names().map(str::to_owned).collect(),
             _reading: ledger.reading(),
-            jobs_in_flight: JobsInFlight::new(NAME),
-            depths: Depths::of_mails(NAME, names.clone()),
+            jobs_in_flight: JobsInFlight::new(Subject::Mailer),
+            depths: Depths::of_mails(names.clone()),
             gate,
             courier,
             templates,
@@ -214,12 +209,12 @@ impl MailerContext {
 
     /// A mail waits for a key that is not here.
     pub(super) fn lacks_key(&self, why: &str) {
-        self.board.locked(NAME, why);
+        self.board.locked(&Subject::Mailer, why);
     }
 
     /// A mail could be opened.
     pub(super) fn has_opened(&self) {
-        self.board.opened(NAME);
+        self.board.opened(&Subject::Mailer);
     }
 }
 

@@ -15,7 +15,7 @@ type Whom = (String, String);
 
 /// All of them; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct InFlight(Arc<Mutex<Entries>>);
+pub(super) struct InFlight(Arc<Mutex<Entries>>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -66,7 +66,8 @@ impl InFlight {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.lock().by_whom.values().map(Vec::len).sum()
     }
 }

@@ -26,7 +26,7 @@ use crate::domain::mailing::{About, Standing, Unsent};
 use crate::domain::note::{Content, Note};
 use crate::domain::{job::Lane, refusal::Refusal};
 use crate::telemetry::logs::millis;
-use crate::telemetry::metrics;
+use crate::throttle::jobs_in_flight::{As, InHand};
 use crate::throttle::user_order::Turn;
 use crate::transport::seal::CannotOpen;
 use crate::wire::redact::Scrubber;
@@ -35,14 +35,53 @@ use crate::wire::{again, dead_mail, moment, notification};
 /// A mail in flight, with its place in its person's line.
 pub struct Arrival {
     delivery: Delivery,
+    in_flight: InHand,
     mail: MailState,
     turn: Option<MaybeDone<BoxFuture<'static, Turn>>>,
 }
 
+/// Reads a mail and takes its place in its person's line, before the next one is looked at.
+pub(super) fn arrive(session: &Session, delivery: Delivery) -> Arrival {
+    let context = &session.shared;
+    let (now, in_flight) = (Timestamp::now(), context.jobs_in_flight.take(delivery.lane, As::One));
+    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties, now)));
+    let note = read.unwrap_or_else(|_panic| Err(Refusal("the mailer's own code failed on it".into())));
+    let note = note.map(|(note, warning)| {
+        if let Some(warning) = warning {
+            tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, "{warning}");
+        }
+        Arc::new(note)
+    });
+    let mut scrubber = Scrubber::default();
+    let place = note.as_ref().ok().map(|note| {
+        context.ledger.seen(&about(note));
+        context.in_flight.enter(note)
+    });
+    match note.as_ref().map(|note| &note.content) {
+        Ok(Content::Open(words)) => scrubber.add(words.password.expose()),
+        Ok(Content::Sealed(_)) => {}
+        Err(_) => dead_mail::passwords(&delivery.body).iter().for_each(|password| scrubber.add(password)),
+    }
+    let turn = note.as_ref().ok().map(|note| {
+        let (user_order, person) = (context.user_order.clone(), person(note));
+        let turn: BoxFuture<'static, Turn> = Box::pin(async move { user_order.take(&person).await });
+        let mut turn = maybe_done(turn);
+        let _ = (&mut turn).now_or_never();
+        turn
+    });
+    let retry_headers = again::retry_headers(&delivery.properties);
+    let held_until = delivery.came + context.hold;
+    Arrival {
+        delivery,
+        in_flight,
+        mail: MailState { note, retry_headers, status: None, scrubber, held_until, place, turn: None },
+        turn,
+    }
+}
+
 /// Takes one mail from its delivery to its ack.
 pub(super) async fn handle(session: Arc<Session>, arrival: Arrival) {
-    let Arrival { mut delivery, mut mail, turn } = arrival;
-    let _in_flight = metrics::MailInFlight::enter();
+    let Arrival { mut delivery, in_flight: _in_flight, mut mail, turn } = arrival;
     let ran = AssertUnwindSafe(run(&session, &mut mail, turn)).catch_unwind().await;
     let ending = ran.unwrap_or_else(|_panic| {
         Ok(Ending::Unsent(Unsent::InvalidNotification, "the mailer's own code failed on it".into()))
@@ -115,44 +154,6 @@ async fn run(
         if let Some(ending) = attempt::attempt(context, mail, &note, slot, permit).await {
             return Ok(ending);
         }
-    }
-}
-
-/// Reads a mail and takes its place in its person's line, before the next one is looked at.
-pub(super) fn arrive(session: &Session, delivery: Delivery) -> Arrival {
-    let context = &session.shared;
-    let now = Timestamp::now();
-    let read = catch_unwind(AssertUnwindSafe(|| notification::read(&delivery.body, &delivery.properties, now)));
-    let note = read.unwrap_or_else(|_panic| Err(Refusal("the mailer's own code failed on it".into())));
-    let note = note.map(|(note, warning)| {
-        if let Some(warning) = warning {
-            tracing::warn!(mail.id = %note.id, job.id = %note.job, org = note.org, "{warning}");
-        }
-        Arc::new(note)
-    });
-    let mut scrubber = Scrubber::default();
-    let place = note.as_ref().ok().map(|note| {
-        context.ledger.seen(&about(note));
-        context.in_flight.enter(note)
-    });
-    match note.as_ref().map(|note| &note.content) {
-        Ok(Content::Open(words)) => scrubber.add(words.password.expose()),
-        Ok(Content::Sealed(_)) => {}
-        Err(_) => dead_mail::passwords(&delivery.body).iter().for_each(|password| scrubber.add(password)),
-    }
-    let turn = note.as_ref().ok().map(|note| {
-        let (user_order, person) = (context.user_order.clone(), person(note));
-        let turn: BoxFuture<'static, Turn> = Box::pin(async move { user_order.take(&person).await });
-        let mut turn = maybe_done(turn);
-        let _ = (&mut turn).now_or_never();
-        turn
-    });
-    let retry_headers = again::retry_headers(&delivery.properties);
-    let held_until = delivery.came + context.hold;
-    Arrival {
-        delivery,
-        mail: MailState { note, retry_headers, status: None, scrubber, held_until, place, turn: None },
-        turn,
     }
 }
 

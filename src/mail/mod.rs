@@ -1,4 +1,4 @@
-//! The mailer: the lifecycle of its mails, as the engine of `consumer` runs it. What one is told by, and how, is in `transport`.
+//! The mailer: the lifecycle of its mails, as the engine of `consumer` runs it. How a mail gets to the next hop is in `transport`.
 
 mod attempt;
 mod context;
@@ -19,7 +19,7 @@ use crate::domain::retry::HaltCause;
 use crate::domain::subject::Subject;
 use crate::throttle::gate::Gate;
 use crate::throttle::jobs_in_flight::{As, JobsInFlight};
-pub use context::{MailerContext, NAME, SUBJECT};
+pub use context::MailerContext;
 use state::Session;
 
 impl Workload for MailerContext {
@@ -58,10 +58,6 @@ impl Workload for MailerContext {
 
     fn after_last_call(&self) -> Duration {
         ANSWER
-    }
-
-    fn forget(&self) {
-        self.gate.start_empty();
     }
 
     async fn finish_before_intake(session: &Session) -> bool {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{MailerContext, Sent};
 use super::in_flight::Place;
-use crate::consumer::{Leave, LeavePolicy, PublishRight, SessionContext};
+use crate::consumer::{Leave, LeavePolicy, PublishRight, SessionContext, WhenHeld};
 use crate::domain::mailing::Unsent;
 use crate::domain::note::Note;
 use crate::domain::{job::Lane, refusal::Refusal};
@@ -57,7 +57,7 @@ impl MailState {
             drains: true,
             returning: Some(Leave::Unsettled),
             closed: None,
-            held: None,
+            held: WhenHeld::ReturnsAll,
             has_ended: false,
             publishes: PublishRight::Always,
         }
@@ -65,7 +65,7 @@ impl MailState {
 
     /// The same once there is something to publish: that is done first, unless the session ends or it is held for too long.
     pub(super) fn policy_of_publish(&self) -> LeavePolicy {
-        LeavePolicy { drains: false, ..self.policy().leaving(self.held_until) }
+        LeavePolicy { drains: false, returning: None, ..self.policy() }
     }
 
     /// Waits for something, unless the mail has to leave first.

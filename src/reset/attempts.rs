@@ -23,7 +23,7 @@ use crate::failpoint::{self, Stage};
 use crate::scim::client::{Answered, Body};
 use crate::scim::token::Token;
 use crate::telemetry::logs::millis;
-use crate::throttle::gate::{Caller, Verdict};
+use crate::throttle::gate::{Caller, Permit, Verdict};
 use crate::wire::redact::Scrubber;
 use crate::wire::scim;
 
@@ -58,6 +58,10 @@ impl Call<'_> {
             Call::Search(_) => Verdict::of_search(failure),
             Call::Patch(..) => Verdict::of(failure),
         }
+    }
+
+    fn is_patch(&self) -> bool {
+        matches!(self, Call::Patch(..))
     }
 
     async fn make(&self, org: &OrgContext, token: &Token) -> Answered {
@@ -97,41 +101,15 @@ pub(super) async fn until_done(
     secrets: &[&str],
 ) -> Result<Vec<u8>, Interrupted> {
     let user = call.user();
-    let is_patch = matches!(call, Call::Patch(..));
-    let mut goes_on = is_patch && std::mem::take(&mut job.state.is_just_found);
+    let mut goes_on = call.is_patch() && std::mem::take(&mut job.state.is_just_found);
     let mut admitted_at_throttle = None;
     loop {
-        let at_gate = job.info.span.gate();
-        let caller = Caller { user: user.clone(), goes_on: std::mem::take(&mut goes_on) };
-        let passed = job.org.gate.pass_for(Some(caller), job.info.lane, not_after, job.state.may_be_set());
-        let permit = job.unless_left(passed).await?;
-        drop(at_gate);
-        let permit = permit.map_err(|_expired| {
-            job.org.gate.ended(&user);
-            Interrupted::Dead { reason: Reason::Expired, detail: Some("not-after had passed before the PATCH".into()) }
-        })?;
-        failpoint::reach(Stage::Permitted, job.info.id.as_str());
+        let permit = pass_gate(job, &user, std::mem::take(&mut goes_on), not_after).await?;
         if !job.session.proof.is_fresh() {
-            // The process was held up between the permit and here, and another worker may have the lease.
+            // The process was held up between the permit and here, and another worker may lead.
             continue;
         }
-        let (method, path) = call.as_traced();
-        let span = job.info.span.call(method, path, job.state.progress.attempts + 1);
-        let mut answered = call.make(job.org, permit.token()).await;
-        if answered.failure.as_ref().is_some_and(|failure| proves_set(failure, &job.state.progress)) {
-            tracing::info!(job.id = %job.info.id, org = job.org.name, "the org knows this password as one that was used: a try before, of which nothing was known, has set it");
-            answered.failure = None;
-        }
-        span.answered(answered.status, answered.failure.is_some());
-        job.state.called = Some(Instant::now());
-        // A probe's failure brings no job nearer to its end, since it is the org's; a suspect's is its own.
-        let probe = permit.is_probe() && !job.org.gate.is_suspect(&user);
-        if is_patch {
-            // Before the permit is given back, so that no other call slips in between.
-            patched(job.org, job.info.lane, &user, answered.failure.as_ref());
-        }
-        let token = permit.answered(&user, call.verdict(answered.failure.as_ref()));
-        job.state.progress.status = answered.status.or(job.state.progress.status);
+        let (answered, token, is_probe) = make(job, call, &user, permit).await;
         if job.info.reply_to.is_some() {
             let response = serde_json::from_slice(&answered.body).ok();
             job.state.response = response.map(|response| scrubber(job.org, secrets, &token).json(response));
@@ -144,24 +122,77 @@ pub(super) async fn until_done(
             Some(failure) => failure,
         };
         let failure = in_time(failure, Timestamp::now(), not_after);
-        if matches!(failure, Failure::Throttled { .. }) {
-            count_throttle(job, &mut admitted_at_throttle);
-        } else if answered.status.is_some() {
-            job.org.admitted.fetch_add(1, Ordering::Relaxed);
-        }
-        if answered.status.is_some_and(|status| status != 401) {
-            job.state.progress.token_refused = false;
-            if is_patch && !matches!(failure, Failure::Foreign { .. }) {
-                job.org.gate.resolved(HaltCause::TokenRefused);
-            }
-        }
+        note_status(job, call, &failure, answered.status, &mut admitted_at_throttle);
         let detail = scrubber(job.org, secrets, &token).text(&answered.detail.unwrap_or_default());
         if Verdict::of(Some(&failure)) == Verdict::Faulted {
             let status =
                 answered.status.filter(|_| !detail.starts_with("HTTP ")).map(|status| format!("HTTP {status}, "));
             job.org.gate.faulted(&format!("{}{}", status.unwrap_or_default(), job.state.loggable(&detail)));
         }
-        follow(job, call, &token, (failure, probe), detail).await?;
+        follow(job, call, &token, (failure, is_probe), detail).await?;
+    }
+}
+
+/// Waits for a permit, unless the job has to leave first, or is too late.
+async fn pass_gate(
+    job: &Job<'_>,
+    user: &UserId,
+    goes_on: bool,
+    not_after: Option<Timestamp>,
+) -> Result<Permit<Token>, Interrupted> {
+    let at_gate = job.info.span.gate();
+    let caller = Caller { user: user.clone(), goes_on };
+    let passed = job.org.gate.pass_for(Some(caller), job.info.lane, not_after, job.state.may_be_set());
+    let permit = job.unless_left(passed).await?;
+    drop(at_gate);
+    let permit = permit.map_err(|_expired| {
+        job.org.gate.ended(user);
+        Interrupted::Dead { reason: Reason::Expired, detail: Some("not-after had passed before the PATCH".into()) }
+    })?;
+    failpoint::reach(Stage::Permitted, job.info.id.as_str());
+    Ok(permit)
+}
+
+/// Makes the call and gives the permit back. Says too whether its failure brings no job nearer to its end: a probe's is the org's, unless
+/// its user is a suspect.
+async fn make(job: &mut Job<'_>, call: &Call<'_>, user: &UserId, permit: Permit<Token>) -> (Answered, Token, bool) {
+    let (method, path) = call.as_traced();
+    let span = job.info.span.call(method, path, job.state.progress.attempts + 1);
+    let mut answered = call.make(job.org, permit.token()).await;
+    if answered.failure.as_ref().is_some_and(|failure| proves_set(failure, &job.state.progress)) {
+        tracing::info!(job.id = %job.info.id, org = job.org.name, "the org knows this password as one that was used: a try before, of which nothing was known, has set it");
+        answered.failure = None;
+    }
+    span.answered(answered.status, answered.failure.is_some());
+    job.state.called = Some(Instant::now());
+    let is_probe = permit.is_probe() && !job.org.gate.is_suspect(user);
+    if call.is_patch() {
+        // Before the permit is given back, so that no other call slips in between.
+        patched(job.org, job.info.lane, user, answered.failure.as_ref());
+    }
+    let token = permit.answered(user, call.verdict(answered.failure.as_ref()));
+    job.state.progress.status = answered.status.or(job.state.progress.status);
+    (answered, token, is_probe)
+}
+
+/// What the answer's status says beside the failure.
+fn note_status(
+    job: &mut Job<'_>,
+    call: &Call<'_>,
+    failure: &Failure,
+    status: Option<u16>,
+    admitted_at_throttle: &mut Option<u64>,
+) {
+    if matches!(failure, Failure::Throttled { .. }) {
+        count_throttle(job, admitted_at_throttle);
+    } else if status.is_some() {
+        job.org.admitted.fetch_add(1, Ordering::Relaxed);
+    }
+    if status.is_some_and(|status| status != 401) {
+        job.state.progress.token_refused = false;
+        if call.is_patch() && !matches!(failure, Failure::Foreign { .. }) {
+            job.org.gate.resolved(HaltCause::TokenRefused);
+        }
     }
 }
 
@@ -254,16 +285,8 @@ async fn follow(
                 // It would hold up everybody, and the breaker must hear of other users before this one has used up its tries.
                 return Err(Leave::Again(RequeueTarget::Queue).into());
             }
-            // What fails although others pass is called again at once, and only once: so it is soon known whose fault it is.
             let may_be_early = matches!(failure, Failure::Fault { wait: None, .. });
-            tokio::select! {
-                biased;
-                () = org.gate.is_to_be_confirmed(&user), if may_be_early => {
-                    // It is at work again, as it would be after its wait: who must run alone waits for it.
-                    job.unless_left(job.info.in_flight.goes_on()).await?;
-                }
-                waited = job.wait_its_time() => waited?,
-            }
+            backoff(job, &user, may_be_early).await?;
             job.state.until = None;
         }
         Next::At(moment) => {
@@ -282,7 +305,20 @@ async fn follow(
     Ok(())
 }
 
-/// What stopped the line, and what to fix.
+/// Waits out its own backoff. What fails although others pass is called again at once, and only once: so it is soon known whose fault it
+/// is.
+async fn backoff(job: &Job<'_>, user: &UserId, may_be_early: bool) -> Result<(), Leave> {
+    tokio::select! {
+        biased;
+        () = job.org.gate.is_to_be_confirmed(user), if may_be_early => {
+            // It is at work again, as it would be after its wait: who must run alone waits for it.
+            job.unless_left(job.info.in_flight.goes_on()).await
+        }
+        waited = job.wait_its_time() => waited,
+    }
+}
+
+/// What halted processing, and what to do.
 fn why(cause: HaltCause, detail: &str) -> String {
     match cause {
         HaltCause::TokenRefused => format!(

@@ -280,7 +280,7 @@ mod tests {
         checkpoints.is_alone("a".into());
         assert!(!is_undone("b") && is_undone("a"));
         assert!(!is_undone("a"), "once it is here, the end of its delivery decides");
-        // in flight when its session ends, and delivered once more.
+        // In flight when its session ends, and delivered once more.
         checkpoints.is_alone("a".into());
         let state = checkpoints.recall(&key("a"), false, &NOTHING);
         checkpoints.keep(key("a"), state.clone());

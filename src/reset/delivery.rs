@@ -53,7 +53,7 @@ pub(super) struct DeliveryInfo {
     pub(super) lane: Lane,
     /// Where its producer wants the outcome, if anywhere.
     pub(super) reply_to: Option<ShortString>,
-    /// What is told of its way to a collector of traces.
+    /// Its spans for a collector of traces.
     pub(super) span: JobSpan,
     /// Where all that tells of its end goes on in a trace: from its span, else from its producer's, where it has one.
     pub(super) trace: Option<TraceParent>,
@@ -109,7 +109,7 @@ impl DeliveryInfo {
     }
 
     /// What the job asks for. One whose properties hold bytes that are not UTF-8, say that it has lost a value, or want the reply in a queue
-    /// of ours, asks for nothing that could be trusted; whose it is, is told where the body says so.
+    /// of ours, asks for nothing that could be trusted; its user is known where the body says so.
     pub(super) fn intent(&self, delivery: &Delivery, rules: &Rules) -> Result<Intent, Invalid> {
         let read = job::parse(&delivery.body, rules);
         let Err(refusal) = &self.readable else { return read };

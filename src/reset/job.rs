@@ -12,7 +12,7 @@ use super::org::{OrgContext, Session};
 use super::state::{Ending, JobState};
 use crate::amqp::consumer::Delivery;
 use crate::amqp::publisher::Message;
-use crate::consumer::{Leave, LeavePolicy, PublishRight, RequeueTarget};
+use crate::consumer::{Leave, LeavePolicy, PublishRight, RequeueTarget, WhenHeld};
 use crate::domain::delay_tier::DelayTier;
 use crate::domain::outcome::{OutcomeKind, superseded};
 use crate::domain::user::UserId;
@@ -44,7 +44,7 @@ impl Job<'_> {
             drains: !state.is_tried(),
             returning: Some(if info.is_often_returned() { again } else { Leave::Unsettled }),
             closed: (!is_finished_if_closed).then(|| if info.may_be_returned() { Leave::Returned } else { again }),
-            held: Some(again),
+            held: WhenHeld::Leaves(again),
             has_ended: state.ending.is_some(),
             publishes: PublishRight::WhileLeading(state.called),
         }

@@ -53,6 +53,28 @@ struct TurnsHeld {
     found: Option<Turn>,
 }
 
+/// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
+/// order they came. One that may not run yet takes its place when it may; one that is only to wait is not even read.
+pub(super) async fn arrive(session: &Session, delivery: Delivery, taken: As) -> Arrival {
+    let org = &session.shared;
+    let reserved = org.gate.reserve(delivery.lane);
+    let (info, key, state) = recall(org, &delivery, taken);
+    if taken == As::Waiting {
+        return Arrival { delivery, info, intent: None, place: None, reserved, key, state };
+    }
+    // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
+    let read = || catch_unwind(AssertUnwindSafe(|| info.intent(&delivery, &org.rules))).ok();
+    let intent = info.may_be_delivered().is_ok().then(read).flatten();
+    let mut place = match &intent {
+        Some(Ok(Intent::Reset(reset))) if !info.is_early() => Some(place(org, &reset.who.key())),
+        Some(Ok(_) | Err(_)) | None => None,
+    };
+    if let Some(place) = &mut place {
+        let _ = futures_util::poll!(place);
+    }
+    Arrival { delivery, info, intent, place, reserved, key, state }
+}
+
 /// Takes one job from its delivery to its ack. What was reached is kept in memory where the session ends first, so that the redelivered
 /// job goes on from there.
 pub(super) async fn handle(session: Arc<Session>, arrival: Arrival) {
@@ -193,28 +215,6 @@ async fn after_panic(job: &mut Job<'_>) -> Result<(), Leave> {
     }
     job.session.over.cancel();
     Err(Leave::Unsettled)
-}
-
-/// Reads a job and takes its place in its user's line, before the next job is looked at: so two jobs of one user run in the
-/// order they came. One that may not run yet takes its place when it may; one that is only to wait is not even read.
-pub(super) async fn arrive(session: &Session, delivery: Delivery, taken: As) -> Arrival {
-    let org = &session.shared;
-    let reserved = org.gate.reserve(delivery.lane);
-    let (info, key, state) = recall(org, &delivery, taken);
-    if taken == As::Waiting {
-        return Arrival { delivery, info, intent: None, place: None, reserved, key, state };
-    }
-    // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
-    let read = || catch_unwind(AssertUnwindSafe(|| info.intent(&delivery, &org.rules))).ok();
-    let intent = info.may_be_delivered().is_ok().then(read).flatten();
-    let mut place = match &intent {
-        Some(Ok(Intent::Reset(reset))) if !info.is_early() => Some(place(org, &reset.who.key())),
-        Some(Ok(_) | Err(_)) | None => None,
-    };
-    if let Some(place) = &mut place {
-        let _ = futures_util::poll!(place);
-    }
-    Arrival { delivery, info, intent, place, reserved, key, state }
 }
 
 fn place(org: &OrgContext, user: &UserId) -> Place {

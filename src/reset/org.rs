@@ -62,7 +62,7 @@ pub struct OrgContext {
     /// What its things are called at the broker.
     pub names: Names,
     /// Its part of the configuration.
-    pub config: config::org::Org,
+    pub(super) config: config::org::Org,
     pub(super) form: Form,
     pub(super) rules: Rules,
     pub(super) password: PasswordKind,
@@ -74,9 +74,9 @@ pub struct OrgContext {
     /// What seals notifications, where they are sealed.
     pub(super) seal: Option<Arc<Seal>>,
     /// What every call of the org passes.
-    pub gate: Gate<Token>,
+    pub(super) gate: Gate<Token>,
     /// How many jobs are in flight.
-    pub jobs_in_flight: JobsInFlight,
+    pub(super) jobs_in_flight: JobsInFlight,
     pub(super) tokens: Arc<Tokens>,
     pub(super) scim: Scim,
     pub(super) user_order: UserOrder,
@@ -99,8 +99,9 @@ impl OrgContext {
         let source = Arc::clone(&tokens);
         let limiter = Limiter::new(org.rate_per_minute, org.burst);
         let hour = failpoint::guard_hour().unwrap_or(config.guard_hour);
+        let subject = Subject::from(name);
         let gate = Gate::open(
-            name,
+            subject.clone(),
             limiter,
             Guard::new(org.guard_per_hour, org.bulk_window.clone()).with_hour(hour),
             config.retry.policy,
@@ -111,7 +112,7 @@ impl OrgContext {
             }),
         );
         Self {
-            subject: Subject::Org(name.to_owned()),
+            subject,
             name: name.to_owned(),
             worker: worker.clone(),
             board: board.watch(),

@@ -1,4 +1,4 @@
-//! Tells the stream of outcomes how an org stands, for those who follow a batch and for workers that stand by: RabbitMQ is the only state
+//! Reports to the stream of outcomes how an org stands, for those who follow a batch and for workers that stand by: RabbitMQ is the only state
 //! that all of them share.
 
 use std::convert::Infallible;
@@ -15,25 +15,25 @@ use crate::wire;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often it is told though nothing has changed: one who follows a batch reads at least an hour before its announcement.
+/// How often it is reported though nothing has changed: one who follows a batch reads at least an hour before its announcement.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
-/// A pause that is over sooner is not told of: where others share the quota they come many times a minute.
+/// A pause that is over sooner is not reported: where others share the quota they come many times a minute.
 const SHORT: SignedDuration = SignedDuration::from_secs(5);
-/// A rate that differs by less than this part of the one that was told is not told of: it creeps up in small steps.
+/// A rate that differs by less than this part of the one that was reported is not reported: it creeps up in small steps.
 const PART: u32 = 10;
 /// How long after a record that could not be written the next is: one that was lost costs the connection a channel.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Tells how the org stands whenever that has changed.
+/// Reports how the org stands whenever that has changed.
 pub(super) async fn report(org: &OrgContext, publisher: &Publisher) -> Infallible {
     let stream = org.names.ledger();
-    let mut told: Option<(Status, Instant)> = None;
+    let mut reported: Option<(Status, Instant)> = None;
     loop {
         let row = org.board.borrow().orgs.get(&org.name).cloned();
         let now = Timestamp::now();
-        let seen = row.and_then(|row| status(&row, &org.gate.meter())).map(|seen| telling(seen, now));
+        let seen = row.and_then(|row| status(&row, &org.gate.meter())).map(|seen| reportable(seen, now));
         if let Some(seen) = seen
-            && told.as_ref().is_none_or(|(known, at)| is_news(known, &seen) || at.elapsed() >= REPEAT)
+            && reported.as_ref().is_none_or(|(known, at)| is_news(known, &seen) || at.elapsed() >= REPEAT)
         {
             let (body, properties) = wire::state::record(&org.name, &org.worker, &seen, now);
             let message = Message { exchange: "", key: &stream, body: &body, properties };
@@ -43,14 +43,14 @@ pub(super) async fn report(org: &OrgContext, publisher: &Publisher) -> Infallibl
                 sleep(AGAIN).await;
                 continue;
             }
-            told = Some((seen, Instant::now()));
+            reported = Some((seen, Instant::now()));
         }
         sleep(LOOK).await;
     }
 }
 
-/// What is told of it: moments in whole seconds, since some are computed anew from a clock each time, and no pause that is nearly over.
-fn telling(seen: Status, now: Timestamp) -> Status {
+/// What is reported of it: moments in whole seconds, since some are computed anew from a clock each time, and no pause that is nearly over.
+fn reportable(seen: Status, now: Timestamp) -> Status {
     let whole = |blocked: Blocked| {
         let until = blocked.until.and_then(|until| until.round(Unit::Second).ok());
         Blocked { until, ..blocked }
@@ -97,8 +97,8 @@ mod tests {
         let stands = |rate, blocked| Status { rate, blocked, closed: [const { None }; Lane::COUNT] };
         assert!(!is_news(&stands(300, None), &stands(280, None)));
         assert!(is_news(&stands(300, None), &stands(270, None)) && is_news(&stands(1, None), &stands(2, None)));
-        assert_eq!(telling(stands(300, paused(4_900)), at(0)), stands(300, None));
-        assert_eq!(telling(stands(300, paused(9_400)), at(0)), stands(300, paused(9_000)));
+        assert_eq!(reportable(stands(300, paused(4_900)), at(0)), stands(300, None));
+        assert_eq!(reportable(stands(300, paused(9_400)), at(0)), stands(300, paused(9_000)));
         assert!(is_news(&stands(300, None), &stands(300, paused(9_000))));
         assert!(!is_news(&stands(300, paused(9_000)), &stands(300, paused(10_000))));
         assert!(is_news(&stands(300, paused(9_000)), &stands(300, paused(12_000))));

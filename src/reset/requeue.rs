@@ -27,7 +27,7 @@ pub(super) async fn requeue(
     target: RequeueTarget,
 ) {
     let org = &*session.shared;
-    // What it has come to in this process alone: a password, or an end of which somebody may have been told.
+    // What it has come to in this process alone: a password, or an end of which somebody may have been notified.
     let is_ours_to_keep = state.may_be_set() || state.ending.is_some();
     // Equal jobs without an id share a name: which of them is done can only be known by another.
     let has_no_id = info.id.is_derived();

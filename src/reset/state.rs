@@ -156,7 +156,7 @@ impl JobState {
         self.notified
     }
 
-    /// Whether its password is set, and who is to be told of it was not told yet.
+    /// Whether its password is set and not notified yet.
     pub(super) fn is_notification_pending(&self) -> bool {
         let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
         has_succeeded && !self.notified && self.set().is_some()
@@ -180,7 +180,7 @@ impl JobState {
         self.may_be_set() || self.progress.password_set != PasswordSet::No
     }
 
-    /// Gives a password up that may be set: nobody was told it, and the next try makes another. Whether there was one.
+    /// Gives a password up that may be set: nobody was notified of it, and the next try makes another. Whether there was one.
     pub(super) fn gives_password_up(&mut self) -> bool {
         let may_be_set = std::mem::take(&mut self.progress.may_be_this_one);
         if may_be_set {

@@ -3,34 +3,59 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use metrics::Label;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::breaker::{BreakerState, BreakerView};
-use crate::domain::{job::Lane, outcome::Outcome};
+use crate::domain::{job::Lane, outcome::Outcome, subject::Subject};
 
 const JOBS: &str = "resetd_jobs_total";
 const IN_FLIGHT: &str = "resetd_jobs_in_flight";
 const PATCHES: &str = "resetd_patches_total";
 const SEARCHES: &str = "resetd_searches_total";
 const PATCH_SECONDS: &str = "resetd_patch_duration_seconds";
-const PERMIT_SECONDS: &str = "resetd_permit_wait_seconds";
-const PAUSES: &str = "resetd_pauses_total";
+const PERMIT_SECONDS: Of = Of { org: "resetd_permit_wait_seconds", mailer: "resetd_mailer_permit_wait_seconds" };
+const PAUSES: Of = Of { org: "resetd_pauses_total", mailer: "resetd_mailer_pauses_total" };
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
-const ACTIVE: &str = "resetd_active";
-const STOPPED: &str = "resetd_halted";
+const ACTIVE: Of = Of { org: "resetd_active", mailer: "resetd_mailer_active" };
+const STOPPED: Of = Of { org: "resetd_halted", mailer: "resetd_mailer_halted" };
 const TASKS: &str = "resetd_tasks";
-const BREAKER: &str = "resetd_breaker_state";
-const BREAKER_OPENED: &str = "resetd_breaker_opened_total";
-const BREAKER_PROBE: &str = "resetd_breaker_next_probe_timestamp_seconds";
+const BREAKER: Of = Of { org: "resetd_breaker_state", mailer: "resetd_mailer_breaker_state" };
+const BREAKER_OPENED: Of = Of { org: "resetd_breaker_opened_total", mailer: "resetd_mailer_breaker_opened_total" };
+const BREAKER_PROBE: Of = Of {
+    org: "resetd_breaker_next_probe_timestamp_seconds",
+    mailer: "resetd_mailer_breaker_next_probe_timestamp_seconds",
+};
 /// With the name of a lane in its place.
 const LANE_CLOSED: &str = "resetd_LANE_closed";
-const RATE: &str = "resetd_rate_per_minute";
+const RATE: Of = Of { org: "resetd_rate_per_minute", mailer: "resetd_mailer_rate_per_minute" };
 const MAILS: &str = "resetd_mails_total";
 const MAIL_TRIES: &str = "resetd_mail_tries_total";
 const MAIL_SECONDS: &str = "resetd_mail_duration_seconds";
 const MAILS_IN_FLIGHT: &str = "resetd_mails_in_flight";
 const SIGN_INS: &str = "resetd_sign_ins_total";
+
+/// What is measured of an org, whose name is a label, and of the mailer, which is no org.
+#[derive(Clone, Copy)]
+struct Of {
+    org: &'static str,
+    mailer: &'static str,
+}
+
+impl Of {
+    /// Its name and its labels, these among them.
+    fn labelled(self, subject: &Subject, more: &[(&'static str, &'static str)]) -> (&'static str, Vec<Label>) {
+        let org = subject.org().map(|org| Label::new("org", org.to_owned()));
+        let name = if org.is_some() { self.org } else { self.mailer };
+        (name, org.into_iter().chain(more.iter().map(Label::from)).collect())
+    }
+
+    fn set(self, subject: &Subject, value: f64) {
+        let (name, labels) = self.labelled(subject, &[]);
+        metrics::gauge!(name, labels).set(value);
+    }
+}
 
 /// The org of a mail whose message names one that is not configured here. No org can have this name.
 pub const OTHER_ORG: &str = "_other";
@@ -63,22 +88,28 @@ fn describe() {
     describe_counter!(SEARCHES, "Searches for a user by name, by org and status (or timeout, cut, unreachable)");
     describe_histogram!(PATCH_SECONDS, "How long a PATCH took until its answer was read");
     describe_histogram!(
-        PERMIT_SECONDS,
+        PERMIT_SECONDS.org,
         "How long a try waited for its permit: limiter, pauses and stopped line together"
     );
-    describe_counter!(PAUSES, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
+    describe_counter!(PAUSES.org, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
     describe_counter!(TOKENS, "Token requests, by org and result");
     describe_gauge!(TASKS, "Tasks alive in the process: one for each job in flight, and some for each org");
     describe_gauge!(BROKER, "1 while both connections to the broker stand");
     describe_gauge!(
-        ACTIVE,
+        ACTIVE.org,
         "1 while this worker works the org, 0 while it stands by, starts or is stopped by its broker"
     );
-    describe_gauge!(STOPPED, "1 while processing is halted and operator action is required; /readyz has the reason");
-    describe_gauge!(BREAKER, "The org's breaker: 0 closed, 1 half-open, 2 open");
-    describe_counter!(BREAKER_OPENED, "How often the breaker opened, by org and cause; failed probes are not counted");
     describe_gauge!(
-        BREAKER_PROBE,
+        STOPPED.org,
+        "1 while processing is halted and operator action is required; /readyz has the reason"
+    );
+    describe_gauge!(BREAKER.org, "The org's breaker: 0 closed, 1 half-open, 2 open");
+    describe_counter!(
+        BREAKER_OPENED.org,
+        "How often the breaker opened, by org and cause; failed probes are not counted"
+    );
+    describe_gauge!(
+        BREAKER_PROBE.org,
         "From when on the breaker lets a probe through, in Unix seconds; 0 while it is closed"
     );
     for lane in Lane::ALL {
@@ -93,8 +124,22 @@ fn describe() {
     );
     describe_counter!(MAIL_TRIES, "Tries to deliver a mail, by the next hop's code (or none)");
     describe_histogram!(MAIL_SECONDS, "How long a try to deliver a mail took");
+    describe_gauge!(
+        ACTIVE.mailer,
+        "1 while this mailer sends, 0 while it stands by, starts or is stopped by its broker"
+    );
+    describe_gauge!(STOPPED.mailer, "1 while the mailer is halted until an operator acts; /readyz has the reason");
+    describe_gauge!(BREAKER.mailer, "The mailer's breaker: 0 closed, 1 half-open, 2 open");
+    describe_counter!(BREAKER_OPENED.mailer, "How often the mailer's breaker opened, by cause");
+    describe_gauge!(
+        BREAKER_PROBE.mailer,
+        "From when on it lets a probe through, in Unix seconds; 0 while it is closed"
+    );
+    describe_counter!(PAUSES.mailer, "Pauses of all deliveries, as the mail service asked");
+    describe_histogram!(PERMIT_SECONDS.mailer, "How long a mail waited for its permit");
+    describe_gauge!(RATE.mailer, "The mailer's rate, in mails a minute");
     describe_gauge!(MAILS_IN_FLIGHT, "Mails taken from the email queue and not settled");
-    describe_gauge!(RATE, "The rate at work now: the configured one, or less where others share the org's quota");
+    describe_gauge!(RATE.org, "The rate at work now: the configured one, or less where others share the org's quota");
 }
 
 /// A job ended.
@@ -115,13 +160,16 @@ pub fn searched(org: &str, status: String) {
 }
 
 /// A try got its permit.
-pub fn permitted(org: &str, lane: Lane, waited: Duration) {
-    metrics::histogram!(PERMIT_SECONDS, "org" => org.to_owned(), "lane" => lane.as_str()).record(waited);
+pub fn permitted(subject: &Subject, lane: Lane, waited: Duration) {
+    let lane = subject.org().map(|_| ("lane", lane.as_str()));
+    let (name, labels) = PERMIT_SECONDS.labelled(subject, lane.as_slice());
+    metrics::histogram!(name, labels).record(waited);
 }
 
 /// All calls of the org pause.
-pub fn paused(org: &str) {
-    metrics::counter!(PAUSES, "org" => org.to_owned()).increment(1);
+pub fn paused(subject: &Subject) {
+    let (name, labels) = PAUSES.labelled(subject, &[]);
+    metrics::counter!(name, labels).increment(1);
 }
 
 /// A token was asked for.
@@ -140,30 +188,31 @@ pub fn broker_connected(connected: bool) {
 }
 
 /// The org's line is stopped, or runs.
-pub fn halted(org: &str, stopped: bool) {
-    metrics::gauge!(STOPPED, "org" => org.to_owned()).set(if stopped { 1.0 } else { 0.0 });
+pub fn halted(subject: &Subject, stopped: bool) {
+    STOPPED.set(subject, if stopped { 1.0 } else { 0.0 });
 }
 
 /// This worker works the org, or does not.
-pub fn active(org: &str, active: bool) {
-    metrics::gauge!(ACTIVE, "org" => org.to_owned()).set(if active { 1.0 } else { 0.0 });
+pub fn active(subject: &Subject, active: bool) {
+    ACTIVE.set(subject, if active { 1.0 } else { 0.0 });
 }
 
 /// How the org's breaker stands; `None`: it is closed.
-pub fn breaker(org: &str, breaker: Option<&BreakerView>) {
+pub fn breaker(subject: &Subject, breaker: Option<&BreakerView>) {
     let state = match breaker.map(|breaker| breaker.state) {
         None => 0.0,
         Some(BreakerState::HalfOpen) => 1.0,
         Some(BreakerState::Open) => 2.0,
     };
     let next_probe = breaker.map_or(0.0, |breaker| breaker.next_probe.as_millisecond() as f64 / 1e3);
-    metrics::gauge!(BREAKER, "org" => org.to_owned()).set(state);
-    metrics::gauge!(BREAKER_PROBE, "org" => org.to_owned()).set(next_probe);
+    BREAKER.set(subject, state);
+    BREAKER_PROBE.set(subject, next_probe);
 }
 
 /// The org's breaker opened.
-pub fn breaker_opened(org: &str, cause: &'static str) {
-    metrics::counter!(BREAKER_OPENED, "org" => org.to_owned(), "cause" => cause).increment(1);
+pub fn breaker_opened(subject: &Subject, cause: &'static str) {
+    let (name, labels) = BREAKER_OPENED.labelled(subject, &[("cause", cause)]);
+    metrics::counter!(name, labels).increment(1);
 }
 
 /// The metric of one lane.
@@ -172,7 +221,9 @@ fn of_lane(name: &str, lane: Lane) -> String {
 }
 
 /// A lane of the org is closed for this cause, or is not.
-pub fn lane_closed(org: &str, lane: Lane, cause: &'static str, closed: bool) {
+pub fn lane_closed(subject: &Subject, lane: Lane, cause: &'static str, closed: bool) {
+    // The mailer has no lanes to close.
+    let Some(org) = subject.org() else { return };
     metrics::gauge!(of_lane(LANE_CLOSED, lane), "org" => org.to_owned(), "cause" => cause).set(if closed {
         1.0
     } else {
@@ -181,17 +232,20 @@ pub fn lane_closed(org: &str, lane: Lane, cause: &'static str, closed: bool) {
 }
 
 /// The rate at work.
-pub fn rate(org: &str, per_minute: u32) {
-    metrics::gauge!(RATE, "org" => org.to_owned()).set(f64::from(per_minute));
+pub fn rate(subject: &Subject, per_minute: u32) {
+    RATE.set(subject, f64::from(per_minute));
 }
 
-/// Counts a job as in flight for as long as it lives, however it ends.
+/// Counts a job, or a mail, as in flight for as long as it lives, however it ends.
 pub struct InFlight(metrics::Gauge);
 
 impl InFlight {
     /// One more.
-    pub fn enter(org: &str, lane: Lane) -> Self {
-        let gauge = metrics::gauge!(IN_FLIGHT, "org" => org.to_owned(), "lane" => lane.as_str());
+    pub fn enter(subject: &Subject, lane: Lane) -> Self {
+        let gauge = match subject {
+            Subject::Org(org) => metrics::gauge!(IN_FLIGHT, "org" => org.clone(), "lane" => lane.as_str()),
+            Subject::Mailer => metrics::gauge!(MAILS_IN_FLIGHT),
+        };
         gauge.increment(1.0);
         Self(gauge)
     }
@@ -234,22 +288,4 @@ pub fn signed_in(result: SignIn) {
         SignIn::Limited => "limited",
     };
     metrics::counter!(SIGN_INS, "result" => result).increment(1);
-}
-
-/// Counts a mail as in flight for as long as it lives, however it ends.
-pub struct MailInFlight(metrics::Gauge);
-
-impl MailInFlight {
-    /// One more.
-    pub fn enter() -> Self {
-        let gauge = metrics::gauge!(MAILS_IN_FLIGHT);
-        gauge.increment(1.0);
-        Self(gauge)
-    }
-}
-
-impl Drop for MailInFlight {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
 }

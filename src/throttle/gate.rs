@@ -21,6 +21,7 @@ use super::limiter::Limiter;
 use crate::board::Board;
 use crate::domain::job::Lane;
 use crate::domain::retry::{HaltCause, RetryPolicy};
+use crate::domain::subject::Subject;
 use crate::domain::token::TokenError;
 use crate::domain::user::UserId;
 use crate::telemetry::metrics;
@@ -72,7 +73,7 @@ pub struct Gate<T> {
 impl<T: Send + 'static> Gate<T> {
     /// Makes the gate and starts its dispatcher. It gives no permit before [`Gate::admit`].
     pub fn open(
-        org: &str,
+        subject: impl Into<Subject>,
         limiter: Limiter,
         guard: Guard,
         policy: RetryPolicy,
@@ -81,7 +82,7 @@ impl<T: Send + 'static> Gate<T> {
     ) -> Self {
         let state = State::new(limiter, guard, Instant::now());
         let shared = Arc::new(Shared {
-            org: org.to_owned(),
+            subject: subject.into(),
             policy,
             board,
             state: Mutex::new(state),
@@ -124,7 +125,7 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.changed.notify_one();
         match granted.await {
             Ok(granted) => {
-                metrics::permitted(&self.shared.org, lane, asked.elapsed());
+                metrics::permitted(&self.shared.subject, lane, asked.elapsed());
                 granted
             }
             // The dispatcher ends only with the gate, and whoever waits here holds that.
@@ -142,7 +143,7 @@ impl<T: Send + 'static> Gate<T> {
     /// this process before may be resolved since.
     pub fn start_empty(&self) {
         let mut state = self.shared.lock();
-        state.stops.keys().for_each(|cause| self.shared.board.resolved(&self.shared.org, *cause));
+        state.stops.keys().for_each(|cause| self.shared.board.resolved(&self.shared.subject, *cause));
         state.start_empty(Instant::now());
         self.shared.show_rate(&state);
         drop(state);

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::watch;
 
 use crate::domain::job::Lane;
+use crate::domain::subject::Subject;
 use crate::telemetry::metrics::InFlight;
 
 /// One org's count; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JobsInFlight {
-    org: String,
+    subject: Subject,
     lanes: Arc<[AtomicU32; Lane::COUNT]>,
     work: watch::Sender<Work>,
 }
@@ -53,8 +54,8 @@ impl fmt::Debug for InHand {
 
 impl JobsInFlight {
     /// Nothing in flight.
-    pub fn new(org: &str) -> Self {
-        Self { org: org.to_owned(), lanes: Arc::default(), work: watch::Sender::default() }
+    pub fn new(subject: impl Into<Subject>) -> Self {
+        Self { subject: subject.into(), lanes: Arc::default(), work: watch::Sender::default() }
     }
 
     /// One more.
@@ -65,7 +66,7 @@ impl JobsInFlight {
             work.at_work[lane.index()] += u32::from(is_at_work);
             work.alone |= taken == As::Alone;
         });
-        let metric = InFlight::enter(&self.org, lane);
+        let metric = InFlight::enter(&self.subject, lane);
         InHand { jobs_in_flight: self.clone(), lane, taken, at_work: AtomicBool::new(is_at_work), _metric: metric }
     }
 

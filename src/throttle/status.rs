@@ -76,7 +76,7 @@ mod tests {
         let cause =
             |meter: &Meter| said(meter).and_then(|said| said.blocked).map(|blocked| (blocked.cause, blocked.until));
         assert_eq!(cause(&meter), Some((Cause::Starting, None)));
-        board.session("main", Session::Active);
+        board.session(&"main".into(), Session::Active);
         assert_eq!(said(&meter), Some(Status { rate: 240, blocked: None, closed: [const { None }; Lane::COUNT] }));
         (meter.paused_until, meter.no_token_until) = (at(2), None);
         assert_eq!(cause(&meter), Some((Cause::Paused, at(2))));
@@ -86,23 +86,23 @@ mod tests {
         assert_eq!(cause(&meter), Some((Cause::Unconfirmed, None)));
         let next_probe = at(4).unwrap();
         board.breaker(
-            "main",
+            &"main".into(),
             Some(BreakerView { state: BreakerState::Open, kind: "faults_in_row", cause: "faults".into(), next_probe }),
         );
         assert_eq!(cause(&meter), Some((Cause::BreakerOpen, at(4))));
         let closed = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: next_probe };
-        board.lane("main", Lane::Bulk, Some(closed.clone()));
+        board.lane(&"main".into(), Lane::Bulk, Some(closed.clone()));
         let of = |lane: Lane| said(&meter).and_then(|said| said.closed[lane.index()].clone());
         assert_eq!(of(Lane::Interactive), None);
-        board.lane("main", Lane::Interactive, Some(closed));
+        board.lane(&"main".into(), Lane::Interactive, Some(closed));
         let interactive = of(Lane::Interactive).map(|blocked| blocked.cause);
         assert_eq!(interactive, Some(Cause::LaneClosed(Lane::Interactive)));
         let closes = Cause::LaneClosed(Lane::Bulk);
         assert_eq!(of(Lane::Bulk), Some(Blocked { cause: closes, reason: "its hours".into(), until: at(4) }));
-        board.stop("main", HaltCause::Forbidden, "missing.permissions");
+        board.stop(&"main".into(), HaltCause::Forbidden, "missing.permissions");
         assert_eq!(cause(&meter), Some((Cause::Halted, at(1))));
-        board.resolved("main", HaltCause::Forbidden);
-        board.session("main", Session::Standby);
+        board.resolved(&"main".into(), HaltCause::Forbidden);
+        board.session(&"main".into(), Session::Standby);
         assert_eq!(said(&meter), None);
     }
 }

@@ -91,7 +91,11 @@ impl<T> Shared<T> {
         if state.repace() {
             self.show_rate(state);
             if state.rate < before {
-                tracing::info!(org = self.org, per_minute = state.rate, "others share the quota: the rate is lowered");
+                tracing::info!(
+                    org = self.subject.org(),
+                    per_minute = state.rate,
+                    "others share the quota: the rate is lowered"
+                );
             }
         }
     }
@@ -105,7 +109,7 @@ impl<T> Shared<T> {
                 let delay = wait.unwrap_or_else(|| backoff(&self.policy, *failures, rand::random()));
                 self.lock().no_token_until = Some(Instant::now() + delay.max(Duration::from_millis(1)));
                 tracing::warn!(
-                    org = self.org,
+                    org = self.subject.org(),
                     reason = why,
                     attempt = *failures,
                     delay_ms = millis(delay),

@@ -14,6 +14,7 @@ use crate::board::{Board, ClosedLane};
 use crate::domain::breaker::{BreakerState, BreakerView};
 use crate::domain::job::Lane;
 use crate::domain::retry::{HaltCause, RetryPolicy};
+use crate::domain::subject::Subject;
 use crate::domain::user::UserId;
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
@@ -22,7 +23,7 @@ use crate::throttle::guard::Closed;
 
 /// What a gate, its dispatcher and its permits share.
 pub(super) struct Shared<T> {
-    pub(super) org: String,
+    pub(super) subject: Subject,
     pub(super) policy: RetryPolicy,
     pub(super) board: Board,
     pub(super) state: Mutex<State<T>>,
@@ -35,7 +36,7 @@ pub(super) struct Shared<T> {
 
 impl<T> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("org", &self.org).finish_non_exhaustive()
+        f.debug_struct("Shared").field("subject", &self.subject).finish_non_exhaustive()
     }
 }
 
@@ -95,8 +96,8 @@ impl<T> Shared<T> {
     pub(super) fn pause(&self, state: &mut State<T>, until: Instant, wait: Duration) {
         if state.paused_until.is_none_or(|paused| paused < until) {
             state.paused_until = Some(until);
-            metrics::paused(&self.org);
-            tracing::info!(org = self.org, delay_ms = millis(wait), "all calls of the org pause");
+            metrics::paused(&self.subject);
+            tracing::info!(org = self.subject.org(), delay_ms = millis(wait), "all calls of the org pause");
             self.changed.notify_one();
         }
     }
@@ -106,14 +107,14 @@ impl<T> Shared<T> {
             // The board is written under the lock, so that it cannot say the opposite of a later change.
             let mut state = self.lock();
             if !state.hidden {
-                self.board.stop(&self.org, cause, why);
+                self.board.stop(&self.subject, cause, why);
             }
             let stop = Stop::again(state.stops.get(&cause), cause, self.policy.halted, Instant::now(), why);
             state.stops.insert(cause, stop).is_none()
         };
         if first {
             tracing::error!(
-                org = self.org,
+                org = self.subject.org(),
                 reason = why,
                 "processing is halted until this is resolved: nothing is lost, and it retries by itself, at least every 5 min"
             );
@@ -125,12 +126,12 @@ impl<T> Shared<T> {
             let mut state = self.lock();
             let was_stopped = state.stops.remove(&cause).is_some();
             if was_stopped {
-                self.board.resolved(&self.org, cause);
+                self.board.resolved(&self.subject, cause);
             }
             was_stopped
         };
         if was_stopped {
-            tracing::info!(org = self.org, ?cause, "processing resumed");
+            tracing::info!(org = self.subject.org(), ?cause, "processing resumed");
             self.changed.notify_one();
         }
     }
@@ -142,7 +143,7 @@ impl<T> Shared<T> {
             return;
         }
         state.hidden = true;
-        state.stops.keys().for_each(|cause| self.board.resolved(&self.org, *cause));
+        state.stops.keys().for_each(|cause| self.board.resolved(&self.subject, *cause));
         self.show_breaker(&state, Instant::now());
         Lane::ALL.iter().for_each(|lane| self.tell_lane(&mut state, *lane, None));
     }
@@ -151,7 +152,7 @@ impl<T> Shared<T> {
     pub(super) fn is_ours(&self) {
         let mut state = self.lock();
         state.hidden = false;
-        state.stops.iter().for_each(|(cause, stop)| self.board.stop(&self.org, *cause, &stop.why));
+        state.stops.iter().for_each(|(cause, stop)| self.board.stop(&self.subject, *cause, &stop.why));
         self.show_breaker(&state, Instant::now());
         drop(state);
         self.changed.notify_one();
@@ -171,11 +172,13 @@ impl<T> Shared<T> {
         };
         match change {
             Change::Opened(cause) => {
-                metrics::breaker_opened(&self.org, cause.label());
-                tracing::warn!(org = self.org, reason = %cause, delay_ms, "the breaker opens: no call is made until a probe passes");
+                metrics::breaker_opened(&self.subject, cause.label());
+                tracing::warn!(org = self.subject.org(), reason = %cause, delay_ms, "the breaker opens: no call is made until a probe passes");
             }
-            Change::OpenedAgain => tracing::warn!(org = self.org, delay_ms, "a probe failed: the breaker stays open"),
-            Change::Closed => tracing::info!(org = self.org, "a probe passed: the breaker closes"),
+            Change::OpenedAgain => {
+                tracing::warn!(org = self.subject.org(), delay_ms, "a probe failed: the breaker stays open")
+            }
+            Change::Closed => tracing::info!(org = self.subject.org(), "a probe passed: the breaker closes"),
         }
     }
 
@@ -187,8 +190,8 @@ impl<T> Shared<T> {
             Stand::Open(opening) => Some(Self::breaker(BreakerState::Open, opening, state, now)),
             Stand::HalfOpen { opening, .. } => Some(Self::breaker(BreakerState::HalfOpen, opening, state, now)),
         };
-        metrics::breaker(&self.org, view.as_ref());
-        self.board.breaker(&self.org, view);
+        metrics::breaker(&self.subject, view.as_ref());
+        self.board.breaker(&self.subject, view);
     }
 
     fn breaker(shown: BreakerState, opening: Opening, state: &State<T>, now: Instant) -> BreakerView {
@@ -218,30 +221,30 @@ impl<T> Shared<T> {
             (before, Some(closed))
                 if before.as_ref().is_none_or(|before| before.cause.label() != closed.cause.label()) =>
             {
-                tracing::warn!(org = self.org, lane = name, until = %closed.until, reason = %closed.cause, "the {name} lane is closed; the other one goes on");
+                tracing::warn!(org = self.subject.org(), lane = name, until = %closed.until, reason = %closed.cause, "the {name} lane is closed; the other one goes on");
             }
             (Some(_), None) if !state.hidden => {
-                tracing::info!(org = self.org, lane = name, "the {name} lane is open again");
+                tracing::info!(org = self.subject.org(), lane = name, "the {name} lane is open again");
             }
             (_, _) => {}
         }
         if let Some(before) = told {
-            metrics::lane_closed(&self.org, lane, before.cause.label(), false);
+            metrics::lane_closed(&self.subject, lane, before.cause.label(), false);
         }
         if let Some(closed) = &closed {
-            metrics::lane_closed(&self.org, lane, closed.cause.label(), true);
+            metrics::lane_closed(&self.subject, lane, closed.cause.label(), true);
         }
         let view = closed.as_ref().map(|closed| ClosedLane {
             kind: closed.cause.label(),
             cause: closed.cause.to_string(),
             until: closed.until,
         });
-        self.board.lane(&self.org, lane, view);
+        self.board.lane(&self.subject, lane, view);
         state.closed[lane.index()] = closed;
         self.changed.notify_one();
     }
 
     pub(super) fn show_rate(&self, state: &State<T>) {
-        metrics::rate(&self.org, state.rate);
+        metrics::rate(&self.subject, state.rate);
     }
 }

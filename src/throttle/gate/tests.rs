@@ -28,7 +28,7 @@ struct Bench {
 
 fn bench(per_minute: u32, script: impl Fn(u32) -> Result<u32, TokenError> + Send + Sync + 'static) -> Bench {
     let board = Board::new(["main"].into_iter());
-    board.session("main", Session::Active);
+    board.session(&"main".into(), Session::Active);
     let asked = Arc::new(AtomicU32::new(0));
     let (counter, script) = (Arc::clone(&asked), Arc::new(script));
     let tokens: TokenSource<u32> = Box::new(move || {

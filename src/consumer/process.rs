@@ -1,0 +1,55 @@
+//! What a process has: its consumers, and what they share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::workload::Workload;
+use crate::amqp::claim::Claim;
+use crate::amqp::depths::Depths;
+use crate::amqp::ledger::Ledger;
+use crate::board::Board;
+use crate::config::Config;
+
+/// One who is elected by itself: an org's worker, or the mailer.
+pub struct Consumer<W> {
+    /// What outlives its sessions.
+    pub shared: Arc<W>,
+    pub(super) claim: Claim,
+    /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
+    has_worked: AtomicBool,
+}
+
+impl<W: Workload> Consumer<W> {
+    /// One that is elected by this claim.
+    pub fn new(shared: Arc<W>, claim: Claim) -> Self {
+        Self { shared, claim, has_worked: AtomicBool::new(false) }
+    }
+
+    pub(super) fn works(&self) {
+        self.has_worked.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_worked(&self) -> bool {
+        self.has_worked.load(Ordering::Relaxed)
+    }
+}
+
+/// What the consumers of a process share.
+pub struct Supervisor<'a, W> {
+    /// The command, as the broker's own pages show it.
+    pub command: &'static str,
+    /// All of it.
+    pub config: &'a Config,
+    /// Where it is said how each stands.
+    pub board: &'a Board,
+    /// What was read of the stream.
+    pub ledger: Ledger,
+    /// How much lies at the broker, for observers.
+    pub depths: Depths,
+    /// Those who are elected.
+    pub consumers: Vec<Consumer<W>>,
+    /// Cancelled when the process is to end.
+    pub shutdown: CancellationToken,
+}

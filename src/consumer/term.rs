@@ -1,0 +1,43 @@
+//! That this process leads, and the proof of it. What it is proved by is known here and in `leadership` alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::lease::{Lease, PUBLISH_GRACE, Renewed};
+use crate::amqp::publisher::Publisher;
+
+/// This process leads, until that is lost or released.
+pub(super) struct Term {
+    pub(super) lease: Lease,
+    pub(super) publisher: Arc<Publisher>,
+}
+
+/// That this process leads: to be looked at before each call and publish.
+#[derive(Debug, Clone)]
+pub struct Proof(Renewed);
+
+impl Proof {
+    /// Whether a call may begin.
+    pub fn is_fresh(&self) -> bool {
+        self.0.is_fresh()
+    }
+
+    /// Whether what a call has brought that ended at that moment may be published, where calls take at most `longest`.
+    pub(super) fn allows_publish_of(&self, called: Option<Instant>, longest: Duration) -> bool {
+        let has_just_called = called.is_some_and(|ended| ended.elapsed() < PUBLISH_GRACE);
+        has_just_called && self.0.allows_late_publishes(longest) || self.0.is_fresh()
+    }
+}
+
+impl Term {
+    pub(super) fn proof(&self) -> Proof {
+        Proof(self.lease.renewed().clone())
+    }
+
+    /// Cancelled when it is known to be over.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        self.lease.gone()
+    }
+}
