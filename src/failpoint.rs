@@ -21,7 +21,7 @@ pub enum Stage {
     /// The password is set, and nobody was told.
     Patched,
     /// Its notification or dead letter is confirmed.
-    LedgerRecord,
+    Notified,
     /// Its outcome is confirmed.
     Recorded,
     /// Its reply is confirmed, or there is none.

@@ -32,7 +32,7 @@ pub struct Tail<'a> {
     stream: &'a str,
     /// The tag that the broker's own pages show.
     tag: &'a str,
-    /// LedgerRecord of each record that several consumers got, which may be long before its turn.
+    /// Notified of each record that several consumers got, which may be long before its turn.
     heard: &'a (dyn Fn() + Sync),
     by: By<'a>,
     /// The offset of the last record that was handed out.

@@ -164,7 +164,7 @@ fn known_end(context: &MailerContext, note: &Note, overtaken: bool) -> Option<En
     }
     let superseded = |detail: &str| Some(Ending::Unsent(Unsent::Superseded, detail.into()));
     match context.ledger.standing(&about(note)) {
-        Standing::LedgerRecord => Some(Ending::Known),
+        Standing::Notified => Some(Ending::Known),
         Standing::Superseded => superseded("a newer password was set"),
         Standing::Due if overtaken => superseded("a newer notification is here"),
         Standing::Due => None,

@@ -52,7 +52,7 @@ pub(super) async fn publish_results(
         metrics::mail_ended("", "notification_failed", Unsent::InvalidNotification.as_str());
         return Ok(());
     };
-    failpoint::reach(Stage::LedgerRecord, &end.note);
+    failpoint::reach(Stage::Notified, &end.note);
     let (body, properties) = wire::mail::record(&end);
     let outcome = wire::mail::outcome(&end);
     let message = Message {

@@ -38,7 +38,7 @@ pub(super) async fn publish_results(job: &mut Job<'_>) -> Result<(), Leave> {
             dead_letter(job, &outcome).await?;
         }
         job.state.is_now_notified();
-        failpoint::reach(Stage::LedgerRecord, job.info.id.as_str());
+        failpoint::reach(Stage::Notified, job.info.id.as_str());
     }
     if !job.state.recorded {
         let (body, properties) = wire::outcome::record(&outcome);

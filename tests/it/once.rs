@@ -463,11 +463,11 @@ async fn an_outcome_whose_confirm_is_lost_is_not_recorded_twice() {
     declared(&world).await;
     let mut outcomes = world.outcomes().await;
     let mut emails = world.tap("emails").await;
-    let worker = Process::paused_at(&world, relay.url(), "told@job-1");
+    let worker = Process::paused_at(&world, relay.url(), "notified@job-1");
     role_is(&worker.http().await, "active").await;
     world.reset("main", "u-1", "job-1").await;
     let mail = emails.next().await;
-    let is_told = async || worker.stderr().contains("held up at told@job-1").then_some(());
+    let is_told = async || worker.stderr().contains("held up at notified@job-1").then_some(());
     eventually("it knows that its mail is there", is_told).await;
     relay.hold_back();
     // On a very slow machine the lease is lost first, and the outcome is written after the reconnect.

@@ -226,7 +226,7 @@ impl Process {
         Run::of(world, &["--log", "json", "worker"]).config(&own).start()
     }
 
-    /// The same, held up for a moment where a job reaches a stage, such as `told@job-1`.
+    /// The same, held up for a moment where a job reaches a stage, such as `notified@job-1`.
     pub fn paused_at(world: &impl Configured, amqp_url: &str, stage: &str) -> Process {
         let own = format!("[amqp]\nurl = {amqp_url:?}\n");
         let run = Run::of(world, &["--log", "json", "worker"]).config(&own);

@@ -42,7 +42,7 @@ pub enum Standing {
     /// It is to be sent.
     Due,
     /// The next hop has taken it already.
-    LedgerRecord,
+    Notified,
     /// A newer password was set since.
     Superseded,
 }
@@ -131,7 +131,7 @@ impl MailIndex {
     pub fn standing(&self, about: &About<'_>) -> Standing {
         let note = self.hash("", "note", about.note);
         if self.hours.values().any(|generation| generation.notified.contains(&note)) {
-            return Standing::LedgerRecord;
+            return Standing::Notified;
         }
         let own = self.hash(about.org, "job", about.job);
         let (job, issued) = (self.job(own), about.issued_at.as_millisecond());
@@ -300,7 +300,7 @@ mod tests {
     fn what_was_told_is_known_for_a_day() {
         let mut setup = Setup::new();
         setup.told("n1", "j1", 1);
-        assert_eq!(setup.seen("n1", "j1", 1), Standing::LedgerRecord);
+        assert_eq!(setup.seen("n1", "j1", 1), Standing::Notified);
         let about = About { note: "n1", org: "main", job: "j1", user: "u", issued_at: at(1) };
         assert_eq!(setup.0.seen(&about, at(NOW + 26 * HOUR)), Room::Enough);
         assert_eq!(setup.0.standing(&about), Standing::Due);

@@ -30,7 +30,7 @@ pub(super) struct Shared<T> {
     pub(super) changed: Notify,
     /// Somebody may have given room back at the guard: for whoever takes jobs.
     pub(super) room: Notify,
-    /// LedgerRecord of each success.
+    /// Notified of each success.
     pub(super) succeeded: Notify,
 }
 
