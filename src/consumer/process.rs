@@ -46,7 +46,7 @@ pub struct Supervisor<'a, W> {
     pub board: &'a Board,
     /// What was read of the stream.
     pub ledger: Ledger,
-    /// How much lies at the broker, for observers.
+    /// How much is queued, for observers.
     pub depths: Depths,
     /// Those who are elected.
     pub consumers: Vec<Consumer<W>>,

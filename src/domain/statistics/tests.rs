@@ -256,7 +256,7 @@ fn how_far_a_batch_is_is_told_for_a_day_the_one_heard_of_last_first_and_of_twelv
     for (job, kind) in [("b/1", OutcomeKind::Succeeded), ("b/2", OutcomeKind::Failed)] {
         let mut ended = ended(job, kind, 5);
         ended.batch = Some("b".into());
-        // Told by who did it, and by the stream.
+        // Once by who did it, and by the stream.
         statistics.ended(&ended, at(5));
         statistics.ended(&ended, at(5));
     }
