@@ -126,7 +126,7 @@ async fn a_value_from_outside_is_one_field_of_a_text_log() {
     for id in ids {
         world.publish("main", reset_body("refused").to_string().as_bytes(), named(id)).await;
     }
-    let ends = |said: &str| said.lines().filter(|line| line.contains("dead")).count();
+    let ends = |said: &str| said.lines().filter(|line| line.contains(" outcome=\"failed\"")).count();
     eventually("their ends are logged", async || (ends(&worker.stderr()) >= ids.len()).then_some(())).await;
     assert_eq!(worker.terminated().await.0, 0);
     let said = worker.stderr();
