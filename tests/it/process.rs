@@ -142,7 +142,7 @@ async fn what_the_command_line_cannot_be_ends_with_2() {
 async fn a_config_before_the_subcommand_and_one_after_it_both_count() {
     let run = Run::new(&["worker", "--config", "second.toml"]).config("[wire]\npassword = \"neither\"\n");
     run.file("second.toml", ORG);
-    ends(run, 2, &["wire.password", "skipped"]).await;
+    ends(run, 2, &["wire.password", "neither"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
