@@ -79,9 +79,7 @@ impl<W: Workload> Session<W> {
             self.context.intake.send_modify(|intake| intake.closed[lane.index()] = is_closed);
             if is_closed {
                 self.have_left = now + LEAVING;
-                for delivery in self.lanes[at].rest().await {
-                    self.hand(delivery).await;
-                }
+                self.rest(at).await;
             }
         }
         if self.have_left <= Instant::now() {
@@ -169,9 +167,7 @@ impl<W: Workload> Session<W> {
             }
             return Ok(());
         }
-        for delivery in self.lanes[at].rest().await {
-            self.hand(delivery).await;
-        }
+        self.rest(at).await;
         let shared = &self.context.shared;
         let free = shared.gate().room(lane).map_or(prefetch, |room| room.free);
         let most = free.min(prefetch.saturating_sub(shared.in_flight().count(lane)));
@@ -309,6 +305,13 @@ impl<W: Workload> Session<W> {
         }
     }
 
+    /// Takes no more of a lane, and jobs in flight over what has come.
+    async fn rest(&mut self, at: usize) {
+        for delivery in self.lanes[at].rest().await {
+            self.hand(delivery).await;
+        }
+    }
+
     /// A panic that its lifecycle has not caught ends the session, so that the delivery comes again and is not held for good.
     async fn start(&self, delivery: Delivery, taken: As) {
         let arrival = W::arrive(&self.context, delivery, taken).await;
@@ -325,9 +328,7 @@ impl<W: Workload> Session<W> {
     /// are given back. While those of the other lanes end, the first one goes on.
     async fn finish_taken(&mut self) -> Result<(), BrokerError> {
         for at in 1..self.lanes.len() {
-            for delivery in self.lanes[at].rest().await {
-                self.hand(delivery).await;
-            }
+            self.rest(at).await;
         }
         let others: Vec<Lane> = self.lanes.iter().skip(1).map(Intake::lane).collect();
         let context = Arc::clone(&self.context);
@@ -346,9 +347,7 @@ impl<W: Workload> Session<W> {
             let delivery = delivery.ok_or_else(|| self.ended(at))?;
             self.hand(delivery).await;
         }
-        for delivery in self.lanes[0].rest().await {
-            self.hand(delivery).await;
-        }
+        self.rest(0).await;
         self.nothing_at_work().await?;
         // Each by itself, since those that wait stay in flight.
         let mut suspects = std::mem::take(&mut self.suspects);

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::process::{Consumer, Supervisor};
 use super::term::Term;
 use super::workload::Workload;
-use crate::amqp::claim::{REPEAT, after_another};
+use crate::amqp::claim::{FORMER_LEADER_DELAY, REPEAT, after_another};
 use crate::amqp::error::BrokerError;
 use crate::amqp::lease::FRESH;
 use crate::amqp::link::Link;
@@ -18,9 +18,11 @@ use crate::domain::ledger::Before;
 use crate::telemetry::logs::millis;
 
 impl<W: Workload> Consumer<W> {
-    /// Whether this process led last, as far as it knows: then it goes first after the broker was lost.
-    pub(super) fn led_last(&self) -> bool {
-        self.claim.was_ours()
+    /// Where all lost the broker, the former leader goes first: it remembers how far it has come.
+    pub(super) async fn after_former_leader(&self) {
+        if !self.claim.was_ours() {
+            sleep(FORMER_LEADER_DELAY).await;
+        }
     }
 
     /// Stands by until this process leads and nobody else can still be at work.

@@ -11,7 +11,6 @@ use super::process::{Consumer, Supervisor};
 use super::session::{self, End};
 use super::workload::Workload;
 use crate::amqp::channels::{LEASE, Needs, READING};
-use crate::amqp::claim::FORMER_LEADER_DELAY;
 use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::board::Session as Standing;
@@ -83,12 +82,8 @@ impl<W: Workload> Supervisor<'_, W> {
 
     /// One consumer's sessions, one after the other, until the link is lost or the process ends.
     async fn keep_working(&self, consumer: &Consumer<W>, link: &Arc<Link>, is_first: bool) -> Result<(), BrokerError> {
-        if !is_first && !consumer.led_last() {
-            // Where all lost the broker, the process before goes first: it remembers how far it has come.
-            tokio::select! {
-                () = sleep(FORMER_LEADER_DELAY) => {}
-                () = self.shutdown.cancelled() => return Ok(()),
-            }
+        if !is_first && self.shutdown.run_until_cancelled(consumer.after_former_leader()).await.is_none() {
+            return Ok(());
         }
         let mut failures = Failures::default();
         loop {

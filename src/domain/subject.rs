@@ -1,7 +1,5 @@
 //! Whom a consumer works for: an org, or the mailer.
 
-use std::fmt;
-
 /// An org by its name in the configuration, or the mailer, of which there is one and which is no org: an org may be called `mailer` too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
@@ -29,11 +27,5 @@ impl Subject {
 impl From<&str> for Subject {
     fn from(org: &str) -> Self {
         Self::Org(org.to_owned())
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.org().unwrap_or("mailer"))
     }
 }

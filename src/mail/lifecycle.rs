@@ -7,12 +7,11 @@
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use zeroize::Zeroize;
@@ -37,7 +36,7 @@ pub struct Arrival {
     delivery: Delivery,
     in_flight: InHand,
     mail: MailState,
-    turn: Option<MaybeDone<BoxFuture<'static, Turn>>>,
+    turn: Option<BoxFuture<'static, Turn>>,
 }
 
 /// Reads a mail and takes its place in its person's line, before the next one is looked at.
@@ -62,13 +61,7 @@ pub(super) fn arrive(session: &Session, delivery: Delivery) -> Arrival {
         Ok(Content::Sealed(_)) => {}
         Err(_) => dead_mail::passwords(&delivery.body).iter().for_each(|password| scrubber.add(password)),
     }
-    let turn = note.as_ref().ok().map(|note| {
-        let (user_order, person) = (context.user_order.clone(), person(note));
-        let turn: BoxFuture<'static, Turn> = Box::pin(async move { user_order.take(&person).await });
-        let mut turn = maybe_done(turn);
-        let _ = (&mut turn).now_or_never();
-        turn
-    });
+    let turn = note.as_ref().ok().map(|note| context.user_order.line_up(&person(note)));
     let retry_headers = again::retry_headers(&delivery.properties);
     let held_until = delivery.came + context.hold;
     Arrival {
@@ -101,20 +94,15 @@ pub(super) async fn handle(session: Arc<Session>, arrival: Arrival) {
 }
 
 /// The stages, in order, within the person's turn, until it ends.
-async fn run(
-    session: &Session,
-    mail: &mut MailState,
-    turn: Option<MaybeDone<BoxFuture<'static, Turn>>>,
-) -> Result<Ending, Leave> {
+async fn run(session: &Session, mail: &mut MailState, turn: Option<BoxFuture<'static, Turn>>) -> Result<Ending, Leave> {
     let context = &session.shared;
     let note = match &mail.note {
         Ok(note) => Arc::clone(note),
         Err(refusal) => return Ok(Ending::Unsent(Unsent::InvalidNotification, refusal.0.clone())),
     };
     let overtaken = mail.overtaken();
-    if let Some(mut turn) = turn {
-        mail.unless_left(session, &mut turn).await?;
-        mail.turn = Pin::new(&mut turn).take_output();
+    if let Some(turn) = turn {
+        mail.turn = Some(mail.unless_left(session, turn).await?);
     }
     let expires = expiry(&note, context.ttl);
     loop {

@@ -147,7 +147,7 @@ async fn pass_gate(
     drop(at_gate);
     let permit = permit.map_err(|_expired| {
         job.org.gate.ended(user);
-        Interrupted::Dead { reason: Reason::Expired, detail: Some("not-after had passed before the PATCH".into()) }
+        Interrupted::dead(Reason::Expired, "not-after had passed before the PATCH")
     })?;
     failpoint::reach(Stage::Permitted, job.info.id.as_str());
     Ok(permit)
@@ -206,10 +206,7 @@ fn scrubber(org: &OrgContext, secrets: &[&str], token: &Token) -> Scrubber {
 
 fn body(org: &OrgContext, reset: &Reset, value: &str) -> Result<Body, Interrupted> {
     let bytes = scim::patch(value, &reset.attributes, org.form.extensions);
-    bytes.map(Body::new).map_err(|_| Interrupted::Dead {
-        reason: Reason::InvalidJob,
-        detail: Some("attributes: a value is not JSON".into()),
-    })
+    bytes.map(Body::new).map_err(|_| Interrupted::dead(Reason::InvalidJob, "attributes: a value is not JSON"))
 }
 
 /// What the end of a PATCH says of its user, and of who answers.
@@ -299,7 +296,7 @@ async fn follow(
         }
         Next::DeadLetter(reason) => {
             org.gate.ended(&user);
-            return Err(Interrupted::Dead { reason, detail: Some(detail) });
+            return Err(Interrupted::dead(reason, detail));
         }
     }
     Ok(())

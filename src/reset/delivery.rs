@@ -179,14 +179,12 @@ impl DeliveryInfo {
             "delivered {} times without being settled; a job that ends its worker each time looks like this",
             self.deliveries_before + 1
         );
-        Err(Interrupted::Dead { reason: Reason::DeliveryLimit, detail: Some(detail) })
+        Err(Interrupted::dead(Reason::DeliveryLimit, detail))
     }
 
     /// What its headers wish.
     pub(super) fn wishes(&self) -> Result<&Wishes, Interrupted> {
-        self.wishes
-            .as_ref()
-            .map_err(|refusal| Interrupted::Dead { reason: Reason::InvalidJob, detail: Some(refusal.0.clone()) })
+        self.wishes.as_ref().map_err(|refusal| Interrupted::dead(Reason::InvalidJob, refusal.0.clone()))
     }
 
     /// Its batch, where it has one.

@@ -7,11 +7,10 @@
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use futures_util::future::BoxFuture;
 
 use super::checkpoints::Key;
 use super::delivery::DeliveryInfo;
@@ -42,7 +41,7 @@ pub struct Arrival {
     state: JobState,
 }
 
-type Place = MaybeDone<BoxFuture<'static, Turn>>;
+type Place = BoxFuture<'static, Turn>;
 
 /// The order of a user that a job has.
 #[derive(Default)]
@@ -65,13 +64,10 @@ pub(super) async fn arrive(session: &Session, delivery: Delivery, taken: As) -> 
     // What ended its worker each time may have been the reading. A panic in here is met again, and caught, in the job's own task.
     let read = || catch_unwind(AssertUnwindSafe(|| info.intent(&delivery, &org.rules))).ok();
     let intent = info.may_be_delivered().is_ok().then(read).flatten();
-    let mut place = match &intent {
-        Some(Ok(Intent::Reset(reset))) if !info.is_early() => Some(place(org, &reset.who.key())),
+    let place = match &intent {
+        Some(Ok(Intent::Reset(reset))) if !info.is_early() => Some(org.user_order.line_up(&reset.who.key())),
         Some(Ok(_) | Err(_)) | None => None,
     };
-    if let Some(place) = &mut place {
-        let _ = futures_util::poll!(place);
-    }
     Arrival { delivery, info, intent, place, reserved, key, state }
 }
 
@@ -119,10 +115,9 @@ async fn run(job: &mut Job<'_>, intent: Option<Result<Intent, Invalid>>, place: 
         return Err(Leave::Again(RequeueTarget::Queue));
     }
     let mut user_order = TurnsHeld::default();
-    if let Some(mut place) = place {
+    if let Some(place) = place {
         let _turn = job.info.span.wait("wait for the user's turn");
-        job.in_turn(&mut place).await?;
-        user_order.first = Pin::new(&mut place).take_output();
+        user_order.first = Some(job.in_turn(place).await?);
     }
     if job.state.ending.is_none() {
         let ending = match reset(job, intent, &mut user_order).await {
@@ -156,7 +151,7 @@ async fn reset(
         }
         Err(invalid) => {
             job.state.user = invalid.user;
-            return Err(Interrupted::Dead { reason: invalid.reason, detail: Some(invalid.detail) });
+            return Err(Interrupted::dead(invalid.reason, invalid.detail));
         }
     };
     job.state.addressed(&reset);
@@ -195,7 +190,7 @@ async fn set_password(
     let password = job
         .state
         .password(job.org.password)
-        .map_err(|error| Interrupted::Dead { reason: Reason::WorkerFault, detail: Some(error.to_string()) })?;
+        .map_err(|error| Interrupted::dead(Reason::WorkerFault, error.to_string()))?;
     let set = attempts::set_password(job, user, reset, not_after, &password).await;
     if let (Err(Interrupted::Dead { reason: Reason::NotFound, .. }), Who::Name(name)) = (&set, &reset.who) {
         job.org.user_ids.forget(name);
@@ -215,11 +210,6 @@ async fn after_panic(job: &mut Job<'_>) -> Result<(), Leave> {
     }
     job.session.over.cancel();
     Err(Leave::Unsettled)
-}
-
-fn place(org: &OrgContext, user: &UserId) -> Place {
-    let (user_order, user) = (org.user_order.clone(), user.clone());
-    maybe_done(Box::pin(async move { user_order.take(&user).await }))
 }
 
 /// How far it has come before. Looked at in the order of the lane: of two equal jobs the one whose turn is first goes on where one of

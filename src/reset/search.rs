@@ -36,18 +36,17 @@ async fn search(job: &mut Job<'_>, name: &UserName, not_after: Option<Timestamp>
     job.state.is_just_found = true;
     // Nor does what a search before it met.
     org.gate.ended(&name.key());
-    let dead = |reason, detail: &str| Interrupted::Dead { reason, detail: Some(detail.into()) };
     match found(&answered, name) {
         Some(Found::One(user)) => {
             org.user_ids.found(name, user.clone());
             Ok(user)
         }
-        Some(Found::Several) => Err(dead(
+        Some(Found::Several) => Err(Interrupted::dead(
             Reason::AmbiguousUser,
             "userName: several users of the org have it; send the job with the userId of the one that is meant",
         )),
         Some(Found::Nobody) | None => {
-            Err(dead(Reason::NotFound, "userName: the org knows no user of exactly this name"))
+            Err(Interrupted::dead(Reason::NotFound, "userName: the org knows no user of exactly this name"))
         }
     }
 }

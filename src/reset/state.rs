@@ -52,6 +52,12 @@ pub(super) enum Interrupted {
     Leave(Leave),
 }
 
+impl Interrupted {
+    pub(super) fn dead(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Dead { reason, detail: Some(detail.into()) }
+    }
+}
+
 impl From<Leave> for Interrupted {
     fn from(leave: Leave) -> Self {
         Self::Leave(leave)

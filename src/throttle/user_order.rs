@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
 
 use crate::domain::user::UserId;
@@ -20,6 +22,16 @@ pub struct Turn {
 }
 
 impl UserOrder {
+    /// Takes a place among those who wait for the user's turn, at once: so they have it in the order in which they came.
+    pub fn line_up(&self, user: &UserId) -> BoxFuture<'static, Turn> {
+        let (user_order, user) = (self.clone(), user.clone());
+        let mut turn = async move { user_order.take(&user).await }.boxed();
+        match (&mut turn).now_or_never() {
+            Some(taken) => std::future::ready(taken).boxed(),
+            None => turn,
+        }
+    }
+
     /// Waits until no earlier job of the user is running, in whichever case their id is written.
     pub async fn take(&self, user: &UserId) -> Turn {
         let user = &user.in_lower_case();
