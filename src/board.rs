@@ -86,7 +86,7 @@ impl OrgState {
         Self { session, stops: BTreeMap::new(), locked: None, breaker: None, closed: Default::default() }
     }
 
-    /// Whether this worker has the org, though its line may be stopped.
+    /// Whether this worker has the org, though its processing may be halted.
     pub fn works(&self) -> bool {
         self.session == Session::Active
     }

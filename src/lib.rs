@@ -2,14 +2,14 @@
 //!
 //! The layers, top to bottom; imports point down only, and a test holds that (`tests/layers.rs`):
 //!
-//! | layer | rooms |
+//! | layer | modules |
 //! |---|---|
 //! | 8 | `main` |
 //! | 7 | `cli` |
-//! | 6 | `roles`: one file for each subcommand, which puts the parts together |
+//! | 6 | `commands`: one file for each subcommand, which puts the parts together |
 //! | 5 | `reset`: the lifecycle of a job; `mail`: the lifecycle of a mail; `http`: health, metrics and the page |
 //! | 4 | `consumer`: the engine of both: elect, take deliveries, publish until confirmed, drain |
-//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `org`: gate, limiter, order of a user; `transport`: from a notification to the next hop, and what seals and opens one |
+//! | 3 | `scim`: the org's endpoints; `amqp`: the broker; `throttle`: gate, limiter, order of each user's jobs; `transport`: from a notification to the next hop, and what seals and opens one |
 //! | 2 | `config`, `wire`: the messages; `telemetry`, `board`, `failpoint` |
 //! | 1 | `domain`: pure |
 //!

@@ -135,7 +135,7 @@ fn the_domain_is_pure() {
 }
 
 #[test]
-fn only_demo_calls_other_roles() {
+fn only_demo_calls_other_commands() {
     for (file, text) in
         code().iter().filter(|(file, _)| module(file) == "commands" && !file.starts_with("commands/demo"))
     {

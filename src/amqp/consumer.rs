@@ -190,7 +190,7 @@ impl Intake {
         }
     }
 
-    /// Takes no more jobs, and jobs in flight out those that were prefetched: what of them is dropped stays unsettled. Those in flight can still be
+    /// Takes no more jobs, and hands out those that were prefetched: what of them is dropped stays unsettled. Those in flight can still be
     /// settled.
     pub async fn rest(&mut self) -> Vec<Delivery> {
         if self.consumer.is_none() {
@@ -201,7 +201,7 @@ impl Intake {
         self.came()
     }
 
-    /// JobsInFlight out what has come and was not handed out, and nothing after it.
+    /// Hands out what has come and was not handed out, and nothing after it.
     pub fn came(&mut self) -> Vec<Delivery> {
         let Some(Consumer { mut deliveries, place }) = self.consumer.take() else { return Vec::new() };
         let mut came = Vec::new();

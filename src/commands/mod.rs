@@ -1,4 +1,4 @@
-//! The roles: one for each subcommand, which puts the parts together. A role is `run(config, …, shutdown)`: the caller owns
+//! The commands: one for each subcommand, which puts the parts together. A command is `run(config, …, shutdown)`: the caller owns
 //! sockets and signals, so that a test binds port 0 and says when to stop.
 
 pub mod check;

@@ -89,7 +89,7 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         }
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
-    // Only texts: never try_parsing, which order of a user a secret 007 into 7.
+    // Only texts: never try_parsing, which turns a secret 007 into 7.
     let ours = environment.variables.iter().filter(|(name, _)| name.starts_with("RESETD__"));
     let variables = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
     let environment = config::Environment::with_prefix(PREFIX)

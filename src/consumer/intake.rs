@@ -1,4 +1,4 @@
-//! How a session takes deliveries, in three modes, and jobs in flight each to its lifecycle.
+//! How a session takes deliveries, in three modes, and hands each to its lifecycle.
 //!
 //! Isolated while the head of a lane looks like one that ends its process; then normal, up to the prefetch; and where no call can be made
 //! for long, everything is given back, once, and probes go one by one until one passes. While a lane is closed, the others go on alone;
@@ -107,7 +107,7 @@ impl<W: Workload> Session<W> {
         self.context.intake.send_replace(IntakeState { mode, ..IntakeState::default() });
     }
 
-    /// JobsInFlight over one delivery after the other.
+    /// Hands over one delivery after the other.
     async fn normal(&mut self) -> Result<IntakeMode, BrokerError> {
         self.enter(IntakeMode::Normal);
         self.tend_lanes().await?;
@@ -214,7 +214,7 @@ impl<W: Workload> Session<W> {
         Ok(IntakeMode::Probing)
     }
 
-    /// JobsInFlight a delivery over; one that must run alone, when nothing is at work, and then waits until it is not either. `true`: it was one.
+    /// Hands a delivery over; one that must run alone, when nothing is at work, and then waits until it is not either. `true`: it was one.
     async fn run(&mut self, delivery: Delivery) -> Result<bool, BrokerError> {
         let alone = W::taken_as(&delivery) == As::Alone;
         if alone {
@@ -240,7 +240,7 @@ impl<W: Workload> Session<W> {
     }
 
     /// Gives everything back. As soon as a call could be made again, one delivery at a time is taken and tried, until one has left the
-    /// gate open. The lanes take order of a user, and what did not pass goes to the end of its own: so no user is every probe.
+    /// gate open. The lanes take turns, and what did not pass goes to the end of its own: so no user is every probe.
     async fn probing(&mut self) -> Result<IntakeMode, BrokerError> {
         self.context.return_all();
         for lane in &mut self.lanes {
@@ -259,7 +259,7 @@ impl<W: Workload> Session<W> {
         loop {
             while let Some(until) = gate.shut(Instant::now()) {
                 sleep_until(until.min(Instant::now() + PROBE)).await;
-                if gate.is_stopped(HaltCause::Unpublishable) {
+                if gate.is_halted(HaltCause::Unpublishable) {
                     self.finish_before_intake().await;
                 }
             }
@@ -297,7 +297,7 @@ impl<W: Workload> Session<W> {
         Ok(false)
     }
 
-    /// JobsInFlight a delivery over, or puts it aside where it must run alone.
+    /// Hands a delivery over, or puts it aside where it must run alone.
     async fn hand(&mut self, delivery: Delivery) {
         match W::taken_as(&delivery) {
             As::Alone => self.suspects.push(delivery),
@@ -305,7 +305,7 @@ impl<W: Workload> Session<W> {
         }
     }
 
-    /// Takes no more of a lane, and jobs in flight over what has come.
+    /// Takes no more of a lane, and hands over what has come.
     async fn rest(&mut self, at: usize) {
         for delivery in self.lanes[at].rest().await {
             self.hand(delivery).await;

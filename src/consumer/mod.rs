@@ -1,5 +1,5 @@
 //! The engine of a leader-elected consumer: it keeps the connections, stands by until it leads, takes deliveries in sessions, publishes
-//! what follows from each until that is confirmed, and jobs in flight over. The workers of the orgs and the mailer are its two users.
+//! what follows from each until that is confirmed, and hands over. The workers of the orgs and the mailer are its two users.
 //!
 //! ```text
 //! connect → elect → fence → open a session → take deliveries (normal, isolated, probing) → drain → release

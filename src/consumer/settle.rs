@@ -69,12 +69,16 @@ impl<W: Workload> SessionContext<W> {
             while !self.may_publish(policy) {
                 self.unless_left(policy, sleep(LOOK)).await?;
             }
-            let place = match self.unless_given_up(policy, self.publisher.place()).await? {
-                Ok(place) => place,
-                Err(unpublished) => return Ok(Err(unpublished)),
-            };
-            if self.may_publish(policy) {
-                return self.unless_given_up(policy, place.publish(message)).await;
+            // Both in the time of one answer, where the session is over.
+            let published = self.unless_given_up(policy, async {
+                let place = match self.publisher.place().await {
+                    Ok(place) => place,
+                    Err(unpublished) => return Some(Err(unpublished)),
+                };
+                if self.may_publish(policy) { Some(place.publish(message).await) } else { None }
+            });
+            if let Some(published) = published.await? {
+                return Ok(published);
             }
         }
     }

@@ -108,7 +108,7 @@ impl<W: Workload> Supervisor<'_, W> {
         }
     }
 
-    /// Stands by, takes over, works, and jobs in flight over where everything is done.
+    /// Stands by, takes over, works, and hands over where everything is done.
     async fn session(&self, consumer: &Consumer<W>, link: &Arc<Link>) -> End {
         let term = match self.shutdown.run_until_cancelled(consumer.elect(self, link)).await {
             Some(Ok(term)) => term,

@@ -20,7 +20,7 @@ use crate::domain::subject::Subject;
 use crate::throttle::gate::Gate;
 use crate::throttle::jobs_in_flight::{As, JobsInFlight};
 
-/// How a delivery leaves our jobs in flight before it ended.
+/// How a delivery leaves before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
     /// Unsettled: the session is over, or everything is given back. The broker delivers it again.

@@ -118,7 +118,7 @@ pub struct Progress {
     is_cut: bool,
     lane: Option<Lane>,
     announced: Option<Announced>,
-    /// The most that any announcement said: a batch that is resolved and sent again has fewer jobs the second time.
+    /// The most that any announcement said: a batch that is fixed and sent again has fewer jobs the second time.
     most: u64,
     round: u32,
     /// Jobs that ended since the newest announcement.
@@ -353,14 +353,14 @@ impl Progress {
         })
     }
 
-    /// How long it will take until all of it has ended, where nothing keeps it: see [`Ends::adaptive_rate`].
+    /// How long it will take until all of it has ended, where nothing keeps it: see [`Ends::completion_rate`].
     pub fn time_left(&self, now: Timestamp, in_force: Option<u32>) -> Option<Duration> {
         let waiting = self.waiting()?;
         if waiting == 0 {
             return Some(Duration::ZERO);
         }
         #[expect(clippy::cast_precision_loss, reason = "an estimate in seconds")]
-        Duration::try_from_secs_f64(waiting as f64 * 60.0 / self.ends.adaptive_rate(now, in_force)?).ok()
+        Duration::try_from_secs_f64(waiting as f64 * 60.0 / self.ends.completion_rate(now, in_force)?).ok()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text from outside, made fit to be read by a person: what moves the cursor, ends a line, order of a user the direction of what follows or is
+//! Text from outside, made fit to be read by a person: what moves the cursor, ends a line, turns the direction of what follows or is
 //! not seen at all stands there as an escape. Whoever writes a log line, a table or an error for people goes through here.
 
 use std::borrow::Cow;

@@ -125,7 +125,7 @@ pub struct Mailed<'a> {
     pub org: Cow<'a, str>,
     /// The job's id.
     pub job: Cow<'a, str>,
-    /// The batch, where it is notified, or the job's id names it.
+    /// The batch, where it is said, or the job's id names it.
     pub batch: Option<Cow<'a, str>>,
     /// The notification's id.
     pub note: Option<Cow<'a, str>>,

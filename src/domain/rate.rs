@@ -50,7 +50,7 @@ impl Ends {
     ///
     /// Where it has gone on for a minute, what ended in it; where it begins, or goes on after a lull, the last minute says little, and the
     /// rate in force says what comes.
-    pub fn adaptive_rate(&self, now: Timestamp, in_force: Option<u32>) -> Option<f64> {
+    pub fn completion_rate(&self, now: Timestamp, in_force: Option<u32>) -> Option<f64> {
         let now_second = self.second(now);
         // Of one call a minute, one in three minutes is not late.
         let three = in_force.map_or(0, |rate| 3 * 60 / i64::from(rate.max(1)));
@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(ends: &Ends, now: i64, in_force: Option<u32>, count: u64, adaptive_rate: Option<f64>) {
-        let said = (ends.within_a_minute(at(now)), ends.adaptive_rate(at(now), in_force).map(f64::round));
-        assert_eq!(said, (count, adaptive_rate), "at {now} with {in_force:?}");
+    fn check(ends: &Ends, now: i64, in_force: Option<u32>, count: u64, completion_rate: Option<f64>) {
+        let said = (ends.within_a_minute(at(now)), ends.completion_rate(at(now), in_force).map(f64::round));
+        assert_eq!(said, (count, completion_rate), "at {now} with {in_force:?}");
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
         check(&Ends::default(), 0, Some(300), 0, None);
         // Five a second.
         let steady = ends([(0..100, 5)]);
-        for (now, in_force, count, adaptive_rate) in [
+        for (now, in_force, count, completion_rate) in [
             // A clock that is behind.
             (6, Some(300), 300, Some(300.0)),
             (99, Some(300), 300, Some(300.0)),
@@ -137,7 +137,7 @@ mod tests {
             (130, Some(300), 145, Some(145.0)),
             (159, Some(300), 0, None),
         ] {
-            check(&steady, now, in_force, count, adaptive_rate);
+            check(&steady, now, in_force, count, completion_rate);
         }
         // Seven within seven seconds say what comes only by the rate in force.
         check(&ends([(0..7, 1)]), 6, Some(60), 7, Some(60.0));
@@ -169,8 +169,8 @@ mod tests {
             let now = Timestamp::from_millisecond(now + later).unwrap();
             prop_assert!(ends.within_a_minute(now) <= u64::from(limit));
             if known {
-                let adaptive_rate = ends.adaptive_rate(now, Some(limit)).unwrap_or(0.0);
-                prop_assert!(adaptive_rate <= f64::from(limit), "{adaptive_rate}");
+                let completion_rate = ends.completion_rate(now, Some(limit)).unwrap_or(0.0);
+                prop_assert!(completion_rate <= f64::from(limit), "{completion_rate}");
             }
         }
 

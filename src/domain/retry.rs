@@ -40,7 +40,7 @@ pub const FORBIDDEN_USERS: usize = 5;
 /// What one job has been through so far. Kept over a lost broker, so that nothing is counted twice or forgotten.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Calls answered by anything but a 429, a first 401 or what stops the line, or not answered.
+    /// Calls answered by anything but a 429, a first 401 or what halts processing, or not answered.
     pub attempts: u32,
     /// How many of these were the breaker's probes, and faults: they bring no job nearer to being given up.
     pub probes: u32,
@@ -300,7 +300,7 @@ pub fn sooner_for_another(usual: Duration, first: Duration, many: bool, another:
     }
 }
 
-/// How long until a stopped line tries again: `first` after it stopped, doubled with each try since, at most 5 min.
+/// How long until halted processing is tried again: `first` after it stopped, doubled with each try since, at most 5 min.
 pub fn retry_after_stop(first: Duration, tries: u32) -> Duration {
     first.saturating_mul(1 << tries.min(10)).min(Duration::from_secs(300))
 }

@@ -93,7 +93,7 @@ pub struct Lately {
     /// Jobs that ended in the last 60 s.
     pub per_minute: u64,
     /// Jobs a minute by which a time left is estimated; `None` where none ended lately.
-    pub adaptive_rate: Option<f64>,
+    pub completion_rate: Option<f64>,
     /// How the org's worker stands.
     pub status: Option<Status>,
     /// How many jobs failed within a day, by their reason (`other`: one that is not known here), and have not ended otherwise since.
@@ -198,7 +198,7 @@ impl Statistics {
         Some(Lately {
             minutes: tale.hour.minutes(now),
             per_minute: ends.within_a_minute(now),
-            adaptive_rate: ends.adaptive_rate(now, status.map(|status| status.rate)),
+            completion_rate: ends.completion_rate(now, status.map(|status| status.rate)),
             status: status.cloned(),
             failures: tale.failures.by_reason(now),
             failed: tale.failures.named(now),

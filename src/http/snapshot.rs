@@ -1,4 +1,4 @@
-//! Everything that the page is made of, as the worker jobs in flight it over, and how it is put together at one moment.
+//! Everything that the page is made of, as the worker hands it over, and how it is put together at one moment.
 
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ impl Snapshot {
         });
         // What is delayed waits for a time of its own.
         let to_do = part.backlog().zip(part.depth).map(|(all, depth)| all.saturating_sub(depth.parked));
-        let adaptive_rate = lately.adaptive_rate.filter(|_| blocked.is_none());
+        let completion_rate = lately.completion_rate.filter(|_| blocked.is_none());
         page_state::Org {
             standing: part.standing(row.closed.each_ref().map(Option::as_ref), lately.per_minute, blocked.as_ref()),
             closed: ByLane::all(row.closed.each_ref().map(|closed| closed.as_ref().map(page_state::Closed::of)))
@@ -112,8 +112,8 @@ impl Snapshot {
             per_minute: lately.per_minute,
             seconds_left: to_do
                 .filter(|jobs| *jobs > 0)
-                .zip(adaptive_rate)
-                .map(|(jobs, adaptive_rate)| (f64::from(jobs) * 60.0 / adaptive_rate).round()),
+                .zip(completion_rate)
+                .map(|(jobs, completion_rate)| (f64::from(jobs) * 60.0 / completion_rate).round()),
             blocked: blocked.as_ref().map(page_state::Blocked::of),
             minutes: lately.minutes.iter().map(|minute| [minute.succeeded, minute.failed, minute.other]).collect(),
             batches: lately.batches.iter().map(page_state::Batch::of).collect(),

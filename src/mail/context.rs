@@ -218,7 +218,7 @@ impl MailerContext {
     }
 }
 
-/// Whom a mail is for, where the order of a user want one name for it: an org's name has no `~`.
+/// Whom a mail is for, where the order of the mails of a user wants one name for it: an org's name has no `~`.
 pub(super) fn person(note: &Note) -> UserId {
     UserId::parse(&format!("{}~{}", note.org, note.user.as_str())).unwrap_or_else(|_| note.user.clone())
 }

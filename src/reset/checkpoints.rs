@@ -41,7 +41,7 @@ impl Key {
     }
 }
 
-/// The states of jobs whose deliveries that were not settled, since a session was lost or all was given back.
+/// The states of jobs whose deliveries were not settled, since a session was lost or all was given back.
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
     kept: Mutex<Kept>,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_counts_as_untold_from_when_it_is_set_until_its_notification_is_confirmed_or_its_trip_is_void() {
+    fn a_password_counts_as_not_notified_until_its_notification_is_confirmed_or_its_checkpoint_is_void() {
         let checkpoints = Checkpoints::default();
         let set = |id: &str| {
             let mut state = tried();

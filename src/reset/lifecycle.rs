@@ -43,7 +43,7 @@ pub struct Arrival {
 
 type Place = BoxFuture<'static, Turn>;
 
-/// The order of a user that a job has.
+/// The turns that a job has.
 #[derive(Default)]
 struct TurnsHeld {
     /// By what the job says: its user's id, or what stands in for it.
@@ -114,13 +114,13 @@ async fn run(job: &mut Job<'_>, intent: Option<Result<Intent, Invalid>>, place: 
         job.wait_its_time().await?;
         return Err(Leave::Again(RequeueTarget::Queue));
     }
-    let mut user_order = TurnsHeld::default();
+    let mut turns = TurnsHeld::default();
     if let Some(place) = place {
         let _turn = job.info.span.wait("wait for the user's turn");
-        user_order.first = Some(job.in_turn(place).await?);
+        turns.first = Some(job.in_turn(place).await?);
     }
     if job.state.ending.is_none() {
-        let ending = match reset(job, intent, &mut user_order).await {
+        let ending = match reset(job, intent, &mut turns).await {
             Ok(ending) => ending,
             Err(Interrupted::Dead { reason, detail }) => Ending::dead(reason, detail),
             Err(Interrupted::Leave(leave)) => return Err(leave),
@@ -136,7 +136,7 @@ async fn run(job: &mut Job<'_>, intent: Option<Result<Intent, Invalid>>, place: 
 async fn reset(
     job: &mut Job<'_>,
     intent: Option<Result<Intent, Invalid>>,
-    user_order: &mut TurnsHeld,
+    turns: &mut TurnsHeld,
 ) -> Result<Ending, Interrupted> {
     let info = job.info;
     info.may_be_delivered()?;
@@ -161,15 +161,15 @@ async fn reset(
     }
     job.wait_its_time().await?;
     let org = job.org;
-    if user_order.first.is_none() {
+    if turns.first.is_none() {
         let _turn = info.span.wait("wait for the user's turn");
-        user_order.first = Some(job.in_turn(org.user_order.take(&reset.who.key())).await?);
+        turns.first = Some(job.in_turn(org.user_order.take(&reset.who.key())).await?);
     }
     let user = match &reset.who {
         Who::Id(user) => user.clone(),
         Who::Name(name) => {
             let user = search::find(job, name, not_after).await?;
-            user_order.found = Some(job.in_turn(org.user_order.take(&user)).await?);
+            turns.found = Some(job.in_turn(org.user_order.take(&user)).await?);
             user
         }
     };

@@ -61,7 +61,7 @@ pub(super) async fn requeue(
     state.has_copy = true;
     if published.is_ok() {
         failpoint::reach(Stage::Again, info.id.as_str());
-        tracing::debug!(job.id = %info.id, org = org.name, lane = info.lane.as_str(), ?target, "published again");
+        tracing::debug!(job.id = %info.id, org = org.name, lane = info.lane.as_str(), to = ?target, "published again");
         if !delivery.ack(&session.over).await {
             // Both will come, with one password.
             org.checkpoints.keep(key, state);

@@ -19,7 +19,7 @@ const PAUSES: Of = Of { org: "resetd_pauses_total", mailer: "resetd_mailer_pause
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const ACTIVE: Of = Of { org: "resetd_active", mailer: "resetd_mailer_active" };
-const STOPPED: Of = Of { org: "resetd_halted", mailer: "resetd_mailer_halted" };
+const HALTED: Of = Of { org: "resetd_halted", mailer: "resetd_mailer_halted" };
 const TASKS: &str = "resetd_tasks";
 const BREAKER: Of = Of { org: "resetd_breaker_state", mailer: "resetd_mailer_breaker_state" };
 const BREAKER_OPENED: Of = Of { org: "resetd_breaker_opened_total", mailer: "resetd_mailer_breaker_opened_total" };
@@ -87,10 +87,7 @@ fn describe() {
     describe_counter!(PATCHES, "PATCH calls, by org and status (or timeout, cut, unreachable)");
     describe_counter!(SEARCHES, "Searches for a user by name, by org and status (or timeout, cut, unreachable)");
     describe_histogram!(PATCH_SECONDS, "How long a PATCH took until its answer was read");
-    describe_histogram!(
-        PERMIT_SECONDS.org,
-        "How long a try waited for its permit: limiter, pauses and stopped line together"
-    );
+    describe_histogram!(PERMIT_SECONDS.org, "How long a try waited for its permit: limiter, pauses and halt together");
     describe_counter!(PAUSES.org, "Pauses of all the org's calls, after a 429 or a 503 with Retry-After");
     describe_counter!(TOKENS, "Token requests, by org and result");
     describe_gauge!(TASKS, "Tasks alive in the process: one for each job in flight, and some for each org");
@@ -99,10 +96,7 @@ fn describe() {
         ACTIVE.org,
         "1 while this worker works the org, 0 while it stands by, starts or is stopped by its broker"
     );
-    describe_gauge!(
-        STOPPED.org,
-        "1 while processing is halted and operator action is required; /readyz has the reason"
-    );
+    describe_gauge!(HALTED.org, "1 while processing is halted and operator action is required; /readyz has the reason");
     describe_gauge!(BREAKER.org, "The org's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(
         BREAKER_OPENED.org,
@@ -128,7 +122,7 @@ fn describe() {
         ACTIVE.mailer,
         "1 while this mailer sends, 0 while it stands by, starts or is stopped by its broker"
     );
-    describe_gauge!(STOPPED.mailer, "1 while the mailer is halted until an operator acts; /readyz has the reason");
+    describe_gauge!(HALTED.mailer, "1 while the mailer is halted until an operator acts; /readyz has the reason");
     describe_gauge!(BREAKER.mailer, "The mailer's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(BREAKER_OPENED.mailer, "How often the mailer's breaker opened, by cause");
     describe_gauge!(
@@ -187,9 +181,9 @@ pub fn broker_connected(connected: bool) {
     metrics::gauge!(BROKER).set(if connected { 1.0 } else { 0.0 });
 }
 
-/// The org's line is stopped, or runs.
+/// Processing of the org is halted, or runs.
 pub fn halted(subject: &Subject, stopped: bool) {
-    STOPPED.set(subject, if stopped { 1.0 } else { 0.0 });
+    HALTED.set(subject, if stopped { 1.0 } else { 0.0 });
 }
 
 /// This worker works the org, or does not.

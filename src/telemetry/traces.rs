@@ -76,7 +76,7 @@ impl JobSpan {
         info_span!(parent: &self.0, "wait", otel.name = what)
     }
 
-    /// It waits for its permit: limiter, pauses, breaker, stopped line and token together.
+    /// It waits for its permit: limiter, pauses, breaker, halt and token together.
     pub fn gate(&self) -> Span {
         info_span!(parent: &self.0, "gate")
     }

@@ -1,5 +1,5 @@
 //! The gate that every single try passes: one dispatcher gives the permits, and at the moment of each it looks at the worker's
-//! own leave to call, the stopped line, the breaker, the pause, the token, the job's `not-after` and the limiter, with nothing
+//! own leave to call, the halt, the breaker, the pause, the token, the job's `not-after` and the limiter, with nothing
 //! awaited between the last look and the permit.
 
 use std::sync::{Arc, Mutex};
@@ -179,7 +179,7 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.stop(cause, why);
     }
 
-    /// What stopped the line is resolved.
+    /// What halted processing is resolved.
     pub fn resolved(&self, cause: HaltCause) {
         self.shared.resolved(cause);
     }
@@ -235,8 +235,8 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.is_ours();
     }
 
-    /// Whether the line is stopped for this cause.
-    pub fn is_stopped(&self, cause: HaltCause) -> bool {
+    /// Whether processing is halted for this cause.
+    pub fn is_halted(&self, cause: HaltCause) -> bool {
         self.shared.lock().stops.contains_key(&cause)
     }
 
@@ -282,7 +282,7 @@ impl<T: Send + 'static> Gate<T> {
         self.shared.lock().shut(now)
     }
 
-    /// Whether nothing is left to be proved: the line is not stopped, and the breaker is closed. A gate that is not shut may still let
+    /// Whether nothing is left to be proved: processing is not halted, and the breaker is closed. A gate that is not shut may still let
     /// one call through to see.
     pub fn is_proved(&self) -> bool {
         let state = self.shared.lock();

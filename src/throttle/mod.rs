@@ -1,4 +1,4 @@
-//! What all calls of one org share: the limiter and its adaptive rate, the breaker, the lanes' queue, the pause, the stopped line,
+//! What all calls of one org share: the limiter and its adaptive rate, the breaker, the lanes' queue, the pause, the halt,
 //! whose turn it is, and who is who.
 
 pub mod adaptive_rate;

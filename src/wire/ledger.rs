@@ -148,12 +148,14 @@ fn ended<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>> 
     let Done { job_id, org, user_id, batch, lane, outcome, reason, detail, status, finished_at } =
         serde_json::from_slice(body).ok()?;
     let name = |name: Option<Text<'a>>| name.map(|text| text.0).filter(|text| text.len() <= MAX_NAME);
+    // As long as a job's may be, which is counted in characters.
+    let batch = batch.map(|text| text.0).filter(|text| text.chars().count() <= MAX_NAME);
     (job_id.len() <= MAX_NAME).then_some(())?;
     Some(Ended {
         org,
         job: job_id,
         user: name(user_id),
-        batch: name(batch),
+        batch,
         asked_at: asked_at(properties),
         lane: lane.and_then(|lane| Lane::named(&lane.0).ok()),
         kind: OutcomeKind::named(&outcome)?,

@@ -60,7 +60,7 @@ impl<'a> Pairs<'a> {
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// JobsInFlight every name within a value to `each`, at any depth.
+/// Hands every name within a value to `each`, at any depth.
 pub(super) fn names(value: &RawValue, each: &mut impl FnMut(&str)) {
     match value.get().as_bytes().first() {
         Some(b'{') => {

@@ -10,12 +10,10 @@ const README_WORDS: usize = 700;
 const WIDTH: usize = 120;
 /// Lines between two headings at most: a screen.
 const SCREEN: usize = 45;
-/// Not broken up yet: it has tables with long cells.
-const EXCEPT: [&str; 1] = ["docs/contract.md"];
 /// The decisions are kept as they were written.
 const DECISIONS: &str = "docs/adr";
 
-/// README, CONTRIBUTING, SECURITY and all below `docs`, without the exceptions. CHANGELOG is a list of entries and not among them.
+/// README, CONTRIBUTING, SECURITY and all below `docs`. CHANGELOG is a list of entries and not among them.
 fn documents() -> Vec<String> {
     fn walk(folder: &str, documents: &mut Vec<String>) {
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
@@ -23,7 +21,7 @@ fn documents() -> Vec<String> {
             let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
             if entry.path().is_dir() && path != DECISIONS {
                 walk(&path, documents);
-            } else if path.ends_with(".md") && !EXCEPT.contains(&path.as_str()) {
+            } else if path.ends_with(".md") {
                 documents.push(path);
             }
         }

@@ -517,7 +517,7 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
     let world = Plan::new().start().await;
     let connection = std::sync::Arc::new(connect(&world.amqp_url).await);
     let publisher = &Publisher::open(connection).await.unwrap();
-    // 32 at once, each of which publishes to a queue and to none by user_order: (unroutable and "published", published and "returned").
+    // 32 at once, each of which publishes to a queue and to none by turns: (unroutable and "published", published and "returned").
     let one = async |places: [String; 2]| {
         let (mut lost, mut doubled) = (0, 0);
         for n in 0..400 {
@@ -576,7 +576,7 @@ async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
     assert!(mails.len() >= users.len());
     let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
     let sets = world.main().stats().password_sets;
-    assert!(told + not_notified >= sets, "{told} told and {not_notified} said to be not_notified, of {sets}");
+    assert!(told + not_notified >= sets, "{told} told and {not_notified} said to be not notified, of {sets}");
     assert!(took < grace + Duration::from_secs(1), "{took:?} of a grace of {grace:?}");
 }
 

@@ -49,7 +49,7 @@ fn hasty(port: u16) -> Courier {
 
 fn encrypted(port: u16, tls: &str, ca: &Path, password: &str) -> Courier {
     courier(&format!(
-        "[mailer]\ntimeout = \"20s\"\nfrom = \"Service observer <noreply@example.com>\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"{tls}\"\nca_file = {ca:?}\nuser = \"mailer\"\npassword = \"{password}\"\n"
+        "[mailer]\ntimeout = \"20s\"\nfrom = \"Service desk <noreply@example.com>\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"{tls}\"\nca_file = {ca:?}\nuser = \"mailer\"\npassword = \"{password}\"\n"
     ))
 }
 
@@ -95,7 +95,7 @@ async fn a_mail_server_with_starttls_and_a_login_takes_a_mail_as_it_was_meant() 
     assert_eq!(envelope["encrypted"], true);
     let parsed = MessageParser::default().parse(&bytes).unwrap();
     assert_eq!(parsed.subject(), Some("Ihr vorläufiges Passwort"));
-    assert_eq!(parsed.from().unwrap().first().unwrap().name(), Some("Service observer"));
+    assert_eq!(parsed.from().unwrap().first().unwrap().name(), Some("Service desk"));
     assert_eq!(parsed.message_id(), Some("0f6e7c1a-5b7e@example.com"));
     assert_eq!(parsed.header("Auto-Submitted").and_then(|value| value.as_text()), Some("auto-generated"));
     assert_eq!(parsed.body_text(0).unwrap().replace("\r\n", "\n"), *mail().text);

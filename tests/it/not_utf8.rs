@@ -1,5 +1,5 @@
 //! Bytes that are not UTF-8 where AMQP has text: in properties, and in the names and values of headers. RabbitMQ takes them from any
-//! client, and jobs in flight them on as they are.
+//! client, and hands them on as they are.
 
 use std::collections::BTreeMap;
 

@@ -306,7 +306,7 @@ async fn metrics_count_what_happened() {
     assert_eq!(worker.terminated().await.0, 0);
 }
 
-/// A call of the org's at its own adaptive rate, for 20 calls a second.
+/// A call of the org's at its own pace, for 20 calls a second.
 fn twenty_a_second() -> sim::Settings {
     sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
 }

@@ -278,7 +278,7 @@ async fn sign_in(tab: &mut Tab) {
     tab.value(&fill).await;
 }
 
-/// A phone and a observer, light and dark: everything can be read without scrolling sideways.
+/// A phone and a desk, light and dark: everything can be read without scrolling sideways.
 async fn fits_everywhere(tab: &mut Tab) {
     for scheme in ["light", "dark"] {
         tab.scheme(scheme).await;

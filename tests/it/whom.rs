@@ -169,7 +169,7 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
     eventually("the bulk lane is closed too", async || row(&world).await["bulk"].is_object().then_some(())).await;
     lies(&world, "resets.main.bulk", 3).await;
     assert_eq!(world.main().stats().password_sets, 12);
-    eventually("the status_line says so", async || {
+    eventually("the status line says so", async || {
         state().await["statusLine"]["text"].as_str().unwrap().contains("guard_per_hour").then_some(())
     })
     .await;

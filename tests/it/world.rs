@@ -1,4 +1,4 @@
-//! A world for one test: a prefix at the broker, simulated orgs, a worker in this process, and the jobs in flight of a producer.
+//! A world for one test: a prefix at the broker, simulated orgs, a worker in this process, and the hands of a producer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 /// So many reads at most are on their way in one direction.
 const ON_THEIR_WAY: usize = 4_096;
 
-/// Takes connections on a loopback port of its own and jobs in flight each on. All of them end when this is dropped.
+/// Takes connections on a loopback port of its own and hands each on. All of them end when this is dropped.
 pub struct Relay {
     url: String,
     network: watch::Sender<Network>,

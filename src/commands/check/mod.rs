@@ -55,7 +55,7 @@ pub async fn run(args: Args, files: &[PathBuf], environment: Environment, shutdo
     print(&findings, args.json)?;
     let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();
     if !problems.is_empty() {
-        bail!(ConfigError::new(format!("{} of its values must be resolved; each is named above", problems.len())));
+        bail!(ConfigError::new(format!("{} of its values must be fixed; each is named above", problems.len())));
     }
     if failed > 0 {
         bail!("{failed} of {} things checked failed; what to do is said below each", findings.len());

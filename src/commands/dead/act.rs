@@ -30,7 +30,7 @@ const CHANNELS: usize = 4;
 /// Letters that are published at once.
 const AT_ONCE: usize = 32;
 /// How long after an interrupt what is on its way may still be confirmed.
-const PUBLISH_GRACE: Duration = Duration::from_secs(5);
+const CONFIRM_GRACE: Duration = Duration::from_secs(5);
 /// How often it looks whether a resource alarm holds it up.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -286,7 +286,7 @@ enum Settled {
 /// Some time after an interrupt: what is on its way then may hang for as long as a resource alarm lasts.
 async fn given_up(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
-    tokio::time::sleep(PUBLISH_GRACE).await;
+    tokio::time::sleep(CONFIRM_GRACE).await;
 }
 
 /// Publishes what becomes of a letter, waits for the confirm, and takes the letter out.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::amqp::error::BrokerError;
 use crate::amqp::letters::{Held, Letters};
 
-/// JobsInFlight every letter there is to `each`, and says how many there were.
+/// Hands every dead letter there is to `each`, and says how many there were.
 pub(super) async fn through(
     connection: &Connection,
     queue: &str,

@@ -77,7 +77,7 @@ pub struct Args {
     /// Follow the jobs to their ends; Ctrl-C leaves them running. Exit code 1 if any was given up.
     #[arg(long)]
     wait: bool,
-    /// Write the rows that failed, or whose mail did, to this CSV file, with reason and detail, ready to be resolved and sent again.
+    /// Write the rows that failed, or whose mail did, to this CSV file, with reason and detail, ready to be fixed and sent again.
     #[arg(long, value_name = "FILE", requires = "wait")]
     failed: Option<PathBuf>,
 }
@@ -237,7 +237,7 @@ fn open_failed(path: &Path, emptied: bool) -> Result<std::fs::File> {
     opened.and_then(private).with_context(|| cannot_write(path))
 }
 
-/// The rows that were given up, with their reasons, so that the file can be resolved and sent again.
+/// The rows that were given up, with their reasons, so that the file can be fixed and sent again.
 fn write_failed(path: &Path, sheet: &Sheet, seen: &Seen) -> Result<()> {
     let mut writer = csv::Writer::from_writer(open_failed(path, true)?);
     let columns = sheet.columns.iter().map(String::as_str).chain(REMARKS).map(file::no_formula);

@@ -71,7 +71,7 @@ fn a_batch_sent_again_waits_for_what_was_sent_again() {
     check(&[&resolved[..], &[e("c", Succeeded, 2)]].concat(), (Some(3), Some(0), 3), [3, 0, 0, 0, 0, 0]);
     let whole = [&first[..2], &[announced(3), e("a", Duplicate, 2), e("b", Succeeded, 2)]].concat();
     check(&whole, (Some(3), Some(1), 2), [2, 0, 0, 0, 0, 0]);
-    // A resolved user is another user, and so another job.
+    // A user that was fixed is another user, and so another job.
     check(&[&resolved[..], &[e("c2", Succeeded, 2)]].concat(), (Some(4), Some(0), 4), [3, 1, 0, 0, 0, 0]);
 }
 

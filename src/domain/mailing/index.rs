@@ -13,7 +13,7 @@ use super::Mailed;
 use crate::domain::ledger::{KEPT, Room};
 use crate::domain::user::canonical;
 
-/// Jobs, and notifications that were notified, at most: a day of two orgs at 300 a minute, and more; some 100 bytes each. The oldest hour is forgotten
+/// Jobs, and notifications that were sent, at most: a day of two orgs at 300 a minute, and more; some 100 bytes each. The oldest hour is forgotten
 /// for a newer one.
 const MAX_IDS: usize = 1_000_000;
 const HOUR: i64 = 3600;

@@ -64,7 +64,7 @@ struct Minute {
 
 impl Hour {
     pub(super) fn ended(&mut self, job: &str, kind: OutcomeKind, lane: Option<Lane>, at: Timestamp, now: Timestamp) {
-        // One minute more than is notified: the oldest hour of resets begins within it.
+        // One minute more than is shown: the oldest hour of resets begins within it.
         let (minute, oldest) = (minute(at), minute(now) - MINUTES - 1);
         if minute <= oldest {
             return;

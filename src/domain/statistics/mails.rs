@@ -1,5 +1,5 @@
 //! What became of mails lately, for whoever looks on: how many were sent in each minute of the last hour, why others were not, and the
-//! last ones. A fold over the stream like the statistics's, and as bounded.
+//! last ones. A fold over the stream like that of the outcomes, and as bounded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};

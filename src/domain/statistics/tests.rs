@@ -74,7 +74,7 @@ fn the_rate_is_a_count_of_the_last_minute_and_the_pace_says_what_comes() {
     let said = |statistics: &Statistics, seconds| {
         let status = Status { rate: 300, blocked: None, closed: [const { None }; Lane::COUNT] };
         let lately = statistics.lately("main", at(seconds), Some(&status)).unwrap();
-        (lately.per_minute, lately.adaptive_rate.map(f64::round))
+        (lately.per_minute, lately.completion_rate.map(f64::round))
     };
     assert_eq!(said(&statistics, 0), (0, None));
     // Five a second, from the 600th second on.

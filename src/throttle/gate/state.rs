@@ -41,7 +41,7 @@ pub struct Meter {
     pub paused_until: Option<Timestamp>,
     /// Until when no token is asked for, after its endpoint failed.
     pub no_token_until: Option<Timestamp>,
-    /// When a stopped line is tried again.
+    /// When halted processing is tried again.
     pub next_try: Option<Timestamp>,
     /// Whether the worker may call at all: it holds a fresh lease, and the broker confirms what is published.
     pub may_call: bool,
@@ -74,7 +74,7 @@ pub(super) struct State<T> {
     pub(super) spent: Spent,
 }
 
-/// How often the line tried again while it is stopped for a cause, and when it does so next.
+/// How often processing was tried again while it is halted for a cause, and when it does so next.
 #[derive(Debug, Clone)]
 pub(super) struct Stop {
     /// How long until the first of them.
@@ -250,7 +250,7 @@ impl<T> State<T> {
         }
     }
 
-    /// A permit is given: a line that is stopped lets this one try through, and the next one later.
+    /// A permit is given: a halt lets this one try through, and the next one later.
     pub(super) fn let_through(&mut self, now: Instant) -> Option<Waiting<T>> {
         let next = self.pop(now);
         if let Some(next) = &next {
@@ -304,7 +304,7 @@ impl<T> State<T> {
         self.lanes.has(|lane, waiting| is_clear(waiting) && may(lane, waiting))
     }
 
-    /// Puts a limiter for the adaptive rate's rate in place, where that changed. It starts empty.
+    /// Puts a limiter for the adaptive rate in place, where that changed. It starts empty.
     pub(super) fn repace(&mut self) -> bool {
         let rate = self.adaptive_rate.per_minute();
         let changed = rate.get() != self.rate;

@@ -1,4 +1,4 @@
-//! A connection to a mail server that jobs in flight out what it receives line by line.
+//! A connection to a mail server that hands out what it receives line by line.
 //!
 //! Whatever stands in clear behind the answer to STARTTLS was put there by somebody on the way (RFC 3207, section 6). lettre reads
 //! into a buffer that outlives the handshake, and would take it for answers that came encrypted. So nothing behind a line's end is

@@ -160,6 +160,17 @@ fn what_is_not_known_here_is_left_out_of_a_jobs_end_and_what_is_no_name_makes_it
 }
 
 #[test]
+fn a_batch_is_named_by_as_many_characters_as_a_job_may_name_it_by() {
+    let batch = |name: &str| {
+        let mut outcome = outcome(OutcomeKind::Failed, "j");
+        outcome.batch = Some(name.to_owned());
+        told_of(&record(&outcome).0, &kind("outcome")).unwrap().batch.map(std::borrow::Cow::into_owned)
+    };
+    assert_eq!(batch(&"批".repeat(255)), Some("批".repeat(255)));
+    assert_eq!(batch(&"批".repeat(256)), None);
+}
+
+#[test]
 fn a_letter_that_was_dropped_is_read() {
     let body = br#"{"jobId":"j-1","org":"main","userId":"u","reason":"not_found","droppedAt":"2027-01-15T08:00:00Z"}"#;
     assert_eq!(read(body, &kind("dropped")), Some(LedgerRecord::Dropped { org: "main".into(), job: "j-1".into() }));

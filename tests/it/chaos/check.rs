@@ -370,7 +370,7 @@ impl<'a> Check<'a> {
         (more, wrong)
     }
 
-    /// When the lease changed jobs_in_flight: the fences that another worker had written than the one before.
+    /// When the lease changed hands: the fences that another worker had written than the one before.
     fn changes_of_hands(&self) -> Vec<Timestamp> {
         let fences: Vec<Value> = self.records.iter().filter(|record| is_of(record, "fence")).map(Taken::json).collect();
         let changes = fences.windows(2).filter(|two| two[0]["worker"] != two[1]["worker"]);
@@ -543,7 +543,7 @@ impl<'a> Check<'a> {
             ("superseded", count("superseded")),
             ("expired", count("expired")),
             ("duplicate", count("duplicate")),
-            ("the lease changed jobs_in_flight", self.changes_of_hands().len().to_string()),
+            ("the lease changed hands", self.changes_of_hands().len().to_string()),
             ("jobs with more than one end", self.done_again().0.to_string()),
             ("jobs reset again after a takeover, and told twice", self.reset_again().0.to_string()),
             ("users of one job set more than once", of_one.filter(set_again).count().to_string()),

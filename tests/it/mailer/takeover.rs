@@ -1,4 +1,4 @@
-//! A mailer that is stopped or cut off delivers nothing beside the one that took over, though mails are in its jobs in flight.
+//! A mailer that is stopped or cut off delivers nothing beside the one that took over, though mails are in flight there.
 
 use super::*;
 use crate::relay::Relay;
@@ -28,7 +28,7 @@ impl One {
     }
 }
 
-/// The first is held while mails wait in its jobs in flight, one permit every 2 s; the second takes over; the first is let go.
+/// The first is held while mails wait in flight, one permit every 2 s; the second takes over; the first is let go.
 async fn delivers_no_more(hold: fn(&One), let_go: fn(&One)) {
     let world = Plan::new().config(&section(1)).prepare().await;
     let first = One::start(&world, 30).await;
@@ -42,7 +42,7 @@ async fn delivers_no_more(hold: fn(&One), let_go: fn(&One)) {
     hold(&first);
     role_is(&second.http, "active").await;
     let before = first.postbox.came();
-    assert!(before < 6, "mails were in its jobs_in_flight");
+    assert!(before < 6, "mails were in flight");
     let ends = by_note(&records(&world, 6).await);
     let_go(&first);
     role_is(&first.http, "standby").await;
@@ -53,7 +53,7 @@ async fn delivers_no_more(hold: fn(&One), let_go: fn(&One)) {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 6);
-    assert!(second.postbox.came() >= 6 - before, "the second sends what was in the first's jobs_in_flight");
+    assert!(second.postbox.came() >= 6 - before, "the second sends what the first had in flight");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
