@@ -289,7 +289,7 @@ async fn all_that_is_wrong_in_the_configuration_is_named_at_once_and_it_ends_wit
     let parts =
         ["amqp.prefix", "wire.password", "wire.extensions", "password.kind", "orgs.main.region", "orgs.second.region"];
     says(&out, &parts);
-    says(&err, &["6 of its values must be resolved"]);
+    says(&err, &["6 of its values must be fixed"]);
     // One that a worker cannot start with, and the broker can be looked at all the same.
     let world = Plan::new().prepare().await;
     let (code, findings) =
