@@ -194,16 +194,7 @@ mod tests {
     #[test]
     fn the_rate_in_force_and_a_pause_are_said_of_an_org_that_is_at_work_here() {
         let board = Board::new(["main"].into_iter());
-        let mut meter = Meter {
-            configured: 300,
-            rate: 240,
-            spent: 0,
-            waiting: 0,
-            paused_until: None,
-            no_token_until: None,
-            next_try: None,
-            may_call: true,
-        };
+        let mut meter = Meter { rate: 240, ..Meter::idle(300) };
         let shown = |meter: &Meter| {
             serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), Words::All)).unwrap()
         };

@@ -213,19 +213,6 @@ mod tests {
     use super::*;
     use crate::domain::blocked::Cause;
 
-    fn meter() -> Meter {
-        Meter {
-            configured: 300,
-            rate: 300,
-            spent: 0,
-            waiting: 0,
-            paused_until: None,
-            no_token_until: None,
-            next_try: None,
-            may_call: true,
-        }
-    }
-
     fn at(seconds: i64) -> Option<Timestamp> {
         Timestamp::from_second(seconds).ok()
     }
@@ -255,7 +242,7 @@ mod tests {
 
     #[test]
     fn it_says_that_it_moves_and_how_fast_or_that_there_is_nothing_to_do() {
-        let meter = meter();
+        let meter = Meter::idle(300);
         assert_eq!(line(&meter, 287, Some(40), 3), (State::Moving, "Moving: 287 jobs ended in the last 60 s".into()));
         assert_eq!(line(&meter, 287, Some(0), 0), (State::Idle, "Idle: no job waits".into()));
         assert_eq!(line(&meter, 0, None, 0).0, State::Idle);
@@ -281,7 +268,7 @@ mod tests {
             holder: None,
             breaker: Some(&breaker),
             closed: [None; Lane::COUNT],
-            meter: &Meter { paused_until: at(3), next_try: at(5), ..meter() },
+            meter: &Meter { paused_until: at(3), next_try: at(5), ..Meter::idle(300) },
             per_minute: 200,
             backlog: Some(40),
             in_flight: 4,
@@ -293,14 +280,14 @@ mod tests {
         let (state, text, until) = status_line(&about);
         assert_eq!((state, until), (State::Waiting, at(3)));
         assert!(text.starts_with("Paused"), "{text}");
-        let blocked = Meter { may_call: false, ..meter() };
+        let blocked = Meter { may_call: false, ..Meter::idle(300) };
         about.meter = &blocked;
         assert!(status_line(&about).1.contains("does not confirm"));
-        let untokened = Meter { no_token_until: at(4), ..meter() };
+        let untokened = Meter { no_token_until: at(4), ..Meter::idle(300) };
         about.meter = &untokened;
         assert_eq!(status_line(&about).2, at(4));
         let bulk = ClosedLane { kind: "bulk_window", cause: "its hours".into(), until: at(8).unwrap() };
-        let open = meter();
+        let open = Meter::idle(300);
         (about.meter, about.closed, about.in_flight) = (&open, closed(&[(Lane::Bulk, &bulk)]), 0);
         assert_eq!(status_line(&about), (State::Waiting, "The bulk lane is closed: its hours".into(), at(8)));
         let interactive = ClosedLane { kind: "guard_per_hour", cause: "too many".into(), until: at(7).unwrap() };
@@ -313,7 +300,7 @@ mod tests {
         (about.closed, about.in_flight) = (closed(&[(Lane::Bulk, &bulk)]), 1);
         assert_eq!(status_line(&about).0, State::Moving, "the interactive lane goes on");
         (about.role, about.reason) = (Role::Halted, Some("invalid_client"));
-        let stopping = Meter { next_try: at(5), ..meter() };
+        let stopping = Meter { next_try: at(5), ..Meter::idle(300) };
         about.meter = &stopping;
         let stopped = "Halted until this is resolved: invalid_client".to_owned();
         assert_eq!(status_line(&about), (State::Halted, stopped, at(5)));
@@ -323,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_stands_by_says_who_works() {
-        let meter = meter();
+        let meter = Meter::idle(300);
         let mut about = StatusLine {
             of: Of::Jobs,
             role: Role::Standby,

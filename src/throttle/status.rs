@@ -61,16 +61,7 @@ mod tests {
     #[test]
     fn what_keeps_the_jobs_is_named_with_its_moment_and_a_standby_says_nothing() {
         let at = |seconds| Timestamp::from_second(seconds).ok();
-        let mut meter = Meter {
-            configured: 300,
-            rate: 240,
-            spent: 0,
-            waiting: 0,
-            paused_until: None,
-            no_token_until: None,
-            next_try: at(1),
-            may_call: true,
-        };
+        let mut meter = Meter { rate: 240, next_try: at(1), ..Meter::idle(300) };
         let board = Board::new(["main"].into_iter());
         let said = |meter: &Meter| status(&board.watch().borrow().orgs["main"], meter);
         let cause =

@@ -47,6 +47,23 @@ pub struct Meter {
     pub may_call: bool,
 }
 
+#[cfg(test)]
+impl Meter {
+    /// One of this rate, where nothing is done and nothing waited for.
+    pub(crate) fn idle(rate: u32) -> Self {
+        Self {
+            configured: rate,
+            rate,
+            spent: 0,
+            waiting: 0,
+            paused_until: None,
+            no_token_until: None,
+            next_try: None,
+            may_call: true,
+        }
+    }
+}
+
 pub(super) struct State<T> {
     pub(super) lanes: Lanes<Waiting<T>>,
     pub(super) paused_until: Option<Instant>,
