@@ -42,8 +42,8 @@ pub enum Session {
     Starting(String),
     /// Consuming.
     Active,
-    /// Not consuming while another worker does.
-    Standby,
+    /// Not consuming while another worker does; with a reason where that is one of another release.
+    Standby(Option<String>),
     /// Not consuming until somebody fixes what the text says.
     Stopped(String),
 }
@@ -99,7 +99,8 @@ impl OrgState {
             Session::Starting(_) => Some("starting"),
             Session::Stopped(_) => Some("broker"),
             Session::Active if self.stops.is_empty() => self.locked.as_ref().map(|_| "no_key"),
-            Session::Active | Session::Standby => None,
+            Session::Standby(Some(_)) => Some("older_release"),
+            Session::Active | Session::Standby(None) => None,
         };
         stops.chain(of_session).collect()
     }
@@ -118,8 +119,8 @@ impl OrgState {
                 Some(Locked { why, others_open: true }) => (Role::Active, Some(why.clone())),
                 None => (Role::Active, None),
             },
-            Session::Standby if stops.is_empty() => (Role::Standby, None),
-            Session::Active | Session::Standby => (Role::Halted, Some(stops.join("; "))),
+            Session::Standby(reason) if stops.is_empty() => (Role::Standby, reason.clone()),
+            Session::Active | Session::Standby(_) => (Role::Halted, Some(stops.join("; "))),
         }
     }
 }
@@ -248,7 +249,7 @@ mod tests {
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
         board.locked(&"a".into(), "no key");
         assert_eq!((row().kinds(), reasons()), (vec!["no_key"], 1));
-        board.session(&"a".into(), Session::Standby);
+        board.session(&"a".into(), Session::Standby(None));
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
     }
 
@@ -256,7 +257,7 @@ mod tests {
     fn a_worker_that_stands_by_is_ready_unless_something_stops_it() {
         let board = Board::new(["a"].into_iter());
         let state = || board.watch().borrow().clone();
-        board.session(&"a".into(), Session::Standby);
+        board.session(&"a".into(), Session::Standby(None));
         assert_eq!((state().ready(), state().orgs["a"].role()), (true, (Role::Standby, None)));
         board.stop(&"a".into(), HaltCause::Forbidden, "missing.permissions");
         let stopped = (Role::Halted, Some("missing.permissions".into()));
@@ -275,7 +276,7 @@ mod tests {
         board.opened(&"a".into());
         assert_eq!((role(), board.watch().borrow().ready()), ((Role::Active, Some("no key".into())), true));
         board.locked(&"a".into(), "no key");
-        board.session(&"a".into(), Session::Standby);
+        board.session(&"a".into(), Session::Standby(None));
         assert_eq!(role(), (Role::Standby, None), "another one may have it");
     }
 

@@ -12,8 +12,8 @@ use lapin::{Channel, Connection, ErrorKind, Event};
 
 use super::error::{BrokerError, closing};
 
-/// What a lease needs: the channel that it is renewed on.
-pub const LEASE: usize = 1;
+/// What a candidate for leading needs: the channel by which its pings come back.
+pub const CANDIDATE: usize = 1;
 /// Consumers that read blocks of a long stretch of a stream at once.
 pub(super) const READERS: usize = 8;
 /// What is needed to read the ledger and the depths. Several channels of each reader are being closed while the next are opened.

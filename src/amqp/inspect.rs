@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::channels;
 use super::error::{ANSWER, BrokerError, closing, explain, within};
+use super::names::Names;
 use super::topology::Thing;
 
 /// How long an alarm's effect may take to show.
@@ -136,19 +137,27 @@ pub async fn may_read(connection: &Connection, queue: &str) -> Result<bool, Brok
     Ok(!matches!(asked.await?, Err(Refused(AMQPSoftError::ACCESSREFUSED, _))))
 }
 
-/// Whether a worker holds this lease. It is not taken, not even for a moment.
+/// Whether a worker leads an org, or is about to: it consumes the leader queue, or holds the lease of release 0.1. Nothing is taken from it,
+/// not even for a moment.
 ///
 /// # Errors
 /// Where the broker is lost or does not answer.
-pub async fn is_held(connection: &Connection, lease: &str) -> Result<bool, BrokerError> {
-    let what = format!("looking at the lease {lease}");
+pub async fn is_led(connection: &Connection, names: &Names) -> Result<bool, BrokerError> {
+    Ok(consumers(connection, &names.leader()).await?.is_none_or(|consumers| consumers > 0)
+        || consumers(connection, &names.lease()).await? != Some(0))
+}
+
+/// How many consume a queue, none where it is missing; `None`: it is another connection's alone.
+async fn consumers(connection: &Connection, queue: &str) -> Result<Option<u32>, BrokerError> {
+    let what = format!("looking at queue {queue}");
     let asked = ask(connection, &what, async |channel| {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(lease.into(), options, FieldTable::default()).await.map(drop)
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await
     });
     match asked.await? {
-        Err(Refused(AMQPSoftError::NOTFOUND, _)) => Ok(false),
-        Ok(()) | Err(Refused(AMQPSoftError::RESOURCELOCKED, _)) => Ok(true),
+        Ok(found) => Ok(Some(found.consumer_count())),
+        Err(Refused(AMQPSoftError::NOTFOUND, _)) => Ok(Some(0)),
+        Err(Refused(AMQPSoftError::RESOURCELOCKED, _)) => Ok(None),
         Err(Refused(_, said)) => Err(BrokerError::Retry(format!("{what}: {said}"))),
     }
 }

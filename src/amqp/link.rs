@@ -1,8 +1,7 @@
 //! Two connections, one that consumes and one that publishes: under a resource alarm everything on a publishing one hangs, acks too.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::uri::AMQPScheme;
@@ -17,6 +16,7 @@ use super::dial;
 use super::error::{ANSWER, BrokerError, closing, unreadable, within};
 use super::greeting::greeting;
 use super::heartbeat::PublisherHeartbeat;
+use super::pings::Pinger;
 use super::publisher::{self, Pool};
 use super::topology::{self, Thing};
 use crate::config::amqp::{Amqp, place};
@@ -48,8 +48,8 @@ pub struct Link {
     pub pool: Arc<Pool>,
     /// Whether what is published can be expected to be confirmed.
     pub heartbeat: PublisherHeartbeat,
-    /// The leases that the consuming connection holds, as far as is known.
-    leases: Mutex<BTreeSet<String>>,
+    /// What keeps the candidates of this process pinging.
+    pub(super) pinger: Arc<Pinger>,
     declaring: Semaphore,
     /// Whether the broker ever refused what was declared, to whichever org.
     refused: AtomicBool,
@@ -71,8 +71,9 @@ impl Link {
         let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
         let spare = needs.leave(allowed(&consuming))?;
         let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
+        let channels = PUBLISHING + needs.publishers;
         let publishers =
-            Needs { channels: PUBLISHING, publishers: 0, who: "those who declare and publish".into(), or: "" };
+            Needs { channels, publishers: 0, who: "those who declare, ping and publish".into(), or: needs.or };
         let left = publishers.leave(allowed(&publishing))? + 1;
         let size = publisher::size(left);
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -96,12 +97,14 @@ impl Link {
         let heartbeat = PublisherHeartbeat::of(&publishing);
         let beating = heartbeat.clone().beat(Arc::clone(&publishing), lost.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(beating));
+        let pinger = Arc::new(Pinger::new(Arc::clone(&publishing)));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&pinger).run(lost.clone())));
         Ok(Self {
             consuming,
             pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
             publishing,
             heartbeat,
-            leases: Mutex::default(),
+            pinger,
             declaring: Semaphore::new(DECLARING),
             refused: AtomicBool::new(false),
             streams: tokio::sync::Mutex::default(),
@@ -186,11 +189,6 @@ impl Link {
         let looked = looked.await;
         closing(connection.close(200, "bye".into())).await;
         looked
-    }
-
-    /// The leases that the consuming connection holds, as far as is known.
-    pub(super) fn leases(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancelled when one of them is lost.

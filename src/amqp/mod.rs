@@ -1,22 +1,23 @@
-//! The broker: names, topology, two connections, the lease and the claim on it, consuming and publishing, the ledger, and how much lies there. Every await on it has a limit.
+//! The broker: names, topology, two connections, leader election, consuming and publishing, the ledger, and how much lies there. Every await on it has a limit.
 
 mod attach;
 mod blocks;
 pub mod channels;
-pub mod claim;
 pub mod consumer;
 pub mod depths;
 mod dial;
+pub mod election;
 pub mod error;
 pub mod greeting;
 pub mod heartbeat;
 pub mod inspect;
-pub mod lease;
 pub mod ledger;
 pub mod letters;
 pub mod link;
 pub mod names;
+mod pings;
 pub mod publisher;
+pub mod registration;
 pub mod tail;
 mod tls;
 pub mod topology;

@@ -62,7 +62,12 @@ impl Names {
         self.named(&format!("resets.{}.parked.{}", self.org, tier.as_str()))
     }
 
-    /// The exclusive queue whose holder works the org.
+    /// The queue whose active consumer works the org.
+    pub fn leader(&self) -> String {
+        self.named(&format!("resets.{}.leader", self.org))
+    }
+
+    /// The exclusive queue whose holder works the org, by workers of release 0.1.
     pub fn lease(&self) -> String {
         self.named(&format!("resets.{}.lease", self.org))
     }
@@ -87,7 +92,12 @@ impl Names {
         self.named(&format!("emails.parked.{}", tier.as_str()))
     }
 
-    /// The exclusive queue whose holder sends the mails.
+    /// The queue whose active consumer sends the mails.
+    pub fn emails_leader(&self) -> String {
+        self.named("emails.leader")
+    }
+
+    /// The exclusive queue whose holder sends the mails, by mailers of release 0.1.
     pub fn emails_lease(&self) -> String {
         self.named("emails.lease")
     }

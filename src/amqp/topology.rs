@@ -8,6 +8,7 @@ use lapin::{Channel, Connection, ExchangeKind, Queue};
 use super::channels;
 use super::error::{BrokerError, closing, within};
 use super::names::{EMAIL_KEY, Names};
+use super::pings::EXPIRES;
 use crate::domain::delay_tier::{DelayTier, Delays};
 use crate::domain::job::Lane;
 
@@ -51,6 +52,7 @@ pub enum Thing {
 /// All of one org's things and those that all orgs share, in an order in which nothing is bound before it exists.
 pub fn things(names: &Names, delays: &Delays) -> Vec<Thing> {
     let mut things = vec![
+        leader(names.leader()),
         exchange(names.resets(), ExchangeKind::Direct),
         exchange(names.notifications(), ExchangeKind::Direct),
         exchange(names.outcomes(), ExchangeKind::Topic),
@@ -87,8 +89,11 @@ pub fn things(names: &Names, delays: &Delays) -> Vec<Thing> {
 
 /// What a mailer works with: those that it shares with the workers, and those of mails that wait.
 pub fn mailers_things(names: &Names, delays: &Delays) -> Vec<Thing> {
-    let mut things =
-        vec![exchange(names.notifications(), ExchangeKind::Direct), exchange(names.outcomes(), ExchangeKind::Topic)];
+    let mut things = vec![
+        leader(names.emails_leader()),
+        exchange(names.notifications(), ExchangeKind::Direct),
+        exchange(names.outcomes(), ExchangeKind::Topic),
+    ];
     things.extend(of_mails(names));
     for tier in DelayTier::ALL {
         let ttl = i32::try_from(delays.of(tier).as_millis()).unwrap_or(i32::MAX);
@@ -114,6 +119,17 @@ fn of_mails(names: &Names) -> [Thing; 5] {
         queue(names.ledger(), "stream", &limits),
         binding(names.ledger(), names.outcomes(), "#".to_owned()),
     ]
+}
+
+/// A queue of pings, of whose consumers the broker makes one the active one: another, where that one's node is silent for so long.
+fn leader(name: String) -> Thing {
+    let millis = i32::try_from(EXPIRES.as_millis()).unwrap_or(i32::MAX);
+    let arguments = [
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-message-ttl", AMQPValue::LongInt(millis)),
+        ("x-consumer-disconnected-timeout", AMQPValue::LongInt(millis)),
+    ];
+    quorum(name, &arguments)
 }
 
 fn exchange(name: String, kind: ExchangeKind) -> Thing {

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{serve_while, source, stdout};
-use crate::amqp::claim::{self, Claim};
+use crate::amqp::election::{self, Election, Queues};
 use crate::amqp::error::BrokerError;
 use crate::board::Board;
 use crate::config::{Config, mailer::Via};
@@ -62,11 +62,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     }
     tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
     let board = Board::of_mailer();
-    let name = claim::process_name();
+    let name = election::process_name();
     let context = Arc::new(MailerContext::open(&config, &board)?);
     let (ledger, depths) = (context.ledger.clone(), context.depths.clone());
-    let (lease, stream) = (context.names.emails_lease(), context.names.ledger());
-    let claim = Claim::new(Subject::Mailer, lease, stream, name.clone(), ledger.clone());
+    let election = Election::new(Subject::Mailer, Queues::of_mails(&context.names), name.clone(), ledger.clone());
     let recorder = metrics::install().context("metrics")?;
     let snapshot = Snapshot {
         worker: name,
@@ -76,7 +75,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         orgs: BTreeMap::new(),
         mails: Some(source(&context.names, &context)),
     };
-    let consumers = vec![Consumer::new(Arc::clone(&context), claim)];
+    let consumers = vec![Consumer::new(Arc::clone(&context), election)];
     let supervisor =
         Supervisor { command: "mailer", config: &config, board: &board, ledger, depths, consumers, shutdown };
     let work = async {

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{serve_while, source, warn_of_proxy};
 use crate::amqp::{
-    claim::{self, Claim},
     depths::Depths,
+    election::{self, Election, Queues},
     error::BrokerError,
     ledger::Ledger,
     names::Names,
@@ -58,8 +58,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let board = Board::new(worker.orgs.keys().map(String::as_str));
     // All orgs share the stream.
     let stream = Names::new(&config.amqp.prefix, "").ledger();
-    let ledger = Ledger::telling(stream.clone(), worker.orgs.keys().map(String::as_str));
-    let name = claim::process_name();
+    let ledger = Ledger::telling(stream, worker.orgs.keys().map(String::as_str));
+    let name = election::process_name();
     let process = Process {
         config: &config,
         form: worker.form,
@@ -69,7 +69,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         seal,
         worker: name.clone(),
     };
-    let consumers = consumers(worker.orgs, &stream, &process);
+    let consumers = consumers(worker.orgs, &process);
     let orgs = || consumers.iter().map(|consumer| &consumer.shared);
     let depths = Depths::new(orgs().map(|org| (org.name.clone(), org.names.clone())).collect());
     let snapshot = Snapshot {
@@ -101,16 +101,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
 /// One for each org.
 fn consumers(
     orgs: BTreeMap<String, crate::config::org::Org>,
-    stream: &str,
     process: &Process<'_>,
 ) -> Vec<Consumer<OrgContext>> {
     let consumers = orgs.into_iter().map(|(org_name, org)| {
         warn_if_readable(&org_name, &org);
         tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");
         let org = OrgContext::open(&org_name, org, process);
-        let (lease, worker) = (org.names.lease(), process.worker.clone());
-        let claim = Claim::new(org_name.as_str(), lease, stream.to_owned(), worker, process.ledger.clone());
-        Consumer::new(Arc::new(org), claim)
+        let queues = Queues::of_org(&org.names);
+        let election = Election::new(org_name.as_str(), queues, process.worker.clone(), process.ledger.clone());
+        Consumer::new(Arc::new(org), election)
     });
     consumers.collect()
 }

@@ -1,26 +1,32 @@
-//! Who leads: elected, and with what the process before has done read to its end. `docs/adr/0006` argues why two can never call at once.
+//! Who leads: elected, and with what the former leader has done read to its end. `docs/adr/0006` argues why two can never call at once.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::process::{Consumer, Supervisor};
 use super::term::Term;
 use super::workload::Workload;
-use crate::amqp::claim::{FORMER_LEADER_DELAY, REPEAT, after_another};
+use crate::amqp::election::{FORMER_LEADER_DELAY, REPEAT, after_another};
 use crate::amqp::error::BrokerError;
-use crate::amqp::lease::FRESH;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::board::Session as Standing;
+use crate::domain::leader_proof::{Chain, FRESH};
 use crate::domain::ledger::Before;
 use crate::telemetry::logs::millis;
+
+/// How long no ping comes back, though they are confirmed, until this process takes it that another leads.
+const LAPSE: Duration = Duration::from_secs(5);
+/// A ping that was confirmed within this shows that they reach the queue.
+const CONFIRMED: Duration = Duration::from_secs(1);
 
 impl<W: Workload> Consumer<W> {
     /// Where all lost the broker, the former leader goes first: it remembers how far it has come.
     pub(super) async fn after_former_leader(&self) {
-        if !self.claim.was_ours() {
+        if !self.election.was_ours() {
             sleep(FORMER_LEADER_DELAY).await;
         }
     }
@@ -30,24 +36,34 @@ impl<W: Workload> Consumer<W> {
         link.declare(&self.shared.topology()).await?;
         // Read from now on, so that little is left to read when the time comes.
         let _reading = supervisor.ledger.reading();
-        let stands_by = || {
+        let registration = self.election.register(link).await?;
+        let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
+        let stands_by = |reason: Option<&str>| {
             self.works();
             self.shared.gate().stand_by();
-            supervisor.board.session(self.shared.subject(), Standing::Standby);
+            supervisor.board.session(self.shared.subject(), Standing::Standby(reason.map(str::to_owned)));
         };
-        let lease = self.claim.stand_by(link, stands_by).await?;
-        let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
-        let lost = || BrokerError::Retry("the lease was lost while the ledger was read".into());
-        let gone = lease.gone().clone();
-        gone.run_until_cancelled(self.fence(supervisor, &publisher)).await.ok_or_else(lost)??;
-        Ok(Term { lease, publisher })
+        let gone = registration.gone().clone();
+        loop {
+            let chain = self.election.stand_by(&registration, &publisher, stands_by).await?;
+            let proof = registration.proof();
+            // An unbroken proof all the while, or it starts over.
+            let fenced = tokio::select! {
+                () = gone.cancelled() => return Err(BrokerError::Retry("a connection was lost while the ledger was read".into())),
+                () = proof.broken(chain) => false,
+                fenced = self.take_over(supervisor, &publisher) => fenced.map(|()| proof.accept(chain))?,
+            };
+            if fenced {
+                return Ok(Term { registration, publisher, chain });
+            }
+        }
     }
 
     /// Reads the ledger to its end. Where another process led last and did not say that it was done, waits until it can do nothing more.
-    async fn fence(&self, supervisor: &Supervisor<'_, W>, publisher: &Publisher) -> Result<(), BrokerError> {
+    async fn take_over(&self, supervisor: &Supervisor<'_, W>, publisher: &Publisher) -> Result<(), BrokerError> {
         let (shared, began) = (&self.shared, Instant::now());
         let org = shared.subject().org();
-        let before = self.claim.fence(publisher).await?;
+        let before = self.election.fence(publisher).await?;
         match before {
             Before::Ourselves => shared.gate().goes_on(),
             Before::Nobody => shared.forget(),
@@ -64,27 +80,97 @@ impl<W: Workload> Consumer<W> {
                 // Only now, with the last call of the process before begun: our limiter and its own never count the same second.
                 shared.forget();
                 sleep(wait - FRESH).await;
-                self.claim.fence(publisher).await?;
+                self.election.fence(publisher).await?;
             }
         }
         if before != Before::Ourselves {
             shared.takes_over();
         }
-        self.claim.settles();
+        self.election.settles();
         tracing::info!(org, took_ms = millis(began.elapsed()), "active now; history loaded");
         Ok(())
     }
 
+    /// Watches over a term. After a lapse of the proof no call begins until a ping that was sent after it has come back, and a fence shows
+    /// that nobody else led in between: then what is in flight goes on.
+    ///
+    /// # Errors
+    /// Where another process leads, or has led.
+    pub(super) async fn keep_leading(&self, term: &Term) -> Result<Infallible, BrokerError> {
+        let another = || BrokerError::Retry("another process leads".into());
+        let watched = async {
+            let mut chain = term.chain;
+            loop {
+                term.registration.proof().broken(chain).await;
+                chain = self.lead_again(term).await?;
+            }
+        };
+        tokio::select! {
+            ended = watched => ended,
+            () = self.election.until_led_by_0_1(&term.publisher) => Err(another()),
+        }
+    }
+
+    async fn lead_again(&self, term: &Term) -> Result<Chain, BrokerError> {
+        let (org, proof) = (self.shared.subject().org(), term.registration.proof());
+        let lapsed = Instant::now();
+        tracing::warn!(org, "no ping came back in time: no call begins until one does");
+        loop {
+            let chain = tokio::select! {
+                biased;
+                chain = proof.chain() => chain,
+                () = another_leads(lapsed, || proof.was_confirmed_within(CONFIRMED)) => {
+                    return Err(BrokerError::Retry("no ping comes back, so another process leads".into()));
+                }
+            };
+            let before = tokio::select! {
+                before = self.election.fence(&term.publisher) => before?,
+                () = proof.broken(chain) => continue,
+            };
+            match before {
+                Before::Ourselves if proof.accept(chain) => {
+                    self.election.settles();
+                    tracing::info!(
+                        org,
+                        lapse_ms = millis(lapsed.elapsed()),
+                        "pings come back, and nobody else has led: going on"
+                    );
+                    return Ok(chain);
+                }
+                Before::Ourselves => {}
+                Before::Nobody | Before::Another => {
+                    return Err(BrokerError::Retry("another process has led in between".into()));
+                }
+            }
+        }
+    }
+
     /// Says again and again that this process leads, for those who start meanwhile.
-    pub(super) async fn repeat(&self, publisher: &Publisher) -> Infallible {
+    pub(super) async fn repeat(&self, term: &Term) -> Infallible {
         loop {
             sleep(REPEAT).await;
-            self.claim.repeat(publisher).await;
+            // After a lapse another may stand before the fence that shows it.
+            if term.proof().is_fresh() {
+                self.election.repeat(&term.publisher).await;
+            }
         }
     }
 
     /// Gives the leadership up, with everything done: the next process need not wait.
-    pub(super) async fn release(&self, term: Term, link: &Link) {
-        self.claim.release(term.lease, link, &term.publisher).await;
+    pub(super) async fn release(&self, term: Term) {
+        self.election.release(term.registration, &term.publisher).await;
+    }
+
+    /// Gives it up with something left: another process waits before it begins.
+    pub(super) async fn withdraw(&self, term: Term) {
+        term.registration.withdraw(&term.publisher).await;
+    }
+}
+
+/// Ends when a lapse has lasted for long although pings reach the queue: so they come back to another.
+async fn another_leads(lapsed: Instant, reaches_queue: impl Fn() -> bool) {
+    sleep_until(lapsed + LAPSE).await;
+    while !reaches_queue() {
+        sleep(CONFIRMED).await;
     }
 }

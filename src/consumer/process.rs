@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use super::workload::Workload;
-use crate::amqp::claim::Claim;
 use crate::amqp::depths::Depths;
+use crate::amqp::election::Election;
 use crate::amqp::ledger::Ledger;
 use crate::board::Board;
 use crate::config::Config;
@@ -16,15 +16,15 @@ use crate::config::Config;
 pub struct Consumer<W> {
     /// What outlives its sessions.
     pub shared: Arc<W>,
-    pub(super) claim: Claim,
+    pub(super) election: Election,
     /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
     has_worked: AtomicBool,
 }
 
 impl<W: Workload> Consumer<W> {
-    /// One that is elected by this claim.
-    pub fn new(shared: Arc<W>, claim: Claim) -> Self {
-        Self { shared, claim, has_worked: AtomicBool::new(false) }
+    /// One that is elected so.
+    pub fn new(shared: Arc<W>, election: Election) -> Self {
+        Self { shared, election, has_worked: AtomicBool::new(false) }
     }
 
     pub(super) fn works(&self) {

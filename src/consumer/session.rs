@@ -104,9 +104,10 @@ impl<W: Workload> Session<W> {
         let (over, shutdown) = (self.context.over.clone(), supervisor.shutdown.clone());
         tokio::select! {
             () = shutdown.cancelled() => End::Drained,
-            () = over.cancelled() => End::BrokerError(BrokerError::Retry("a connection, a channel or the lease was lost".into())),
+            () = over.cancelled() => End::BrokerError(BrokerError::Retry("a connection or a channel was lost".into())),
+            Err(trouble) = consumer.keep_leading(term) => End::BrokerError(trouble),
             Err(trouble) = self.take_in() => End::BrokerError(trouble),
-            never = consumer.repeat(&term.publisher) => match never {},
+            never = consumer.repeat(term) => match never {},
             never = consumer.shared.report(&term.publisher) => match never {},
         }
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::process::{Consumer, Supervisor};
 use super::session::{self, End};
 use super::workload::Workload;
-use crate::amqp::channels::{LEASE, Needs, READING};
+use crate::amqp::channels::{CANDIDATE, Needs, READING};
 use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::board::Session as Standing;
@@ -27,7 +27,7 @@ impl<W: Workload> Supervisor<'_, W> {
         if let Some(client) = &amqp.tls.client {
             logs::warn_if_readable("amqp.client_key_file", &client.key_file);
         }
-        let queues: usize = self.consumers.iter().map(|consumer| LEASE + consumer.shared.queues().len()).sum();
+        let queues: usize = self.consumers.iter().map(|consumer| CANDIDATE + consumer.shared.queues().len()).sum();
         let needs = Needs { channels: READING + queues, publishers: self.consumers.len(), who, or };
         let mut failures = 0;
         let mut is_first = true;
@@ -117,8 +117,8 @@ impl<W: Workload> Supervisor<'_, W> {
         };
         let (end, clean) = session::run(self, consumer, link, &term).await;
         match end {
-            End::Drained if clean => consumer.release(term, link).await,
-            End::Drained | End::BrokerError(_) => {}
+            End::Drained if clean => consumer.release(term).await,
+            End::Drained | End::BrokerError(_) => consumer.withdraw(term).await,
         }
         end
     }

@@ -5,18 +5,21 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp::lease::{Lease, PUBLISH_GRACE, Renewed};
 use crate::amqp::publisher::Publisher;
+use crate::amqp::registration::{self, Registration};
+use crate::domain::leader_proof::{Chain, PUBLISH_GRACE};
 
 /// This process leads, until that is lost or released.
 pub(super) struct Term {
-    pub(super) lease: Lease,
+    pub(super) registration: Registration,
     pub(super) publisher: Arc<Publisher>,
+    /// The proofs with which it began.
+    pub(super) chain: Chain,
 }
 
 /// That this process leads: to be looked at before each call and publish.
 #[derive(Debug, Clone)]
-pub struct Proof(Renewed);
+pub struct Proof(registration::Proof);
 
 impl Proof {
     /// Whether a call may begin.
@@ -33,11 +36,11 @@ impl Proof {
 
 impl Term {
     pub(super) fn proof(&self) -> Proof {
-        Proof(self.lease.renewed().clone())
+        Proof(self.registration.proof().clone())
     }
 
     /// Cancelled when it is known to be over.
     pub(super) fn lost(&self) -> &CancellationToken {
-        self.lease.gone()
+        self.registration.gone()
     }
 }

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod form;
 pub mod job;
 pub mod language;
+pub mod leader_proof;
 pub mod ledger;
 pub mod mailing;
 pub mod note;

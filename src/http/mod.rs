@@ -198,7 +198,7 @@ mod tests {
         let shown = |meter: &Meter| {
             serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), Words::All)).unwrap()
         };
-        board.session(&"main".into(), Session::Standby);
+        board.session(&"main".into(), Session::Standby(None));
         assert_eq!(shown(&meter), r#"{"role":"standby","reason":null}"#);
         board.session(&"main".into(), Session::Active);
         assert_eq!(shown(&meter), r#"{"role":"active","reason":null,"ratePerMinute":240}"#);

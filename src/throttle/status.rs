@@ -93,7 +93,7 @@ mod tests {
         board.stop(&"main".into(), HaltCause::Forbidden, "missing.permissions");
         assert_eq!(cause(&meter), Some((Cause::Halted, at(1))));
         board.resolved(&"main".into(), HaltCause::Forbidden);
-        board.session(&"main".into(), Session::Standby);
+        board.session(&"main".into(), Session::Standby(None));
         assert_eq!(said(&meter), None);
     }
 }

@@ -9,17 +9,16 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
-use resetd::amqp::channels::{LEASE, Needs, READING, REFUSALS};
-use resetd::amqp::claim::{Claim, process_name};
+use resetd::amqp::channels::{CANDIDATE, Needs, READING, REFUSALS};
 use resetd::amqp::depths::Depths;
-use resetd::amqp::lease::Lease;
-use resetd::amqp::ledger::Ledger;
 use resetd::amqp::link::Link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::amqp::topology::Thing;
+use resetd::amqp::registration::Registration;
+use resetd::amqp::topology::{self, Thing};
 use resetd::commands::demo::postbox::Postbox;
 use resetd::config::amqp::{Amqp, Tls};
+use resetd::domain::delay_tier::Delays;
 use resetd::domain::job::Lane;
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -46,64 +45,66 @@ fn logged(node: &Broker, words: &str) -> usize {
     std::fs::read_to_string(node.folder().join("log")).unwrap().lines().filter(|line| line.contains(words)).count()
 }
 
-/// Leases that another process seems to hold: this test, which is told of each look at them.
+/// A process that seems to lead: this test, which is told of each ping.
 struct Holder {
     connection: Connection,
-    looks: Vec<Consumer>,
+    pings: Vec<Consumer>,
 }
 
 impl Holder {
-    async fn of(node: &Broker, leases: &[String]) -> Self {
+    async fn of(node: &Broker, names: &Names) -> Self {
         let connection = connect(&node.url).await;
+        let delays = Delays::default();
+        for things in [topology::things(names, &delays), topology::mailers_things(names, &delays)] {
+            topology::declare(&connection, &things).await.unwrap();
+        }
         let channel = connection.create_channel().await.unwrap();
-        let mut looks = Vec::new();
-        for lease in leases {
-            let (exclusive, none) =
-                (QueueDeclareOptions { exclusive: true, ..Default::default() }, FieldTable::default());
-            channel.queue_declare(lease.as_str().into(), exclusive, none.clone()).await.unwrap();
+        let mut pings = Vec::new();
+        for queue in [names.leader(), names.emails_leader()] {
             let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-            looks.push(channel.basic_consume(lease.as_str().into(), "".into(), unacked, none).await.unwrap());
+            let consumer = channel.basic_consume(queue.as_str().into(), "".into(), unacked, FieldTable::default());
+            pings.push(consumer.await.unwrap());
         }
-        Self { connection, looks }
+        Self { connection, pings }
     }
 
-    /// Waits until each lease was looked at so often from now on.
-    async fn looked_at(&mut self, times: usize) {
-        for looks in &mut self.looks {
-            let looked = looks.by_ref().take(times).for_each(|look| async { drop(look.unwrap()) });
-            timeout(LIMIT, looked).await.expect("who stands by looks again and again");
+    /// Waits until so many pings came to each queue from now on.
+    async fn pinged(&mut self, times: usize) {
+        for pings in &mut self.pings {
+            let pinged = pings.by_ref().take(times).for_each(|ping| async { drop(ping.unwrap()) });
+            timeout(LIMIT, pinged).await.expect("who stands by pings again and again");
         }
     }
 
-    async fn releases(self) {
+    async fn withdraws(self) {
         self.connection.close(200, "bye".into()).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_and_a_mailer_that_looked_more_often_than_there_are_channels_still_take_over() {
+async fn a_worker_and_a_mailer_that_pinged_more_often_than_there_are_channels_still_take_over() {
     let node = small().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let world = Plan::at(&node.url).config(&mailer::section(port)).prepare().await;
     let _serving = mailer::serve(&Postbox::new(), listener).await;
     let names = Names::new(&world.prefix, "main");
-    let mut holder = Holder::of(node, &[names.lease(), names.emails_lease()]).await;
+    let mut holder = Holder::of(node, &names).await;
     let worker = Run::of(&world, &["--log", "json", "worker"]).start();
     let mails = Run::of(&world, &["--log", "json", "mailer"]).start();
     let (worker_http, mails_http) = (worker.http().await, mails.http().await);
     role_is(&worker_http, "standby").await;
     mailer::role_is(&mails_http, "standby").await;
-    holder.looked_at(FEW + 1).await;
-    let refusals = logged(node, &names.lease());
+    holder.pinged(FEW + 1).await;
+    let refusals = logged(node, &names.leader()) + logged(node, &names.lease());
     role_is(&worker_http, "standby").await;
     mailer::role_is(&mails_http, "standby").await;
     let released = Instant::now();
-    holder.releases().await;
+    holder.withdraws().await;
     role_is(&worker_http, "active").await;
     mailer::role_is(&mails_http, "active").await;
     let took = released.elapsed();
-    eprintln!("released: both were active {took:?} later");
+    eprintln!("withdrawn: both were active {took:?} later");
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(refusals, 0, "who stands by is refused nothing");
 }
@@ -132,37 +133,38 @@ async fn a_look_at_a_lease_leaves_nothing_in_its_queue_and_comes_back_without_on
     assert!(matches!(publisher.publish(&look).await, Err(Unpublished::Returned { .. })));
 }
 
-/// A link of one that stands by, or works, and its claim to this lease.
-async fn candidate(url: &str, lease: &str) -> (Link, Claim) {
+async fn linked(url: &str) -> Link {
     let needs = Needs { channels: 2, publishers: 1, who: "the test".into(), or: "" };
-    let link = Link::open(&amqp(url), "test", &needs).await.unwrap();
-    let claim = Claim::new("main", lease.to_owned(), String::new(), process_name(), Ledger::new(""));
-    (link, claim)
+    Link::open(&amqp(url), "test", &needs).await.unwrap()
 }
 
-/// A dead-letter queue for every queue of a virtual host is a common policy. A look expires, and is no dead letter.
+/// A link of one that stands by, or leads, and its registration with whatever is proved by that.
+async fn candidate(url: &str, names: &Names) -> (Link, Registration) {
+    let link = linked(url).await;
+    link.declare(&topology::things(names, &Delays::default())).await.unwrap();
+    let registration = Registration::open(&link, names.leader()).await.unwrap();
+    (link, registration)
+}
+
+/// A dead-letter queue for every queue of a virtual host is a common policy. A ping is acked, and is no dead letter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looks_at_a_lease_are_nobodys_dead_letters_whatever_a_policy_says() {
+async fn pings_are_nobodys_dead_letters_whatever_a_policy_says() {
     let node = Node::lent().await;
     let connection = connect(node.url()).await;
     let channel = connection.create_channel().await.unwrap();
-    let name = |what: &str| format!("t{}.{what}", uuid::Uuid::new_v4().simple());
-    let (dead, other, lease) = (name("dead"), name("other"), name("lease"));
+    let names = Names::new(&format!("t{}.", uuid::Uuid::new_v4().simple()), "main");
+    let (dead, other) = (names.of("dead").leader(), names.of("other").leader());
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     for queue in [&dead, &other] {
         channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
     }
     let arguments = format!("{{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"{dead}\"}}");
     node.tell(format!("ctl set_policy DLX .* {arguments}")).await;
-    let (holder, _) = candidate(node.url(), &lease).await;
-    let held = Lease::take(&holder, lease.clone()).await.unwrap().expect("it is free");
-    let (standby, claim) = candidate(node.url(), &lease).await;
-    let (stood_by, mut looks) = tokio::sync::watch::channel(0);
-    let standing_by = || stood_by.send_modify(|times| *times += 1);
-    tokio::select! {
-        taken = claim.stand_by(&standby, standing_by) => panic!("another holds it: {taken:?}"),
-        looked = timeout(LIMIT, looks.wait_for(|times| *times >= 10)) => drop(looked.expect("it looks").unwrap()),
-    }
+    let (_leading, leader) = candidate(node.url(), &names).await;
+    let chain = timeout(LIMIT, leader.proof().chain()).await.expect("it leads");
+    assert!(leader.proof().accept(chain));
+    let (_standing_by, standby) = candidate(node.url(), &names).await;
+    timeout(LIMIT, standby.proof().confirmed()).await.expect("it pings");
     // The policy is in force, and what it has in store for others comes after all that was published before.
     let publisher = Publisher::open(Arc::new(connect(node.url()).await)).await.unwrap();
     let properties = named("look").with_expiration("0".into());
@@ -171,35 +173,11 @@ async fn looks_at_a_lease_are_nobodys_dead_letters_whatever_a_policy_says() {
     let mut letters =
         channel.basic_consume(dead.as_str().into(), "".into(), unacked, FieldTable::default()).await.unwrap();
     let first = timeout(LIMIT, letters.next()).await.expect("the other's is dead-lettered").unwrap().unwrap();
-    let renewed = held.renewed().is_fresh() && !held.gone().is_cancelled();
     node.tell("ctl clear_policy DLX").await;
-    assert_eq!(first.data, b"other", "a look at a lease is a dead letter");
-    assert!(renewed, "it is renewed all the while");
-    // Of a worker of a release before this one, whose lease has no such arguments, it is refused as any other is.
-    assert!(Lease::take(&standby, other).await.unwrap().is_none());
-    held.release(&holder).await;
-    timeout(LIMIT, claim.stand_by(&standby, || {})).await.expect("it is free").unwrap();
-}
-
-/// A broker that answers a declaration after its time: the queue is there then, and it is our own connection that has it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_stands_by_for_a_lease_that_was_declared_too_late_for_its_own_session() {
-    let node = Node::lent().await;
-    let lease = format!("t{}.lease", uuid::Uuid::new_v4().simple());
-    let (link, claim) = candidate(node.url(), &lease).await;
-    let starts_of_queues = "element(2,rabbit_amqqueue_sup_sup:find_for_vhost(<<\"/\">>))";
-    node.tell(format!("ctl eval sys:suspend({starts_of_queues}).")).await;
-    let late = claim.stand_by(&link, || {}).await;
-    node.tell(format!("ctl eval sys:resume({starts_of_queues}).")).await;
-    says(&late.expect_err("no queue is started").to_string(), &["did not answer", &lease]);
-    let held = async || {
-        let (other, properties) = (connect(node.url()).await, named("look").with_expiration("0".into()));
-        let publisher = Publisher::open(Arc::new(other)).await.unwrap();
-        publisher.publish(&Message { exchange: "", key: &lease, body: b"", properties }).await.ok()
-    };
-    eventually("the broker has finished the declaration", held).await;
-    let taken = timeout(Duration::from_secs(5), claim.stand_by(&link, || {})).await;
-    taken.expect("nobody else has it").unwrap();
+    assert_eq!(first.data, b"other", "a ping is a dead letter");
+    assert!(leader.proof().is_fresh() && !standby.proof().is_fresh());
+    leader.withdraw(&publisher).await;
+    timeout(LIMIT, standby.proof().chain()).await.expect("the next one leads");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +187,7 @@ async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_
     let mut world = Plan::at(relay.url()).trying_again_after(Duration::from_millis(2)).prepare().await;
     world.connection = connect(&node.url).await;
     let names = Names::new(&world.prefix, "main");
-    let holder = Holder::of(node, &[names.lease()]).await;
+    let holder = Holder::of(node, &names).await;
     let http = world.start_worker().await.http.clone();
     role_is(&http, "standby").await;
     let queue = "resets.main.parked.10m";
@@ -223,7 +201,7 @@ async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_
     .await;
     wrong.await;
     role_is(&http, "standby").await;
-    holder.releases().await;
+    holder.withdraws().await;
     role_is(&http, "active").await;
     let users = world.reset_many("main", 10).await;
     assert!(world.recorded(users.len()).await.iter().all(|record| record.routing_key == "main.succeeded"));
@@ -270,7 +248,7 @@ fn queue_of_kind(name: &str, kind: &str) -> Thing {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_whose_queues_are_right_does_not_make_anothers_refusals_cost_channels_again() {
     let node = small().await;
-    let (link, _) = candidate(&node.url, "").await;
+    let link = linked(&node.url).await;
     let name = format!("t{}", uuid::Uuid::new_v4().simple());
     let (right, wrong) = (queue_of_kind(&name, "classic"), queue_of_kind(&name, "quorum"));
     for _ in 0..FEW {
@@ -286,7 +264,7 @@ async fn an_org_whose_queues_are_right_does_not_make_anothers_refusals_cost_chan
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_declared_under_an_alarm_asks_for_no_channel() {
     let node = Node::lent().await;
-    let (link, _) = candidate(node.url(), "").await;
+    let link = linked(node.url()).await;
     node.tell("ctl set_vm_memory_high_watermark 0").await;
     eventually("the alarm is felt", async || link.heartbeat.is_blocked().then_some(())).await;
     let begun = Instant::now();
@@ -377,7 +355,7 @@ async fn orgs_that_need_more_channels_than_the_broker_allows_end_with_2_and_both
         plan = plan.org(&format!("org{n}"), unlimited(), "");
     }
     let world = plan.prepare().await;
-    let needed = (READING + 20 * (LEASE + 2) + REFUSALS).to_string();
+    let needed = (READING + 20 * (CANDIDATE + 2) + REFUSALS).to_string();
     let parts = ["20 orgs", &needed, &FEW.to_string(), "channel_max", "divide the orgs"];
     ends(Run::of(&world, &["worker"]), 2, &parts).await;
 }

@@ -134,7 +134,7 @@ async fn of_org_by(looking: &Connection, publishing: Option<&Connection>, names:
         Err(trouble) => failed("rights", &trouble, "try again"),
     });
     findings.extend(limit(&stand, names));
-    findings.push(match inspect::is_held(looking, &names.lease()).await {
+    findings.push(match inspect::is_led(looking, names).await {
         Ok(true) => Finding::ok("lease", "a worker holds it: others with this configuration would stand by"),
         Ok(false) => Finding::ok("lease", "nobody holds it: no worker is at work, and the next one that starts is"),
         Err(trouble) => failed("lease", &trouble, "try again"),

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use lapin::BasicProperties;
+use lapin::{BasicProperties, Connection};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::amqp::claim::is_held;
+use crate::amqp::election::is_led;
 use crate::amqp::error::{BrokerError, closing};
 use crate::amqp::link;
 use crate::amqp::names::Names;
@@ -32,9 +32,9 @@ use crate::wire::ledger::{self, LedgerRecord};
 const TAG: &str = "resetd-batch";
 /// How often what is seen is shown, at least.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often it looks whether a worker has the org's lease.
-const LEASE: Duration = Duration::from_secs(2);
-/// A lease that is free is looked at once more so soon: in between one worker may have taken over from another.
+/// How often it looks whether a worker leads the org.
+const LEADER: Duration = Duration::from_secs(2);
+/// Where none does it is looked once more so soon: in between one worker may have taken over from another.
 const ONCE_MORE: Duration = Duration::from_millis(500);
 /// How long after a lost broker it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -181,20 +181,24 @@ impl Outlook {
 }
 
 /// Looks whether a worker has the org, until the guard is dropped.
-fn look_for_a_worker(publisher: Arc<Publisher>, lease: String) -> (watch::Receiver<Option<bool>>, DropGuard) {
+fn look_for_a_worker(
+    connection: Arc<Connection>,
+    publisher: Arc<Publisher>,
+    names: Names,
+) -> (watch::Receiver<Option<bool>>, DropGuard) {
     let (known, said) = watch::channel(None);
     let over = CancellationToken::new();
     let looking = async move {
         loop {
             // Under a resource alarm of the broker this waits for its end, and the batch is shown all the same.
-            let mut held = is_held(&publisher, &lease).await;
-            if held == Ok(false) {
+            let mut led = is_led(&connection, &publisher, &names).await;
+            if led == Ok(false) {
                 tokio::time::sleep(ONCE_MORE).await;
-                held = is_held(&publisher, &lease).await;
+                led = is_led(&connection, &publisher, &names).await;
             }
             // Where it cannot be looked at, nothing is said of it.
-            known.send_replace(held.ok());
-            tokio::time::sleep(LEASE).await;
+            known.send_replace(led.ok());
+            tokio::time::sleep(LEADER).await;
         }
     };
     tokio::spawn(over.clone().run_until_cancelled_owned(looking));
@@ -242,8 +246,8 @@ async fn read(
         }
     })?;
     *is_first = false;
-    let lease = Names::new(&amqp.prefix, batch.org).lease();
-    let (mut has_worker, _looking) = look_for_a_worker(Arc::clone(&publisher), lease);
+    let names = Names::new(&amqp.prefix, batch.org);
+    let (mut has_worker, _looking) = look_for_a_worker(Arc::clone(&connection), Arc::clone(&publisher), names);
     let mut seen = Seen::default();
     let shown = loop {
         for record in tail.next(LOOK).await? {
@@ -253,7 +257,7 @@ async fn read(
             continue;
         }
         if seen.has_worker.is_none() {
-            let _ = tokio::time::timeout(LEASE, has_worker.wait_for(Option::is_some)).await;
+            let _ = tokio::time::timeout(LEADER, has_worker.wait_for(Option::is_some)).await;
         }
         seen.has_worker = *has_worker.borrow();
         match show(&seen) {

@@ -1,0 +1,257 @@
+//! The election of the one process that may work an org's jobs, or send the mails: stand by until the broker makes this process's registration
+//! the active one, then read the ledger up to a fence of our own, so that everything is known that the leader before has done.
+//! `docs/adr/0006` has the argument.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::{BasicProperties, Connection};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::channels;
+use super::error::{BrokerError, closing, within};
+use super::ledger::Ledger;
+use super::link::Link;
+use super::names::Names;
+use super::publisher::{Message, Publisher, Unpublished};
+use super::registration::Registration;
+use super::topology::look_at;
+use crate::domain::leader_proof::{Chain, FRESH, PUBLISH_GRACE};
+use crate::domain::ledger::{Before, Holder, Tenure, WorkerName};
+use crate::domain::subject::Subject;
+use crate::wire;
+
+/// How often the ledger is told who leads: well within the day that one who starts reads of it.
+pub const REPEAT: Duration = Duration::from_secs(3600);
+/// How much later than the former leader all others try, after the broker was lost.
+pub const FORMER_LEADER_DELAY: Duration = Duration::from_secs(3);
+/// How long the record may take that the leadership is given up: under an alarm it would take for ever.
+const RELEASED: Duration = Duration::from_secs(1);
+/// Beside the calls of the former leader, and their publish grace: for the steps between a look at the clock and the action.
+const TO_SPARE: Duration = Duration::from_millis(500);
+/// How long after a ping was confirmed it is clear that it does not come back to us.
+const ANOTHERS: Duration = Duration::from_millis(300);
+/// How often it is looked whether a process of release 0.1 has its lease. It waits for longer than that before it calls, since we have not
+/// said that we are done.
+const LEASE_LOOK: Duration = Duration::from_secs(1);
+
+/// A name for this process that no other has.
+pub fn process_name() -> WorkerName {
+    // What this machine is called, for people; empty where it does not say.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    WorkerName::of(host.unwrap_or_default().trim(), std::process::id(), &Uuid::new_v4().to_string())
+}
+
+/// How long the former leader may still be at work, from when we lead: where one of its calls takes at most `longest`.
+pub fn after_another(longest: Duration) -> Duration {
+    FRESH + longest + PUBLISH_GRACE + TO_SPARE
+}
+
+/// What is elected by.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    /// The queue whose active consumer leads.
+    leader: String,
+    /// The exclusive queue by which processes of release 0.1 elect theirs.
+    lease: String,
+    /// The ledger's stream.
+    ledger: String,
+}
+
+impl Queues {
+    /// Those of an org.
+    pub fn of_org(names: &Names) -> Self {
+        Self { leader: names.leader(), lease: names.lease(), ledger: names.ledger() }
+    }
+
+    /// Those of the mails.
+    pub fn of_mails(names: &Names) -> Self {
+        Self { leader: names.emails_leader(), lease: names.emails_lease(), ledger: names.ledger() }
+    }
+}
+
+/// One candidate, over every connection.
+#[derive(Debug)]
+pub struct Election {
+    subject: Subject,
+    queues: Queues,
+    name: WorkerName,
+    ledger: Ledger,
+    tenure: Mutex<Tenure>,
+}
+
+impl Election {
+    /// Who leads `subject`; `name` is what this process is called in the ledger.
+    pub fn new(subject: impl Into<Subject>, queues: Queues, name: WorkerName, ledger: Ledger) -> Self {
+        Self { subject: subject.into(), queues, name, ledger, tenure: Mutex::default() }
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process led last, as far as it knows.
+    pub fn was_ours(&self) -> bool {
+        self.tenure().is_settled() && self.ledger.holder(self.subject.in_ledger()) == Holder::Was(self.name.clone())
+    }
+
+    /// Registers as a candidate.
+    ///
+    /// # Errors
+    /// Where the broker is lost, refuses it, or does not answer.
+    pub async fn register(&self, link: &Link) -> Result<Registration, BrokerError> {
+        Registration::open(link, self.queues.leader.clone()).await
+    }
+
+    /// Waits until this registration is the active one, and no process of release 0.1 leads; `standing_by` is called once where another
+    /// leads.
+    ///
+    /// # Errors
+    /// Where the registration is lost.
+    pub async fn stand_by(
+        &self,
+        registration: &Registration,
+        publisher: &Publisher,
+        standing_by: impl Fn(Option<&str>),
+    ) -> Result<Chain, BrokerError> {
+        let proof = registration.proof();
+        let elected = async {
+            let anothers = async {
+                proof.confirmed().await;
+                sleep(ANOTHERS).await;
+            };
+            let mut chain = tokio::select! {
+                biased;
+                chain = proof.chain() => Some(chain),
+                () = anothers => None,
+            };
+            if chain.is_none() {
+                standing_by(None);
+                tracing::info!(org = self.subject.org(), "standing by: another process leads");
+            }
+            let mut is_told = false;
+            loop {
+                let leads = match chain.take() {
+                    Some(chain) => chain,
+                    None => proof.chain().await,
+                };
+                if !self.is_led_by_0_1(publisher).await? {
+                    return Ok(leads);
+                }
+                let why = format!(
+                    "a process of release 0.1 leads, or its node died and left a record of queue {lease}: end that process, or free the queue (rabbitmqctl delete_queue {lease})",
+                    lease = self.queues.lease
+                );
+                standing_by(Some(&why));
+                if !is_told {
+                    tracing::warn!(org = self.subject.org(), reason = why, "standing by");
+                    is_told = true;
+                }
+                sleep(LEASE_LOOK).await;
+            }
+        };
+        let lost = || BrokerError::Retry("a connection or a channel was lost".into());
+        registration.gone().run_until_cancelled(elected).await.ok_or_else(lost)?
+    }
+
+    /// Waits until a process of release 0.1 has its lease, beside our leading.
+    pub async fn until_led_by_0_1(&self, publisher: &Publisher) {
+        loop {
+            sleep(LEASE_LOOK).await;
+            if self.is_led_by_0_1(publisher).await == Ok(true) {
+                return;
+            }
+        }
+    }
+
+    async fn is_led_by_0_1(&self, publisher: &Publisher) -> Result<bool, BrokerError> {
+        is_held(publisher, &self.queues.lease).await
+    }
+
+    /// Writes a fence into the ledger and reads up to it: who led before.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or is not read.
+    pub async fn fence(&self, publisher: &Publisher) -> Result<Before, BrokerError> {
+        let id = Uuid::new_v4().to_string();
+        self.tenure().claims(&id);
+        self.write_fence(publisher, &id).await?;
+        self.ledger.until_fence(&id).await?;
+        Ok(self.tenure().before(&self.name, |id| self.ledger.before_fence(id)))
+    }
+
+    /// It is taken over completely.
+    pub fn settles(&self) {
+        self.tenure().settles();
+    }
+
+    /// Says again that this process leads: one who starts reads the ledger of a day, and must find out who does.
+    pub async fn repeat(&self, publisher: &Publisher) {
+        let id = Uuid::new_v4().to_string();
+        self.tenure().claims_again(&id);
+        if let Err(trouble) = self.write_fence(publisher, &id).await {
+            tracing::warn!(org = self.subject.org(), reason = %trouble, "the ledger could not be told who leads");
+        }
+    }
+
+    /// Gives the leadership up, with everything done: the next process need not wait.
+    pub async fn release(&self, registration: Registration, publisher: &Publisher) {
+        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, Timestamp::now());
+        let written = timeout(RELEASED, self.write(publisher, record)).await;
+        let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
+        if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
+            tracing::warn!(org = self.subject.org(), reason = %trouble, "the leadership could not be released cleanly; who takes over waits a little");
+        }
+        registration.withdraw(publisher).await;
+        tracing::info!(org = self.subject.org(), "released");
+    }
+
+    async fn write_fence(&self, publisher: &Publisher, id: &str) -> Result<(), BrokerError> {
+        self.write(publisher, wire::ledger::fence(self.subject.in_ledger(), &self.name, id, Timestamp::now())).await
+    }
+
+    async fn write(
+        &self,
+        publisher: &Publisher,
+        (body, properties): (Vec<u8>, BasicProperties),
+    ) -> Result<(), BrokerError> {
+        let message = Message { exchange: "", key: &self.queues.ledger, body: &body, properties };
+        let published = publisher.publish(&message).await;
+        published.map_err(|unpublished| BrokerError::Retry(format!("writing to the ledger: {unpublished}")))
+    }
+}
+
+/// Whether a process leads `names`' org, or is about to. Nothing is refused where it has never had one.
+///
+/// # Errors
+/// Where the connection is lost, or does not answer.
+pub async fn is_led(connection: &Connection, publisher: &Publisher, names: &Names) -> Result<bool, BrokerError> {
+    let leader = names.leader();
+    // As with a lease: it comes back where there is no such queue.
+    if is_held(publisher, &leader).await? {
+        let channel = within("opening a channel", channels::open(connection)).await?;
+        let consumers = look_at(&channel, &leader).await?.consumer_count();
+        closing(channel.close(200, "looked".into())).await;
+        if consumers > 0 {
+            return Ok(true);
+        }
+    }
+    is_held(publisher, &names.lease()).await
+}
+
+/// Whether somebody holds the lease of release 0.1, an exclusive queue. What is published to it expires there at once, and comes back where
+/// there is no such queue: nothing is refused, which would cost the connection a channel each time.
+///
+/// # Errors
+/// Where the connection is lost.
+pub async fn is_held(publisher: &Publisher, lease: &str) -> Result<bool, BrokerError> {
+    let properties = BasicProperties::default().with_expiration("0".into());
+    match publisher.publish(&Message { exchange: "", key: lease, body: b"", properties }).await {
+        // It is just being deleted; or its node is dead, which RabbitMQ 4.3 remembers it by.
+        Ok(()) | Err(Unpublished::Refused { .. }) => Ok(true),
+        Err(Unpublished::Returned { .. }) => Ok(false),
+        Err(Unpublished::Lost(trouble)) => Err(trouble),
+    }
+}

@@ -1,0 +1,179 @@
+//! A registration as a candidate for leading: a consumer of the leader queue, a quorum queue of which the broker makes one consumer the
+//! active one, and pings of its own by which it is known to be that one. `docs/adr/0006` argues why two can never call at once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::channels;
+use super::error::{BrokerError, closing, within};
+use super::link::Link;
+use super::pings::{Pinger, Pings};
+use super::publisher::{Message, Publisher};
+use crate::domain::leader_proof::{Chain, LeaderProof};
+
+/// Pings that are not acked yet at most: each is acked at once.
+const PREFETCH: u16 = 100;
+/// What its consumer is called at the broker.
+const TAG: &str = "resetd-candidate";
+
+/// One candidate on one link, until it is withdrawn or the link is lost.
+#[derive(Debug)]
+pub struct Registration {
+    channel: Channel,
+    queue: String,
+    proof: Proof,
+    gone: CancellationToken,
+    _listening: DropGuard,
+}
+
+/// What its pings have proved, for all who have to look at it before they call.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    state: watch::Sender<LeaderProof>,
+    pings: Arc<Pings>,
+}
+
+impl Registration {
+    /// Registers as a candidate at this leader queue, which is declared.
+    ///
+    /// # Errors
+    /// Where the broker is lost, refuses it, or does not answer.
+    pub async fn open(link: &Link, queue: String) -> Result<Self, BrokerError> {
+        let what = format!("consuming queue {queue}");
+        let channel = within(&what, channels::open(&link.consuming)).await?;
+        within(&what, channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+        let consume = channel.basic_consume(
+            queue.as_str().into(),
+            TAG.into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let consumer = within(&what, consume).await?;
+        let pings = link.pinger.ping(&queue).await?;
+        let proof = Proof { state: watch::Sender::default(), pings };
+        let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
+        let listening = listen(consumer, proof.clone(), Arc::clone(&link.pinger), gone.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
+        Ok(Self { channel, queue, proof, gone, _listening: stop.drop_guard() })
+    }
+
+    /// What is proved.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Cancelled when it is known to be over.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// Withdraws it: the broker makes the next one active at once, and a message to the queue tells that one so.
+    pub async fn withdraw(self, publisher: &Publisher) {
+        let Self { channel, queue, _listening: listening, .. } = self;
+        // Else it would find its consumer lost.
+        drop(listening);
+        closing(channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_type("withdrawn".into());
+        let message = Message { exchange: "", key: &queue, body: b"", properties };
+        // Its next ping tells it too.
+        let _ = tokio::time::timeout(TOLD, publisher.publish(&message)).await;
+        closing(channel.close(200, "bye".into())).await;
+    }
+}
+
+/// How long it is tried to tell the next one.
+const TOLD: Duration = Duration::from_millis(500);
+
+impl Proof {
+    /// Whether a call may begin.
+    pub fn is_fresh(&self) -> bool {
+        self.state.borrow().is_fresh(Instant::now())
+    }
+
+    /// Whether what a call has brought may still be published, where a call takes at most `longest`.
+    pub fn allows_late_publishes(&self, longest: Duration) -> bool {
+        self.state.borrow().allows_late_publishes(longest, Instant::now())
+    }
+
+    /// How old the newest proof is; `None`: there has been none.
+    pub fn age(&self) -> Option<Duration> {
+        self.state.borrow().age(Instant::now())
+    }
+
+    /// Whether a ping was confirmed within this time: the publishing connection reaches the queue.
+    pub fn was_confirmed_within(&self, time: Duration) -> bool {
+        self.pings.confirmed().is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Waits until a ping is confirmed.
+    pub async fn confirmed(&self) {
+        while self.pings.confirmed().is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until pings come back: the broker has this registration for the active one.
+    pub async fn chain(&self) -> Chain {
+        let mut states = self.state.subscribe();
+        loop {
+            if let Some(chain) = states.borrow_and_update().chain(Instant::now()) {
+                return chain;
+            }
+            // The sender lives as long as this.
+            let _ = states.changed().await;
+        }
+    }
+
+    /// Waits until this chain is broken.
+    pub async fn broken(&self, chain: Chain) {
+        let mut states = self.state.subscribe();
+        loop {
+            let breaks = states.borrow_and_update().breaks(chain, Instant::now());
+            let Some(at) = breaks else { return };
+            tokio::select! {
+                () = sleep_until(at.into()) => {}
+                _ = states.changed() => {}
+            }
+        }
+    }
+
+    /// All that others have done before this chain is known: calls may begin. `false`: it is broken.
+    pub fn accept(&self, chain: Chain) -> bool {
+        let mut holds = false;
+        self.state.send_modify(|state| holds = state.accept(chain, Instant::now()));
+        holds
+    }
+
+    fn came_back(&self, sent: Instant) {
+        self.state.send_modify(|state| state.came_back(sent, Instant::now()));
+    }
+}
+
+/// How often it is looked whether a ping is confirmed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Acks what comes, at once: none is held. Its own pings are proof; all others prove nothing, but that this one was made active, and so it
+/// sends one of its own without waiting for its time.
+async fn listen(mut consumer: Consumer, proof: Proof, pinger: Arc<Pinger>, gone: CancellationToken) {
+    while let Some(Ok(delivery)) = consumer.next().await {
+        let sent = proof.pings.when_sent(&delivery.data);
+        if !matches!(delivery.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+            break;
+        }
+        match sent {
+            Some(sent) => proof.came_back(sent),
+            None if proof.state.borrow().chain(Instant::now()).is_none() => pinger.now(),
+            None => {}
+        }
+    }
+    tracing::warn!("consuming a leader queue ended: the broker cancelled it, or the queue was deleted");
+    gone.cancel();
+}
