@@ -19,7 +19,7 @@ use super::publisher::{Message, Publisher, Unpublished};
 use super::registration::Registration;
 use super::topology::look_at;
 use crate::domain::leader_proof::{Chain, FRESH, PUBLISH_GRACE};
-use crate::domain::ledger::{Before, Holder, Tenure, WorkerName};
+use crate::domain::ledger::{Before, Fence, FenceRead, Holder, Tenure, WorkerName};
 use crate::domain::subject::Subject;
 use crate::wire;
 
@@ -70,6 +70,14 @@ impl Queues {
     pub fn of_mails(names: &Names) -> Self {
         Self { leader: names.emails_leader(), lease: names.emails_lease(), ledger: names.ledger() }
     }
+}
+
+/// A fence of ours that was read back.
+#[derive(Debug, Clone)]
+pub struct Fenced {
+    /// The fence's id, by which the term is called that begins with it.
+    term: String,
+    read: FenceRead,
 }
 
 /// One candidate, over every connection.
@@ -170,35 +178,52 @@ impl Election {
         is_held(publisher, &self.queues.lease).await
     }
 
-    /// Writes a fence into the ledger and reads up to it: who led before.
+    /// Writes a fence into the ledger and reads up to it: who led before, and the fence itself. Our calls take `longest` at most.
     ///
     /// # Errors
     /// Where it cannot be written, or is not read.
-    pub async fn fence(&self, publisher: &Publisher) -> Result<Before, BrokerError> {
-        let id = Uuid::new_v4().to_string();
-        self.tenure().claims(&id);
-        self.write_fence(publisher, &id).await?;
-        self.ledger.until_fence(&id).await?;
-        Ok(self.tenure().before(&self.name, |id| self.ledger.before_fence(id)))
+    pub async fn fence(&self, publisher: &Publisher, longest: Duration) -> Result<(Before, Fenced), BrokerError> {
+        let id = self.write_fence(publisher, None, longest).await?;
+        let read = self.ledger.until_fence(&id).await?;
+        let before = self.tenure().before(&self.name, &read);
+        Ok((before, Fenced { term: id, read }))
     }
 
-    /// It is taken over completely.
-    pub fn settles(&self) {
-        self.tenure().settles();
+    /// Reads up to this moment, once more in the same term. It is no name in the ledger: what counts is the first fence, whose predecessors were
+    /// waited for.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or is not read.
+    pub async fn fence_again(
+        &self,
+        publisher: &Publisher,
+        fenced: &Fenced,
+        longest: Duration,
+    ) -> Result<FenceRead, BrokerError> {
+        let id = self.write_fence(publisher, Some(&fenced.term), longest).await?;
+        self.ledger.until_fence(&id).await
+    }
+
+    /// Whether another may have led since the takeover was complete, now that this was read.
+    pub fn may_another_have_led(&self, read: &FenceRead) -> bool {
+        self.tenure().before(&self.name, read) != Before::Ourselves
+    }
+
+    /// The takeover that began with this fence is complete.
+    pub fn settles(&self, fenced: &Fenced) {
+        self.tenure().settles(&fenced.read);
     }
 
     /// Says again that this process leads: one who starts reads the ledger of a day, and must find out who does.
-    pub async fn repeat(&self, publisher: &Publisher) {
-        let id = Uuid::new_v4().to_string();
-        self.tenure().claims_again(&id);
-        if let Err(trouble) = self.write_fence(publisher, &id).await {
+    pub async fn repeat(&self, publisher: &Publisher, fenced: &Fenced, longest: Duration) {
+        if let Err(trouble) = self.write_fence(publisher, Some(&fenced.term), longest).await {
             tracing::warn!(org = self.subject.org(), reason = %trouble, "the ledger could not be told who leads");
         }
     }
 
     /// Gives the leadership up, with everything done: the next process need not wait.
-    pub async fn release(&self, registration: Registration, publisher: &Publisher) {
-        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, Timestamp::now());
+    pub async fn release(&self, registration: Registration, publisher: &Publisher, fenced: &Fenced) {
+        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, Timestamp::now());
         let written = timeout(RELEASED, self.write(publisher, record)).await;
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
         if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
@@ -208,8 +233,22 @@ impl Election {
         tracing::info!(org = self.subject.org(), "released");
     }
 
-    async fn write_fence(&self, publisher: &Publisher, id: &str) -> Result<(), BrokerError> {
-        self.write(publisher, wire::ledger::fence(self.subject.in_ledger(), &self.name, id, Timestamp::now())).await
+    async fn write_fence(
+        &self,
+        publisher: &Publisher,
+        term: Option<&str>,
+        longest: Duration,
+    ) -> Result<String, BrokerError> {
+        let id = Uuid::new_v4().to_string();
+        let fence = Fence {
+            worker: self.name.as_str().into(),
+            id: id.as_str().into(),
+            term: term.map(Into::into),
+            longest_call: Some(longest),
+            at: Timestamp::now(),
+        };
+        self.write(publisher, wire::ledger::fence(self.subject.in_ledger(), &fence)).await?;
+        Ok(id)
     }
 
     async fn write(

@@ -12,7 +12,7 @@ use super::error::{ANSWER, BrokerError};
 use crate::domain::blocked::Status;
 use crate::domain::ended::Ended;
 use crate::domain::job::{JobId, Lane};
-use crate::domain::ledger::{Entry, Holder, LedgerIndex, Room};
+use crate::domain::ledger::{Entry, FenceRead, Holder, LedgerIndex, Place as Position, Room};
 use crate::domain::mailing::{About, MailIndex, Mailed, Standing};
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::statistics::{Lately, Mails, MailsLately, Statistics};
@@ -52,8 +52,8 @@ struct Kept {
     mails_told: Mails,
     statistics: Statistics,
     place: Place,
-    /// The ids of fences and who held the lease before each, the newest last.
-    fences: VecDeque<(String, Holder)>,
+    /// The ids of fences and what was known when each was read, the newest last.
+    fences: VecDeque<(String, FenceRead)>,
     /// When a record was read last.
     read_at: Instant,
     records: u64,
@@ -175,23 +175,18 @@ impl Ledger {
         self.kept().index.holder(org)
     }
 
-    /// Who held the lease before the fence with this id, where that was read.
-    pub fn before_fence(&self, id: &str) -> Option<Holder> {
-        self.kept().before(id)
-    }
-
     /// How many records were read.
     pub fn records(&self) -> u64 {
         self.kept().records
     }
 
     /// Waits until the fence with this id was read, and with it all that was written before it. It is read for as long.
-    /// Returns who held the lease before.
+    /// Returns what is known of those before it.
     ///
     /// # Errors
     /// Where nothing at all was read for 10 s: write another and try again. It will be read from a day back, since a place beyond
     /// the stream's end waits for ever.
-    pub async fn until_fence(&self, id: &str) -> Result<Holder, BrokerError> {
+    pub async fn until_fence(&self, id: &str) -> Result<FenceRead, BrokerError> {
         let _reading = self.reading();
         let mut fenced = self.0.fenced.subscribe();
         let begun = Instant::now();
@@ -199,8 +194,8 @@ impl Ledger {
             fenced.borrow_and_update();
             let silent_since = {
                 let kept = self.kept();
-                if let Some(before) = kept.before(id) {
-                    return Ok(before);
+                if let Some(read) = kept.fence(id) {
+                    return Ok(read);
                 }
                 kept.read_at.max(begun)
             };
@@ -232,7 +227,7 @@ impl Ledger {
     /// Applies a record.
     fn apply(&self, delivery: lapin::message::Delivery) {
         let told = wire::ledger::read(&delivery.data, &delivery.properties);
-        let now = Timestamp::now();
+        let (now, offset) = (Timestamp::now(), wire::ledger::offset(&delivery.properties));
         let mut kept = self.kept();
         kept.read_at = Instant::now();
         kept.records += 1;
@@ -242,12 +237,12 @@ impl Ledger {
             Some(LedgerRecord::Dropped { org, job }) => kept.statistics.dropped(org, job, now),
             Some(LedgerRecord::Batch(about)) => kept.statistics.batch(&about.org, &about.batch, &about.record, now),
             Some(LedgerRecord::Mailed(mailed)) => kept.mailed(mailed, now),
-            Some(LedgerRecord::Lease(entry)) => kept.apply(entry, now),
+            Some(LedgerRecord::Leader(entry)) => kept.leader(entry, offset.unwrap_or_default(), now),
             Some(LedgerRecord::State { org, status }) => kept.statistics.stands(org, status),
             None => {}
         }
-        let is_fence = matches!(told, Some(LedgerRecord::Lease(Entry::Fence { .. })));
-        if let Some(offset) = wire::ledger::offset(&delivery.properties) {
+        let is_fence = matches!(told, Some(LedgerRecord::Leader(Entry::Fence { .. })));
+        if let Some(offset) = offset {
             kept.place.read(offset, delivery.data, now);
         }
         drop(kept);
@@ -258,22 +253,23 @@ impl Ledger {
 }
 
 impl Kept {
-    fn before(&self, fence: &str) -> Option<Holder> {
-        self.fences.iter().rev().find(|(known, _)| known == fence).map(|(_, before)| before.clone())
+    fn fence(&self, id: &str) -> Option<FenceRead> {
+        self.fences.iter().rev().find(|(known, _)| known == id).map(|(_, read)| read.clone())
     }
 
-    fn apply(&mut self, entry: &Entry<'_>, now: Timestamp) {
+    fn leader(&mut self, entry: &Entry<'_>, place: Position, now: Timestamp) {
         match entry {
-            Entry::Fence { org, id, .. } => {
-                let before = self.index.holder(org);
+            Entry::Fence { org, fence } => {
+                let read = self.index.read_fence(org, &fence.worker, place);
                 if self.fences.len() == FENCES {
                     self.fences.pop_front();
                 }
-                self.fences.push_back((id.to_string(), before));
+                self.fences.push_back((fence.id.to_string(), read));
             }
             Entry::Done { .. } | Entry::Released { .. } => {}
         }
-        self.note(entry, now);
+        let room = self.index.note(entry, place, now);
+        self.warn_if_full(Some(room));
     }
 
     fn ended(&mut self, ended: &Ended<'_>, now: Timestamp) {
@@ -283,7 +279,8 @@ impl Kept {
                 self.warn_if_full(Some(room));
             }
         } else if let Some(entry) = Entry::of(ended) {
-            self.note(&entry, now);
+            let room = self.index.note(&entry, 0, now);
+            self.warn_if_full(Some(room));
         }
         self.statistics.ended(ended, now);
     }
@@ -295,11 +292,6 @@ impl Kept {
             self.mails_told.ended(mailed, now);
         }
         self.statistics.mailed(mailed, now);
-    }
-
-    fn note(&mut self, entry: &Entry<'_>, now: Timestamp) {
-        let room = self.index.note(entry, now);
-        self.warn_if_full(Some(room));
     }
 
     fn warn_if_full(&mut self, room: Option<Room>) {

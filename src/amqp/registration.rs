@@ -1,15 +1,15 @@
 //! A registration as a candidate for leading: a consumer of the leader queue, a quorum queue of which the broker makes one consumer the
 //! active one, and pings of its own by which it is known to be that one. `docs/adr/0006` argues why two can never call at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::{Acker, Channel, Consumer};
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channels;
@@ -17,7 +17,7 @@ use super::error::{BrokerError, closing, within};
 use super::link::Link;
 use super::pings::{Pinger, Pings};
 use super::publisher::{Message, Publisher};
-use crate::domain::leader_proof::{Chain, LeaderProof};
+use crate::domain::leader_proof::{Chain, FRESH, LeaderProof};
 
 /// Pings that are not acked yet at most: each is acked at once.
 const PREFETCH: u16 = 100;
@@ -30,9 +30,15 @@ pub struct Registration {
     channel: Channel,
     queue: String,
     proof: Proof,
+    held: Held,
     gone: CancellationToken,
     _listening: DropGuard,
 }
+
+/// The newest own ping that came back, which is acked when the next one does. Where the broker makes another consumer the active one, it hands
+/// this to that one as redelivered; and the other's to us, where it makes us that again. So who gets a redelivered message knows that its
+/// proofs are no unbroken chain, however quickly the two followed each other.
+type Held = Arc<Mutex<Option<Acker>>>;
 
 /// What its pings have proved, for all who have to look at it before they call.
 #[derive(Debug, Clone)]
@@ -59,10 +65,11 @@ impl Registration {
         let consumer = within(&what, consume).await?;
         let pings = link.pinger.ping(&queue).await?;
         let proof = Proof { state: watch::Sender::default(), pings };
+        let held = Held::default();
         let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
-        let listening = listen(consumer, proof.clone(), Arc::clone(&link.pinger), gone.clone());
+        let listening = listen(consumer, proof.clone(), Arc::clone(&held), Arc::clone(&link.pinger), gone.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
-        Ok(Self { channel, queue, proof, gone, _listening: stop.drop_guard() })
+        Ok(Self { channel, queue, proof, held, gone, _listening: stop.drop_guard() })
     }
 
     /// What is proved.
@@ -77,14 +84,19 @@ impl Registration {
 
     /// Withdraws it: the broker makes the next one active at once, and a message to the queue tells that one so.
     pub async fn withdraw(self, publisher: &Publisher) {
-        let Self { channel, queue, _listening: listening, .. } = self;
+        let Self { channel, queue, held, _listening: listening, .. } = self;
         // Else it would find its consumer lost.
         drop(listening);
+        // Else the next one would be told that it is not the only one.
+        let newest = take(&held);
+        if let Some(newest) = newest {
+            closing(async { newest.ack(BasicAckOptions::default()).await.map(drop) }).await;
+        }
         closing(channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
         let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_type("withdrawn".into());
         let message = Message { exchange: "", key: &queue, body: b"", properties };
         // Its next ping tells it too.
-        let _ = tokio::time::timeout(TOLD, publisher.publish(&message)).await;
+        let _ = timeout(TOLD, publisher.publish(&message)).await;
         closing(channel.close(200, "bye".into())).await;
     }
 }
@@ -152,6 +164,10 @@ impl Proof {
         holds
     }
 
+    fn interrupted(&self) {
+        self.state.send_modify(LeaderProof::interrupted);
+    }
+
     fn came_back(&self, sent: Instant) {
         self.state.send_modify(|state| state.came_back(sent, Instant::now()));
     }
@@ -160,18 +176,38 @@ impl Proof {
 /// How often it is looked whether a ping is confirmed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Acks what comes, at once: none is held. Its own pings are proof; all others prove nothing, but that this one was made active, and so it
-/// sends one of its own without waiting for its time.
-async fn listen(mut consumer: Consumer, proof: Proof, pinger: Arc<Pinger>, gone: CancellationToken) {
-    while let Some(Ok(delivery)) = consumer.next().await {
-        let sent = proof.pings.when_sent(&delivery.data);
-        if !matches!(delivery.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+fn take(held: &Held) -> Option<Acker> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Takes what comes to the active one. Its own pings are proof, and all others are acked and prove nothing, but that this one was made active:
+/// it sends a ping without waiting for its time.
+async fn listen(mut consumer: Consumer, proof: Proof, held: Held, pinger: Arc<Pinger>, gone: CancellationToken) {
+    loop {
+        let released = match timeout(FRESH, consumer.next()).await {
+            // A chain is broken by now; and a message that is held for long is an offence of its own (`consumer_timeout`).
+            Err(_) => take(&held),
+            Ok(Some(Ok(delivery))) => match proof.pings.when_sent(&delivery.data) {
+                Some(sent) if !delivery.redelivered => {
+                    proof.came_back(sent);
+                    held.lock().unwrap_or_else(PoisonError::into_inner).replace(delivery.acker)
+                }
+                Some(_) | None => {
+                    if delivery.redelivered {
+                        proof.interrupted();
+                    }
+                    if proof.state.borrow().chain(Instant::now()).is_none() {
+                        pinger.now();
+                    }
+                    Some(delivery.acker)
+                }
+            },
+            Ok(Some(Err(_)) | None) => break,
+        };
+        if let Some(acker) = released
+            && !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true))
+        {
             break;
-        }
-        match sent {
-            Some(sent) => proof.came_back(sent),
-            None if proof.state.borrow().chain(Instant::now()).is_none() => pinger.now(),
-            None => {}
         }
     }
     tracing::warn!("consuming a leader queue ended: the broker cancelled it, or the queue was deleted");

@@ -99,10 +99,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
 }
 
 /// One for each org.
-fn consumers(
-    orgs: BTreeMap<String, crate::config::org::Org>,
-    process: &Process<'_>,
-) -> Vec<Consumer<OrgContext>> {
+fn consumers(orgs: BTreeMap<String, crate::config::org::Org>, process: &Process<'_>) -> Vec<Consumer<OrgContext>> {
     let consumers = orgs.into_iter().map(|(org_name, org)| {
         warn_if_readable(&org_name, &org);
         tracing::info!(org = org_name, rate_per_minute = org.rate_per_minute, burst = org.burst, url = %org.scim_url, "calls of the org are limited");

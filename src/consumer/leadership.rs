@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::process::{Consumer, Supervisor};
 use super::term::Term;
 use super::workload::Workload;
-use crate::amqp::election::{FORMER_LEADER_DELAY, REPEAT, after_another};
+use crate::amqp::election::{FORMER_LEADER_DELAY, Fenced, REPEAT, after_another};
 use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
@@ -50,25 +50,29 @@ impl<W: Workload> Consumer<W> {
             // An unbroken proof all the while, or it starts over.
             let fenced = tokio::select! {
                 () = gone.cancelled() => return Err(BrokerError::Retry("a connection was lost while the ledger was read".into())),
-                () = proof.broken(chain) => false,
-                fenced = self.take_over(supervisor, &publisher) => fenced.map(|()| proof.accept(chain))?,
+                () = proof.broken(chain) => None,
+                fenced = self.take_over(supervisor, &publisher) => Some(fenced?),
             };
-            if fenced {
-                return Ok(Term { registration, publisher, chain });
+            if let Some(fenced) = fenced
+                && proof.accept(chain)
+            {
+                return Ok(Term { registration, publisher, chain, fenced });
             }
         }
     }
 
     /// Reads the ledger to its end. Where another process led last and did not say that it was done, waits until it can do nothing more.
-    async fn take_over(&self, supervisor: &Supervisor<'_, W>, publisher: &Publisher) -> Result<(), BrokerError> {
+    async fn take_over(&self, supervisor: &Supervisor<'_, W>, publisher: &Publisher) -> Result<Fenced, BrokerError> {
         let (shared, began) = (&self.shared, Instant::now());
         let org = shared.subject().org();
-        let before = self.election.fence(publisher).await?;
+        let longest = shared.longest_call();
+        let (before, fenced) = self.election.fence(publisher, longest).await?;
         match before {
             Before::Ourselves => shared.gate().goes_on(),
             Before::Nobody => shared.forget(),
-            Before::Another => {
-                let wait = after_another(shared.longest_call());
+            Before::Another(theirs) => {
+                // Release 0.1 does not say it: as long as ours, then.
+                let wait = after_another(theirs.unwrap_or(longest));
                 let why = format!(
                     "taking over: for {} s the {} before may still be at work",
                     wait.as_secs_f32(),
@@ -80,15 +84,15 @@ impl<W: Workload> Consumer<W> {
                 // Only now, with the last call of the process before begun: our limiter and its own never count the same second.
                 shared.forget();
                 sleep(wait - FRESH).await;
-                self.election.fence(publisher).await?;
+                self.election.fence_again(publisher, &fenced, longest).await?;
             }
         }
         if before != Before::Ourselves {
             shared.takes_over();
         }
-        self.election.settles();
+        self.election.settles(&fenced);
         tracing::info!(org, took_ms = millis(began.elapsed()), "active now; history loaded");
-        Ok(())
+        Ok(fenced)
     }
 
     /// Watches over a term. After a lapse of the proof no call begins until a ping that was sent after it has come back, and a fence shows
@@ -123,24 +127,20 @@ impl<W: Workload> Consumer<W> {
                     return Err(BrokerError::Retry("no ping comes back, so another process leads".into()));
                 }
             };
-            let before = tokio::select! {
-                before = self.election.fence(&term.publisher) => before?,
+            let read = tokio::select! {
+                read = self.election.fence_again(&term.publisher, &term.fenced, self.shared.longest_call()) => read?,
                 () = proof.broken(chain) => continue,
             };
-            match before {
-                Before::Ourselves if proof.accept(chain) => {
-                    self.election.settles();
-                    tracing::info!(
-                        org,
-                        lapse_ms = millis(lapsed.elapsed()),
-                        "pings come back, and nobody else has led: going on"
-                    );
-                    return Ok(chain);
-                }
-                Before::Ourselves => {}
-                Before::Nobody | Before::Another => {
-                    return Err(BrokerError::Retry("another process has led in between".into()));
-                }
+            if self.election.may_another_have_led(&read) {
+                return Err(BrokerError::Retry("another process has led in between".into()));
+            }
+            if proof.accept(chain) {
+                tracing::info!(
+                    org,
+                    lapse_ms = millis(lapsed.elapsed()),
+                    "pings come back, and nobody else has led: going on"
+                );
+                return Ok(chain);
             }
         }
     }
@@ -151,14 +151,14 @@ impl<W: Workload> Consumer<W> {
             sleep(REPEAT).await;
             // After a lapse another may stand before the fence that shows it.
             if term.proof().is_fresh() {
-                self.election.repeat(&term.publisher).await;
+                self.election.repeat(&term.publisher, &term.fenced, self.shared.longest_call()).await;
             }
         }
     }
 
     /// Gives the leadership up, with everything done: the next process need not wait.
     pub(super) async fn release(&self, term: Term) {
-        self.election.release(term.registration, &term.publisher).await;
+        self.election.release(term.registration, &term.publisher, &term.fenced).await;
     }
 
     /// Gives it up with something left: another process waits before it begins.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::amqp::election::Fenced;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::registration::{self, Registration};
 use crate::domain::leader_proof::{Chain, PUBLISH_GRACE};
@@ -15,6 +16,8 @@ pub(super) struct Term {
     pub(super) publisher: Arc<Publisher>,
     /// The proofs with which it began.
     pub(super) chain: Chain,
+    /// The fence with which it began.
+    pub(super) fenced: Fenced,
 }
 
 /// That this process leads: to be looked at before each call and publish.

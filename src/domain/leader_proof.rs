@@ -46,6 +46,12 @@ impl LeaderProof {
         }
     }
 
+    /// The broker has handed to this registration what another had: it was made active again, and another may have led in between.
+    pub fn interrupted(&mut self) {
+        self.newest = None;
+        self.accepted = false;
+    }
+
     /// The chain that holds at this moment: the broker has this registration for the active one.
     pub fn chain(&self, now: Instant) -> Option<Chain> {
         self.newest.filter(|newest| !is_old(*newest, now)).map(|_| Chain(self.chain))
@@ -162,6 +168,16 @@ mod tests {
         assert!(!told.is_fresh(1700));
         assert!(!told.accept(1, 1700) && !told.is_fresh(1700), "what was accepted is another chain");
         assert!(told.accept(2, 1700) && told.is_fresh(1700));
+    }
+
+    #[test]
+    fn what_another_had_breaks_the_chain_at_once() {
+        let mut told = Told::leading();
+        told.proof.interrupted();
+        assert!(!told.is_fresh(100) && told.chain(100).is_none());
+        told.came_back(90, 110);
+        assert_eq!((told.chain(110), told.is_fresh(110)), (Some(2), false));
+        assert!(told.proof.allows_late_publishes(Duration::from_secs(1), told.at(110)), "of the calls before it");
     }
 
     #[test]

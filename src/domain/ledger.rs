@@ -11,9 +11,12 @@ use super::job::JobId;
 use super::user::{UserId, canonical};
 
 mod entry;
+mod leaders;
 mod tenure;
 
 pub use entry::{Entry, Holder, WorkerName};
+use leaders::Leaders;
+pub use leaders::{Fence, FenceRead, Place};
 pub use tenure::{Before, Tenure};
 
 /// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
@@ -58,17 +61,9 @@ impl Generation {
     }
 }
 
-#[derive(Debug)]
-struct Lease {
-    worker: WorkerName,
-    fenced_at: Timestamp,
-    released: bool,
-}
-
 /// What is known of all orgs.
 ///
-/// A record may be noted twice. Records of one org's lease count in the order in which they are noted, not by their writers'
-/// clocks: whoever reads a part of the stream again reads on to its end before asking for the holder.
+/// A record may be noted twice. Those of leaders count by their places, not by their writers' clocks.
 #[derive(Debug)]
 pub struct LedgerIndex {
     keys: [RandomState; 2],
@@ -78,7 +73,7 @@ pub struct LedgerIndex {
     derived: HashMap<Hash, Timestamp>,
     /// The same in the order they came, to be forgotten in it.
     derived_order: VecDeque<(Timestamp, Hash)>,
-    leases: HashMap<String, Lease>,
+    leaders: HashMap<String, Leaders>,
 }
 
 impl Default for LedgerIndex {
@@ -95,7 +90,7 @@ impl LedgerIndex {
             hours: BTreeMap::new(),
             derived: HashMap::new(),
             derived_order: VecDeque::new(),
-            leases: HashMap::new(),
+            leaders: HashMap::new(),
         }
     }
 
@@ -103,25 +98,34 @@ impl LedgerIndex {
         self.keys.each_ref().map(|key| key.hash_one((org, name)))
     }
 
-    /// Takes note of a record. A job that ended a day ago is not noted; a fence of any age is, since nobody else may have come.
-    pub fn note(&mut self, entry: &Entry<'_>, now: Timestamp) -> Room {
+    /// Takes note of a record at its place. A job that ended a day ago is not noted; a fence of any age is, since nobody else may have come.
+    pub fn note(&mut self, entry: &Entry<'_>, place: Place, now: Timestamp) -> Room {
         match entry {
-            Entry::Done { org, job, reset, at } => self.note_done(org, job, reset.as_ref(), *at, now),
-            Entry::Fence { org, worker, id: _, at } => {
-                if self.leases.len() < MAX_ORGS || self.leases.contains_key(&**org) {
-                    let lease = Lease { worker: WorkerName::new(&**worker), fenced_at: *at, released: false };
-                    self.leases.insert(org.to_string(), lease);
+            Entry::Done { org, job, reset, at } => return self.note_done(org, job, reset.as_ref(), *at, now),
+            Entry::Fence { org, fence } => {
+                if let Some(leaders) = self.leaders.get_mut(&**org) {
+                    leaders.next(fence, place);
+                } else if self.leaders.len() < MAX_ORGS {
+                    self.leaders.insert(org.to_string(), Leaders::first(fence, place));
                 }
-                Room::Enough
             }
-            Entry::Released { org, worker, at } => {
-                if let Some(lease) = self.leases.get_mut(&**org) {
-                    // Both moments are of one worker's clock. One of an earlier term, read again, ends no later one.
-                    lease.released |= lease.worker.as_str() == worker && *at >= lease.fenced_at;
+            Entry::Released { org, worker, term, at } => {
+                if let Some(leaders) = self.leaders.get_mut(&**org) {
+                    leaders.released(worker, term.as_deref(), *at);
                 }
-                Room::Enough
             }
         }
+        Room::Enough
+    }
+
+    /// The stream is read anew, and may be another one: what it says of leaders counts by its places alone.
+    pub fn forget_leaders(&mut self) {
+        self.leaders.clear();
+    }
+
+    /// What is known of who led an org when this worker's fence is read, before it is noted.
+    pub fn read_fence(&self, org: &str, worker: &str, place: Place) -> FenceRead {
+        self.leaders.get(org).map_or_else(|| FenceRead::alone(place), |leaders| leaders.read(worker, place))
     }
 
     fn note_done(
@@ -204,12 +208,9 @@ impl LedgerIndex {
         newest.and_then(|seconds| Timestamp::from_second(*seconds).ok())
     }
 
-    /// Who held an org's lease last.
+    /// Who led an org last.
     pub fn holder(&self, org: &str) -> Holder {
-        match self.leases.get(org) {
-            Some(lease) if !lease.released => Holder::Was(lease.worker.clone()),
-            Some(_) | None => Holder::Nobody,
-        }
+        self.leaders.get(org).map_or(Holder::Nobody, Leaders::holder)
     }
 }
 

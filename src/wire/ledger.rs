@@ -4,6 +4,7 @@
 //! copied which need not be.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -19,13 +20,13 @@ use crate::domain::batch::Record;
 use crate::domain::blocked::Status;
 use crate::domain::ended::Ended;
 use crate::domain::job::Lane;
-use crate::domain::ledger::{Entry, WorkerName};
+use crate::domain::ledger::{Entry, Fence, WorkerName};
 use crate::domain::mailing::Mailed;
 use crate::domain::outcome::OutcomeKind;
 
-/// The `type` of a lease that was taken.
+/// The `type` of the record of one who leads, or is about to.
 const FENCE: &str = "fence";
-/// The `type` of a lease that was given back.
+/// The `type` of the record of one who gave that up.
 const RELEASED: &str = "released";
 /// The `type` of a dead letter that an operator gave up for good.
 pub const DROPPED: &str = "dropped";
@@ -69,13 +70,18 @@ struct Dropped<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Lease<'a> {
+#[serde(rename_all = "camelCase")]
+struct Leader<'a> {
     #[serde(borrow)]
     org: Cow<'a, str>,
     #[serde(borrow)]
     worker: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     fence: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    term: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    longest_call_ms: Option<u64>,
     #[serde(borrow)]
     at: Cow<'a, str>,
 }
@@ -96,8 +102,8 @@ pub enum LedgerRecord<'a> {
     Batch(About<'a>),
     /// What became of a mail.
     Mailed(Mailed<'a>),
-    /// A lease was taken or given back.
-    Lease(Entry<'a>),
+    /// Who leads, or led.
+    Leader(Entry<'a>),
     /// The worker of an org says how it stands.
     State {
         /// The org.
@@ -115,7 +121,7 @@ impl LedgerRecord<'_> {
             Self::Ended(ended) => Some(about(&*ended.org, ended.batch.as_deref()?, Record::of_end(ended)?)),
             Self::Mailed(mailed) => Some(about(&*mailed.org, mailed.batch.as_deref()?, Record::of_mail(mailed))),
             Self::Batch(About { org, batch, record }) => Some(about(org, batch, record.clone())),
-            Self::Dropped { .. } | Self::Lease(_) | Self::State { .. } => None,
+            Self::Dropped { .. } | Self::Leader(_) | Self::State { .. } => None,
         }
     }
 }
@@ -129,13 +135,15 @@ pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRe
             Some(LedgerRecord::Dropped { org, job: job_id })
         }
         FENCE => {
-            let Lease { org, worker, fence, at } = lease(body)?;
-            let id = fence.filter(|id| !id.is_empty() && id.len() <= MAX_NAME)?;
-            Some(LedgerRecord::Lease(Entry::Fence { org, worker, id, at: at.parse().ok()? }))
+            let Leader { org, worker, fence, term, longest_call_ms, at } = leader(body)?;
+            let id = fence.filter(|id| fits(id))?;
+            let longest_call = longest_call_ms.map(Duration::from_millis);
+            let fence = Fence { worker, id, term, longest_call, at: at.parse().ok()? };
+            Some(LedgerRecord::Leader(Entry::Fence { org, fence }))
         }
         RELEASED => {
-            let Lease { org, worker, fence: _, at } = lease(body)?;
-            Some(LedgerRecord::Lease(Entry::Released { org, worker, at: at.parse().ok()? }))
+            let Leader { org, worker, term, at, .. } = leader(body)?;
+            Some(LedgerRecord::Leader(Entry::Released { org, worker, term, at: at.parse().ok()? }))
         }
         batch::BATCH => batch::announced(body).map(LedgerRecord::Batch),
         mail::TYPE => mail::read(body).map(LedgerRecord::Mailed),
@@ -171,10 +179,14 @@ fn asked_at(properties: &BasicProperties) -> Option<Timestamp> {
     Timestamp::from_second(seconds).ok()
 }
 
-fn lease(body: &[u8]) -> Option<Lease<'_>> {
-    let lease: Lease<'_> = serde_json::from_slice(body).ok()?;
-    let fits = |name: &str| !name.is_empty() && name.len() <= MAX_NAME;
-    (fits(&lease.org) && fits(&lease.worker)).then_some(lease)
+fn leader(body: &[u8]) -> Option<Leader<'_>> {
+    let leader: Leader<'_> = serde_json::from_slice(body).ok()?;
+    let is_believed = fits(&leader.org) && fits(&leader.worker) && leader.term.as_deref().is_none_or(fits);
+    is_believed.then_some(leader)
+}
+
+fn fits(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME
 }
 
 /// Where in its stream a record stands.
@@ -183,21 +195,42 @@ pub fn offset(properties: &BasicProperties) -> Option<u64> {
     integer(offset).and_then(|offset| u64::try_from(offset).ok())
 }
 
-/// The record of a worker that took an org's lease; `id` is this fence's own.
-pub fn fence(org: &str, worker: &WorkerName, id: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
-    write(FENCE, org, worker, Some(id), at)
+/// The record of a worker that leads an org, or is about to.
+pub fn fence(org: &str, fence: &Fence<'_>) -> (Vec<u8>, BasicProperties) {
+    let Fence { worker, id, term, longest_call, at } = fence;
+    let millis = longest_call.map(|longest| u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
+    let at = moment(*at);
+    write(
+        FENCE,
+        &Leader {
+            org: org.into(),
+            worker: (&**worker).into(),
+            fence: Some((&**id).into()),
+            term: term.as_deref().map(Cow::Borrowed),
+            longest_call_ms: millis,
+            at: at.as_str().into(),
+        },
+    )
 }
 
-/// The record of a worker that gives an org's lease back.
-pub fn released(org: &str, worker: &WorkerName, at: Timestamp) -> (Vec<u8>, BasicProperties) {
-    write(RELEASED, org, worker, None, at)
-}
-
-fn write(kind: &str, org: &str, worker: &WorkerName, id: Option<&str>, at: Timestamp) -> (Vec<u8>, BasicProperties) {
+/// The record of a worker that gives its leading of an org up; its term began with the fence of this id.
+pub fn released(org: &str, worker: &WorkerName, term: &str, at: Timestamp) -> (Vec<u8>, BasicProperties) {
     let at = moment(at);
-    let record =
-        Lease { org: org.into(), worker: worker.as_str().into(), fence: id.map(Cow::Borrowed), at: at.as_str().into() };
-    (json(&record), persistent().with_type(kind.into()))
+    write(
+        RELEASED,
+        &Leader {
+            org: org.into(),
+            worker: worker.as_str().into(),
+            fence: None,
+            term: Some(term.into()),
+            longest_call_ms: None,
+            at: at.as_str().into(),
+        },
+    )
+}
+
+fn write(kind: &str, record: &Leader<'_>) -> (Vec<u8>, BasicProperties) {
+    (json(record), persistent().with_type(kind.into()))
 }
 
 #[cfg(test)]

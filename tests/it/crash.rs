@@ -199,7 +199,8 @@ impl<'a> Victims<'a> {
             }
         };
         let worker = WorkerName::new(fence["worker"].as_str().unwrap());
-        let (body, properties) = wire::ledger::released("main", &worker, Timestamp::now());
+        let term = fence["term"].as_str().or(fence["fence"].as_str()).unwrap();
+        let (body, properties) = wire::ledger::released("main", &worker, term, Timestamp::now());
         let key = self.world.named("resets.outcomes");
         self.publisher.publish(&Message { exchange: "", key: &key, body: &body, properties }).await.unwrap();
     }

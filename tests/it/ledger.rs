@@ -11,7 +11,7 @@ use resetd::amqp::ledger::Ledger;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher};
 use resetd::domain::job::{JobId, Lane};
-use resetd::domain::ledger::{Holder, WorkerName};
+use resetd::domain::ledger::{Fence, Holder, WorkerName};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use resetd::domain::user::UserId;
 use resetd::wire;
@@ -66,8 +66,15 @@ impl Observer {
 
     async fn fence(&self, worker: &str) -> String {
         let id = uuid::Uuid::new_v4().to_string();
-        self.write(wire::ledger::fence("main", &WorkerName::new(worker), &id, Timestamp::now())).await;
+        let at = Timestamp::now();
+        let fence = Fence { worker: worker.into(), id: id.as_str().into(), term: None, longest_call: None, at };
+        self.write(wire::ledger::fence("main", &fence)).await;
         id
+    }
+
+    /// Reads up to a fence: who led before it.
+    async fn before(&self, fence: &str) -> Holder {
+        self.ledger.until_fence(fence).await.unwrap().before
     }
 
     /// Writes a fence and reads up to it.
@@ -165,12 +172,12 @@ async fn the_ledger_reads_what_was_there_before_and_what_comes_later_while_someb
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_held_the_lease_before() {
+async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_led_before() {
     let observer = Observer::new().await;
     let _reader = observer.follow().await;
     observer.write_many((0..1_000).map(|n| outcome(&format!("job-{n}"), "u-1"))).await;
     let first = observer.fence("a").await;
-    assert_eq!(observer.ledger.until_fence(&first).await, Ok(Holder::Nobody), "it is read while it is waited for");
+    assert_eq!(observer.before(&first).await, Holder::Nobody, "it is read while it is waited for");
     assert!(observer.is_done("job-999"));
     assert_eq!(observer.ledger.holder("main"), Holder::Was(WorkerName::new("a")));
 
@@ -179,16 +186,17 @@ async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_held_the_leas
     let mut slowest = Duration::ZERO;
     for worker in ["a", "b", "b"] {
         let start = Instant::now();
-        let before = observer.ledger.until_fence(&observer.fence(worker).await).await.unwrap();
+        let before = observer.before(&observer.fence(worker).await).await;
         assert_ne!(before, Holder::Nobody);
         slowest = slowest.max(start.elapsed());
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 
-    observer.write(wire::ledger::released("main", &WorkerName::new("b"), Timestamp::now())).await;
+    let of_b = observer.fence("b").await;
+    observer.write(wire::ledger::released("main", &WorkerName::new("b"), &of_b, Timestamp::now())).await;
     let last = observer.fence("c").await;
-    assert_eq!(observer.ledger.until_fence(&last).await, Ok(Holder::Nobody));
-    assert_eq!(observer.ledger.until_fence(&last).await, Ok(Holder::Nobody), "one that was read already");
+    assert_eq!(observer.before(&last).await, Holder::Nobody);
+    assert_eq!(observer.before(&last).await, Holder::Nobody, "one that was read already");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,10 +301,12 @@ async fn a_long_stretch_is_read_by_several_at_once_in_its_order_through_a_lost_c
     let observer = Observer::new().await;
     observer.write_many(large(0..JOBS / 2)).await;
     // Who held the lease last depends on the order.
+    let mut of_a = String::new();
     for worker in ["a", "b", "a", "c"] {
-        observer.fence(worker).await;
+        let fence = observer.fence(worker).await;
+        of_a = if worker == "a" { fence } else { of_a };
     }
-    observer.write(wire::ledger::released("main", &WorkerName::new("a"), Timestamp::now())).await;
+    observer.write(wire::ledger::released("main", &WorkerName::new("a"), &of_a, Timestamp::now())).await;
     observer.write_many(large(JOBS / 2..JOBS)).await;
     let written = JOBS as u64 + 5;
 
@@ -309,7 +319,7 @@ async fn a_long_stretch_is_read_by_several_at_once_in_its_order_through_a_lost_c
     reader = observer.follow().await;
 
     let fence = observer.fence("d").await;
-    assert_eq!(observer.ledger.until_fence(&fence).await, Ok(Holder::Was(WorkerName::new("c"))));
+    assert_eq!(observer.before(&fence).await, Holder::Was(WorkerName::new("c")));
     assert_eq!(observer.ledger.records(), written + 1, "no record twice, and none left out");
     for n in 0..JOBS {
         assert!(observer.is_done(&format!("job-{n}")), "{n}");

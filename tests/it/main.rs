@@ -31,6 +31,7 @@ mod input;
 mod isolation;
 mod job;
 mod kept;
+mod leadership;
 mod ledger;
 mod letters;
 mod mail;

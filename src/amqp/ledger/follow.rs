@@ -57,6 +57,9 @@ impl Ledger {
     /// Reads until it ends, which is always trouble.
     async fn read(&self, connection: &Connection) -> Result<Infallible, BrokerError> {
         let from = self.kept().place.from(Timestamp::now());
+        if from == From::DayBack {
+            self.kept().index.forget_leaders();
+        }
         let heard = || self.heard();
         let mut tail = Tail::open(connection, &self.0.stream, TAG, from.start(), &heard).await?;
         if let From::Last(offset) = from {

@@ -197,7 +197,8 @@ async fn rights(
                 }
             }
             (Thing::Queue { name, .. }, _) => {
-                let read = Lane::ALL.map(|lane| names.lane(lane)).contains(name) || *name == names.ledger();
+                let read = Lane::ALL.map(|lane| names.lane(lane)).contains(name)
+                    || [names.ledger(), names.leader()].contains(name);
                 if read && !inspect::may_read(looking, name).await? {
                     lacking.push(format!("read {name}"));
                 }

@@ -113,7 +113,7 @@ impl Seen {
             LedgerRecord::Mailed(mailed) => self.mailed(mailed),
             LedgerRecord::Batch(_)
             | LedgerRecord::Dropped { .. }
-            | LedgerRecord::Lease(_)
+            | LedgerRecord::Leader(_)
             | LedgerRecord::State { .. } => {}
         }
         self.progress.note(&record);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
+use super::leaders::Fence;
 use crate::domain::ended::Ended;
 use crate::domain::outcome::OutcomeKind;
 
@@ -39,10 +40,10 @@ impl WorkerName {
     }
 }
 
-/// Who held an org's lease last.
+/// Who led an org last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody did, or who did gave it back.
+    /// Nobody did, or who did gave it up with everything done.
     Nobody,
     /// This worker did, and did not say that it is done.
     Was(WorkerName),
@@ -62,23 +63,21 @@ pub enum Entry<'a> {
         /// When it ended.
         at: Timestamp,
     },
-    /// A worker took an org's lease.
+    /// A worker leads an org, or is about to.
     Fence {
         /// The org.
         org: Cow<'a, str>,
-        /// The worker.
-        worker: Cow<'a, str>,
-        /// The fence's own id, by which its writer knows that it has read all before it.
-        id: Cow<'a, str>,
-        /// When.
-        at: Timestamp,
+        /// What it says.
+        fence: Fence<'a>,
     },
-    /// A worker gave an org's lease back, with nothing left in flight.
+    /// A worker gave its leading of an org up, with nothing left in flight.
     Released {
         /// The org.
         org: Cow<'a, str>,
         /// The worker.
         worker: Cow<'a, str>,
+        /// The id of the fence with which its term began; one of release 0.1 does not say.
+        term: Option<Cow<'a, str>>,
         /// When.
         at: Timestamp,
     },

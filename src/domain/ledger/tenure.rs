@@ -1,174 +1,228 @@
-//! What this process knows of its own hold on an org: whether it may go on where it was, or another worker may have come in between.
+//! What this process knows of its own leading of an org: whether it may go on where it was, or another worker may have come in between.
 
-use super::{Holder, WorkerName};
+use std::time::Duration;
 
-/// So many fences at most whose place in the ledger is not known; after more, nothing is relied on.
-const UNREAD: usize = 100;
+use super::{FenceRead, Holder, Place, WorkerName};
 
-/// Who worked the org before the lease came to us this time.
+/// Who worked the org before this process leads this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// We did, and nobody since.
     Ourselves,
     /// Nobody did, or who did gave it back with everything done.
     Nobody,
-    /// Another did, and may still be at it.
-    Another,
+    /// Another did, and may still be at it, by calls that take so long at most, where all of them say.
+    Another(Option<Duration>),
 }
 
-/// One org's hold.
+/// One org's.
 ///
-/// Our own name in the last fence says little: it is there from the moment when a takeover begins, which may end before the
-/// ledger was read. So all our fences since we worked last are kept, and whoever stands before any of them counts.
+/// Our own name in the last fence says little: it is there from the moment when a takeover begins, which may end before the ledger was read,
+/// and a fence that the broker took late hides another's before it. So what counts is a place: that of the fence with which the takeover began
+/// that was completed last. Whoever has written a fence after it may have led.
 #[derive(Debug, Default)]
 pub struct Tenure {
+    since: Option<Since>,
+}
+
+/// From this place on nobody else has written a fence, as far as is known.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    place: Place,
+    /// Whether it took the org over completely; else nobody led when it began to.
     settled: bool,
-    fences: Vec<String>,
 }
 
 impl Tenure {
     /// Whether it took the org over completely, and knows of nobody else since.
     pub fn is_settled(&self) -> bool {
-        self.settled
+        self.since.is_some_and(|since| since.settled)
     }
 
-    /// A fence of ours is about to be written, with this id.
-    pub fn claims(&mut self, id: &str) {
-        if self.fences.len() == UNREAD {
-            *self = Self::default();
-        }
-        self.fences.push(id.to_owned());
-    }
-
-    /// A fence of ours is about to be written while we work. Those before it were confirmed while we worked, so nobody stands between.
-    pub fn claims_again(&mut self, id: &str) {
-        self.fences = vec![id.to_owned()];
-    }
-
-    /// Who worked the org before, now that the ledger is read up to the newest of our fences; `holder` says who held the lease
-    /// before a fence, and `None` of one that was never written.
-    pub fn before(&mut self, name: &WorkerName, holder: impl Fn(&str) -> Option<Holder>) -> Before {
-        let holders: Vec<Holder> = self.fences.iter().filter_map(|id| holder(id)).collect();
-        let is_another = |holder: &Holder| matches!(holder, Holder::Was(other) if other != name);
-        if holders.iter().any(is_another) {
-            self.settled = false;
-            Before::Another
-        } else if holders.contains(&Holder::Nobody) {
-            Before::Nobody
-        } else if self.settled {
-            Before::Ourselves
-        } else {
-            Before::Another
+    /// Who worked the org before, now that a fence of ours was read.
+    pub fn before(&mut self, name: &WorkerName, read: &FenceRead) -> Before {
+        // A place at or after the fence that was just written is one of another stream.
+        let is_alone = |since: &Since| since.place < read.place && read.other.is_none_or(|other| other < since.place);
+        self.since = self.since.filter(is_alone);
+        match (self.since, &read.before) {
+            (Some(Since { settled: true, .. }), Holder::Was(last)) if last == name => Before::Ourselves,
+            (Some(_), Holder::Was(_) | Holder::Nobody) => Before::Nobody,
+            (None, Holder::Nobody) => {
+                self.since = Some(Since { place: read.place, settled: false });
+                Before::Nobody
+            }
+            (None, Holder::Was(_)) => Before::Another(read.longest_call),
         }
     }
 
-    /// It has taken the org over completely.
-    pub fn settles(&mut self) {
-        *self = Self { settled: true, fences: Vec::new() };
+    /// It has taken the org over completely, in a takeover that began with this fence.
+    pub fn settles(&mut self, read: &FenceRead) {
+        self.since = Some(Since { place: read.place, settled: true });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use jiff::Timestamp;
 
+    use super::super::{Fence, Leaders};
     use super::*;
 
-    /// A ledger's fences of one org, by their ids, and a worker `a` that writes to it.
+    /// A ledger's fences of one org, and a worker `a` that writes to it.
     #[derive(Default)]
-    struct Snapshot {
-        holder: Option<WorkerName>,
-        before: HashMap<String, Holder>,
+    struct Ledger {
+        leaders: Option<Leaders>,
+        place: Place,
         tenure: Tenure,
     }
 
-    impl Snapshot {
-        fn fence(&mut self, worker: &str) -> String {
-            let id = format!("fence {}", self.before.len());
-            let before = self.holder.replace(WorkerName::new(worker)).map_or(Holder::Nobody, Holder::Was);
-            self.before.insert(id.clone(), before);
-            id
+    impl Ledger {
+        fn write(&mut self, worker: &str, term: Option<&str>, seconds: Option<u64>) -> FenceRead {
+            self.place += 1;
+            let fence = Fence {
+                worker: worker.into(),
+                id: format!("{}", self.place).into(),
+                term: term.map(|term| term.to_owned().into()),
+                longest_call: seconds.map(Duration::from_secs),
+                at: Timestamp::UNIX_EPOCH,
+            };
+            let read =
+                self.leaders.as_ref().map_or(FenceRead::alone(self.place), |leaders| leaders.read(worker, self.place));
+            match &mut self.leaders {
+                Some(leaders) => leaders.next(&fence, self.place),
+                None => self.leaders = Some(Leaders::first(&fence, self.place)),
+            }
+            read
         }
 
-        /// `a` writes its fence, and has not read it.
-        fn claim(&mut self) {
-            let id = self.fence("a");
-            self.tenure.claims(&id);
+        fn fence(&mut self, worker: &str) -> FenceRead {
+            self.write(worker, None, Some(10))
         }
 
-        fn read(&mut self) -> Before {
-            self.tenure.before(&WorkerName::new("a"), |id| self.before.get(id).cloned())
+        fn released(&mut self, worker: &str, term: &FenceRead) {
+            self.leaders.as_mut().unwrap().released(worker, Some(&term.place.to_string()), Timestamp::UNIX_EPOCH);
         }
 
-        fn take(&mut self) -> Before {
-            self.claim();
-            self.read()
+        /// `a` writes a fence, and reads it.
+        fn take(&mut self) -> (Before, FenceRead) {
+            let read = self.fence("a");
+            (self.tenure.before(&WorkerName::new("a"), &read), read)
         }
 
+        fn before(&mut self) -> Before {
+            self.take().0
+        }
+
+        /// `a` has taken over.
         fn settled() -> Self {
-            let mut snapshot = Self::default();
-            assert_eq!(snapshot.take(), Before::Nobody);
-            snapshot.tenure.settles();
-            snapshot
+            let mut ledger = Self::default();
+            let (before, read) = ledger.take();
+            assert_eq!(before, Before::Nobody);
+            ledger.tenure.settles(&read);
+            ledger
         }
     }
 
+    const ANOTHER: Before = Before::Another(Some(Duration::from_secs(10)));
+
     #[test]
-    fn who_worked_and_lost_the_lease_to_nobody_goes_on() {
-        let mut snapshot = Snapshot::settled();
-        assert_eq!(snapshot.take(), Before::Ourselves);
+    fn who_worked_and_lost_the_lead_to_nobody_goes_on() {
+        let mut ledger = Ledger::settled();
+        assert_eq!([ledger.before(), ledger.before()], [Before::Ourselves; 2]);
     }
 
     #[test]
     fn a_takeover_that_ended_while_its_fence_was_read_leaves_the_worker_before_in_sight() {
-        let mut snapshot = Snapshot::settled();
-        snapshot.fence("b");
-        snapshot.claim();
-        assert_eq!(snapshot.take(), Before::Another, "the name before the second fence is its own");
+        let mut ledger = Ledger::settled();
+        ledger.fence("b");
+        ledger.fence("a");
+        assert_eq!(ledger.before(), ANOTHER, "the name before the second fence is its own");
     }
 
     #[test]
     fn a_takeover_that_ended_while_it_waited_waits_again() {
-        let mut snapshot = Snapshot::default();
-        snapshot.fence("b");
-        assert_eq!((snapshot.take(), snapshot.take()), (Before::Another, Before::Another));
-        snapshot.tenure.settles();
-        assert_eq!(snapshot.take(), Before::Ourselves);
+        let mut ledger = Ledger::default();
+        ledger.fence("b");
+        assert_eq!((ledger.before(), ledger.before()), (ANOTHER, ANOTHER));
+        let (_, read) = ledger.take();
+        ledger.tenure.settles(&read);
+        assert_eq!(ledger.before(), Before::Ourselves);
     }
 
     #[test]
-    fn a_fence_that_was_never_written_says_nothing() {
-        let mut snapshot = Snapshot::settled();
-        snapshot.tenure.claims("lost with the connection");
-        assert_eq!(snapshot.take(), Before::Ourselves);
+    fn a_fence_that_the_broker_took_late_does_not_hide_anothers_before_it() {
+        let mut ledger = Ledger::settled();
+        ledger.fence("b");
+        // Given up with its connection, before this process settled.
+        ledger.fence("a");
+        assert_eq!(ledger.before(), ANOTHER);
+    }
+
+    #[test]
+    fn one_who_began_to_take_over_before_our_own_wait_ended_may_have_led() {
+        let mut ledger = Ledger::default();
+        ledger.fence("c");
+        let (before, first) = ledger.take();
+        assert_eq!(before, ANOTHER);
+        ledger.fence("b");
+        let term = first.place.to_string();
+        ledger.write("a", Some(&term), None);
+        ledger.tenure.settles(&first);
+        assert_eq!(ledger.before(), ANOTHER);
     }
 
     #[test]
     fn who_gave_it_back_is_nobody_until_another_comes() {
-        let mut snapshot = Snapshot::settled();
-        snapshot.fence("b");
-        snapshot.holder = None;
-        snapshot.claim();
-        assert_eq!(snapshot.take(), Before::Nobody);
-        snapshot.fence("b");
-        assert_eq!(snapshot.take(), Before::Another);
+        let mut ledger = Ledger::settled();
+        let term = ledger.fence("b");
+        ledger.released("b", &term);
+        assert_eq!([ledger.before(), ledger.before()], [Before::Nobody; 2], "nobody has led since");
+        ledger.fence("b");
+        assert_eq!(ledger.before(), ANOTHER);
     }
 
     #[test]
-    fn a_claim_that_comes_late_does_not_hide_who_came_before_it() {
-        let mut snapshot = Snapshot::settled();
-        snapshot.fence("b");
-        let late = snapshot.fence("a");
-        snapshot.tenure.claims_again(&late);
-        assert_eq!(snapshot.take(), Before::Another);
+    fn a_release_counts_only_while_its_own_term_is_the_last() {
+        let mut ledger = Ledger::default();
+        let first = ledger.fence("b");
+        ledger.fence("c");
+        let marked = first.place.to_string();
+        ledger.write("b", Some(&marked), None);
+        ledger.released("b", &first);
+        assert_eq!(ledger.before(), ANOTHER, "c waits, and will lead");
     }
 
     #[test]
-    fn after_too_many_takeovers_that_came_to_nothing_it_does_not_rely_on_its_name() {
-        let mut snapshot = Snapshot::settled();
-        for _ in 0..UNREAD {
-            snapshot.claim();
-        }
-        assert_eq!(snapshot.take(), Before::Another);
+    fn a_second_fence_and_one_an_hour_change_nothing_that_is_known() {
+        let mut ledger = Ledger::settled();
+        ledger.fence("b");
+        ledger.write("a", Some("1"), None);
+        assert_eq!(ledger.before(), ANOTHER);
+    }
+
+    #[test]
+    fn the_wait_is_for_the_longest_call_of_all_who_may_still_be_at_work() {
+        let mut ledger = Ledger::default();
+        let longest = |ledger: &mut Ledger| match ledger.before() {
+            Before::Another(longest) => longest.map(|longest| longest.as_secs()),
+            before @ (Before::Ourselves | Before::Nobody) => panic!("{before:?}"),
+        };
+        ledger.write("b", None, Some(60));
+        ledger.write("c", None, Some(2));
+        assert_eq!(longest(&mut ledger), Some(60));
+        let term = ledger.write("d", None, None);
+        assert_eq!(longest(&mut ledger), None, "one of release 0.1 does not say");
+        ledger.released("d", &term);
+        let term = ledger.write("d", None, Some(5));
+        ledger.released("d", &term);
+        ledger.write("e", None, Some(3));
+        assert_eq!(longest(&mut ledger), Some(3), "d had waited for all before it");
+    }
+
+    #[test]
+    fn a_place_beyond_the_fence_just_written_is_one_of_another_stream() {
+        let mut ledger = Ledger::settled();
+        ledger.tenure.settles(&FenceRead { place: 1_000, ..FenceRead::alone(0) });
+        assert_eq!(ledger.before(), ANOTHER);
     }
 }

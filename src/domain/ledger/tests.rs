@@ -15,17 +15,19 @@ fn done<'a>(org: &'a str, job: &'a str, reset: Option<(&'a str, i64)>, ended: i6
 }
 
 fn fence<'a>(worker: &'a str, moment: i64) -> Entry<'a> {
-    Entry::Fence { org: "main".into(), worker: worker.into(), id: "fence".into(), at: at(moment) }
+    let at = at(moment);
+    let fence = Fence { worker: worker.into(), id: "fence".into(), term: None, longest_call: None, at };
+    Entry::Fence { org: "main".into(), fence }
 }
 
 fn released<'a>(worker: &'a str, moment: i64) -> Entry<'a> {
-    Entry::Released { org: "main".into(), worker: worker.into(), at: at(moment) }
+    Entry::Released { org: "main".into(), worker: worker.into(), term: None, at: at(moment) }
 }
 
 fn index(entries: &[Entry<'_>], now: i64) -> LedgerIndex {
     let mut index = LedgerIndex::default();
-    for entry in entries {
-        assert_eq!(index.note(entry, at(now)), Room::Enough);
+    for (place, entry) in (0..).zip(entries) {
+        assert_eq!(index.note(entry, place, at(now)), Room::Enough);
     }
     index
 }
@@ -57,9 +59,9 @@ fn a_name_made_from_the_body_is_done_for_ten_minutes_where_it_is_delivered_again
     assert!(!check(&index, true, 601));
     assert!(!check(&index, false, 0));
     assert_eq!(newest(&index, "u-1"), Some(at(0)), "what it did to its user counts for a day");
-    assert_eq!(index.note(&done("main", "sha256:ab", None, 300), at(700)), Room::Enough);
+    assert_eq!(index.note(&done("main", "sha256:ab", None, 300), 0, at(700)), Room::Enough);
     assert!(check(&index, true, 900), "the later of two equal jobs counts");
-    assert_eq!(index.note(&done("main", "sha256:ab", None, 0), at(700)), Room::Enough);
+    assert_eq!(index.note(&done("main", "sha256:ab", None, 0), 0, at(700)), Room::Enough);
     assert!(check(&index, true, 900), "reading the earlier again changes nothing");
 }
 
@@ -75,7 +77,7 @@ fn only_what_is_younger_than_a_day_is_noted_and_a_clock_ahead_counts_as_now() {
     let mut index = index(&[done("main", "old", None, 0), done("main", "ahead", None, 48 * HOUR)], 24 * HOUR + 1);
     assert!(!is_done(&index, "main", "old", false, 24 * HOUR + 1));
     assert!(is_done(&index, "main", "ahead", false, 24 * HOUR + 1));
-    assert_eq!(index.note(&done("main", "new", None, 50 * HOUR), at(50 * HOUR)), Room::Enough);
+    assert_eq!(index.note(&done("main", "new", None, 50 * HOUR), 0, at(50 * HOUR)), Room::Enough);
     assert!(!is_done(&index, "main", "ahead", false, 50 * HOUR));
     assert_eq!(index.hours.len(), 1, "what is older was dropped");
 }
@@ -127,7 +129,7 @@ fn the_oldest_hour_is_forgotten_where_there_is_no_room() {
     let mut index = LedgerIndex::with_room(10);
     let names: Vec<String> = (0..11).map(|n| format!("job-{n}")).collect();
     for (n, job) in (0..).zip(&names) {
-        let room = index.note(&done("main", job, None, n * 1000), at(20_000));
+        let room = index.note(&done("main", job, None, n * 1000), 0, at(20_000));
         assert_eq!(room, if n < 10 { Room::Enough } else { Room::Full });
     }
     let known: Vec<bool> = names.iter().map(|job| is_done(&index, "main", job, false, 20_000)).collect();
@@ -139,10 +141,10 @@ fn the_oldest_hour_is_forgotten_where_there_is_no_room() {
 fn derived_names_have_an_end_too() {
     let mut index = LedgerIndex::default();
     let names: Vec<String> = (0..=MAX_DERIVED).map(|n| format!("sha256:{n}")).collect();
-    let rooms: Vec<Room> = names.iter().map(|job| index.note(&done("main", job, None, 0), at(0))).collect();
+    let rooms: Vec<Room> = names.iter().map(|job| index.note(&done("main", job, None, 0), 0, at(0))).collect();
     assert_eq!(rooms.iter().filter(|room| **room == Room::Full).count(), 1);
     assert!(!is_done(&index, "main", &names[0], true, 0) && is_done(&index, "main", &names[1], true, 0));
-    assert_eq!(index.note(&done("main", "sha256:late", None, 601), at(601)), Room::Enough);
+    assert_eq!(index.note(&done("main", "sha256:late", None, 601), 0, at(601)), Room::Enough);
     assert_eq!((index.derived.len(), index.derived_order.len()), (1, 1), "what is past its time is dropped");
 }
 
@@ -227,7 +229,7 @@ fn the_memory_of_a_million_jobs_of_300_000_users() {
         for n in 0..1_000_000_i64 {
             let (job, user) = (format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"), format!("u-{}", n * 7919 % 300_000));
             let moment = n * spread / 1_000_000;
-            assert_eq!(index.note(&done("main", &job, Some((&user, moment)), moment), at(spread)), Room::Enough);
+            assert_eq!(index.note(&done("main", &job, Some((&user, moment)), moment), 0, at(spread)), Room::Enough);
         }
         let ids: usize = index.hours.values().map(|generation| generation.done.len()).sum();
         let taken = start.elapsed();

@@ -38,7 +38,7 @@ fn told_of<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Ended<'a>
         other @ (LedgerRecord::Dropped { .. }
         | LedgerRecord::Batch(_)
         | LedgerRecord::Mailed(_)
-        | LedgerRecord::Lease(_)
+        | LedgerRecord::Leader(_)
         | LedgerRecord::State { .. }) => {
             panic!("{other:?} is no job's end")
         }
@@ -52,7 +52,7 @@ fn entry<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<Entry<'a>> 
         | LedgerRecord::Batch(_)
         | LedgerRecord::Mailed(_)
         | LedgerRecord::State { .. } => None,
-        LedgerRecord::Lease(entry) => Some(entry),
+        LedgerRecord::Leader(entry) => Some(entry),
     }
 }
 
@@ -105,19 +105,38 @@ fn names_are_borrowed_from_the_record() {
 #[test]
 fn a_fence_and_a_release_are_read_as_they_were_written() {
     let worker = WorkerName::new("host-1 \"a\"");
-    let (body, properties) = fence("main", &worker, "id-1", at(1_800_000_000));
+    let at = at(1_800_000_000);
+    let mut first = Fence {
+        worker: worker.as_str().into(),
+        id: "id-1".into(),
+        term: None,
+        longest_call: Some(Duration::from_millis(2_500)),
+        at,
+    };
+    let (body, properties) = fence("main", &first);
     assert_eq!(
         String::from_utf8_lossy(&body),
-        r#"{"org":"main","worker":"host-1 \"a\"","fence":"id-1","at":"2027-01-15T08:00:00Z"}"#
+        r#"{"org":"main","worker":"host-1 \"a\"","fence":"id-1","longestCallMs":2500,"at":"2027-01-15T08:00:00Z"}"#
     );
     assert_eq!(properties.delivery_mode(), &Some(2));
-    let (org, name, at) = ("main".into(), worker.as_str().into(), at(1_800_000_000));
-    assert_eq!(entry(&body, &properties), Some(Entry::Fence { org, worker: name, id: "id-1".into(), at }));
+    assert_eq!(entry(&body, &properties), Some(Entry::Fence { org: "main".into(), fence: first.clone() }));
 
-    let (body, properties) = released("main", &worker, at);
-    assert_eq!(String::from_utf8_lossy(&body), r#"{"org":"main","worker":"host-1 \"a\"","at":"2027-01-15T08:00:00Z"}"#);
+    first.term = Some("id-0".into());
+    let (body, properties) = fence("main", &first);
+    assert_eq!(entry(&body, &properties), Some(Entry::Fence { org: "main".into(), fence: first.clone() }));
+
+    // One of release 0.1.
+    let body = br#"{"org":"main","worker":"host-1 \"a\"","fence":"id-1","at":"2027-01-15T08:00:00Z"}"#;
+    let old = Fence { term: None, longest_call: None, ..first };
+    assert_eq!(entry(body, &properties), Some(Entry::Fence { org: "main".into(), fence: old }));
+
+    let (body, properties) = released("main", &worker, "id-1", at);
+    assert_eq!(
+        String::from_utf8_lossy(&body),
+        r#"{"org":"main","worker":"host-1 \"a\"","term":"id-1","at":"2027-01-15T08:00:00Z"}"#
+    );
     let (org, name) = ("main".into(), worker.as_str().into());
-    assert_eq!(entry(&body, &properties), Some(Entry::Released { org, worker: name, at }));
+    assert_eq!(entry(&body, &properties), Some(Entry::Released { org, worker: name, term: Some("id-1".into()), at }));
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! Who has led an org, by what the ledger says, in the order of its records.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Holder, WorkerName};
+
+/// Where in the ledger a record stands.
+pub type Place = u64;
+
+/// A record of a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence<'a> {
+    /// The worker.
+    pub worker: Cow<'a, str>,
+    /// The fence's own id, by which its writer knows that it has read all before it.
+    pub id: Cow<'a, str>,
+    /// Where it only says again who leads, or marks a place: the id of the first fence of that term. Such a one changes nothing that is known.
+    pub term: Option<Cow<'a, str>>,
+    /// The longest that a call of this worker takes, where it says.
+    pub longest_call: Option<Duration>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What was known when a fence was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceRead {
+    /// Where it stands.
+    pub place: Place,
+    /// Who led before.
+    pub before: Holder,
+    /// Where the newest fence of another worker stands.
+    pub other: Option<Place>,
+    /// The longest that any call takes of all who may have led since one said that it is done; `None`: one of them does not say.
+    pub longest_call: Option<Duration>,
+}
+
+/// Of one org.
+#[derive(Debug)]
+pub(super) struct Leaders {
+    worker: WorkerName,
+    term: String,
+    fenced_at: Timestamp,
+    place: Place,
+    released: bool,
+    /// Where the newest fence of a worker other than this one stands.
+    other: Option<Place>,
+    /// See [`FenceRead::longest_call`].
+    longest_call: Option<Duration>,
+}
+
+impl Leaders {
+    /// The first that is known of.
+    pub(super) fn first(fence: &Fence<'_>, place: Place) -> Self {
+        Self {
+            worker: WorkerName::new(&*fence.worker),
+            term: fence.term.as_deref().unwrap_or(&fence.id).to_owned(),
+            fenced_at: fence.at,
+            place,
+            released: false,
+            other: None,
+            longest_call: fence.longest_call,
+        }
+    }
+
+    /// One more. What is read again changes nothing.
+    pub(super) fn next(&mut self, fence: &Fence<'_>, place: Place) {
+        if place <= self.place || fence.term.is_some() {
+            return;
+        }
+        let is_other = self.worker.as_str() != fence.worker;
+        let longest_call = match (self.longest_call, fence.longest_call) {
+            (_, next) if self.released => next,
+            (Some(before), Some(next)) => Some(before.max(next)),
+            (None, _) | (_, None) => None,
+        };
+        let other = if is_other { Some(self.place) } else { self.other };
+        *self = Self { other, longest_call, ..Self::first(fence, place) };
+    }
+
+    /// A worker has given the leadership up, with nothing left in flight. One of an earlier term, or of another worker, ends no later one.
+    pub(super) fn released(&mut self, worker: &str, term: Option<&str>, at: Timestamp) {
+        // Without a term: both moments are of one worker's clock.
+        let is_this = term.map_or(at >= self.fenced_at, |term| term == self.term);
+        self.released |= self.worker.as_str() == worker && is_this;
+    }
+
+    pub(super) fn holder(&self) -> Holder {
+        if self.released { Holder::Nobody } else { Holder::Was(self.worker.clone()) }
+    }
+
+    /// What is known when this worker's fence is read, before it is noted.
+    pub(super) fn read(&self, worker: &str, place: Place) -> FenceRead {
+        let other = if self.worker.as_str() == worker { self.other } else { Some(self.place) };
+        FenceRead { place, before: self.holder(), other, longest_call: self.longest_call }
+    }
+}
+
+impl FenceRead {
+    /// Of the first fence that is known of.
+    pub(super) fn alone(place: Place) -> Self {
+        Self { place, before: Holder::Nobody, other: None, longest_call: None }
+    }
+}
