@@ -10,9 +10,11 @@ mod message;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
@@ -133,11 +135,18 @@ impl Smtp {
                 Err(failed) => return Err(self.end(line, failed).await),
             }
         }
-        let mut line = self.open().await.map_err(|(stage, trouble)| classify(stage, trouble))?;
+        let mut line = self.opened().await.map_err(|(stage, trouble)| classify(stage, trouble))?;
         match self.begin(&mut line, letter).await {
             Ok(()) => self.finish(line, letter).await,
             Err(failed) => Err(self.end(line, failed).await),
         }
+    }
+
+    /// lettre 0.11.23 panics at an answer to EHLO of which a line is nothing but blanks (`ServerInfo::from_response`). That is the server's
+    /// fault, and costs this mail a try.
+    async fn opened(&self) -> Result<Line, Failed> {
+        let unreadable = |_| Err((Stage::Opening, SmtpError::Lost("its answer to EHLO cannot be read".into())));
+        AssertUnwindSafe(self.open()).catch_unwind().await.unwrap_or_else(unreadable)
     }
 
     async fn open(&self) -> Result<Line, Failed> {

@@ -182,6 +182,17 @@ proptest! {
     }
 }
 
+#[tokio::test]
+async fn an_answer_to_ehlo_with_a_line_of_blanks_costs_a_try_and_no_panic() {
+    for answer in [&b"250-hello\r\n250   \r\n"[..], b"250-hello\r\n250-   \r\n250 AUTH PLAIN\r\n"] {
+        let delivered = delivered(1, answer.to_vec()).await;
+        assert!(
+            matches!(&delivered, Err(Undelivered::Again { status: None, detail, .. }) if detail.contains("EHLO")),
+            "{delivered:?}"
+        );
+    }
+}
+
 #[test]
 fn a_whole_answer_is_read_as_one() {
     for (answer, code) in [

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::faults::Diary;
 use super::mails::Mails;
 use super::plan::{JOB_SECRET, Job, Kind, Setup};
-use super::{CLIENT_SECRET, MAX_ATTEMPTS, REQUEST_TIMEOUT};
+use super::{CLIENT_SECRET, JOBS, MAX_ATTEMPTS, REQUEST_TIMEOUT};
 use crate::ops::{disguises, message};
 use crate::world::{Taken, World, connect, eventually, text};
 
@@ -196,6 +196,8 @@ pub struct Check<'a> {
     jobs: BTreeMap<&'a str, &'a Job>,
     /// The ids of the jobs that were published more than once.
     again: BTreeSet<String>,
+    /// How many messages there ever were of each job.
+    messages: BTreeMap<String, usize>,
     diary: &'a Diary,
     records: Vec<Taken>,
     /// By the job's id, in their order.
@@ -225,8 +227,14 @@ impl<'a> Check<'a> {
         for outcome in records.outcomes().map(Taken::json) {
             outcomes.entry(field(&outcome, "jobId")).or_default().push(outcome);
         }
+        let mut messages = BTreeMap::new();
+        for message in world.drained(JOBS).await {
+            let id = wire::properties::job_id(&message.body, &message.properties);
+            *messages.entry(id.as_str().to_owned()).or_default() += 1;
+        }
         Self {
             org: world.main(),
+            messages,
             jobs: jobs.iter().map(|job| (job.id.as_str(), job)).collect(),
             again,
             diary,
@@ -341,20 +349,18 @@ impl<'a> Check<'a> {
     }
 
     /// How many jobs have more than one outcome beside their duplicates, and what is wrong: that a job has none, that one
-    /// succeeded more than once (the ledger knows it), or that one failed again though it was published once and the
-    /// session that buried it went on (each begins with a fence).
+    /// succeeded more than once (the ledger knows it), or that one ended more often than there were messages of it, though the session went
+    /// on (each begins with a fence). A worker that publishes a job again and cannot ack it any more leaves two of it.
     fn done_again(&self) -> (usize, Vec<String>) {
-        let mut session = 0;
-        let mut done: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
-        for record in &self.records {
-            if is_of(record, "fence") {
-                session += 1;
-            } else if is_of(record, "outcome") {
-                let outcome = record.json();
-                let ends = done.entry(field(&outcome, "jobId")).or_default();
-                if outcome["outcome"] != "duplicate" {
-                    ends.push((session, field(&outcome, "outcome")));
-                }
+        let mut fences: Vec<Timestamp> = self.fences().iter().map(|fence| moment(fence, "at")).collect();
+        fences.sort();
+        let mut done: BTreeMap<&str, Vec<(usize, String)>> = BTreeMap::new();
+        for (id, outcomes) in &self.outcomes {
+            let ends = done.entry(id).or_default();
+            for outcome in outcomes.iter().filter(|outcome| outcome["outcome"] != "duplicate") {
+                // By its own clock: a broker may take an outcome late, after the fence of the session that follows.
+                let finished = moment(outcome, "finishedAt");
+                ends.push((fences.partition_point(|at| *at <= finished), field(outcome, "outcome")));
             }
         }
         let (mut more, mut wrong) = (0, Vec::new());
@@ -362,17 +368,24 @@ impl<'a> Check<'a> {
             more += usize::from(ends.len() > 1);
             let for_good =
                 ends.iter().filter(|(_, end)| ["succeeded", "passed_through"].contains(&end.as_str())).count();
-            let at_once = ends.windows(2).any(|two| two[0].0 == two[1].0) && !self.again.contains(&id);
+            let messages =
+                if self.again.contains(id) { usize::MAX } else { self.messages.get(id).map_or(1, |all| *all) };
+            let at_once = ends.chunk_by(|one, next| one.0 == next.0).any(|session| session.len() > messages);
             if ends.is_empty() || for_good > 1 || at_once {
-                wrong.push(format!("{id} has these ends, by session, beside its duplicates: {ends:?}"));
+                wrong.push(format!("{id} has these ends, by session, beside its duplicates: {ends:?}; there were {messages} messages of it"));
             }
         }
         (more, wrong)
     }
 
+    /// The fences, in their order in the stream.
+    fn fences(&self) -> Vec<Value> {
+        self.records.iter().filter(|record| is_of(record, "fence")).map(Taken::json).collect()
+    }
+
     /// When the lease changed hands: the fences that another worker had written than the one before.
     fn changes_of_hands(&self) -> Vec<Timestamp> {
-        let fences: Vec<Value> = self.records.iter().filter(|record| is_of(record, "fence")).map(Taken::json).collect();
+        let fences = self.fences();
         let changes = fences.windows(2).filter(|two| two[0]["worker"] != two[1]["worker"]);
         changes.map(|two| moment(&two[1], "at")).collect()
     }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
 use resetd::commands::demo::postbox::{Postbox, ReceivedMail};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -14,7 +12,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::mailer::{section, serve};
 use crate::process::{Process, Run};
-use crate::world::{Taken, World, text};
+use crate::world::{Taken, World};
 
 /// A queue of the run's own that gets each notification too: what the workers said is checked by it, and what the mailer made of it at
 /// the mail server.
@@ -59,16 +57,9 @@ pub fn config(post: &Post) -> String {
     section(post.port)
 }
 
-/// Binds the queue of copies, and starts the mailer.
+/// Starts the mailer, with a queue of copies of what it gets.
 pub async fn start(world: &World) -> Process {
-    let channel = world.channel().await;
-    let (copies, exchange) = (world.named(COPIES), world.named("notifications"));
-    let mut quorum = FieldTable::default();
-    quorum.insert("x-queue-type".into(), text("quorum"));
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(copies.as_str().into(), durable, quorum).await.unwrap();
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(copies.as_str().into(), exchange.as_str().into(), "email".into(), options, none).await.unwrap();
+    super::copied(world, COPIES, "notifications", &["email"]).await;
     Run::of(world, &["--log", "json", "mailer"]).start()
 }
 

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 
 use tokio::time::Instant;
 
@@ -31,6 +33,9 @@ const CLIENT_SECRET: &str = "CHAOSCLIENTSECRET-77aa";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS: u64 = 8;
 const GRACE: Duration = Duration::from_secs(10);
+/// A queue of the run's own that gets each message of a job too: those of the producer, those that a worker publishes again, and those that
+/// come back from a delay queue.
+const JOBS: &str = "chaos.jobs";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: make chaos"]
@@ -44,6 +49,7 @@ async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
     let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
     let mut several = start(&world, &relays).await;
     let mut mailer = mails::start(&world).await;
+    copied(&world, JOBS, "resets", &["main", "main.bulk"]).await;
     // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
     tokio::time::sleep(Duration::from_secs(5)).await;
 
@@ -119,6 +125,23 @@ async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::W
         GRACE.as_secs()
     );
     world::Plan::at(url).org("main", settings, &keys).config(&config).config(&mails::config(post)).prepare().await
+}
+
+/// A queue of the run's own that gets a copy of whatever goes through this exchange by these keys.
+async fn copied(world: &world::World, queue: &str, exchange: &str, keys: &[&str]) {
+    let channel = world.channel().await;
+    let (queue, exchange) = (world.named(queue), world.named(exchange));
+    let mut quorum = FieldTable::default();
+    quorum.insert("x-queue-type".into(), world::text("quorum"));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), durable, quorum).await.unwrap();
+    for key in keys {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(queue.as_str().into(), exchange.as_str().into(), (*key).into(), options, none)
+            .await
+            .unwrap();
+    }
 }
 
 /// The first one works the org, the others stand by.

@@ -295,7 +295,7 @@ impl Plan {
     pub fn new(setup: &Setup) -> Self {
         let Setup { seed, seconds, workers, .. } = *setup;
         let limit = Duration::from_secs(seconds);
-        let steps = |gap, lasts| AdaptiveRate { limit, workers, gap, lasts };
+        let steps = |gap, lasts| Pacing { limit, workers, gap, lasts };
         Self {
             jobs: jobs(setup),
             processes: steps((2000, 6000), (500, 3000)).steps(Dice::new(seed, 2), |dice| {
@@ -333,14 +333,14 @@ fn with_gateways(mut steps: Vec<Step<String>>, mut dice: Dice) -> Vec<Step<Strin
 }
 
 /// How fast faults of one kind follow each other, in milliseconds.
-struct AdaptiveRate {
+struct Pacing {
     limit: Duration,
     workers: usize,
     gap: (u64, u64),
     lasts: (u64, u64),
 }
 
-impl AdaptiveRate {
+impl Pacing {
     fn steps<A>(&self, mut dice: Dice, mut act: impl FnMut(&mut Dice) -> A) -> Vec<Step<A>> {
         let (mut steps, mut at) = (Vec::new(), Duration::ZERO);
         while at < self.limit {
