@@ -2,8 +2,9 @@
 //! the active one, then read the ledger up to a fence of our own, so that everything is known that the leader before has done.
 //! `docs/adr/0006` has the argument.
 
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, Connection};
@@ -18,6 +19,7 @@ use super::names::Names;
 use super::publisher::{Message, Publisher, Unpublished};
 use super::registration::Registration;
 use super::topology::look_at;
+use crate::board::Session as Standing;
 use crate::domain::leader_proof::{Chain, FRESH, PUBLISH_GRACE};
 use crate::domain::ledger::{Before, Fence, FenceRead, Holder, Tenure, WorkerName};
 use crate::domain::subject::Subject;
@@ -31,8 +33,14 @@ pub const FORMER_LEADER_DELAY: Duration = Duration::from_secs(3);
 const RELEASED: Duration = Duration::from_secs(1);
 /// Beside the calls of the former leader, and their publish grace: for the steps between a look at the clock and the action.
 const TO_SPARE: Duration = Duration::from_millis(500);
-/// How long after a ping was confirmed it is clear that it does not come back to us.
+/// After so long, with a ping confirmed, it is clear that it does not come back to us.
 const ANOTHERS: Duration = Duration::from_millis(300);
+/// How often it is looked whether a ping is confirmed.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether pings lie in the leader queue.
+const READY_LOOK: Duration = Duration::from_secs(5);
+/// How long nothing is confirmed, or taken, until it is said that nobody leads.
+const UNLED: Duration = Duration::from_secs(30);
 /// How often it is looked whether a process of release 0.1 has its lease. It waits for longer than that before it calls, since we have not
 /// said that we are done.
 const LEASE_LOOK: Duration = Duration::from_secs(1);
@@ -70,6 +78,12 @@ impl Queues {
     pub fn of_mails(names: &Names) -> Self {
         Self { leader: names.emails_leader(), lease: names.emails_lease(), ledger: names.ledger() }
     }
+}
+
+/// When it was looked at last what lies in the leader queue, and when nothing did.
+struct Ready {
+    looked: Instant,
+    none: Instant,
 }
 
 /// A fence of ours that was read back.
@@ -113,8 +127,7 @@ impl Election {
         Registration::open(link, self.queues.leader.clone()).await
     }
 
-    /// Waits until this registration is the active one, and no process of release 0.1 leads; `standing_by` is called once where another
-    /// leads.
+    /// Waits until this registration is the active one, and no process of release 0.1 leads. `say` is told how it stands meanwhile.
     ///
     /// # Errors
     /// Where the registration is lost.
@@ -122,46 +135,65 @@ impl Election {
         &self,
         registration: &Registration,
         publisher: &Publisher,
-        standing_by: impl Fn(Option<&str>),
+        say: impl Fn(Standing),
     ) -> Result<Chain, BrokerError> {
-        let proof = registration.proof();
         let elected = async {
-            let anothers = async {
-                proof.confirmed().await;
-                sleep(ANOTHERS).await;
-            };
-            let mut chain = tokio::select! {
-                biased;
-                chain = proof.chain() => Some(chain),
-                () = anothers => None,
-            };
-            if chain.is_none() {
-                standing_by(None);
-                tracing::info!(org = self.subject.org(), "standing by: another process leads");
-            }
-            let mut is_told = false;
             loop {
-                let leads = match chain.take() {
-                    Some(chain) => chain,
-                    None => proof.chain().await,
+                let chain = tokio::select! {
+                    biased;
+                    chain = registration.proof().chain() => chain,
+                    never = self.watch(registration, &say) => match never {},
                 };
                 if !self.is_led_by_0_1(publisher).await? {
-                    return Ok(leads);
+                    return Ok(chain);
                 }
+                let lease = &self.queues.lease;
                 let why = format!(
-                    "a process of release 0.1 leads, or its node died and left a record of queue {lease}: end that process, or free the queue (rabbitmqctl delete_queue {lease})",
-                    lease = self.queues.lease
+                    "a process of release 0.1 leads, or its node died and left a record of queue {lease}: end that process, or free the queue (rabbitmqctl delete_queue {lease})"
                 );
-                standing_by(Some(&why));
-                if !is_told {
-                    tracing::warn!(org = self.subject.org(), reason = why, "standing by");
-                    is_told = true;
-                }
+                say(Standing::Standby(Some(why)));
                 sleep(LEASE_LOOK).await;
             }
         };
         let lost = || BrokerError::Retry("a connection or a channel was lost".into());
         registration.gone().run_until_cancelled(elected).await.ok_or_else(lost)?
+    }
+
+    /// Says how a candidate stands while no ping of its own comes back: it stands by, or nobody can lead.
+    async fn watch(&self, registration: &Registration, say: &impl Fn(Standing)) -> Infallible {
+        let (queue, proof, began) = (&self.queues.leader, registration.proof(), Instant::now());
+        let (mut said, mut ready) = (None, Ready { looked: began, none: began });
+        loop {
+            sleep(LOOK).await;
+            if ready.looked.elapsed() >= READY_LOOK {
+                ready.looked = Instant::now();
+                // That it cannot be looked at is no reason by itself.
+                if registration.ready().await.is_none_or(|ready| ready == 0) {
+                    ready.none = Instant::now();
+                }
+            }
+            let confirmed = proof.confirmed_at();
+            let silent_for = confirmed.unwrap_or(began).elapsed();
+            let standing = if silent_for >= UNLED {
+                Standing::Starting(format!(
+                    "nobody can lead: queue {queue} has confirmed nothing for {} s; is a majority of the nodes with its members up?",
+                    UNLED.as_secs()
+                ))
+            } else if ready.none.elapsed() >= UNLED {
+                Standing::Starting(format!(
+                    "nobody leads: messages lie in queue {queue} and nobody takes them for {} s; the node of the one who did may be dead",
+                    UNLED.as_secs()
+                ))
+            } else if confirmed.is_some() && began.elapsed() >= ANOTHERS {
+                Standing::Standby(None)
+            } else {
+                continue;
+            };
+            if said.as_ref() != Some(&standing) {
+                say(standing.clone());
+                said = Some(standing);
+            }
+        }
     }
 
     /// Waits until a process of release 0.1 has its lease, beside our leading.
@@ -185,7 +217,7 @@ impl Election {
     pub async fn fence(&self, publisher: &Publisher, longest: Duration) -> Result<(Before, Fenced), BrokerError> {
         let id = self.write_fence(publisher, None, longest).await?;
         let read = self.ledger.until_fence(&id).await?;
-        let before = self.tenure().before(&self.name, &read);
+        let before = self.tenure().before(&read);
         Ok((before, Fenced { term: id, read }))
     }
 
@@ -206,7 +238,12 @@ impl Election {
 
     /// Whether another may have led since the takeover was complete, now that this was read.
     pub fn may_another_have_led(&self, read: &FenceRead) -> bool {
-        self.tenure().before(&self.name, read) != Before::Ourselves
+        self.tenure().before(read) != Before::Ourselves
+    }
+
+    /// Waits until the one before this fence says that it is done, with nobody else after it.
+    pub async fn until_given_up(&self, fenced: &Fenced) {
+        self.ledger.until_given_up(self.subject.in_ledger(), &fenced.read).await;
     }
 
     /// The takeover that began with this fence is complete.
@@ -221,16 +258,14 @@ impl Election {
         }
     }
 
-    /// Gives the leadership up, with everything done: the next process need not wait.
-    pub async fn release(&self, registration: Registration, publisher: &Publisher, fenced: &Fenced) {
+    /// Says that the term which began with this fence is over, with nothing left in flight: the next process need not wait.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub async fn gives_up(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
         let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, Timestamp::now());
-        let written = timeout(RELEASED, self.write(publisher, record)).await;
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
-        if let Err(trouble) = written.unwrap_or_else(|_| Err(late())) {
-            tracing::warn!(org = self.subject.org(), reason = %trouble, "the leadership could not be released cleanly; who takes over waits a little");
-        }
-        registration.withdraw(publisher).await;
-        tracing::info!(org = self.subject.org(), "released");
+        timeout(RELEASED, self.write(publisher, record)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn write_fence(

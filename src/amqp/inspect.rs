@@ -1,4 +1,4 @@
-//! Looking at the broker without changing anything: what exists and as what, which rights there are, who holds a lease.
+//! Looking at the broker without changing anything: what exists and as what, which rights there are, who leads.
 //!
 //! Each question has a channel of its own, since a refusal, which is an answer here, closes the channel.
 

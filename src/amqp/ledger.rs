@@ -38,7 +38,7 @@ struct Shared {
     kept: Mutex<Kept>,
     /// How many want it read.
     readers: watch::Sender<usize>,
-    /// Changes when a fence was read.
+    /// Changes when a record of a leader was read.
     fenced: watch::Sender<()>,
     /// The place was dropped while a consumer waited there.
     misplaced: watch::Sender<()>,
@@ -213,6 +213,16 @@ impl Ledger {
         }
     }
 
+    /// Waits until the one who led before this fence has given that up, with nobody else after it. It is read for as long.
+    pub async fn until_given_up(&self, org: &str, read: &FenceRead) {
+        let _reading = self.reading();
+        let mut fenced = self.0.fenced.subscribe();
+        while !self.kept().index.is_given_up(org, read) {
+            // The sender lives as long as `self`.
+            let _ = fenced.changed().await;
+        }
+    }
+
     /// Drops the place, also under a consumer that waits there.
     fn misplace(&self) {
         self.kept().place.forget();
@@ -241,12 +251,12 @@ impl Ledger {
             Some(LedgerRecord::State { org, status }) => kept.statistics.stands(org, status),
             None => {}
         }
-        let is_fence = matches!(told, Some(LedgerRecord::Leader(Entry::Fence { .. })));
+        let is_of_leader = matches!(told, Some(LedgerRecord::Leader(_)));
         if let Some(offset) = offset {
             kept.place.read(offset, delivery.data, now);
         }
         drop(kept);
-        if is_fence {
+        if is_of_leader {
             self.0.fenced.send_replace(());
         }
     }

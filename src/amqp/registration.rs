@@ -17,6 +17,7 @@ use super::error::{BrokerError, closing, within};
 use super::link::Link;
 use super::pings::{Pinger, Pings};
 use super::publisher::{Message, Publisher};
+use super::topology::look_at;
 use crate::domain::leader_proof::{Chain, FRESH, LeaderProof};
 
 /// Pings that are not acked yet at most: each is acked at once.
@@ -82,6 +83,11 @@ impl Registration {
         &self.gone
     }
 
+    /// How many pings lie in the queue that nobody has taken; `None`: the broker does not say.
+    pub async fn ready(&self) -> Option<u32> {
+        look_at(&self.channel, &self.queue).await.ok().map(|queue| queue.message_count())
+    }
+
     /// Withdraws it: the broker makes the next one active at once, and a message to the queue tells that one so.
     pub async fn withdraw(self, publisher: &Publisher) {
         let Self { channel, queue, held, _listening: listening, .. } = self;
@@ -120,16 +126,9 @@ impl Proof {
         self.state.borrow().age(Instant::now())
     }
 
-    /// Whether a ping was confirmed within this time: the publishing connection reaches the queue.
-    pub fn was_confirmed_within(&self, time: Duration) -> bool {
-        self.pings.confirmed().is_some_and(|at| at.elapsed() < time)
-    }
-
-    /// Waits until a ping is confirmed.
-    pub async fn confirmed(&self) {
-        while self.pings.confirmed().is_none() {
-            tokio::time::sleep(LOOK).await;
-        }
+    /// When a ping was confirmed last.
+    pub fn confirmed_at(&self) -> Option<Instant> {
+        self.pings.confirmed()
     }
 
     /// Waits until pings come back: the broker has this registration for the active one.
@@ -172,9 +171,6 @@ impl Proof {
         self.state.send_modify(|state| state.came_back(sent, Instant::now()));
     }
 }
-
-/// How often it is looked whether a ping is confirmed.
-const LOOK: Duration = Duration::from_millis(50);
 
 fn take(held: &Held) -> Option<Acker> {
     held.lock().unwrap_or_else(PoisonError::into_inner).take()

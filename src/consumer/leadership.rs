@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::process::{Consumer, Supervisor};
 use super::term::Term;
@@ -17,6 +17,7 @@ use crate::board::Session as Standing;
 use crate::domain::leader_proof::{Chain, FRESH};
 use crate::domain::ledger::Before;
 use crate::telemetry::logs::millis;
+use crate::telemetry::metrics;
 
 /// How long no ping comes back, though they are confirmed, until this process takes it that another leads.
 const LAPSE: Duration = Duration::from_secs(5);
@@ -36,16 +37,13 @@ impl<W: Workload> Consumer<W> {
         link.declare(&self.shared.topology()).await?;
         // Read from now on, so that little is left to read when the time comes.
         let _reading = supervisor.ledger.reading();
-        let registration = self.election.register(link).await?;
         let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
-        let stands_by = |reason: Option<&str>| {
-            self.works();
-            self.shared.gate().stand_by();
-            supervisor.board.session(self.shared.subject(), Standing::Standby(reason.map(str::to_owned)));
-        };
+        self.gives_up_last(&publisher).await?;
+        let registration = self.election.register(link).await?;
+        let say = |standing: Standing| self.says(supervisor, standing);
         let gone = registration.gone().clone();
         loop {
-            let chain = self.election.stand_by(&registration, &publisher, stands_by).await?;
+            let chain = self.election.stand_by(&registration, &publisher, say).await?;
             let proof = registration.proof();
             // An unbroken proof all the while, or it starts over.
             let fenced = tokio::select! {
@@ -58,6 +56,25 @@ impl<W: Workload> Consumer<W> {
             {
                 return Ok(Term { registration, publisher, chain, fenced });
             }
+        }
+    }
+
+    /// How it stands while it does not lead.
+    fn says(&self, supervisor: &Supervisor<'_, W>, standing: Standing) {
+        let (subject, org) = (self.shared.subject(), self.shared.subject().org());
+        if matches!(standing, Standing::Standby(_)) {
+            self.works();
+            self.shared.gate().stand_by();
+        }
+        if !supervisor.board.session(subject, standing.clone()) {
+            return;
+        }
+        match &standing {
+            Standing::Standby(None) => tracing::info!(org, "standing by: another process leads"),
+            Standing::Standby(Some(reason)) | Standing::Starting(reason) | Standing::Stopped(reason) => {
+                tracing::warn!(org, reason, "not leading");
+            }
+            Standing::Active => {}
         }
     }
 
@@ -80,10 +97,15 @@ impl<W: Workload> Consumer<W> {
                 );
                 tracing::info!(org, delay_ms = millis(wait), "{why}");
                 supervisor.board.session(shared.subject(), Standing::Starting(why));
-                sleep(FRESH).await;
+                // It may say so itself, as soon as it is connected again.
+                let given_up = self.election.until_given_up(&fenced);
+                tokio::pin!(given_up);
+                let is_given_up = timeout(FRESH, given_up.as_mut()).await.is_ok();
                 // Only now, with the last call of the process before begun: our limiter and its own never count the same second.
                 shared.forget();
-                sleep(wait - FRESH).await;
+                if !is_given_up && timeout(wait - FRESH, given_up).await.is_err() {
+                    tracing::debug!(org, "it did not say that it is done");
+                }
                 self.election.fence_again(publisher, &fenced, longest).await?;
             }
         }
@@ -109,8 +131,16 @@ impl<W: Workload> Consumer<W> {
                 chain = self.lead_again(term).await?;
             }
         };
+        let told = async {
+            loop {
+                let age = term.registration.proof().age();
+                metrics::leader_proof_age(self.shared.subject(), age.unwrap_or_default());
+                sleep(CONFIRMED).await;
+            }
+        };
         tokio::select! {
             ended = watched => ended,
+            never = told => never,
             () = self.election.until_led_by_0_1(&term.publisher) => Err(another()),
         }
     }
@@ -123,7 +153,7 @@ impl<W: Workload> Consumer<W> {
             let chain = tokio::select! {
                 biased;
                 chain = proof.chain() => chain,
-                () = another_leads(lapsed, || proof.was_confirmed_within(CONFIRMED)) => {
+                () = another_leads(lapsed, || proof.confirmed_at().is_some_and(|at| at.elapsed() < CONFIRMED)) => {
                     return Err(BrokerError::Retry("no ping comes back, so another process leads".into()));
                 }
             };
@@ -158,12 +188,32 @@ impl<W: Workload> Consumer<W> {
 
     /// Gives the leadership up, with everything done: the next process need not wait.
     pub(super) async fn release(&self, term: Term) {
-        self.election.release(term.registration, &term.publisher, &term.fenced).await;
+        let Term { registration, publisher, fenced, .. } = term;
+        let org = self.shared.subject().org();
+        match self.election.gives_up(&publisher, &fenced).await {
+            Ok(()) => tracing::info!(org, "released"),
+            Err(trouble) => {
+                tracing::warn!(org, reason = %trouble, "the leadership could not be released cleanly; who takes over waits a little");
+            }
+        }
+        registration.withdraw(&publisher).await;
     }
 
-    /// Gives it up with something left: another process waits before it begins.
-    pub(super) async fn withdraw(&self, term: Term) {
-        term.registration.withdraw(&term.publisher).await;
+    /// A term has ended otherwise. With nothing left in flight it is said that it is over, as soon as there is a connection to say it by.
+    pub(super) async fn lost(&self, term: Term, clean: bool) {
+        let Term { registration, publisher, fenced, .. } = term;
+        *self.ended() = clean.then_some(fenced);
+        registration.withdraw(&publisher).await;
+    }
+
+    /// Says that the last term is over, where it was lost and that was not said yet.
+    async fn gives_up_last(&self, publisher: &Publisher) -> Result<(), BrokerError> {
+        let ended = self.ended().clone();
+        if let Some(fenced) = ended {
+            self.election.gives_up(publisher, &fenced).await?;
+            *self.ended() = None;
+        }
+        Ok(())
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a process has: its consumers, and what they share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use super::workload::Workload;
 use crate::amqp::depths::Depths;
-use crate::amqp::election::Election;
+use crate::amqp::election::{Election, Fenced};
 use crate::amqp::ledger::Ledger;
 use crate::board::Board;
 use crate::config::Config;
@@ -17,6 +17,8 @@ pub struct Consumer<W> {
     /// What outlives its sessions.
     pub shared: Arc<W>,
     pub(super) election: Election,
+    /// The fence of a term that was lost with nothing left in flight, until it is said that it is over.
+    ended: Mutex<Option<Fenced>>,
     /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
     has_worked: AtomicBool,
 }
@@ -24,7 +26,11 @@ pub struct Consumer<W> {
 impl<W: Workload> Consumer<W> {
     /// One that is elected so.
     pub fn new(shared: Arc<W>, election: Election) -> Self {
-        Self { shared, election, has_worked: AtomicBool::new(false) }
+        Self { shared, election, ended: Mutex::default(), has_worked: AtomicBool::new(false) }
+    }
+
+    pub(super) fn ended(&self) -> MutexGuard<'_, Option<Fenced>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn works(&self) {

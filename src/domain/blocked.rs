@@ -9,7 +9,7 @@ use super::job::Lane;
 /// What keeps jobs from ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// No worker holds the org's lease.
+    /// No worker is registered for the org.
     NoWorker,
     /// The worker does not consume yet, or not again yet.
     Starting,
@@ -17,7 +17,7 @@ pub enum Cause {
     Halted,
     /// The circuit breaker is not closed.
     BreakerOpen,
-    /// No call is made while the broker confirms nothing, or the lease is not renewed.
+    /// No call is made while the broker confirms nothing, or no ping comes back.
     Unconfirmed,
     /// No token is granted.
     NoToken,

@@ -1,5 +1,5 @@
-//! What is known of all orgs from the stream of outcomes: which jobs are done, how new each user's newest reset is, and who held
-//! an org's lease last. Jobs and users are kept as keyed hashes of 128 bits, and forgotten after a day.
+//! What is known of all orgs from the stream of outcomes: which jobs are done, how new each user's newest reset is, and who led
+//! an org last. Jobs and users are kept as keyed hashes of 128 bits, and forgotten after a day.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -206,6 +206,11 @@ impl LedgerIndex {
         let user = self.hash(org, &canonical(user.as_str()));
         let newest = self.hours.values().filter_map(|generation| generation.newest.get(&user)).max();
         newest.and_then(|seconds| Timestamp::from_second(*seconds).ok())
+    }
+
+    /// Whether the one who led an org before this fence has given that up, and nobody has written a fence since.
+    pub fn is_given_up(&self, org: &str, read: &FenceRead) -> bool {
+        self.leaders.get(org).is_some_and(|leaders| leaders.is_given_up(read))
     }
 
     /// Who led an org last.

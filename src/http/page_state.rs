@@ -62,7 +62,7 @@ pub(super) struct Standing {
     pub(super) role: &'static str,
     pub(super) reason: Option<String>,
     pub(super) status_line: StatusLine,
-    /// The process that held the lease last, as far as the ledger tells.
+    /// The process that led last, as far as the ledger tells.
     pub(super) held_by: Option<String>,
     /// Whether that is this one.
     pub(super) held_here: bool,

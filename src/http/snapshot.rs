@@ -157,7 +157,7 @@ struct Part<'a> {
     /// What is queued, where that was heard lately.
     depth: Option<Depth>,
     in_flight: InHand,
-    /// Who held the lease last.
+    /// Who led last.
     holder: Option<String>,
     /// Whether that is this process.
     held_here: bool,

@@ -101,7 +101,7 @@ pub(super) struct StatusLine<'a> {
     pub(super) of: Of,
     pub(super) role: Role,
     pub(super) reason: Option<&'a str>,
-    /// Another worker that holds the lease.
+    /// Another worker that leads.
     pub(super) holder: Option<String>,
     pub(super) breaker: Option<&'a BreakerView>,
     /// The lanes that are closed.
@@ -162,7 +162,7 @@ fn active(about: &StatusLine<'_>) -> (State, String, Option<Timestamp>) {
         return (State::Waiting, text, Some(breaker.next_probe));
     }
     if !about.meter.may_call {
-        let why = "No calls: the broker does not confirm publishes, or the lease could not be renewed";
+        let why = "No calls: the broker does not confirm publishes, or no ping comes back";
         return (State::Waiting, why.into(), None);
     }
     if let Some(until) = about.meter.no_token_until {

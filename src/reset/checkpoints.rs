@@ -172,7 +172,7 @@ impl Checkpoints {
         self.unnotified.load(Ordering::Relaxed)
     }
 
-    /// Forgets all states: another worker has held the lease in between, and has done those jobs in its own way. Of one that it has
+    /// Forgets all states: another worker has led in between, and has done those jobs in its own way. Of one that it has
     /// not, this much stays true: its password may be set.
     pub(super) fn forget(&self) {
         let mut kept = self.lock();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_published_again_whose_delivery_before_is_acked_is_alone_until_a_connection_or_the_lease_is_lost() {
+    fn a_job_published_again_whose_delivery_before_is_acked_is_alone_until_a_connection_or_the_lead_is_lost() {
         let checkpoints = Checkpoints::default();
         let key = |name: &str| Key::Again(JobId::derived("sha256:0"), name.into());
         let is_undone = |name: &str| checkpoints.recall(&key(name), false, &NOTHING).is_undone();

@@ -19,6 +19,7 @@ const PAUSES: Of = Of { org: "resetd_pauses_total", mailer: "resetd_mailer_pause
 const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const ACTIVE: Of = Of { org: "resetd_active", mailer: "resetd_mailer_active" };
+const PROOF_AGE: Of = Of { org: "resetd_leader_proof_age_seconds", mailer: "resetd_mailer_leader_proof_age_seconds" };
 const HALTED: Of = Of { org: "resetd_halted", mailer: "resetd_mailer_halted" };
 const TASKS: &str = "resetd_tasks";
 const BREAKER: Of = Of { org: "resetd_breaker_state", mailer: "resetd_mailer_breaker_state" };
@@ -96,6 +97,11 @@ fn describe() {
         ACTIVE.org,
         "1 while this worker works the org, 0 while it stands by, starts or is stopped by its broker"
     );
+    describe_gauge!(
+        PROOF_AGE.org,
+        "How old the newest proof is that this worker leads the org; no call begins at 1.5 and more"
+    );
+    describe_gauge!(PROOF_AGE.mailer, "How old the newest proof is that this mailer leads");
     describe_gauge!(HALTED.org, "1 while processing is halted and operator action is required; /readyz has the reason");
     describe_gauge!(BREAKER.org, "The org's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(
@@ -189,6 +195,11 @@ pub fn halted(subject: &Subject, stopped: bool) {
 /// This worker works the org, or does not.
 pub fn active(subject: &Subject, active: bool) {
     ACTIVE.set(subject, if active { 1.0 } else { 0.0 });
+}
+
+/// How old the newest proof is that this process leads.
+pub fn leader_proof_age(subject: &Subject, age: Duration) {
+    PROOF_AGE.set(subject, age.as_secs_f64());
 }
 
 /// How the org's breaker stands; `None`: it is closed.

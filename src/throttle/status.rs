@@ -36,7 +36,7 @@ fn active(row: &OrgState, meter: &Meter) -> Option<Blocked> {
         return blocked(Cause::BreakerOpen, &breaker.cause, Some(breaker.next_probe));
     }
     if !meter.may_call {
-        let why = "the broker does not confirm what is published, or the lease is not renewed";
+        let why = "the broker does not confirm what is published, or no ping comes back";
         return blocked(Cause::Unconfirmed, why, None);
     }
     if meter.no_token_until.is_some() {

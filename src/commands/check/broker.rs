@@ -1,4 +1,4 @@
-//! The broker: who it is, whether it lets this user in and takes messages, and for each org its things, its rights and its lease.
+//! The broker: who it is, whether it lets this user in and takes messages, and for each org its things, its rights and who leads.
 
 use lapin::Connection;
 

@@ -1,5 +1,5 @@
 //! `resetd check`: everything that can be known before the first job, without changing anything. It declares nothing that is not
-//! there, takes no lease, starts no line, and makes one call to each org, which reads nobody.
+//! there, leads nothing, and makes one call to each org, which reads nobody.
 
 mod broker;
 mod finding;

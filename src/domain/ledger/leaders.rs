@@ -32,6 +32,8 @@ pub struct FenceRead {
     pub place: Place,
     /// Who led before.
     pub before: Holder,
+    /// The term of that one, whether it is over or not.
+    pub term: Option<String>,
     /// Where the newest fence of another worker stands.
     pub other: Option<Place>,
     /// The longest that any call takes of all who may have led since one said that it is done; `None`: one of them does not say.
@@ -46,6 +48,8 @@ pub(super) struct Leaders {
     fenced_at: Timestamp,
     place: Place,
     released: bool,
+    /// The term that was given up last, whether another had begun to take over meanwhile or not.
+    given_up: Option<String>,
     /// Where the newest fence of a worker other than this one stands.
     other: Option<Place>,
     /// See [`FenceRead::longest_call`].
@@ -61,6 +65,7 @@ impl Leaders {
             fenced_at: fence.at,
             place,
             released: false,
+            given_up: None,
             other: None,
             longest_call: fence.longest_call,
         }
@@ -78,7 +83,7 @@ impl Leaders {
             (None, _) | (_, None) => None,
         };
         let other = if is_other { Some(self.place) } else { self.other };
-        *self = Self { other, longest_call, ..Self::first(fence, place) };
+        *self = Self { other, longest_call, given_up: self.given_up.take(), ..Self::first(fence, place) };
     }
 
     /// A worker has given the leadership up, with nothing left in flight. One of an earlier term, or of another worker, ends no later one.
@@ -86,6 +91,7 @@ impl Leaders {
         // Without a term: both moments are of one worker's clock.
         let is_this = term.map_or(at >= self.fenced_at, |term| term == self.term);
         self.released |= self.worker.as_str() == worker && is_this;
+        self.given_up = term.map(str::to_owned);
     }
 
     pub(super) fn holder(&self) -> Holder {
@@ -95,13 +101,19 @@ impl Leaders {
     /// What is known when this worker's fence is read, before it is noted.
     pub(super) fn read(&self, worker: &str, place: Place) -> FenceRead {
         let other = if self.worker.as_str() == worker { self.other } else { Some(self.place) };
-        FenceRead { place, before: self.holder(), other, longest_call: self.longest_call }
+        let term = Some(self.term.clone());
+        FenceRead { place, before: self.holder(), term, other, longest_call: self.longest_call }
+    }
+
+    /// Whether the one who led before this fence has given that up, and nobody has written a fence since.
+    pub(super) fn is_given_up(&self, read: &FenceRead) -> bool {
+        self.place == read.place && self.given_up.is_some() && self.given_up == read.term
     }
 }
 
 impl FenceRead {
     /// Of the first fence that is known of.
     pub(super) fn alone(place: Place) -> Self {
-        Self { place, before: Holder::Nobody, other: None, longest_call: None }
+        Self { place, before: Holder::Nobody, term: None, other: None, longest_call: None }
     }
 }

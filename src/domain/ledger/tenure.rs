@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FenceRead, Holder, Place, WorkerName};
+use super::{FenceRead, Holder, Place};
 
 /// Who worked the org before this process leads this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +40,14 @@ impl Tenure {
     }
 
     /// Who worked the org before, now that a fence of ours was read.
-    pub fn before(&mut self, name: &WorkerName, read: &FenceRead) -> Before {
+    pub fn before(&mut self, read: &FenceRead) -> Before {
         // A place at or after the fence that was just written is one of another stream.
         let is_alone = |since: &Since| since.place < read.place && read.other.is_none_or(|other| other < since.place);
         self.since = self.since.filter(is_alone);
         match (self.since, &read.before) {
-            (Some(Since { settled: true, .. }), Holder::Was(last)) if last == name => Before::Ourselves,
-            (Some(_), Holder::Was(_) | Holder::Nobody) => Before::Nobody,
+            // It may have said that it is done, since it was cut off.
+            (Some(Since { settled: true, .. }), _) => Before::Ourselves,
+            (Some(Since { settled: false, .. }), _) => Before::Nobody,
             (None, Holder::Nobody) => {
                 self.since = Some(Since { place: read.place, settled: false });
                 Before::Nobody
@@ -106,7 +107,7 @@ mod tests {
         /// `a` writes a fence, and reads it.
         fn take(&mut self) -> (Before, FenceRead) {
             let read = self.fence("a");
-            (self.tenure.before(&WorkerName::new("a"), &read), read)
+            (self.tenure.before(&read), read)
         }
 
         fn before(&mut self) -> Before {
@@ -190,6 +191,33 @@ mod tests {
         ledger.write("b", Some(&marked), None);
         ledger.released("b", &first);
         assert_eq!(ledger.before(), ANOTHER, "c waits, and will lead");
+    }
+
+    #[test]
+    fn who_was_cut_off_and_said_that_it_is_done_goes_on_unless_another_came() {
+        let mut ledger = Ledger::default();
+        let (_, first) = ledger.take();
+        ledger.tenure.settles(&first);
+        ledger.released("a", &first);
+        assert_eq!(ledger.before(), Before::Ourselves);
+        ledger.fence("b");
+        assert_eq!(ledger.before(), ANOTHER);
+    }
+
+    #[test]
+    fn who_waits_begins_when_the_very_one_it_waits_for_is_done_and_nobody_else_came() {
+        let mut ledger = Ledger::default();
+        let of_b = ledger.fence("b");
+        let (before, waiting) = ledger.take();
+        assert_eq!(before, ANOTHER);
+        let is_given_up = |ledger: &Ledger| ledger.leaders.as_ref().unwrap().is_given_up(&waiting);
+        assert!(!is_given_up(&ledger));
+        ledger.released("c", &FenceRead { place: 77, ..of_b.clone() });
+        assert!(!is_given_up(&ledger), "another's term");
+        ledger.released("b", &of_b);
+        assert!(is_given_up(&ledger));
+        ledger.fence("b");
+        assert!(!is_given_up(&ledger), "it is back");
     }
 
     #[test]

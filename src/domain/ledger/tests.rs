@@ -119,7 +119,7 @@ fn the_holder_is_who_wrote_the_last_fence_and_did_not_release_it() {
     check(&[fence("a", 3), released("a", 2)], &was("a"));
     // b's clock is behind a's: the stream's order counts.
     check(&[fence("a", 9), fence("b", 2)], &was("b"));
-    // A fence of long ago: whoever holds a lease for days is still its holder.
+    // A fence of long ago: whoever leads for days still does.
     check(&[fence("a", -48 * HOUR)], &was("a"));
     assert_eq!(index(&[fence("a", 1)], 1).holder("other"), nobody);
 }

@@ -22,7 +22,7 @@ use crate::throttle::spent::Spent;
 /// How soon the dispatcher looks again where nobody will tell it.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Whether the worker may call at this moment: its lease is fresh, and what it owes can be published. It is asked under the
+/// Whether the worker may call at this moment: it is proved to lead, and what it owes can be published. It is asked under the
 /// gate's lock, so it is quick and leaves the gate alone.
 pub type CallGuard = Box<dyn Fn() -> bool + Send + Sync>;
 
@@ -43,7 +43,7 @@ pub struct Meter {
     pub no_token_until: Option<Timestamp>,
     /// When halted processing is tried again.
     pub next_try: Option<Timestamp>,
-    /// Whether the worker may call at all: it holds a fresh lease, and the broker confirms what is published.
+    /// Whether the worker may call at all: it is proved to lead, and the broker confirms what is published.
     pub may_call: bool,
 }
 

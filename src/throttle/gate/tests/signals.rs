@@ -37,7 +37,7 @@ async fn while_the_worker_may_not_call_the_gate_looks_again_every_100_ms() {
 async fn leave_to_call_that_ends_while_the_token_is_fetched_ends_in_time() {
     let alive = Arc::new(AtomicBool::new(true));
     let ends = Arc::clone(&alive);
-    // The token's coming is the moment at which the lease is lost.
+    // The token's coming is the moment at which the lead is lost.
     let bench = bench(6000, move |asked| {
         ends.store(false, Ordering::Relaxed);
         Ok(asked)
