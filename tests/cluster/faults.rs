@@ -53,9 +53,11 @@ fn after_a_kill_of_the_leaders_node_the_other_works() {
         cluster.kill("n1").await;
         let killed = Instant::now();
         let took = second.calls_after(killed).await - killed;
-        eprintln!("the leader's node was killed: the other's first call came {took:?} later");
+        eprintln!("{:?}: the leader's node was killed: the other's first call came {took:?} later", cluster.version());
         nobody_is_locked_out(&world, &users).await;
-        assert!(took <= Duration::from_secs(12), "{took:?}");
+        // 4.3 lets the active consumer of a dead node go after 5 s.
+        let most = if cluster.version() < (4, 3) { 8 } else { 12 };
+        assert!(took <= Duration::from_secs(most), "{took:?}");
         keep_the_quota(&world);
     });
 }
@@ -113,7 +115,7 @@ fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
         cluster.heal().await;
         nobody_is_locked_out(&world, &users).await;
         assert!(last.saturating_duration_since(cut) <= FRESH + ON_ITS_WAY);
-        assert!(last + REQUEST_TIMEOUT < next, "the call of one may still be in the air when the other calls");
+        assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
         assert!(next.saturating_duration_since(noticed) <= Duration::from_secs(12));
         let twice = twice(&world, &users);
         assert!(twice <= 10, "{twice} users were reset twice");

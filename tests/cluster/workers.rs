@@ -84,8 +84,8 @@ impl Drop for Worker {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.process.stderr();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("the end of the log of the worker at {}:", self.http);
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("\"job done\"")).collect();
+            eprintln!("the end of the log of the worker at {}, without the jobs that were done:", self.http);
             lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("{line}"));
         }
     }

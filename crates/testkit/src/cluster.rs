@@ -256,6 +256,14 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.folder.join(node).join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// The RabbitMQ that runs, such as `(4, 3)`.
+    pub fn version(&self) -> (u16, u16) {
+        let log = self.log("n1");
+        let said = log.split("Starting RabbitMQ ").nth(1).expect("n1 says which it is");
+        let mut parts = said.split(['.', ' ']).map(|part| part.parse().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap())
+    }
+
     /// What `rabbitmqctl` prints at a node, without its headings.
     ///
     /// # Panics
