@@ -1,4 +1,4 @@
-# `make` alone says what there is. ARGS="..." is handed to the program that demo, test, test-brokers, bench and fuzz run.
+# `make` alone says what there is. ARGS="..." is handed to the program that demo, test, test-brokers, test-cluster, bench and fuzz run.
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -43,6 +43,12 @@ test-repeat: ## `make test` 20 times (N=20), every second time with a core loade
 test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
 	@scripts/need
 	scripts/brokers test $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: ## three nodes on hosts of their own: they die, and their networks part (needs root on Linux, else it says SKIPPED)
+	@scripts/need
+	scripts/cluster install || [ $$? = 77 ]
+	cargo test --locked --workspace $(features) --test cluster -- --test-threads 1 --nocapture $(ARGS)
 
 .PHONY: test-upgrade
 test-upgrade: ## this tree beside the release before it: what that left, a rolling upgrade, and back

@@ -18,6 +18,7 @@ mod check;
 mod crash;
 mod dead;
 mod dial;
+mod door;
 mod enqueue;
 mod env_file;
 mod equal_jobs;

@@ -2,18 +2,15 @@
 //! to the one that works.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 use crate::broker::Node;
+use crate::door::Door;
 use crate::process::{Process, Run, other_queue, readyz, role, role_is, says, slow, stopped};
 use crate::relay::Relay;
-use crate::world::{Plan, SimOrg, Taken, World, connect, eventually, locked_out, unlimited};
+use crate::world::{Plan, World, connect, eventually, nobody_is_locked_out, unlimited};
 
 /// In the configuration of these tests.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -28,47 +25,6 @@ const LAST_DEEDS: Duration = Duration::from_secs(4);
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// Enough for ten seconds at the full rate, which outlasts the old holder's part.
 const JOBS: usize = 100;
-
-/// A way of one worker's own to the org, on which it is noted when each call came.
-struct Door {
-    base: String,
-    came: Arc<Mutex<Vec<Instant>>>,
-}
-
-impl Door {
-    async fn to(org: &SimOrg) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let came = Arc::new(Mutex::new(Vec::new()));
-        let (noted, behind, http) = (Arc::clone(&came), org.base.clone(), reqwest::Client::new());
-        let through = async move |request: axum::extract::Request| {
-            if request.method() == axum::http::Method::PATCH {
-                noted.lock().unwrap().push(Instant::now());
-            }
-            hand_on(&http, &behind, request).await
-        };
-        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(through)).into_future());
-        Self { base, came }
-    }
-
-    fn calls(&self) -> Vec<Instant> {
-        self.came.lock().unwrap().clone()
-    }
-}
-
-async fn hand_on(http: &reqwest::Client, base: &str, request: axum::extract::Request) -> axum::response::Response {
-    let (mut parts, body) = request.into_parts();
-    parts.headers.remove("host");
-    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
-    let asked = http.request(parts.method, format!("{base}{}", parts.uri)).headers(parts.headers).body(body);
-    // The org is there as long as the test.
-    let answer = asked.send().await.unwrap();
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    let mut answered = axum::response::Response::new(axum::body::Body::from(answer.bytes().await.unwrap_or_default()));
-    *answered.status_mut() = status;
-    *answered.headers_mut() = headers;
-    answered
-}
 
 /// A worker in a process of its own, with a network and a door of its own.
 pub struct Worker {
@@ -136,24 +92,6 @@ impl Worker {
 pub fn plan(settings: sim::Settings) -> Plan {
     let keys = format!("rate_per_minute = {PER_MINUTE}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
     Plan::new().org("main", settings, &keys)
-}
-
-/// All jobs are done, and the newest mail of everybody logs in.
-pub async fn nobody_is_locked_out(world: &World, users: &[String]) {
-    let records = world.recorded(users.len()).await;
-    let odd: Vec<&Taken> = records
-        .iter()
-        .filter(|record| !["main.succeeded", "main.duplicate"].contains(&record.routing_key.as_str()))
-        .collect();
-    assert!(odd.is_empty(), "{odd:?}");
-    let mut mails = world.drained("emails").await;
-    // One that a stalled network delivers late is not the newest.
-    mails.sort_by_key(|mail| mail.json()["issuedAt"].as_str().unwrap().parse::<Timestamp>().unwrap());
-    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-    let mut told: Vec<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
-    told.sort();
-    told.dedup();
-    assert_eq!(told.len(), users.len());
 }
 
 /// Of all the calls of both, no more came in any time than one limiter gives.

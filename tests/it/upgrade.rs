@@ -10,8 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::mailer;
 use crate::process::{Process, Run, binary, ready};
-use crate::standby::{Worker, keep_the_quota, nobody_is_locked_out, plan};
-use crate::world::{Plan, World, by_job, eventually, fault, named, reset_body, text, unlimited, with_header};
+use crate::standby::{Worker, keep_the_quota, plan};
+use crate::world::{
+    Plan, World, by_job, eventually, fault, named, nobody_is_locked_out, reset_body, text, unlimited, with_header,
+};
 
 /// The `resetd` of the release before.
 fn before() -> PathBuf {

@@ -12,6 +12,7 @@ use resetd::amqp::topology;
 use resetd::config::{Config, Environment};
 use resetd::domain::delay_tier::Delays;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -26,6 +27,8 @@ pub use testkit::{LIMIT, eventually};
 /// What a test says of its world before it starts.
 pub struct Plan {
     pub amqp_url: String,
+    /// The address of the test's own at which the orgs listen.
+    pub host: String,
     pub prefix: String,
     config: String,
     orgs: Vec<(String, sim::Settings, String)>,
@@ -54,7 +57,14 @@ impl Plan {
 
     pub fn at(amqp_url: &str) -> Self {
         let prefix = format!("t{}.", uuid::Uuid::new_v4().simple());
-        Self { amqp_url: amqp_url.to_owned(), prefix, config: String::new(), orgs: Vec::new(), changes: Vec::new() }
+        Self {
+            amqp_url: amqp_url.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            prefix,
+            config: String::new(),
+            orgs: Vec::new(),
+            changes: Vec::new(),
+        }
     }
 
     /// Lays TOML over the quick configuration.
@@ -109,7 +119,7 @@ impl Plan {
         let mut orgs = BTreeMap::new();
         let mut sections = String::new();
         for (name, settings, keys) in self.orgs {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = TcpListener::bind((self.host.as_str(), 0)).await.unwrap();
             let base = format!("http://{}", listener.local_addr().unwrap());
             let (id, secret) = (settings.client_id.clone(), settings.client_secret.expose().to_owned());
             let rate = if keys.contains("rate_per_minute") { "" } else { "rate_per_minute = 60000\n" };
@@ -173,6 +183,13 @@ pub async fn connect(url: &str) -> Connection {
 pub struct SimOrg {
     pub base: String,
     pub org: sim::Org,
+}
+
+impl SimOrg {
+    /// The address at which it listens, without the port.
+    pub fn host(&self) -> &str {
+        self.base.trim_start_matches("http://").rsplit_once(':').unwrap().0
+    }
 }
 
 pub struct World {
@@ -455,6 +472,24 @@ pub fn locked_out(org: &sim::Org, mails: &[Taken]) -> Vec<String> {
         })
         .collect();
     newest.into_iter().filter(|(user, password)| !org.logs_in(user, password)).map(|(user, _)| user).collect()
+}
+
+/// All jobs are done, and the newest mail of everybody logs in.
+pub async fn nobody_is_locked_out(world: &World, users: &[String]) {
+    let records = world.recorded(users.len()).await;
+    let odd: Vec<&Taken> = records
+        .iter()
+        .filter(|record| !["main.succeeded", "main.duplicate"].contains(&record.routing_key.as_str()))
+        .collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    let mut mails = world.drained("emails").await;
+    // One that a stalled network delivers late is not the newest.
+    mails.sort_by_key(|mail| mail.json()["issuedAt"].as_str().unwrap().parse::<Timestamp>().unwrap());
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    let mut told: Vec<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), users.len());
 }
 
 /// A scripted fault from its compact text.

@@ -8,6 +8,8 @@
 pub mod broker;
 pub mod browser;
 pub mod certificates;
+#[cfg(target_os = "linux")]
+pub mod cluster;
 pub mod http;
 pub mod mail_server;
 pub mod process;

@@ -148,6 +148,16 @@ impl Run {
         self
     }
 
+    /// By a command that becomes it, such as one that puts it on a host of a cluster.
+    pub fn behind(mut self, words: &[String]) -> Self {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        let environment = self.command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.env_clear().envs(environment).current_dir(self.folder.path());
+        self.command = command;
+        self
+    }
+
     /// With a soft limit of so many descriptors, which it may raise itself.
     pub fn descriptors(mut self, limit: &str) -> Self {
         let program = self.command.get_program().to_owned();

@@ -1,0 +1,124 @@
+//! Nodes die and networks part while workers are at work.
+
+use std::time::{Duration, Instant};
+
+use testkit::cluster::{Setup, on_cluster};
+use testkit::eventually;
+
+use crate::workers::{REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, twice, world};
+use crate::world::{nobody_is_locked_out, unlimited};
+
+/// Enough for ten seconds at the full rate.
+const JOBS: usize = 100;
+/// As long as a call may be on its way until it is seen here, on a machine that is busy with other things.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// For how long after its newest proof was sent a worker may still begin a call.
+const FRESH: Duration = Duration::from_millis(1500);
+
+/// An org that takes 20 to 50 ms for a call.
+fn slow() -> sim::Settings {
+    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
+}
+
+#[test]
+fn a_killed_node_that_no_worker_is_connected_to_costs_nothing() {
+    on_cluster(Setup::default(), async |cluster| {
+        let world = world(cluster, slow(), "n1").await;
+        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        let users = world.reset_many("main", JOBS).await;
+        first.has_called(10).await;
+        cluster.kill("n3").await;
+        assert!(first.calls().len() < JOBS, "it was killed in the middle");
+        nobody_is_locked_out(&world, &users).await;
+        first.is("active").await;
+        second.is("standby").await;
+        assert_eq!((first.calls().len(), second.calls().len()), (JOBS, 0));
+        assert_eq!(twice(&world, &users), 0);
+        keep_the_quota(&world);
+        eprintln!("n3 killed: the longest gap between two calls was {:?}", longest_gap(&[&first]));
+    });
+}
+
+#[test]
+#[ignore = "an exclusive queue is no lease on a cluster: issue 17"]
+fn after_a_kill_of_the_leaders_node_the_other_works() {
+    on_cluster(Setup::default(), async |cluster| {
+        let mut world = world(cluster, slow(), "n1").await;
+        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        let users = world.reset_many("main", JOBS).await;
+        first.has_called(10).await;
+        look_by(&mut world, cluster, "n3").await;
+        cluster.kill("n1").await;
+        let killed = Instant::now();
+        let took = second.calls_after(killed).await - killed;
+        eprintln!("{:?}: the leader's node was killed: the other's first call came {took:?} later", cluster.version());
+        nobody_is_locked_out(&world, &users).await;
+        // 4.3 lets the active consumer of a dead node go after 5 s.
+        let most = if cluster.version() < (4, 3) { 8 } else { 12 };
+        assert!(took <= Duration::from_secs(most), "{took:?}");
+        keep_the_quota(&world);
+    });
+}
+
+#[test]
+#[ignore = "a worker knows one address: issue 17"]
+fn a_rolling_restart_makes_no_long_gap() {
+    on_cluster(Setup::default(), async |cluster| {
+        let mut world = world(cluster, slow(), "n3").await;
+        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        // At the full rate: they outlast three restarts.
+        let users = world.reset_many("main", 6 * JOBS).await;
+        let both = [&first, &second];
+        have_called(&both, 10).await;
+        for (node, other) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1")] {
+            look_by(&mut world, cluster, other).await;
+            cluster.stop(node).await;
+            cluster.start_nodes(node).await;
+            assert!(calls(&both).len() < users.len(), "they outlast it");
+        }
+        nobody_is_locked_out(&world, &users).await;
+        let gap = longest_gap(&both);
+        eprintln!("rolling restart, two workers: the longest gap was {gap:?}");
+        assert!(gap <= Duration::from_secs(4), "{gap:?}");
+        assert_eq!(twice(&world, &users), 0);
+        keep_the_quota(&world);
+    });
+}
+
+#[test]
+#[ignore = "an exclusive queue is no lease on a cluster: issue 17"]
+fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
+    on_cluster(Setup::default(), async |cluster| {
+        let mut world = world(cluster, slow(), "n1").await;
+        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        let users = world.reset_many("main", 3 * JOBS).await;
+        first.has_called(10).await;
+        look_by(&mut world, cluster, "n3").await;
+        let down = || cluster.log("n2").replace('\'', "").matches("node rabbit@n1 down").count();
+        let before = down();
+        cluster.partition("n1,w1 n2,n3,w2").await;
+        let cut = Instant::now();
+        eventually("n2 has lost n1", async || (down() > before).then_some(())).await;
+        let noticed = Instant::now();
+        let next = second.calls_after(cut).await;
+        let last = *first.calls().last().unwrap();
+        eprintln!(
+            "cut: the leader's last call came {:?} later; n1 was given up {:?} later, and the other called {:?} after that",
+            last.saturating_duration_since(cut),
+            noticed - cut,
+            next.saturating_duration_since(noticed),
+        );
+        cluster.heal().await;
+        nobody_is_locked_out(&world, &users).await;
+        assert!(last.saturating_duration_since(cut) <= FRESH + ON_ITS_WAY);
+        assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
+        assert!(next.saturating_duration_since(noticed) <= Duration::from_secs(12));
+        let twice = twice(&world, &users);
+        assert!(twice <= 10, "{twice} users were reset twice");
+        keep_the_quota(&world);
+    });
+}

@@ -1,0 +1,128 @@
+//! Workers on the hosts of a cluster, and what a test asks of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use testkit::cluster::{Cluster, HUB, watched};
+use testkit::eventually;
+use testkit::process::{Process, Run, role_is};
+
+use crate::door::Door;
+use crate::world::{Plan, World, connect};
+
+/// What a call may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of the org `main`: one call every 0.1 s.
+pub const PER_MINUTE: u32 = 600;
+
+/// A world whose org is in the hub, and which looks at the cluster from there by a node that stays.
+pub async fn world(cluster: &Cluster, settings: sim::Settings, node_that_stays: &str) -> World {
+    let keys = format!("rate_per_minute = {PER_MINUTE}\nrequest_timeout = \"{}s\"", REQUEST_TIMEOUT.as_secs());
+    let mut plan = Plan::at(&cluster.watching(node_that_stays)).org("main", settings, &keys);
+    plan.host = HUB.to_owned();
+    plan.prepare().await
+}
+
+/// From now on the world looks by this node.
+pub async fn look_by(world: &mut World, cluster: &Cluster, node: &str) {
+    world.amqp_url = cluster.watching(node);
+    world.connection = connect(&world.amqp_url).await;
+}
+
+/// A worker on a host of its own, with a door of its own to the org.
+pub struct Worker {
+    pub process: Process,
+    pub http: String,
+    door: Door,
+}
+
+impl Worker {
+    /// On this host, with the addresses of these nodes.
+    pub async fn start(cluster: &Arc<Cluster>, world: &World, host: &str, nodes: &[&str]) -> Self {
+        let door = Door::to(&world.orgs["main"]).await;
+        let listen = format!("{}:9464", watched(host));
+        // Whatever listens for others wants one.
+        let token = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|half| half.simple().to_string()).concat();
+        let own = format!(
+            "[amqp]\n{}\n[http]\nlisten = {listen:?}\ntoken = {token:?}\n[orgs.main]\ntoken_url = \"{1}/oauth/token\"\nscim_url = \"{1}/api/v2/scim/v2\"\n",
+            addresses(cluster, nodes),
+            door.base
+        );
+        let run = Run::of(world, &["--log", "json", "worker"]).config(&own).behind(&cluster.on(host));
+        Self { process: run.start(), http: format!("http://{listen}"), door }
+    }
+
+    /// As [`Worker::start`], and until it has this role.
+    pub async fn started(cluster: &Arc<Cluster>, world: &World, host: &str, nodes: &[&str], role: &str) -> Self {
+        let worker = Self::start(cluster, world, host, nodes).await;
+        worker.is(role).await;
+        worker
+    }
+
+    /// Waits until it has this role.
+    pub async fn is(&self, expected: &str) {
+        role_is(&self.http, expected).await;
+    }
+
+    /// When each of its calls came.
+    pub fn calls(&self) -> Vec<Instant> {
+        self.door.calls()
+    }
+
+    /// Waits until it has made so many calls; the last of them has just come.
+    pub async fn has_called(&self, times: usize) {
+        eventually("it calls", async || (self.calls().len() >= times).then_some(())).await;
+    }
+
+    /// Its first call after this moment, once there is one.
+    pub async fn calls_after(&self, moment: Instant) -> Instant {
+        eventually("it calls again", async || self.calls().into_iter().find(|call| *call > moment)).await
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.process.stderr();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("\"job done\"")).collect();
+            eprintln!("the end of the log of the worker at {}, without the jobs that were done:", self.http);
+            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// The keys of `[amqp]` for these nodes.
+fn addresses(cluster: &Cluster, nodes: &[&str]) -> String {
+    let [node] = nodes else { panic!("a worker takes one address: {nodes:?}") };
+    format!("url = {:?}", cluster.url(node))
+}
+
+/// The calls of all of these, in the order in which they came.
+pub fn calls(workers: &[&Worker]) -> Vec<Instant> {
+    let mut calls: Vec<Instant> = workers.iter().flat_map(|worker| worker.calls()).collect();
+    calls.sort();
+    calls
+}
+
+/// The longest time in which none of these called, between two calls.
+pub fn longest_gap(workers: &[&Worker]) -> Duration {
+    let calls = calls(workers);
+    calls.windows(2).map(|two| two[1] - two[0]).max().expect("there were calls")
+}
+
+/// Waits until all of them together have made so many calls.
+pub async fn have_called(workers: &[&Worker], times: usize) {
+    eventually("they call", async || (calls(workers).len() >= times).then_some(())).await;
+}
+
+/// How many of these users had their password set more than once.
+pub fn twice(world: &World, users: &[String]) -> usize {
+    users.iter().filter(|user| world.main().user(user).is_some_and(|user| user.password_sets > 1)).count()
+}
+
+/// The org saw no more calls in any minute than it gives, and never two clients in turn.
+pub fn keep_the_quota(world: &World) {
+    let stats = world.main().stats();
+    assert!(stats.peak_per_minute <= u64::from(PER_MINUTE), "{stats:?}");
+    assert_eq!(stats.interleaved, 0, "two called at once: {stats:?}");
+}
