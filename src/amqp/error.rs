@@ -42,6 +42,17 @@ impl BrokerError {
         }
     }
 
+    /// The same, of something that was tried.
+    pub(super) fn of(self, what: &str) -> Self {
+        let of = |why| format!("{what}: {why}");
+        match self {
+            Self::Retry(why) => Self::Retry(of(why)),
+            Self::Missing(why) => Self::Missing(of(why)),
+            Self::NeedsOperator(why) => Self::NeedsOperator(of(why)),
+            Self::Misfit(why) => Self::Misfit(of(why)),
+        }
+    }
+
     /// As what ends the process: a misfit is the configuration's.
     pub fn ends(self) -> anyhow::Error {
         match self {
@@ -73,7 +84,12 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>
 
 /// Where no answer comes.
 pub(super) fn silent(what: &str) -> BrokerError {
-    BrokerError::Retry(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))
+    silence().of(what)
+}
+
+/// The same without what was tried.
+pub(super) fn silence() -> BrokerError {
+    BrokerError::Retry(format!("the broker did not answer within {} s", ANSWER.as_secs()))
 }
 
 /// How long a goodbye may take: what is not closed by then is closed with its connection.
@@ -86,22 +102,27 @@ pub async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
 
 /// Puts an error into words: what was tried, what the broker said, and what to do where somebody must fix it.
 pub fn explain(what: &str, error: &Error) -> BrokerError {
+    meaning(error).of(what)
+}
+
+/// The same without what was tried.
+pub(super) fn meaning(error: &Error) -> BrokerError {
     if let ErrorKind::IOError(error) = error.kind()
         && let Some(disagreement) = tls::disagreement(error)
     {
-        return BrokerError::NeedsOperator(format!("{what}: {disagreement}"));
+        return BrokerError::NeedsOperator(disagreement);
     }
     if matches!(error.kind(), ErrorKind::ChannelsLimitReached) {
-        return BrokerError::Retry(format!(
-            "{what}: no channel is left on its connection (channel_max of the broker); it is made anew"
-        ));
+        return BrokerError::Retry(
+            "no channel is left on its connection (channel_max of the broker); it is made anew".into(),
+        );
     }
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return BrokerError::Retry(format!("{what}: {error}"));
+        return BrokerError::Retry(error.to_string());
     };
     let said = amqp.get_message();
     let cure = match amqp.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(format!("{what}: {said}")),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(said.to_string()),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
             "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
         ),
@@ -131,7 +152,7 @@ pub fn explain(what: &str, error: &Error) -> BrokerError {
         ) => None,
     };
     match cure {
-        Some(cure) => BrokerError::NeedsOperator(format!("{what}: {said}; {cure}")),
-        None => BrokerError::Retry(format!("{what}: {said}")),
+        Some(cure) => BrokerError::NeedsOperator(format!("{said}; {cure}")),
+        None => BrokerError::Retry(said.to_string()),
     }
 }

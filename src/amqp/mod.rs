@@ -1,9 +1,11 @@
 //! The broker: names, topology, two connections, the lease and the claim on it, consuming and publishing, the ledger, and how much lies there. Every await on it has a limit.
 
+mod addresses;
 mod attach;
 mod blocks;
 pub mod channels;
 pub mod claim;
+mod connect;
 pub mod consumer;
 pub mod depths;
 mod dial;

@@ -50,6 +50,7 @@ impl Raw {
 pub(super) struct Amqp {
     pub(super) url: SecretString,
     pub(super) url_file: Option<String>,
+    pub(super) hosts: List,
     pub(super) ca_file: Option<String>,
     pub(super) client_cert_file: Option<String>,
     pub(super) client_key_file: Option<String>,

@@ -8,6 +8,7 @@ mod world;
 
 use testkit::{broker, browser, certificates, mail_server, relay};
 
+mod addresses;
 mod answers;
 mod breaker;
 mod broken_users;

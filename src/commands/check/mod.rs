@@ -1,6 +1,7 @@
 //! `resetd check`: everything that can be known before the first job, without changing anything. It declares nothing that is not
 //! there, takes no lease, starts no line, and makes one call to each org, which reads nobody.
 
+mod addresses;
 mod broker;
 mod finding;
 mod org;
