@@ -8,6 +8,12 @@ use lapin::{Error, ErrorKind};
 use super::tls;
 use crate::config::ConfigError;
 
+/// What all versions say, in different words around it, where a stream cannot be read at a node: it has no replica there, or none that
+/// runs yet. It is a 406, as another argument is: `docs/development/facts.md#replicas`.
+const NO_REPLICA: &str = "replica on the local node";
+/// What helps where that lasts.
+const REPLICA: &str = "it is tried again, and by another address where there is one; where it stays so, give the stream a replica at this node (rabbitmq-streams add_replica)";
+
 /// Something between us and the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
@@ -31,6 +37,14 @@ impl BrokerError {
         match self {
             Self::NeedsOperator(_) | Self::Misfit(_) => true,
             Self::Retry(_) | Self::Missing(_) => false,
+        }
+    }
+
+    /// Whether it is one node's alone: another may have what is asked for.
+    pub(super) fn is_of_the_node(&self) -> bool {
+        match self {
+            Self::Retry(why) => why.contains(NO_REPLICA),
+            Self::Missing(_) | Self::NeedsOperator(_) | Self::Misfit(_) => false,
         }
     }
 
@@ -121,6 +135,9 @@ pub(super) fn meaning(error: &Error) -> BrokerError {
         return BrokerError::Retry(error.to_string());
     };
     let said = amqp.get_message();
+    if said.as_str().contains(NO_REPLICA) {
+        return BrokerError::Retry(format!("{said}; {REPLICA}"));
+    }
     let cure = match amqp.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(said.to_string()),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
@@ -154,5 +171,41 @@ pub(super) fn meaning(error: &Error) -> BrokerError {
     match cure {
         Some(cure) => BrokerError::NeedsOperator(format!("{said}; {cure}")),
         None => BrokerError::Retry(said.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn meant(kind: AMQPErrorKind, said: &str) -> BrokerError {
+        explain("reading stream resets.outcomes", &ErrorKind::ProtocolError(AMQPError::new(kind, said.into())).into())
+    }
+
+    /// What 3.10, what 4.3, and what a version in between says.
+    #[test]
+    fn a_stream_without_a_replica_at_the_node_is_tried_again_and_never_to_be_deleted() {
+        for said in [
+            "PRECONDITION_FAILED - queue 'resets.outcomes' in vhost '/' does not a have a replica on the local node",
+            "PRECONDITION_FAILED - queue 'resets.outcomes' in vhost '/' does not have a replica on the local node",
+            "PRECONDITION_FAILED - stream queue 'resets.outcomes' in vhost '/' does not have a running replica on the local node",
+        ] {
+            let error = meant(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED), said);
+            assert!(matches!(error, BrokerError::Retry(_)) && error.is_of_the_node(), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(said) && text.contains("add_replica") && text.contains("tried again"), "{text}");
+            assert!(!text.contains("delete") && !text.contains("other arguments"), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_argument_needs_an_operator_and_an_internal_error_is_tried_again() {
+        let other = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'resets.outcomes' in vhost '/'";
+        let error = meant(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED), other);
+        assert!(matches!(error, BrokerError::NeedsOperator(_)) && !error.is_of_the_node(), "{error:?}");
+        let internal = meant(AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR), "INTERNAL_ERROR");
+        assert!(matches!(internal, BrokerError::Retry(_)) && !internal.is_of_the_node(), "{internal:?}");
     }
 }

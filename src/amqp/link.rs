@@ -157,16 +157,28 @@ impl Link {
         }
         let all = async {
             let until = Instant::now() + ANSWER;
-            while let Err(BrokerError::Retry(reason)) = self.make_and_look(&streams).await {
+            loop {
+                let trouble = match self.make_and_look(&streams).await {
+                    Err(trouble @ BrokerError::Retry(_)) => trouble,
+                    Ok(()) | Err(BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_)) => {
+                        return true;
+                    }
+                };
                 if Instant::now() >= until {
-                    break;
+                    return !trouble.is_of_the_node();
                 }
-                tracing::debug!(reason, "a stream cannot be read yet");
+                tracing::debug!(reason = %trouble, "a stream cannot be read yet");
                 sleep(WATCH).await;
             }
         };
-        if self.lost.run_until_cancelled(all).await.is_some() {
-            looked.send_replace(true);
+        match self.lost.run_until_cancelled(all).await {
+            Some(true) => drop(looked.send_replace(true)),
+            // Declared while one node was alone, it has a replica there and nowhere else.
+            Some(false) => {
+                tracing::warn!("this node of the broker has no replica of the outcome stream: connecting to another");
+                self.lost.cancel();
+            }
+            None => {}
         }
     }
 
