@@ -254,6 +254,7 @@ mod tests {
                 crate::config::amqp::Host { host: "::1".into(), port: Some(3) },
             ],
             used: crate::config::amqp::Used::default(),
+            management_url: None,
             tls: crate::config::amqp::Tls::default(),
             prefix: String::new(),
             prefetch: 1,

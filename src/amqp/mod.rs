@@ -17,6 +17,7 @@ pub mod lease;
 pub mod ledger;
 pub mod letters;
 pub mod link;
+pub mod management;
 pub mod names;
 pub mod publisher;
 pub mod tail;

@@ -31,6 +31,8 @@ pub struct Amqp {
     pub hosts: Vec<Host>,
     /// Which addresses were used.
     pub used: Used,
+    /// The management API, with a user and a password where they are not those of `url`.
+    pub management_url: Option<SecretString>,
     /// Who is believed to be the broker, and who we are: for `amqps://`.
     pub tls: Tls,
     /// Before every exchange's and queue's name.
@@ -128,7 +130,8 @@ impl Amqp {
         if raw.prefetch == 0 {
             return Err(ConfigError::wrong("amqp.prefetch", 0, "1 to 65535 (0 would mean without a limit)"));
         }
-        Ok(Self { url, hosts, used: Used::default(), tls, prefix: raw.prefix, prefetch: raw.prefetch })
+        let management_url = management(raw.management_url.as_ref(), raw.management_url_file.as_deref())?;
+        Ok(Self { url, hosts, used: Used::default(), management_url, tls, prefix: raw.prefix, prefetch: raw.prefetch })
     }
 
     /// `amqp.url` in its parts; `None` cannot be, since it was read when this was made.
@@ -150,6 +153,25 @@ impl Amqp {
         }
         uris
     }
+}
+
+/// It is not repeated, since it may hold a password.
+fn management(given: Option<&SecretString>, file: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
+    let Some(secret) = value::secret("amqp.management_url", given, file)? else { return Ok(None) };
+    let text = value::unbroken(secret.expose_secret());
+    let fits = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && (url.password().is_none() || !url.username().is_empty())
+    });
+    if fits {
+        return Ok(Some(SecretString::from(text)));
+    }
+    Err(ConfigError::new(
+        "amqp.management_url is not a URL that can be used (it is not repeated here, since it may hold a password); it must be http://host:15672 or https://host:15671, with user:password@ before the host where they are not those of amqp.url",
+    ))
 }
 
 /// `host`, `host:port`, `[address]` or `[address]:port`. What may hold a password is not repeated.

@@ -139,8 +139,9 @@ fn a_secret_may_stand_in_a_file() {
 type Reader = fn(&Config) -> Option<SecretString>;
 
 /// Each secret that may stand in a file: its section and key, what else the configuration needs, its text, and where it ends up.
-fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader); 6] {
+fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader); 7] {
     let whole: Reader = |config| Some(config.amqp.url.clone());
+    let management: Reader = |config| config.amqp.management_url.clone();
     let page: Reader = |config| config.http.token.clone();
     let proxy: Reader = |config| match &config.http.proxy {
         proxy::Proxy::By(url) => Some(url.clone()),
@@ -160,6 +161,7 @@ fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader
     let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
     [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
+        ("amqp", "management_url", "", "http://u:s3cr3t-in-a-file@rabbit:15672", management),
         ("http", "token", "", "9c01f7a4e25b8d63e0f75c0e9fb1d73a", page),
         ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
@@ -352,6 +354,9 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
         ("u:s3cr3t@rabbit", "one with a user or password in it"),
     ] {
         refused(&format!("[amqp]\nhosts = [\"fine\", {bad:?}]"), [], &[hosts, shown, "host or host:port"]);
+    }
+    for bad in ["rabbit:15672", "amqp://u:s3cr3t@rabbit", "http://:s3cr3t@rabbit", "http://rabbit/?a=s3cr3t"] {
+        refused(&format!("[amqp]\nmanagement_url = {bad:?}"), [], &["amqp.management_url is", "http://host:15672"]);
     }
     refused("[amqp]\nhosts = 5", [], &["amqp.hosts", "a list of texts"]);
     refused("[orgs.Main]\nregion = \"x\"", [], &["\"Main\"", "[a-z]"]);

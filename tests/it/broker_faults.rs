@@ -669,6 +669,7 @@ async fn a_broker_that_refuses_or_says_nothing_leaves_nothing_behind_however_oft
         url: format!("amqp://guest:guest@{address}/%2f").into(),
         hosts: Vec::new(),
         used: Used::default(),
+        management_url: None,
         tls: Tls::default(),
         prefix: String::new(),
         prefetch: 1,

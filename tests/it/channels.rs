@@ -235,6 +235,7 @@ fn amqp(url: &str) -> Amqp {
         url: url.to_owned().into(),
         hosts: Vec::new(),
         used: Used::default(),
+        management_url: None,
         prefix: String::new(),
         prefetch: 1,
         tls: Tls::default(),

@@ -37,6 +37,7 @@ mod letters;
 mod mail;
 mod mailer;
 mod main_path;
+mod management;
 mod manners;
 #[cfg(target_os = "linux")]
 mod memory;

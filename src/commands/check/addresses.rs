@@ -89,11 +89,21 @@ fn versions(greetings: &[(String, Greeting)]) -> Finding {
     Finding { says, ..worst.unwrap_or_else(|| Finding::ok("broker", "")) }
 }
 
+/// The oldest version of RabbitMQ among those that answered.
+pub(super) fn oldest(heard: &[Heard]) -> Option<(u32, u32)> {
+    let greetings = heard.iter().filter_map(|heard| heard.said.as_ref().ok());
+    greetings.filter(|greeting| greeting.product == "RabbitMQ").filter_map(numbers).min()
+}
+
+fn numbers(greeting: &Greeting) -> Option<(u32, u32)> {
+    let mut numbers = greeting.version.split('.').map_while(|part| part.parse::<u32>().ok());
+    numbers.next().zip(numbers.next())
+}
+
 fn version(greeting: &Greeting) -> Finding {
     let says = format!("{} {}", greeting.product, greeting.version);
     let [oldest, newest] = VERSIONS;
-    let mut numbers = greeting.version.split('.').map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next().zip(numbers.next()), greeting.product.as_str()) {
+    match (numbers(greeting), greeting.product.as_str()) {
         (Some(version), "RabbitMQ") if version < oldest => {
             Finding::fail("broker", says, "take RabbitMQ 3.10 or newer: older ones lose what they dead-letter")
         }

@@ -2,8 +2,8 @@
 
 use lapin::Connection;
 
-use super::addresses;
 use super::finding::Finding;
+use super::{addresses, cluster};
 use crate::amqp::error::{BrokerError, closing};
 use crate::amqp::greeting::greetings;
 use crate::amqp::inspect::{self, Standing};
@@ -16,7 +16,9 @@ use crate::domain::job::Lane;
 
 /// Everything of the broker; where it cannot be reached, that alone.
 pub(super) async fn findings(config: &Config) -> Vec<Finding> {
-    let mut findings = match addresses::findings(greetings(&config.amqp).await) {
+    let heard = greetings(&config.amqp).await;
+    let version = addresses::oldest(&heard);
+    let mut findings = match addresses::findings(heard) {
         Ok(findings) => findings,
         Err(finding) => return vec![finding],
     };
@@ -28,6 +30,7 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
             findings.push(Finding::ok("login", "user, password and vhost are right"));
             let (alarm, takes) = alarm(&publishing).await;
             findings.push(alarm);
+            findings.extend(cluster::findings(config, version).await);
             for org in config.org_names() {
                 let names = Names::new(&config.amqp.prefix, org);
                 findings.extend(of_org(config, takes, &names).await.into_iter().map(|finding| finding.of(org)));

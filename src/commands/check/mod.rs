@@ -3,6 +3,7 @@
 
 mod addresses;
 mod broker;
+mod cluster;
 mod finding;
 mod org;
 mod settings;
