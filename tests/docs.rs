@@ -635,6 +635,9 @@ fn the_units_have_a_credential_for_every_secret() {
     let raw = file("src/config/raw.rs");
     let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once("_file:"));
     let public = ["ca", "client_cert"];
-    let secret: BTreeSet<&str> = keys.map(|(key, _)| key).filter(|key| !public.contains(key)).collect();
+    // `check` alone reads it, which no unit runs.
+    let of_check = "management_url";
+    let secret = keys.map(|(key, _)| key).filter(|key| !public.contains(key) && *key != of_check);
+    let secret: BTreeSet<&str> = secret.collect();
     assert_eq!(secret, BTreeSet::from(["client_key", "client_secret", "password", "proxy", "token", "url"]));
 }

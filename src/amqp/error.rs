@@ -8,6 +8,12 @@ use lapin::{Error, ErrorKind};
 use super::tls;
 use crate::config::ConfigError;
 
+/// What all versions say, in different words around it, where a stream cannot be read at a node: it has no replica there, or none that
+/// runs yet. It is a 406, as another argument is: `docs/development/facts.md#replicas`.
+const NO_REPLICA: &str = "replica on the local node";
+/// What helps where that lasts.
+const REPLICA: &str = "it is tried again, and by another address where there is one; where it stays so, give the stream a replica at this node (rabbitmq-streams add_replica)";
+
 /// Something between us and the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
@@ -34,11 +40,30 @@ impl BrokerError {
         }
     }
 
+    /// Whether it is one node's alone: another may have what is asked for.
+    pub(super) fn is_of_the_node(&self) -> bool {
+        match self {
+            Self::Retry(why) => why.contains(NO_REPLICA),
+            Self::Missing(_) | Self::NeedsOperator(_) | Self::Misfit(_) => false,
+        }
+    }
+
     /// Whether the broker refused what was asked of it, which costs a connection one of its channels.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::NeedsOperator(_) | Self::Missing(_) => true,
             Self::Retry(_) | Self::Misfit(_) => false,
+        }
+    }
+
+    /// The same, of something that was tried.
+    pub(super) fn of(self, what: &str) -> Self {
+        let of = |why| format!("{what}: {why}");
+        match self {
+            Self::Retry(why) => Self::Retry(of(why)),
+            Self::Missing(why) => Self::Missing(of(why)),
+            Self::NeedsOperator(why) => Self::NeedsOperator(of(why)),
+            Self::Misfit(why) => Self::Misfit(of(why)),
         }
     }
 
@@ -73,7 +98,12 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = lapin::Result<T>
 
 /// Where no answer comes.
 pub(super) fn silent(what: &str) -> BrokerError {
-    BrokerError::Retry(format!("{what}: the broker did not answer within {} s", ANSWER.as_secs()))
+    silence().of(what)
+}
+
+/// The same without what was tried.
+pub(super) fn silence() -> BrokerError {
+    BrokerError::Retry(format!("the broker did not answer within {} s", ANSWER.as_secs()))
 }
 
 /// How long a goodbye may take: what is not closed by then is closed with its connection.
@@ -86,22 +116,30 @@ pub async fn closing(goodbye: impl Future<Output = lapin::Result<()>>) {
 
 /// Puts an error into words: what was tried, what the broker said, and what to do where somebody must fix it.
 pub fn explain(what: &str, error: &Error) -> BrokerError {
+    meaning(error).of(what)
+}
+
+/// The same without what was tried.
+pub(super) fn meaning(error: &Error) -> BrokerError {
     if let ErrorKind::IOError(error) = error.kind()
         && let Some(disagreement) = tls::disagreement(error)
     {
-        return BrokerError::NeedsOperator(format!("{what}: {disagreement}"));
+        return BrokerError::NeedsOperator(disagreement);
     }
     if matches!(error.kind(), ErrorKind::ChannelsLimitReached) {
-        return BrokerError::Retry(format!(
-            "{what}: no channel is left on its connection (channel_max of the broker); it is made anew"
-        ));
+        return BrokerError::Retry(
+            "no channel is left on its connection (channel_max of the broker); it is made anew".into(),
+        );
     }
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return BrokerError::Retry(format!("{what}: {error}"));
+        return BrokerError::Retry(error.to_string());
     };
     let said = amqp.get_message();
+    if said.as_str().contains(NO_REPLICA) {
+        return BrokerError::Retry(format!("{said}; {REPLICA}"));
+    }
     let cure = match amqp.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(format!("{what}: {said}")),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(said.to_string()),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
             "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
         ),
@@ -131,7 +169,43 @@ pub fn explain(what: &str, error: &Error) -> BrokerError {
         ) => None,
     };
     match cure {
-        Some(cure) => BrokerError::NeedsOperator(format!("{what}: {said}; {cure}")),
-        None => BrokerError::Retry(format!("{what}: {said}")),
+        Some(cure) => BrokerError::NeedsOperator(format!("{said}; {cure}")),
+        None => BrokerError::Retry(said.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn meant(kind: AMQPErrorKind, said: &str) -> BrokerError {
+        explain("reading stream resets.outcomes", &ErrorKind::ProtocolError(AMQPError::new(kind, said.into())).into())
+    }
+
+    /// What 3.10, what 4.3, and what a version in between says.
+    #[test]
+    fn a_stream_without_a_replica_at_the_node_is_tried_again_and_never_to_be_deleted() {
+        for said in [
+            "PRECONDITION_FAILED - queue 'resets.outcomes' in vhost '/' does not a have a replica on the local node",
+            "PRECONDITION_FAILED - queue 'resets.outcomes' in vhost '/' does not have a replica on the local node",
+            "PRECONDITION_FAILED - stream queue 'resets.outcomes' in vhost '/' does not have a running replica on the local node",
+        ] {
+            let error = meant(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED), said);
+            assert!(matches!(error, BrokerError::Retry(_)) && error.is_of_the_node(), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(said) && text.contains("add_replica") && text.contains("tried again"), "{text}");
+            assert!(!text.contains("delete") && !text.contains("other arguments"), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_argument_needs_an_operator_and_an_internal_error_is_tried_again() {
+        let other = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'resets.outcomes' in vhost '/'";
+        let error = meant(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED), other);
+        assert!(matches!(error, BrokerError::NeedsOperator(_)) && !error.is_of_the_node(), "{error:?}");
+        let internal = meant(AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR), "INTERNAL_ERROR");
+        assert!(matches!(internal, BrokerError::Retry(_)) && !internal.is_of_the_node(), "{internal:?}");
     }
 }

@@ -2,16 +2,18 @@
 //! on a connection of its own, which is closed then.
 
 use std::io::{self, Read, Write};
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::tcp::{HandshakeError, TcpStream};
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPScheme, AMQPUri};
 
-use super::error::{ANSWER, BrokerError, unreadable};
-use super::{dial, tls};
+use super::addresses::{Address, Found, find};
+use super::error::{ANSWER, BrokerError};
+use super::tls;
 use crate::config::amqp::{Amqp, Tls, place};
 
 /// The protocol's header: its name and version.
@@ -35,29 +37,63 @@ pub struct Greeting {
     pub version: String,
 }
 
-/// Asks the broker of `amqp.url`.
+/// What came of asking one address.
+#[derive(Debug)]
+pub struct Heard {
+    /// Where it is.
+    pub place: String,
+    /// Whether it is this machine itself.
+    pub is_loopback: bool,
+    /// Which of the configured addresses it belongs to, by its number.
+    pub nth: usize,
+    /// What it said, or why it said nothing.
+    pub said: Result<Greeting, BrokerError>,
+}
+
+/// Asks the broker at each address of the configuration by itself, all at the same time.
+pub async fn greetings(amqp: &Amqp) -> Vec<Heard> {
+    let Found { uris, addresses, unknown } = find(amqp).await;
+    let asked = addresses.iter().map(async |address| Heard {
+        place: address.label.clone(),
+        is_loopback: address.socket.ip().is_loopback(),
+        nth: address.nth,
+        said: greeting_of(amqp, &uris[address.nth], address).await,
+    });
+    let mut heard = join_all(asked).await;
+    heard.extend(unknown.into_iter().map(|(nth, why)| {
+        let place = place(&uris[nth]);
+        let said = Err(failed(&place, why));
+        Heard { place, is_loopback: false, nth, said }
+    }));
+    heard.sort_by_key(|heard| heard.nth);
+    heard
+}
+
+fn failed(place: &str, why: impl std::fmt::Display) -> BrokerError {
+    BrokerError::Retry(format!("reaching the broker at {place}: {why}"))
+}
+
+/// Asks the broker at one address.
 ///
 /// # Errors
 /// Where nobody listens there, TLS fails, or what answers is no AMQP broker.
-pub async fn greeting(amqp: &Amqp) -> Result<Greeting, BrokerError> {
-    let uri = amqp.uri().ok_or_else(unreadable)?;
-    let place = place(&uri);
-    let failed = |why: String| BrokerError::Retry(format!("reaching the broker at {place}: {why}"));
-    let tls = amqp.tls.clone();
-    let asking = tokio::task::spawn_blocking(move || ask(&uri, &tls));
+pub(super) async fn greeting_of(amqp: &Amqp, uri: &AMQPUri, address: &Address) -> Result<Greeting, BrokerError> {
+    let place = &address.label;
+    let (uri, tls, socket) = (uri.clone(), amqp.tls.clone(), address.socket);
+    let asking = tokio::task::spawn_blocking(move || ask(&uri, socket, &tls));
     match tokio::time::timeout(ANSWER, asking).await {
         Ok(Ok(Ok(greeting))) => Ok(greeting),
         Ok(Ok(Err(error))) => Err(match tls::disagreement(&error) {
             Some(disagreement) => BrokerError::NeedsOperator(format!("reaching the broker at {place}: {disagreement}")),
-            None => failed(error.to_string()),
+            None => failed(place, error),
         }),
-        Ok(Err(_)) => Err(failed("it could not be asked".into())),
-        Err(_) => Err(failed(format!("it did not answer within {} s", ANSWER.as_secs()))),
+        Ok(Err(_)) => Err(failed(place, "it could not be asked")),
+        Err(_) => Err(failed(place, format_args!("it did not answer within {} s", ANSWER.as_secs()))),
     }
 }
 
-fn ask(uri: &AMQPUri, tls: &Tls) -> io::Result<Greeting> {
-    let mut stream = connected(uri, tls)?;
+fn ask(uri: &AMQPUri, socket: SocketAddr, tls: &Tls) -> io::Result<Greeting> {
+    let mut stream = connected(uri, socket, tls)?;
     let asked = exchange(&mut stream);
     asked.map_err(|error| {
         let error = last_word(&mut stream, error);
@@ -66,27 +102,19 @@ fn ask(uri: &AMQPUri, tls: &Tls) -> io::Result<Greeting> {
 }
 
 /// A connection for a thread that waits, without AMQP.
-fn connected(uri: &AMQPUri, tls: &Tls) -> io::Result<TcpStream> {
-    let place = (uri.authority.host.as_str(), uri.authority.port);
-    let mut last = io::Error::other("its name has no address");
-    let addresses: Vec<_> = place.to_socket_addrs()?.collect();
-    for address in &addresses {
-        match std::net::TcpStream::connect_timeout(address, dial::patience(addresses.len())) {
-            Err(error) => last = error,
-            Ok(stream) => {
-                stream.set_read_timeout(Some(STEP))?;
-                let stream = TcpStream::from_std(stream)?;
-                if uri.scheme == AMQPScheme::AMQP {
-                    return Ok(stream);
-                }
-                return stream.into_rustls(&tls::connector(tls)?, &uri.authority.host).map_err(|error| match error {
-                    HandshakeError::Failure(error) => error,
-                    HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
-                });
-            }
+fn connected(uri: &AMQPUri, socket: SocketAddr, tls: &Tls) -> io::Result<TcpStream> {
+    let stream = std::net::TcpStream::connect_timeout(&socket, STEP)?;
+    stream.set_read_timeout(Some(STEP))?;
+    let stream = TcpStream::from_std(stream)?;
+    match uri.scheme {
+        AMQPScheme::AMQP => Ok(stream),
+        AMQPScheme::AMQPS => {
+            stream.into_rustls(&tls::connector(tls)?, &uri.authority.host).map_err(|error| match error {
+                HandshakeError::Failure(error) => error,
+                HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
+            })
         }
     }
-    Err(last)
 }
 
 /// What the broker had to say, where it has closed the connection before we read that: it judges our certificate when the handshake is

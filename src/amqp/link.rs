@@ -1,33 +1,25 @@
 //! Two connections, one that consumes and one that publishes: under a resource alarm everything on a publishing one hangs, acks too.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lapin::uri::AMQPScheme;
-use lapin::{Connection, ConnectionProperties};
+use lapin::Connection;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::attach::{Start, attach};
 use super::channels::{self, Needs, allowed, worn};
-use super::dial;
-use super::error::{ANSWER, BrokerError, closing, unreadable, within};
-use super::greeting::greeting;
+use super::connect;
+use super::error::{ANSWER, BrokerError, closing, within};
 use super::heartbeat::PublisherHeartbeat;
 use super::pings::Pinger;
 use super::publisher::{self, Pool};
 use super::topology::{self, Thing};
-use crate::config::amqp::{Amqp, place};
+use crate::config::amqp::Amqp;
 
-/// The heartbeat, in seconds: `docs/contract.md#at-the-broker`.
-const HEARTBEAT: u16 = 10;
-/// The largest frame, in bytes: the broker's own default. Less, and a job whose producer wrote long headers could not be taken.
-/// Said at once, since lapin writes zeros over all of its buffers (16 MiB) when the broker's answer makes it grow them.
-const FRAME_MAX: u32 = 128 * 1024;
-/// How long a broker may take to say what it has against us.
-const SAID: Duration = Duration::from_secs(2);
 /// How often the connections are looked at; a lost one is seen by its own error long before that, where anything is under way.
 const WATCH: Duration = Duration::from_millis(200);
 /// So many declare their topology at once.
@@ -56,6 +48,8 @@ pub struct Link {
     /// Whether the streams were declared, by whoever came first.
     streams: tokio::sync::Mutex<watch::Sender<bool>>,
     amqp: Amqp,
+    /// Where the consuming connection goes, and what is opened beside it.
+    socket: SocketAddr,
     role: String,
     lost: CancellationToken,
     _watch: DropGuard,
@@ -68,9 +62,12 @@ impl Link {
     /// Where the broker is not there, refuses the login or the vhost, or does not answer in time; and where it allows a connection fewer
     /// channels than are needed.
     pub async fn open(amqp: &Amqp, role: &str, needs: &Needs) -> Result<Self, BrokerError> {
-        let consuming = connect(amqp, &format!("resetd {role} (consuming)")).await?;
+        let (consuming, address) = connect::connect(amqp, &format!("resetd {role} (consuming)"), None).await?;
         let spare = needs.leave(allowed(&consuming))?;
-        let publishing = Arc::new(connect(amqp, &format!("resetd {role} (publishing)")).await?);
+        let socket = address.socket;
+        let (publishing, beside) = connect::connect(amqp, &format!("resetd {role} (publishing)"), Some(socket)).await?;
+        let publishing = Arc::new(publishing);
+        tracing::info!(publishing = (beside != address).then_some(beside.label), "connected to {}", address.label);
         let channels = PUBLISHING + needs.publishers;
         let publishers =
             Needs { channels, publishers: 0, who: "those who declare, ping and publish".into(), or: needs.or };
@@ -109,6 +106,7 @@ impl Link {
             refused: AtomicBool::new(false),
             streams: tokio::sync::Mutex::default(),
             amqp: amqp.clone(),
+            socket,
             role: role.to_owned(),
             lost,
             _watch: stop.drop_guard(),
@@ -124,7 +122,7 @@ impl Link {
         self.streams_first(things).await;
         let _place = self.declaring.acquire().await;
         let declared = if self.refused.load(Ordering::Relaxed) {
-            let connection = connect(&self.amqp, &format!("resetd {} (declaring)", self.role)).await?;
+            let connection = self.beside("declaring").await?;
             let declared = topology::declare(&connection, things).await;
             closing(connection.close(200, "bye".into())).await;
             declared
@@ -142,6 +140,12 @@ impl Link {
         declared
     }
 
+    /// One more connection, for this.
+    async fn beside(&self, what: &str) -> Result<Connection, BrokerError> {
+        let name = format!("resetd {} ({what})", self.role);
+        connect::connect(&self.amqp, &name, Some(self.socket)).await.map(|(connection, _)| connection)
+    }
+
     /// Declares the streams among things, and waits until they can be read; once, for all orgs, which share them.
     ///
     /// A stream is there some time after its declaration has begun: seconds, where it is the broker's first. Whoever declares it meanwhile,
@@ -156,16 +160,28 @@ impl Link {
         }
         let all = async {
             let until = Instant::now() + ANSWER;
-            while let Err(BrokerError::Retry(reason)) = self.make_and_look(&streams).await {
+            loop {
+                let trouble = match self.make_and_look(&streams).await {
+                    Err(trouble @ BrokerError::Retry(_)) => trouble,
+                    Ok(()) | Err(BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_)) => {
+                        return true;
+                    }
+                };
                 if Instant::now() >= until {
-                    break;
+                    return !trouble.is_of_the_node();
                 }
-                tracing::debug!(reason, "a stream cannot be read yet");
+                tracing::debug!(reason = %trouble, "a stream cannot be read yet");
                 sleep(WATCH).await;
             }
         };
-        if self.lost.run_until_cancelled(all).await.is_some() {
-            looked.send_replace(true);
+        match self.lost.run_until_cancelled(all).await {
+            Some(true) => drop(looked.send_replace(true)),
+            // Declared while one node was alone, it has a replica there and nowhere else.
+            Some(false) => {
+                tracing::warn!("this node of the broker has no replica of the outcome stream: connecting to another");
+                self.lost.cancel();
+            }
+            None => {}
         }
     }
 
@@ -177,7 +193,7 @@ impl Link {
     }
 
     async fn make_and_look(&self, streams: &[Thing]) -> Result<(), BrokerError> {
-        let connection = connect(&self.amqp, &format!("resetd {} (streams)", self.role)).await?;
+        let connection = self.beside("streams").await?;
         let looked = async {
             topology::declare(&connection, streams).await?;
             for stream in streams {
@@ -208,24 +224,7 @@ impl Link {
 /// # Errors
 /// As [`Link::open`].
 pub async fn connect(amqp: &Amqp, name: &str) -> Result<Connection, BrokerError> {
-    let mut uri = amqp.uri().ok_or_else(unreadable)?;
-    let is_tls = uri.scheme == AMQPScheme::AMQPS;
-    uri.query.heartbeat.get_or_insert(HEARTBEAT);
-    uri.query.frame_max.get_or_insert(FRAME_MAX);
-    let place =
-        format!("the broker at {}, vhost {:?}, as user {:?}", place(&uri), uri.vhost, uri.authority.userinfo.username);
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connected = within(&format!("connecting to {place}"), dial::connect(uri, &amqp.tls, properties)).await;
-    let why = match connected {
-        Ok(connection) => return Ok(connection),
-        Err(BrokerError::Retry(why)) => why,
-        Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
-            return Err(trouble);
-        }
-    };
-    // A broker that does not take our certificate says so and closes, and lapin may hear the second first. So it is asked once more.
-    if is_tls && let Ok(Err(BrokerError::NeedsOperator(said))) = timeout(SAID, greeting(amqp)).await {
-        return Err(BrokerError::NeedsOperator(said));
-    }
-    Err(BrokerError::Retry(format!("{why}; is RabbitMQ running there, and amqp.url right?")))
+    let (connection, address) = connect::connect(amqp, name, None).await?;
+    tracing::debug!("connected to {}", address.label);
+    Ok(connection)
 }

@@ -1,8 +1,10 @@
 //! The broker: names, topology, two connections, leader election, consuming and publishing, the ledger, and how much lies there. Every await on it has a limit.
 
+mod addresses;
 mod attach;
 mod blocks;
 pub mod channels;
+mod connect;
 pub mod consumer;
 pub mod depths;
 mod dial;
@@ -14,6 +16,7 @@ pub mod inspect;
 pub mod ledger;
 pub mod letters;
 pub mod link;
+pub mod management;
 pub mod names;
 mod pings;
 pub mod publisher;

@@ -1,7 +1,9 @@
 //! The broker's section.
 
 use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 use reqwest::Url;
@@ -12,23 +14,62 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, raw, value};
+use super::{ConfigError, mailer, raw, value};
 
 /// The value of `amqp.url` in the default: a file given for it wins over this one.
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const MAX_PREFIX: usize = 100;
+/// How many addresses are remembered as used.
+const MAX_USED: usize = 64;
 
 /// Where the broker is, and what we call things there.
 #[derive(Debug, Clone)]
 pub struct Amqp {
     /// With the user and the password.
     pub url: SecretString,
+    /// More addresses of the same cluster.
+    pub hosts: Vec<Host>,
+    /// Which addresses were used.
+    pub used: Used,
+    /// The management API, with a user and a password where they are not those of `url`.
+    pub management_url: Option<SecretString>,
     /// Who is believed to be the broker, and who we are: for `amqps://`.
     pub tls: Tls,
     /// Before every exchange's and queue's name.
     pub prefix: String,
     /// Deliveries in flight for each lane.
     pub prefetch: u16,
+}
+
+/// An address of `amqp.hosts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// A name, or an IP address without brackets.
+    pub host: String,
+    /// `None`: the one that the scheme of `amqp.url` has by default.
+    pub port: Option<u16>,
+}
+
+/// The addresses that the connections of this process went to, the newest last, so that the next one after a loss begins elsewhere.
+/// It is shared by all clones of the section, and nothing of it is configured.
+#[derive(Debug, Clone, Default)]
+pub struct Used(Arc<Mutex<Vec<SocketAddr>>>);
+
+impl Used {
+    /// A connection was opened to this one.
+    pub fn note(&self, address: SocketAddr) {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|other| *other != address);
+        if used.len() == MAX_USED {
+            used.remove(0);
+        }
+        used.push(address);
+    }
+
+    /// All that are remembered, the newest last.
+    pub fn all(&self) -> Vec<SocketAddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The certificates of a connection by TLS.
@@ -76,6 +117,7 @@ impl Amqp {
                 "amqp.url is not a URL that can be read (it is not repeated here, since it may hold a password); it must be amqp://user:password@host:port/vhost, with / in a vhost's name written %2f",
             ));
         };
+        let hosts = raw.hosts.0.iter().map(|text| host(text)).collect::<Result<_, _>>()?;
         let tls = tls(raw.ca_file, raw.client_cert_file, raw.client_key_file, parsed.scheme)?;
         let named = raw.prefix.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if !named || raw.prefix.len() > MAX_PREFIX {
@@ -88,13 +130,69 @@ impl Amqp {
         if raw.prefetch == 0 {
             return Err(ConfigError::wrong("amqp.prefetch", 0, "1 to 65535 (0 would mean without a limit)"));
         }
-        Ok(Self { url, tls, prefix: raw.prefix, prefetch: raw.prefetch })
+        let management_url = management(raw.management_url.as_ref(), raw.management_url_file.as_deref())?;
+        Ok(Self { url, hosts, used: Used::default(), management_url, tls, prefix: raw.prefix, prefetch: raw.prefetch })
     }
 
     /// `amqp.url` in its parts; `None` cannot be, since it was read when this was made.
     pub fn uri(&self) -> Option<AMQPUri> {
         parse(&self.url)
     }
+
+    /// The same for each address of the cluster: that of `amqp.url`, then those of `amqp.hosts`, each once. Empty cannot be.
+    pub fn uris(&self) -> Vec<AMQPUri> {
+        let mut uris: Vec<AMQPUri> = self.uri().into_iter().collect();
+        let Some(first) = uris.first().cloned() else { return uris };
+        for Host { host, port } in &self.hosts {
+            let mut uri = first.clone();
+            host.clone_into(&mut uri.authority.host);
+            uri.authority.port = port.unwrap_or_else(|| first.scheme.default_port());
+            if !uris.iter().any(|other| place(other).eq_ignore_ascii_case(&place(&uri))) {
+                uris.push(uri);
+            }
+        }
+        uris
+    }
+}
+
+/// It is not repeated, since it may hold a password.
+fn management(given: Option<&SecretString>, file: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
+    let Some(secret) = value::secret("amqp.management_url", given, file)? else { return Ok(None) };
+    let text = value::unbroken(secret.expose_secret());
+    let fits = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && (url.password().is_none() || !url.username().is_empty())
+    });
+    if fits {
+        return Ok(Some(SecretString::from(text)));
+    }
+    Err(ConfigError::new(
+        "amqp.management_url is not a URL that can be used (it is not repeated here, since it may hold a password); it must be http://host:15672 or https://host:15671, with user:password@ before the host where they are not those of amqp.url",
+    ))
+}
+
+/// `host`, `host:port`, `[address]` or `[address]:port`. What may hold a password is not repeated.
+fn host(text: &str) -> Result<Host, ConfigError> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (address, None),
+        Some((address, rest)) => (address, Some(rest.strip_prefix(':').unwrap_or_default())),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let is_bracketed = text.starts_with('[');
+    let named = mailer::is_host(host) && is_bracketed == host.parse::<Ipv6Addr>().is_ok();
+    let parsed = port.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0));
+    if !named || parsed == Some(None) {
+        let got = if text.contains('@') { "one with a user or password in it".to_owned() } else { format!("{text:?}") };
+        let wants = "host or host:port, such as rabbit-2.example.com, 10.0.0.2:5672 or [fd00::2]:5672; user, vhost and TLS are those of amqp.url";
+        return Err(ConfigError::wrong("amqp.hosts", got, wants));
+    }
+    Ok(Host { host: host.to_owned(), port: parsed.flatten() })
 }
 
 /// The library's own reading takes an IPv6 address for no host, which is this machine: user and password would go there. And a URL that

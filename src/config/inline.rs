@@ -45,7 +45,7 @@ fn is_secret(key: &[&str], text: &str) -> bool {
         | ["http", "token"]
         | ["mailer", "smtp", "password"]
         | ["mailer", "http", "token"] => !text.is_empty(),
-        ["amqp", "url"] | ["http", "proxy"] | ["mailer", "http", "url"] => is_secret_url(text),
+        ["amqp", "url" | "management_url"] | ["http", "proxy"] | ["mailer", "http", "url"] => is_secret_url(text),
         _ => false,
     }
 }
@@ -78,6 +78,8 @@ mod tests {
             ("amqp.url = 'amqp://guest:guest@127.0.0.1:5672/%2f'", &[]),
             ("amqp.url = 'amqps://u@broker'", &[]),
             ("amqp.url = 'amqps://u:x@broker'", &["amqp.url"]),
+            ("amqp.management_url = 'http://rabbit-1:15672'", &[]),
+            ("amqp.management_url = 'http://u:x@rabbit-1:15672'", &["amqp.management_url"]),
             ("http.proxy = 'env'", &[]),
             ("http.proxy = 'http://u:x@proxy'", &["http.proxy"]),
             ("mailer.http.url = 'https://mail.example.com/send'", &[]),

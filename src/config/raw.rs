@@ -30,6 +30,7 @@ impl Raw {
         let Mailer { smtp, http, .. } = &self.mailer;
         let files = [
             ("amqp.url_file", &self.amqp.url_file),
+            ("amqp.management_url_file", &self.amqp.management_url_file),
             ("amqp.client_key_file", &self.amqp.client_key_file),
             ("http.token_file", &self.http.token_file),
             ("http.proxy_file", &self.http.proxy_file),
@@ -50,6 +51,9 @@ impl Raw {
 pub(super) struct Amqp {
     pub(super) url: SecretString,
     pub(super) url_file: Option<String>,
+    pub(super) hosts: List,
+    pub(super) management_url: Option<SecretString>,
+    pub(super) management_url_file: Option<String>,
     pub(super) ca_file: Option<String>,
     pub(super) client_cert_file: Option<String>,
     pub(super) client_key_file: Option<String>,

@@ -139,8 +139,9 @@ fn a_secret_may_stand_in_a_file() {
 type Reader = fn(&Config) -> Option<SecretString>;
 
 /// Each secret that may stand in a file: its section and key, what else the configuration needs, its text, and where it ends up.
-fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader); 6] {
+fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader); 7] {
     let whole: Reader = |config| Some(config.amqp.url.clone());
+    let management: Reader = |config| config.amqp.management_url.clone();
     let page: Reader = |config| config.http.token.clone();
     let proxy: Reader = |config| match &config.http.proxy {
         proxy::Proxy::By(url) => Some(url.clone()),
@@ -160,6 +161,7 @@ fn secrets() -> [(&'static str, &'static str, &'static str, &'static str, Reader
     let http = "[mailer.http]\nurl = \"https://mail.example.com\"\n";
     [
         ("amqp", "url", "", "amqp://u:s3cr3t-in-a-file@broker/%2f", whole),
+        ("amqp", "management_url", "", "http://u:s3cr3t-in-a-file@rabbit:15672", management),
         ("http", "token", "", "9c01f7a4e25b8d63e0f75c0e9fb1d73a", page),
         ("http", "proxy", "", "http://u:s3cr3t-in-a-file@proxy/", proxy),
         ("orgs.main", "client_secret", org, "s3cr3t-in-a-file", client),
@@ -252,6 +254,27 @@ fn a_broker_is_where_its_url_says_also_by_an_ipv6_address() {
     }
 }
 
+/// The places of all addresses.
+fn places(amqp: &amqp::Amqp) -> Vec<String> {
+    amqp.uris().iter().map(amqp::place).collect()
+}
+
+#[test]
+fn more_addresses_have_the_user_the_vhost_and_the_port_of_the_url_s_scheme() {
+    let hosts = "hosts = [\"b\", \"c:5673\", \"[fd00::2]\", \"[::1]:1\", \"A:5673\", \"b:5672\"]";
+    let amqp = load(&[&format!("[amqp]\nurl = \"amqp://u:s3cr3t@a:5673/v?heartbeat=5\"\n{hosts}")], []).unwrap().amqp;
+    assert_eq!(places(&amqp), ["a:5673", "b:5672", "c:5673", "[fd00::2]:5672", "[::1]:1"], "each once");
+    for uri in amqp.uris() {
+        let user = uri.authority.userinfo;
+        assert_eq!((user.username.as_str(), user.password.as_str()), ("u", "s3cr3t"));
+        assert_eq!((uri.vhost.as_str(), uri.query.heartbeat), ("v", Some(5)));
+    }
+    let tls = "[amqp]\nurl = \"amqps://a\"";
+    let amqp = load(&[tls], [("RESETD__AMQP__HOSTS", "b, c:1\n")]).unwrap().amqp;
+    assert_eq!(places(&amqp), ["a:5671", "b:5671", "c:1"]);
+    assert_eq!(places(&load(&[tls], [("RESETD__AMQP__HOSTS", "")]).unwrap().amqp), ["a:5671"]);
+}
+
 /// A certificate and its private key, which are nobody's.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBbjCCARWgAwIBAgIUDumAl8LDqtVQ8oyxuULJSMn3PKYwCgYIKoZIzj0EAwIw
@@ -315,6 +338,27 @@ fn each_bad_value_is_named_with_its_key_and_what_it_wants() {
     refused("[amqp]\nprefetch = \"many\"", [], &["amqp.prefetch", "many"]);
     refused("[amqp]\nprefix = \"a b\"", [], &["amqp.prefix is \"a b\""]);
     refused("[amqp]\nurl = \"http://user:s3cr3t@x\"", [], &["amqp.url", "amqp://"]);
+    let hosts = "amqp.hosts is ";
+    for (bad, shown) in [
+        ("::1", "\"::1\""),
+        ("[::1", "\"[::1\""),
+        ("[::1]5672", "\"[::1]5672\""),
+        ("[rabbit]:5672", "\"[rabbit]:5672\""),
+        ("rabbit:", "\"rabbit:\""),
+        ("rabbit:0", "\"rabbit:0\""),
+        ("rabbit:65536", "\"rabbit:65536\""),
+        ("rabbit:amqp", "\"rabbit:amqp\""),
+        ("amqp://rabbit", "\"amqp://rabbit\""),
+        ("a b", "\"a b\""),
+        ("", "\"\""),
+        ("u:s3cr3t@rabbit", "one with a user or password in it"),
+    ] {
+        refused(&format!("[amqp]\nhosts = [\"fine\", {bad:?}]"), [], &[hosts, shown, "host or host:port"]);
+    }
+    for bad in ["rabbit:15672", "amqp://u:s3cr3t@rabbit", "http://:s3cr3t@rabbit", "http://rabbit/?a=s3cr3t"] {
+        refused(&format!("[amqp]\nmanagement_url = {bad:?}"), [], &["amqp.management_url is", "http://host:15672"]);
+    }
+    refused("[amqp]\nhosts = 5", [], &["amqp.hosts", "a list of texts"]);
     refused("[orgs.Main]\nregion = \"x\"", [], &["\"Main\"", "[a-z]"]);
     refused("[orgs.parked]\nregion = \"x\"", [], &["\"parked\""]);
     refused("[orgs.a__b]\nregion = \"x\"", [], &["a__b"]);

@@ -40,7 +40,6 @@ impl<W: Workload> Supervisor<'_, W> {
                 Ok(link) => {
                     failures = 0;
                     metrics::broker_connected(true);
-                    tracing::info!("connected to the broker");
                     let link = Arc::new(link);
                     let ended = self.work(&link, is_first).await;
                     metrics::broker_connected(false);

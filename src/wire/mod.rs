@@ -13,6 +13,7 @@ pub mod kept;
 pub mod ledger;
 pub mod letter;
 pub mod mail;
+pub mod management;
 pub mod notification;
 pub mod outcome;
 pub mod permitted;

@@ -41,7 +41,6 @@ fn a_killed_node_that_no_worker_is_connected_to_costs_nothing() {
 }
 
 #[test]
-#[ignore = "an exclusive queue is no lease on a cluster: issue 17"]
 fn after_a_kill_of_the_leaders_node_the_other_works() {
     on_cluster(Setup::default(), async |cluster| {
         let mut world = world(cluster, slow(), "n1").await;
@@ -63,12 +62,11 @@ fn after_a_kill_of_the_leaders_node_the_other_works() {
 }
 
 #[test]
-#[ignore = "a worker knows one address: issue 17"]
 fn a_rolling_restart_makes_no_long_gap() {
     on_cluster(Setup::default(), async |cluster| {
         let mut world = world(cluster, slow(), "n3").await;
-        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
-        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        let first = Worker::started(cluster, &world, "w1", &["n1", "n2", "n3"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2", "n3", "n1"], "standby").await;
         // At the full rate: they outlast three restarts.
         let users = world.reset_many("main", 6 * JOBS).await;
         let both = [&first, &second];
@@ -89,7 +87,6 @@ fn a_rolling_restart_makes_no_long_gap() {
 }
 
 #[test]
-#[ignore = "an exclusive queue is no lease on a cluster: issue 17"]
 fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
     on_cluster(Setup::default(), async |cluster| {
         let mut world = world(cluster, slow(), "n1").await;

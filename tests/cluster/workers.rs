@@ -93,8 +93,13 @@ impl Drop for Worker {
 
 /// The keys of `[amqp]` for these nodes.
 fn addresses(cluster: &Cluster, nodes: &[&str]) -> String {
-    let [node] = nodes else { panic!("a worker takes one address: {nodes:?}") };
-    format!("url = {:?}", cluster.url(node))
+    let urls: Vec<String> = nodes.iter().map(|node| cluster.url(node)).collect();
+    let place = |url: &String| {
+        let (_, behind) = url.split_once('@').unwrap();
+        behind.split(['/', '?']).next().unwrap().to_owned()
+    };
+    let others: Vec<String> = urls[1..].iter().map(place).collect();
+    format!("url = {:?}\nhosts = {others:?}", urls[0])
 }
 
 /// The calls of all of these, in the order in which they came.

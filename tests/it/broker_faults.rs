@@ -18,7 +18,7 @@ use resetd::amqp::error::ANSWER;
 use resetd::amqp::link;
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher, Unpublished};
-use resetd::config::amqp::{Amqp, Tls};
+use resetd::config::amqp::{Amqp, Tls, Used};
 
 /// `/readyz` says that the org has this role, and why.
 async fn role(world: &World, role: &str) -> String {
@@ -667,6 +667,9 @@ async fn a_broker_that_refuses_or_says_nothing_leaves_nothing_behind_however_oft
     let address = place.local_addr().unwrap();
     let amqp = Amqp {
         url: format!("amqp://guest:guest@{address}/%2f").into(),
+        hosts: Vec::new(),
+        used: Used::default(),
+        management_url: None,
         tls: Tls::default(),
         prefix: String::new(),
         prefetch: 1,

@@ -17,7 +17,7 @@ use resetd::amqp::publisher::{Message, Publisher, Unpublished};
 use resetd::amqp::registration::Registration;
 use resetd::amqp::topology::{self, Thing};
 use resetd::commands::demo::postbox::Postbox;
-use resetd::config::amqp::{Amqp, Tls};
+use resetd::config::amqp::{Amqp, Tls, Used};
 use resetd::domain::delay_tier::Delays;
 use resetd::domain::job::Lane;
 use tokio::net::TcpListener;
@@ -214,7 +214,15 @@ async fn an_org_that_was_halted_more_often_than_there_are_channels_goes_on_when_
 }
 
 fn amqp(url: &str) -> Amqp {
-    Amqp { url: url.to_owned().into(), prefix: String::new(), prefetch: 1, tls: Tls::default() }
+    Amqp {
+        url: url.to_owned().into(),
+        hosts: Vec::new(),
+        used: Used::default(),
+        management_url: None,
+        prefix: String::new(),
+        prefetch: 1,
+        tls: Tls::default(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ mod world;
 
 use testkit::{broker, browser, certificates, mail_server, relay};
 
+mod addresses;
 mod answers;
 mod breaker;
 mod broken_users;
@@ -38,6 +39,7 @@ mod letters;
 mod mail;
 mod mailer;
 mod main_path;
+mod management;
 mod manners;
 #[cfg(target_os = "linux")]
 mod memory;

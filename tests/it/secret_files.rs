@@ -20,7 +20,9 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
     for path in paths {
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.contains(&url) || text.contains(secret) || text.contains("[wire]"), "{text}");
-        let text = text.replace(&url, "url_file = \"url\"\n").replace(secret, "client_secret_file = \"client\"\n");
+        let text = text
+            .replace(&url, "url_file = \"url\"\nmanagement_url_file = \"management\"\n")
+            .replace(secret, "client_secret_file = \"client\"\n");
         run = run.config(&text);
     }
     drop(files);
@@ -29,6 +31,7 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
     run = run.config("[mailer.smtp]\nuser = \"u\"\npassword_file = \"login\"\n");
     for (name, text) in [
         ("url", world.amqp_url.as_str()),
+        ("management", "http://u:x@127.0.0.1:1"), // asked by check, and not there
         ("client", "demo-secret"),
         ("token", "5c0e9fb1d73a42c68e17b4f09a2d6c83"),
         ("proxy", "http://u:x@127.0.0.1:1"), // none is used for this machine
@@ -42,8 +45,9 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
 }
 
 /// All but `amqp.client_key_file`, which wants a broker with TLS.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "amqp.url_file",
+    "amqp.management_url_file",
     "orgs.main.client_secret_file",
     "http.token_file",
     "http.proxy_file",

@@ -1,10 +1,11 @@
-//! The broker: who it is, whether it lets this user in and takes messages, and for each org its things, its rights and who leads.
+//! The broker: whether it lets this user in and takes messages, and for each org its things, its rights and who leads.
 
 use lapin::Connection;
 
 use super::finding::Finding;
+use super::{addresses, cluster};
 use crate::amqp::error::{BrokerError, closing};
-use crate::amqp::greeting::{Greeting, greeting};
+use crate::amqp::greeting::greetings;
 use crate::amqp::inspect::{self, Standing};
 use crate::amqp::link;
 use crate::amqp::names::Names;
@@ -13,24 +14,13 @@ use crate::config::Config;
 use crate::domain::delay_tier::Delays;
 use crate::domain::job::Lane;
 
-/// The oldest version that dead-letters at least once, and the newest that this was tried on.
-const VERSIONS: [(u32, u32); 2] = [(3, 10), (4, 3)];
-
 /// Everything of the broker; where it cannot be reached, that alone.
 pub(super) async fn findings(config: &Config) -> Vec<Finding> {
-    let mut findings = match greeting(&config.amqp).await {
-        Ok(greeting) => vec![version(&greeting)],
-        Err(trouble) => {
-            let cure = match trouble {
-                BrokerError::Retry(_) | BrokerError::Missing(_) => {
-                    "start RabbitMQ, or correct amqp.url: host, port, and amqps:// where it wants TLS"
-                }
-                BrokerError::NeedsOperator(_) | BrokerError::Misfit(_) => {
-                    "fix that; certificates and keys are in amqp.ca_file, client_cert_file and client_key_file"
-                }
-            };
-            return vec![failed("broker", &trouble, cure)];
-        }
+    let heard = greetings(&config.amqp).await;
+    let version = addresses::oldest(&heard);
+    let mut findings = match addresses::findings(heard) {
+        Ok(findings) => findings,
+        Err(finding) => return vec![finding],
     };
     match connections(config).await {
         Err(trouble) => {
@@ -40,6 +30,7 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
             findings.push(Finding::ok("login", "user, password and vhost are right"));
             let (alarm, takes) = alarm(&publishing).await;
             findings.push(alarm);
+            findings.extend(cluster::findings(config, version).await);
             for org in config.org_names() {
                 let names = Names::new(&config.amqp.prefix, org);
                 findings.extend(of_org(config, takes, &names).await.into_iter().map(|finding| finding.of(org)));
@@ -52,23 +43,6 @@ pub(super) async fn findings(config: &Config) -> Vec<Finding> {
 
 fn failed(what: &'static str, trouble: &BrokerError, cure: &str) -> Finding {
     Finding::fail(what, trouble.to_string(), cure)
-}
-
-fn version(greeting: &Greeting) -> Finding {
-    let says = format!("{} {}", greeting.product, greeting.version);
-    let [oldest, newest] = VERSIONS;
-    let mut numbers = greeting.version.split('.').map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next().zip(numbers.next()), greeting.product.as_str()) {
-        (Some(version), "RabbitMQ") if version < oldest => {
-            Finding::fail("broker", says, "take RabbitMQ 3.10 or newer: older ones lose what they dead-letter")
-        }
-        (Some(version), "RabbitMQ") if version <= newest => Finding::ok("broker", says),
-        (Some(_) | None, _) => Finding::warn(
-            "broker",
-            says,
-            "resetd is tested on RabbitMQ 3.10 to 4.3; try it with this one before you rely on it",
-        ),
-    }
 }
 
 /// Whether it takes messages, in words and for what follows.
@@ -235,27 +209,4 @@ fn limit(stand: &Stand, names: &Names) -> Option<Finding> {
         );
         Finding::ok("delivery limit", says)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::finding::Level;
-    use super::*;
-
-    #[test]
-    fn a_version_is_judged_by_what_it_can_do() {
-        for (product, text, expected) in [
-            ("RabbitMQ", "3.9.29", Level::Fail),
-            ("RabbitMQ", "3.10.8", Level::Ok),
-            ("RabbitMQ", "3.13.7", Level::Ok),
-            ("RabbitMQ", "4.3.6", Level::Ok),
-            ("RabbitMQ", "4.4.0", Level::Warn),
-            ("RabbitMQ", "4.0.0-rc.1", Level::Ok),
-            ("RabbitMQ", "new", Level::Warn),
-            ("LavinMQ", "3.10.8", Level::Warn),
-        ] {
-            let greeting = Greeting { product: product.into(), version: text.into() };
-            assert_eq!(version(&greeting).level, expected, "{product} {text}");
-        }
-    }
 }

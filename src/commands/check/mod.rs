@@ -1,7 +1,9 @@
 //! `resetd check`: everything that can be known before the first job, without changing anything. It declares nothing that is not
 //! there, leads nothing, and makes one call to each org, which reads nobody.
 
+mod addresses;
 mod broker;
+mod cluster;
 mod finding;
 mod org;
 mod settings;
