@@ -78,8 +78,8 @@ pub enum Bound {
 pub struct Leadership<const N: usize> {
     /// The `request_timeout` of each candidate.
     pub request_timeout: [u8; N],
-    /// How often the broker makes another consumer active in one run; `None`: any number. More than this within one wait, with both registrations alive, is not
-    /// covered: an own ping that comes back every [`FRESH`] does not tell that nobody else was active in between.
+    /// How often the broker makes another consumer active in one run; `None`: any number. More than two in one takeover are covered only with
+    /// `hold_newest`: an own ping that comes back within each [`FRESH`] does not tell that nobody else was active in between.
     pub handovers: Option<u8>,
     /// Each candidate holds its newest own ping until the next comes back. A hand-over returns it to the queue, so who is active next sees it
     /// and takes its proof as lapsed: a remedy for any number of hand-overs.

@@ -121,16 +121,24 @@ fn handed_to_and_fro_for_a_whole_wait() {
 /// A candidate that holds its newest own ping learns of each hand-over, so their number does not matter.
 #[test]
 fn handed_to_and_fro_with_the_newest_ping_held() {
-    holds("newest ping held, any number of hand-overs", Leadership { hold_newest: true, handovers: None, ..calls() });
+    newest_ping_held("any number of hand-overs", calls());
+}
+
+/// As above, with what the quick test leaves out.
+fn newest_ping_held(what: &str, model: Leadership<2>) {
+    holds(&format!("newest ping held, {what}"), Leadership { hold_newest: true, handovers: None, ..model });
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn handed_to_and_fro_with_the_newest_ping_held_and_outcomes() {
-    holds(
-        "newest ping held, any number of hand-overs, outcomes",
-        Leadership { hold_newest: true, handovers: None, ..outcomes() },
-    );
+fn newest_ping_held_and_outcomes() {
+    newest_ping_held("outcomes", outcomes());
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn newest_ping_held_and_released() {
+    newest_ping_held("released", releases());
 }
 
 #[test]
