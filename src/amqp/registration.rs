@@ -32,6 +32,7 @@ pub struct Registration {
     queue: String,
     proof: Proof,
     held: Held,
+    pinger: Arc<Pinger>,
     gone: CancellationToken,
     _listening: DropGuard,
 }
@@ -70,7 +71,8 @@ impl Registration {
         let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
         let listening = listen(consumer, proof.clone(), Arc::clone(&held), Arc::clone(&link.pinger), gone.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
-        Ok(Self { channel, queue, proof, held, gone, _listening: stop.drop_guard() })
+        let pinger = Arc::clone(&link.pinger);
+        Ok(Self { channel, queue, proof, held, pinger, gone, _listening: stop.drop_guard() })
     }
 
     /// What is proved.
@@ -81,6 +83,14 @@ impl Registration {
     /// Cancelled when it is known to be over.
     pub fn gone(&self) -> &CancellationToken {
         &self.gone
+    }
+
+    /// Pings, and waits until a ping has come back that was sent after this moment.
+    pub async fn prove_anew(&self) {
+        let (now, mut states) = (Instant::now(), self.proof.state.subscribe());
+        self.pinger.now();
+        // The sender lives as long as this.
+        let _ = states.wait_for(|state| state.is_newer_than(now)).await;
     }
 
     /// How many pings lie in the queue that nobody has taken; `None`: the broker does not say.

@@ -13,6 +13,7 @@ use crate::amqp::election::{FORMER_LEADER_DELAY, Fenced, REPEAT, after_another};
 use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
+use crate::amqp::registration::Registration;
 use crate::board::Session as Standing;
 use crate::domain::leader_proof::{Chain, FRESH};
 use crate::domain::ledger::Before;
@@ -49,7 +50,7 @@ impl<W: Workload> Consumer<W> {
             let fenced = tokio::select! {
                 () = gone.cancelled() => return Err(BrokerError::Retry("a connection was lost while the ledger was read".into())),
                 () = proof.broken(chain) => None,
-                fenced = self.take_over(supervisor, &publisher) => Some(fenced?),
+                fenced = self.take_over(supervisor, &publisher, &registration) => Some(fenced?),
             };
             if let Some(fenced) = fenced
                 && proof.accept(chain)
@@ -79,7 +80,12 @@ impl<W: Workload> Consumer<W> {
     }
 
     /// Reads the ledger to its end. Where another process led last and did not say that it was done, waits until it can do nothing more.
-    async fn take_over(&self, supervisor: &Supervisor<'_, W>, publisher: &Publisher) -> Result<Fenced, BrokerError> {
+    async fn take_over(
+        &self,
+        supervisor: &Supervisor<'_, W>,
+        publisher: &Publisher,
+        registration: &Registration,
+    ) -> Result<Fenced, BrokerError> {
         let (shared, began) = (&self.shared, Instant::now());
         let org = shared.subject().org();
         let longest = shared.longest_call();
@@ -97,6 +103,8 @@ impl<W: Workload> Consumer<W> {
                 );
                 tracing::info!(org, delay_ms = millis(wait), "{why}");
                 supervisor.board.session(shared.subject(), Standing::Starting(why));
+                // When the fence was read, the other may have been made the active one again, and its proof be younger than ours.
+                registration.prove_anew().await;
                 // It may say so itself, as soon as it is connected again.
                 let given_up = self.election.until_given_up(&fenced);
                 tokio::pin!(given_up);

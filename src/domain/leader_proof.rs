@@ -82,6 +82,11 @@ impl LeaderProof {
         self.led.is_some_and(|sent| now.saturating_duration_since(sent) < FRESH + longest + PUBLISH_GRACE)
     }
 
+    /// Whether a ping has come back that was sent at this moment or later.
+    pub fn is_newer_than(&self, moment: Instant) -> bool {
+        self.newest.is_some_and(|newest| newest >= moment)
+    }
+
     /// How old the newest proof is.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.newest.map(|newest| now.saturating_duration_since(newest))
