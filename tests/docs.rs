@@ -554,7 +554,8 @@ mod contract {
 
     #[test]
     fn its_tables_have_each_exchange_and_queue_that_is_declared_and_no_other() {
-        let tables = ["Jobs and dead letters", "Delay queues", "The email queue", "The outcome stream"];
+        let tables =
+            ["Jobs and dead letters", "Delay queues", "The email queue", "The outcome stream", "Leader queues"];
         let mut told = BTreeSet::new();
         for table in tables {
             let mut first = String::new();

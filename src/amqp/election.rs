@@ -134,7 +134,7 @@ impl Election {
     pub async fn stand_by(
         &self,
         registration: &Registration,
-        publisher: &Publisher,
+        looks: &Publisher,
         say: impl Fn(Standing),
     ) -> Result<Chain, BrokerError> {
         let elected = async {
@@ -144,7 +144,7 @@ impl Election {
                     chain = registration.proof().chain() => chain,
                     never = self.watch(registration, &say) => match never {},
                 };
-                if !self.is_led_by_0_1(publisher).await? {
+                if !self.is_led_by_0_1(looks).await? {
                     return Ok(chain);
                 }
                 let lease = &self.queues.lease;
@@ -197,17 +197,17 @@ impl Election {
     }
 
     /// Waits until a process of release 0.1 has its lease, beside our leading.
-    pub async fn until_led_by_0_1(&self, publisher: &Publisher) {
+    pub async fn until_led_by_0_1(&self, looks: &Publisher) {
         loop {
             sleep(LEASE_LOOK).await;
-            if self.is_led_by_0_1(publisher).await == Ok(true) {
+            if self.is_led_by_0_1(looks).await == Ok(true) {
                 return;
             }
         }
     }
 
-    async fn is_led_by_0_1(&self, publisher: &Publisher) -> Result<bool, BrokerError> {
-        is_held(publisher, &self.queues.lease).await
+    async fn is_led_by_0_1(&self, looks: &Publisher) -> Result<bool, BrokerError> {
+        is_held(looks, &self.queues.lease).await
     }
 
     /// Writes a fence into the ledger and reads up to it: who led before, and the fence itself. Our calls take `longest` at most.

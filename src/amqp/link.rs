@@ -16,7 +16,7 @@ use super::connect;
 use super::error::{ANSWER, BrokerError, closing, within};
 use super::heartbeat::PublisherHeartbeat;
 use super::pings::Pinger;
-use super::publisher::{self, Pool};
+use super::publisher::{self, Pool, Publisher};
 use super::topology::{self, Thing};
 use crate::config::amqp::Amqp;
 
@@ -24,8 +24,8 @@ use crate::config::amqp::Amqp;
 const WATCH: Duration = Duration::from_millis(200);
 /// So many declare their topology at once.
 const DECLARING: usize = 8;
-/// What the publishing connection needs: those who declare, the heartbeat, and one channel to publish on.
-const PUBLISHING: usize = DECLARING + 2;
+/// What the publishing connection needs: those who declare, the heartbeat, the looks, and one channel to publish on.
+const PUBLISHING: usize = DECLARING + 3;
 /// Said where a connection is replaced before its channels run out.
 const WORN: &str = "the broker has refused so much that few channels are left on a connection: it is replaced";
 
@@ -40,6 +40,9 @@ pub struct Link {
     pub pool: Arc<Pool>,
     /// Whether what is published can be expected to be confirmed.
     pub heartbeat: PublisherHeartbeat,
+    /// By which it is looked whether a process of release 0.1 leads: one channel for that alone, so that a look that is not answered keeps no
+    /// notification from a channel that is open.
+    pub looks: Arc<Publisher>,
     /// What keeps the candidates of this process pinging.
     pub(super) pinger: Arc<Pinger>,
     declaring: Semaphore,
@@ -101,6 +104,7 @@ impl Link {
             pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
             publishing,
             heartbeat,
+            looks: Arc::new(Publisher::of(Pool::new(Arc::clone(&publishing), 1, 1))),
             pinger,
             declaring: Semaphore::new(DECLARING),
             refused: AtomicBool::new(false),

@@ -44,7 +44,7 @@ impl<W: Workload> Consumer<W> {
         let say = |standing: Standing| self.says(supervisor, standing);
         let gone = registration.gone().clone();
         loop {
-            let chain = self.election.stand_by(&registration, &publisher, say).await?;
+            let chain = self.election.stand_by(&registration, &link.looks, say).await?;
             let proof = registration.proof();
             // An unbroken proof all the while, or it starts over.
             let fenced = tokio::select! {
@@ -55,7 +55,7 @@ impl<W: Workload> Consumer<W> {
             if let Some(fenced) = fenced
                 && proof.accept(chain)
             {
-                return Ok(Term { registration, publisher, chain, fenced });
+                return Ok(Term { registration, publisher, looks: Arc::clone(&link.looks), chain, fenced });
             }
         }
     }
@@ -149,7 +149,7 @@ impl<W: Workload> Consumer<W> {
         tokio::select! {
             ended = watched => ended,
             never = told => never,
-            () = self.election.until_led_by_0_1(&term.publisher) => Err(another()),
+            () = self.election.until_led_by_0_1(&term.looks) => Err(another()),
         }
     }
 

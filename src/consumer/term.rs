@@ -14,6 +14,8 @@ use crate::domain::leader_proof::{Chain, PUBLISH_GRACE};
 pub(super) struct Term {
     pub(super) registration: Registration,
     pub(super) publisher: Arc<Publisher>,
+    /// By which it is looked whether a process of release 0.1 leads.
+    pub(super) looks: Arc<Publisher>,
     /// The proofs with which it began.
     pub(super) chain: Chain,
     /// The fence with which it began.

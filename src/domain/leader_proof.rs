@@ -101,13 +101,13 @@ fn is_old(sent: Instant, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    /// A proof, told of what happens at moments in milliseconds.
-    struct Told {
+    /// A proof, line of what happens at moments in milliseconds.
+    struct Timeline {
         start: Instant,
         proof: LeaderProof,
     }
 
-    impl Told {
+    impl Timeline {
         fn new() -> Self {
             Self { start: Instant::now(), proof: LeaderProof::default() }
         }
@@ -134,87 +134,87 @@ mod tests {
 
         /// Leads from 100 on, by a ping sent at 0.
         fn leading() -> Self {
-            let mut told = Self::new();
-            told.came_back(0, 100);
-            assert!(told.accept(1, 100));
-            told
+            let mut line = Self::new();
+            line.came_back(0, 100);
+            assert!(line.accept(1, 100));
+            line
         }
     }
 
     #[test]
     fn a_ping_that_came_back_counts_from_when_it_was_sent() {
-        let mut told = Told::new();
-        assert_eq!(told.chain(0), None);
-        told.came_back(0, 1400);
-        assert_eq!((told.chain(1499), told.chain(1500)), (Some(1), None));
-        told.came_back(0, 1500);
-        assert_eq!(told.chain(1500), None, "it came back too late");
+        let mut line = Timeline::new();
+        assert_eq!(line.chain(0), None);
+        line.came_back(0, 1400);
+        assert_eq!((line.chain(1499), line.chain(1500)), (Some(1), None));
+        line.came_back(0, 1500);
+        assert_eq!(line.chain(1500), None, "it came back too late");
     }
 
     #[test]
     fn no_call_begins_before_a_chain_is_accepted_nor_later_than_it_holds() {
-        let mut told = Told::new();
-        told.came_back(0, 10);
-        assert!(!told.is_fresh(10));
-        assert!(told.accept(1, 10) && told.is_fresh(1499) && !told.is_fresh(1500));
-        told.came_back(1000, 1490);
-        assert!(told.is_fresh(2499) && !told.is_fresh(2500));
-        told.came_back(500, 2000);
-        assert!(told.is_fresh(2499), "an earlier ping that comes later takes nothing away");
+        let mut line = Timeline::new();
+        line.came_back(0, 10);
+        assert!(!line.is_fresh(10));
+        assert!(line.accept(1, 10) && line.is_fresh(1499) && !line.is_fresh(1500));
+        line.came_back(1000, 1490);
+        assert!(line.is_fresh(2499) && !line.is_fresh(2500));
+        line.came_back(500, 2000);
+        assert!(line.is_fresh(2499), "an earlier ping that comes later takes nothing away");
     }
 
     #[test]
     fn after_a_lapse_only_a_ping_sent_after_it_begins_a_chain_which_has_to_be_accepted() {
-        let mut told = Told::leading();
-        told.came_back(1400, 1600);
-        assert_eq!(told.chain(1600), None, "sent before the chain broke");
-        told.came_back(1500, 1700);
-        assert_eq!(told.chain(1700), Some(2));
-        assert!(!told.is_fresh(1700));
-        assert!(!told.accept(1, 1700) && !told.is_fresh(1700), "what was accepted is another chain");
-        assert!(told.accept(2, 1700) && told.is_fresh(1700));
+        let mut line = Timeline::leading();
+        line.came_back(1400, 1600);
+        assert_eq!(line.chain(1600), None, "sent before the chain broke");
+        line.came_back(1500, 1700);
+        assert_eq!(line.chain(1700), Some(2));
+        assert!(!line.is_fresh(1700));
+        assert!(!line.accept(1, 1700) && !line.is_fresh(1700), "what was accepted is another chain");
+        assert!(line.accept(2, 1700) && line.is_fresh(1700));
     }
 
     #[test]
     fn what_another_had_breaks_the_chain_at_once() {
-        let mut told = Told::leading();
-        told.proof.interrupted();
-        assert!(!told.is_fresh(100) && told.chain(100).is_none());
-        told.came_back(90, 110);
-        assert_eq!((told.chain(110), told.is_fresh(110)), (Some(2), false));
-        assert!(told.proof.allows_late_publishes(Duration::from_secs(1), told.at(110)), "of the calls before it");
+        let mut line = Timeline::leading();
+        line.proof.interrupted();
+        assert!(!line.is_fresh(100) && line.chain(100).is_none());
+        line.came_back(90, 110);
+        assert_eq!((line.chain(110), line.is_fresh(110)), (Some(2), false));
+        assert!(line.proof.allows_late_publishes(Duration::from_secs(1), line.at(110)), "of the calls before it");
     }
 
     #[test]
     fn a_chain_that_broke_meanwhile_is_not_accepted() {
-        let mut told = Told::new();
-        told.came_back(0, 10);
-        assert!(!told.accept(1, 1500));
-        told.came_back(1600, 1610);
-        assert!(!told.accept(1, 1620) && told.accept(2, 1620));
+        let mut line = Timeline::new();
+        line.came_back(0, 10);
+        assert!(!line.accept(1, 1500));
+        line.came_back(1600, 1610);
+        assert!(!line.accept(1, 1620) && line.accept(2, 1620));
     }
 
     #[test]
     fn what_calls_have_brought_is_published_for_as_long_as_a_successor_waits_at_least() {
-        let mut told = Told::leading();
+        let mut line = Timeline::leading();
         let longest = Duration::from_secs(10);
-        let allows = |told: &Told, now| told.proof.allows_late_publishes(longest, told.at(now));
-        assert!(allows(&told, 12_499) && !allows(&told, 12_500));
-        told.came_back(5_000, 5_010);
-        assert!(!allows(&told, 12_500), "a chain that is not accepted proves nothing of what was called before it");
-        assert!(told.accept(2, 5_020) && allows(&told, 17_499));
-        assert!(!allows(&Told::new(), 0));
+        let allows = |line: &Timeline, now| line.proof.allows_late_publishes(longest, line.at(now));
+        assert!(allows(&line, 12_499) && !allows(&line, 12_500));
+        line.came_back(5_000, 5_010);
+        assert!(!allows(&line, 12_500), "a chain that is not accepted proves nothing of what was called before it");
+        assert!(line.accept(2, 5_020) && allows(&line, 17_499));
+        assert!(!allows(&Timeline::new(), 0));
     }
 
     #[test]
     fn it_is_known_when_a_chain_breaks() {
-        let mut told = Told::leading();
-        let breaks = |told: &Told, chain, now| told.proof.breaks(Chain(chain), told.at(now));
-        assert_eq!(breaks(&told, 1, 100), Some(told.at(1500)));
-        told.came_back(600, 700);
-        assert_eq!(breaks(&told, 1, 700), Some(told.at(2100)));
-        assert_eq!(breaks(&told, 1, 2100), None);
-        told.came_back(2100, 2200);
-        assert_eq!((breaks(&told, 1, 2200), breaks(&told, 2, 2200)), (None, Some(told.at(3600))));
+        let mut line = Timeline::leading();
+        let breaks = |line: &Timeline, chain, now| line.proof.breaks(Chain(chain), line.at(now));
+        assert_eq!(breaks(&line, 1, 100), Some(line.at(1500)));
+        line.came_back(600, 700);
+        assert_eq!(breaks(&line, 1, 700), Some(line.at(2100)));
+        assert_eq!(breaks(&line, 1, 2100), None);
+        line.came_back(2100, 2200);
+        assert_eq!((breaks(&line, 1, 2200), breaks(&line, 2, 2200)), (None, Some(line.at(3600))));
     }
 }

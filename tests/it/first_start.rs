@@ -24,6 +24,6 @@ async fn a_first_start_with_many_orgs_on_an_empty_broker_loses_no_connection() {
     .await;
     let log = worker.stderr();
     let lost: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
-    assert_eq!((log.matches(" connected to ").count(), lost), (1, vec![]), "{log}");
+    assert_eq!((log.matches("\"connected to ").count(), lost), (1, vec![]), "{log}");
     assert_eq!(worker.terminated().await.0, 0);
 }

@@ -470,10 +470,10 @@ async fn an_outcome_whose_confirm_is_lost_is_not_recorded_twice() {
     let is_told = async || worker.stderr().contains("held up at notified@job-1").then_some(());
     eventually("it knows that its mail is there", is_told).await;
     relay.hold_back();
-    // On a very slow machine the lease is lost first, and the outcome is written after the reconnect.
+    // On a very slow machine the lead lapses first, and the outcome is written after the reconnect.
     let is_written = tokio::select! {
         _ = ends(&mut outcomes, "job-1", "succeeded") => true,
-        () = eventually("its lease is lost", async || worker.stderr().contains("lease was lost").then_some(())) => false,
+        () = eventually("its lead lapses", async || worker.stderr().contains("no ping came back").then_some(())) => false,
     };
     relay.cut();
     relay.heal();

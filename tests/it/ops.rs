@@ -301,8 +301,9 @@ async fn metrics_count_what_happened() {
     assert_eq!(value(&metrics, "resetd_breaker_next_probe_timestamp_seconds", &main), Some(0.0));
     assert!(value(&metrics, "resetd_rate_per_minute", &main).unwrap() > 0.0);
     assert_eq!(value(&metrics, "resetd_active", &main), Some(1.0));
+    assert!(value(&metrics, "resetd_leader_proof_age_seconds", &main).unwrap() < 1.5);
     // All but those that are not there before they count: `resetd_breaker_opened_total`, `resetd_searches_total`, `resetd_bulk_closed`.
-    assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 14, "{metrics}");
+    assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 15, "{metrics}");
     assert_eq!(worker.terminated().await.0, 0);
 }
 
