@@ -4,7 +4,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 
-use super::error::{BrokerError, within};
+use super::error::{BrokerError, closing, within};
 
 /// So many are acked at once; of the pairs tried this one read fastest, and acks for thousands at once half as fast.
 pub(super) const ACK_EVERY: usize = 200;
@@ -41,5 +41,10 @@ pub(super) async fn attach(
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), from.argument());
     let consume = channel.basic_consume(stream.into(), tag.into(), BasicConsumeOptions::default(), arguments);
-    within(&what, consume).await
+    let consumer = within(&what, consume).await;
+    if consumer.is_err() {
+        // lapin closes no channel that waits for an answer: a consumer that the broker makes after all would be one that nobody reads.
+        closing(channel.close(200, "not attached".into())).await;
+    }
+    consumer
 }

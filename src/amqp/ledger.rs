@@ -225,7 +225,7 @@ impl Ledger {
 
     /// Drops the place, also under a consumer that waits there.
     fn misplace(&self) {
-        self.kept().place.forget();
+        self.kept().forget_place();
         self.0.misplaced.send_replace(());
     }
 
@@ -263,6 +263,12 @@ impl Ledger {
 }
 
 impl Kept {
+    /// The stream is another one, or may be.
+    fn forget_place(&mut self) {
+        self.place.forget();
+        self.index.forget_stream();
+    }
+
     fn fence(&self, id: &str) -> Option<FenceRead> {
         self.fences.iter().rev().find(|(known, _)| known == id).map(|(_, read)| read.clone())
     }

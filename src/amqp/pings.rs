@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -32,6 +32,8 @@ pub(super) struct Pings {
     id: String,
     channel: Channel,
     sent: Mutex<Sent>,
+    /// Cancelled where no more can be sent, or none is confirmed: the candidate must register anew.
+    failed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ struct Sent {
     /// Those that may come back, the oldest first.
     times: VecDeque<(u64, Instant)>,
     unconfirmed: usize,
+    /// Since when something is sent and nothing confirmed.
+    silent_since: Option<Instant>,
     confirmed: Option<Instant>,
 }
 
@@ -48,12 +52,12 @@ impl Pings {
     ///
     /// # Errors
     /// Where the broker refuses a channel, or does not answer.
-    async fn open(connection: &Connection, queue: &str) -> Result<Self, BrokerError> {
+    async fn open(connection: &Connection, queue: &str, failed: CancellationToken) -> Result<Self, BrokerError> {
         let what = format!("opening a channel for pings to queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
         within(&what, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let id = Uuid::new_v4().simple().to_string();
-        Ok(Self { queue: queue.to_owned(), id, channel, sent: Mutex::default() })
+        Ok(Self { queue: queue.to_owned(), id, channel, sent: Mutex::default(), failed })
     }
 
     fn sent(&self) -> MutexGuard<'_, Sent> {
@@ -83,24 +87,44 @@ impl Pings {
         sent.times.retain(|(_, at)| now.duration_since(*at) < EXPIRES);
         sent.number += 1;
         sent.unconfirmed += 1;
+        sent.silent_since.get_or_insert(now);
         let number = sent.number;
         sent.times.push_back((number, now));
         Some(format!("{} {number}", self.id))
     }
 
-    /// Publishes one, and waits until it is confirmed: under an alarm for as long as that lasts. Whether it was.
-    async fn publish(self: Arc<Self>, body: String) -> bool {
+    /// Publishes one, and waits until it is confirmed: under an alarm for as long as that lasts.
+    async fn publish(self: Arc<Self>, body: String) {
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let properties = BasicProperties::default().with_delivery_mode(2).with_type("ping".into());
         let sent =
             self.channel.basic_publish("".into(), self.queue.as_str().into(), options, body.as_bytes(), properties);
-        let confirmed = matches!(async { sent.await?.await }.await, Ok(Confirmation::Ack(None)));
+        let said = async { sent.await?.await }.await;
         let mut sent = self.sent();
         sent.unconfirmed = sent.unconfirmed.saturating_sub(1);
-        if confirmed {
-            sent.confirmed = Some(Instant::now());
+        match said {
+            Ok(Confirmation::Ack(None)) => {
+                let now = Instant::now();
+                sent.confirmed = Some(now);
+                sent.silent_since = (sent.unconfirmed > 0).then_some(now);
+            }
+            // Its node is down, or the queue is gone: the next one shows.
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {}
+            // The channel is lost, and no number of tries opens it again.
+            Err(error) => {
+                tracing::debug!(queue = self.queue, reason = %error, "pings cannot be sent any more");
+                self.failed.cancel();
+            }
         }
-        confirmed
+    }
+
+    /// Whether nothing was confirmed for as long as any answer may take. Under an alarm that time does not run.
+    fn is_silent(&self, is_blocked: bool) -> bool {
+        let mut sent = self.sent();
+        if is_blocked && sent.silent_since.is_some() {
+            sent.silent_since = Some(Instant::now());
+        }
+        sent.silent_since.is_some_and(|since| since.elapsed() > ANSWER)
     }
 }
 
@@ -118,15 +142,23 @@ impl Pinger {
         Self { connection, all: Mutex::default(), at_once: Notify::new() }
     }
 
-    /// Pings to this queue for as long as what is returned lives, the first at once.
+    /// A new candidate's pings to this queue, which begin with [`Pinger::begin`]; `failed` is cancelled where that cannot go on.
     ///
     /// # Errors
     /// Where the broker refuses a channel, or does not answer.
-    pub(super) async fn ping(&self, queue: &str) -> Result<Arc<Pings>, BrokerError> {
-        let pings = Arc::new(Pings::open(&self.connection, queue).await?);
-        self.all().push(Arc::downgrade(&pings));
+    pub(super) async fn open(&self, queue: &str, failed: CancellationToken) -> Result<Arc<Pings>, BrokerError> {
+        Pings::open(&self.connection, queue, failed).await.map(Arc::new)
+    }
+
+    /// Pings for as long as these live, the first time at once.
+    pub(super) fn begin(&self, pings: &Arc<Pings>) {
+        self.all().push(Arc::downgrade(pings));
         self.now();
-        Ok(pings)
+    }
+
+    /// Pings for these no more.
+    pub(super) fn end(&self, pings: &Arc<Pings>) {
+        self.all().retain(|of_one| !std::ptr::eq(of_one.as_ptr(), Arc::as_ptr(pings)));
     }
 
     /// Does not wait for the next burst.
@@ -144,8 +176,8 @@ impl Pinger {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pings until the connection is lost. One by which no ping is confirmed, though nothing blocks it, is cut off from the queues, and
-    /// `lost` is cancelled: another node may be on the other side.
+    /// Pings until the connection is lost. One by which no ping of anybody is confirmed, though nothing blocks it, is cut off from the queues,
+    /// and `lost` is cancelled: another node may be on the other side.
     pub(super) async fn run(self: Arc<Self>, lost: CancellationToken) {
         let silent = lost.run_until_cancelled(self.until_silent()).await;
         if silent.is_some() {
@@ -159,31 +191,26 @@ impl Pinger {
 
     /// Pings until none was confirmed for as long as any answer may take.
     async fn until_silent(&self) {
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let status = self.connection.status();
         let mut unconfirmed = FuturesUnordered::new();
-        let mut silent_since = None;
+        let mut last = tokio::time::Instant::now();
+        let mut next = last;
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.at_once.notified() => sleep(SOONEST).await,
-                Some(confirmed) = unconfirmed.next() => {
-                    if confirmed {
-                        silent_since = None;
+                biased;
+                Some(()) = unconfirmed.next() => {}
+                () = self.at_once.notified() => next = next.min(last + SOONEST),
+                () = sleep_until(next) => {
+                    last = tokio::time::Instant::now();
+                    next = last + EVERY;
+                    let all = self.living();
+                    let is_blocked = self.connection.status().blocked();
+                    let silent: Vec<_> = all.iter().filter(|pings| pings.is_silent(is_blocked)).collect();
+                    if !silent.is_empty() && silent.len() == all.len() {
+                        return;
                     }
-                    continue;
+                    silent.into_iter().for_each(|pings| pings.failed.cancel());
+                    unconfirmed.extend(all.into_iter().filter_map(|pings| pings.next().map(|body| pings.publish(body))));
                 }
-            }
-            for pings in self.living() {
-                if let Some(body) = pings.next() {
-                    unconfirmed.push(pings.publish(body));
-                }
-            }
-            let is_silent = !unconfirmed.is_empty() && !status.blocked();
-            silent_since = is_silent.then(|| silent_since.unwrap_or_else(Instant::now));
-            if silent_since.is_some_and(|since| since.elapsed() > ANSWER) {
-                return;
             }
         }
     }

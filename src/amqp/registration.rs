@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel, Consumer};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -20,10 +22,12 @@ use super::publisher::{Message, Publisher};
 use super::topology::look_at;
 use crate::domain::leader_proof::{Chain, FRESH, LeaderProof};
 
-/// Pings that are not acked yet at most: each is acked at once.
+/// Pings that are not acked yet at most: each is acked at once, but the newest own one.
 const PREFETCH: u16 = 100;
 /// What its consumer is called at the broker.
 const TAG: &str = "resetd-candidate";
+/// How long one that withdraws waits for what is on its way to it, and then for the next one to be told.
+const LEAVING: Duration = Duration::from_millis(500);
 
 /// One candidate on one link, until it is withdrawn or the link is lost.
 #[derive(Debug)]
@@ -33,7 +37,10 @@ pub struct Registration {
     proof: Proof,
     held: Held,
     pinger: Arc<Pinger>,
+    link_lost: CancellationToken,
     gone: CancellationToken,
+    leaving: CancellationToken,
+    listening: JoinHandle<()>,
     _listening: DropGuard,
 }
 
@@ -55,24 +62,43 @@ impl Registration {
     /// # Errors
     /// Where the broker is lost, refuses it, or does not answer.
     pub async fn open(link: &Link, queue: String) -> Result<Self, BrokerError> {
+        let (gone, leaving, stop) = (link.lost().child_token(), CancellationToken::new(), CancellationToken::new());
+        // First: one that is registered and cannot ping would keep all others from leading.
+        let pings = link.pinger.open(&queue, gone.clone()).await?;
         let what = format!("consuming queue {queue}");
         let channel = within(&what, channels::open(&link.consuming)).await?;
-        within(&what, channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-        let consume = channel.basic_consume(
-            queue.as_str().into(),
-            TAG.into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let consumer = within(&what, consume).await?;
-        let pings = link.pinger.ping(&queue).await?;
+        let consumer = match within(&what, consume(&channel, &queue)).await {
+            Ok(consumer) => consumer,
+            Err(trouble) => {
+                // A consumer that the broker makes after all would be one that nobody reads. lapin closes no channel that waits for an answer.
+                closing(channel.close(200, "not registered".into())).await;
+                return Err(trouble);
+            }
+        };
         let proof = Proof { state: watch::Sender::default(), pings };
+        link.pinger.begin(&proof.pings);
         let held = Held::default();
-        let (gone, stop) = (link.lost().child_token(), CancellationToken::new());
-        let listening = listen(consumer, proof.clone(), Arc::clone(&held), Arc::clone(&link.pinger), gone.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
-        let pinger = Arc::clone(&link.pinger);
-        Ok(Self { channel, queue, proof, held, pinger, gone, _listening: stop.drop_guard() })
+        let listener = Listener {
+            proof: proof.clone(),
+            held: Arc::clone(&held),
+            pinger: Arc::clone(&link.pinger),
+            leaving: leaving.clone(),
+        };
+        let listening = listener.listen(consumer, gone.clone());
+        let stopped = stop.clone();
+        let listening = tokio::spawn(async move { drop(stopped.run_until_cancelled(listening).await) });
+        Ok(Self {
+            channel,
+            queue,
+            proof,
+            held,
+            pinger: Arc::clone(&link.pinger),
+            link_lost: link.lost().clone(),
+            gone,
+            leaving,
+            listening,
+            _listening: stop.drop_guard(),
+        })
     }
 
     /// What is proved.
@@ -99,26 +125,31 @@ impl Registration {
     }
 
     /// Withdraws it: the broker makes the next one active at once, and a message to the queue tells that one so.
-    pub async fn withdraw(self, publisher: &Publisher) {
-        let Self { channel, queue, held, _listening: listening, .. } = self;
-        // Else it would find its consumer lost.
-        drop(listening);
-        // Else the next one would be told that it is not the only one.
-        let newest = take(&held);
+    pub async fn withdraw(mut self, publisher: &Publisher) {
+        self.pinger.end(&self.proof.pings);
+        if self.link_lost.is_cancelled() {
+            return;
+        }
+        self.leaving.cancel();
+        closing(self.channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        // All that was on its way is acked. Else the next one would get it as redelivered, and take it that another leads.
+        let _ = timeout(LEAVING, &mut self.listening).await;
+        let newest = take(&self.held);
         if let Some(newest) = newest {
             closing(async { newest.ack(BasicAckOptions::default()).await.map(drop) }).await;
         }
-        closing(channel.basic_cancel(TAG.into(), BasicCancelOptions::default())).await;
+        closing(self.channel.close(200, "bye".into())).await;
         let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_type("withdrawn".into());
-        let message = Message { exchange: "", key: &queue, body: b"", properties };
+        let message = Message { exchange: "", key: &self.queue, body: b"", properties };
         // Its next ping tells it too.
-        let _ = timeout(TOLD, publisher.publish(&message)).await;
-        closing(channel.close(200, "bye".into())).await;
+        let _ = timeout(LEAVING, publisher.publish(&message)).await;
     }
 }
 
-/// How long it is tried to tell the next one.
-const TOLD: Duration = Duration::from_millis(500);
+async fn consume(channel: &Channel, queue: &str) -> lapin::Result<Consumer> {
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    channel.basic_consume(queue.into(), TAG.into(), BasicConsumeOptions::default(), FieldTable::default()).await
+}
 
 impl Proof {
     /// Whether a call may begin.
@@ -186,36 +217,67 @@ fn take(held: &Held) -> Option<Acker> {
     held.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Takes what comes to the active one. Its own pings are proof, and all others are acked and prove nothing, but that this one was made active:
-/// it sends a ping without waiting for its time.
-async fn listen(mut consumer: Consumer, proof: Proof, held: Held, pinger: Arc<Pinger>, gone: CancellationToken) {
-    loop {
-        let released = match timeout(FRESH, consumer.next()).await {
-            // A chain is broken by now; and a message that is held for long is an offence of its own (`consumer_timeout`).
-            Err(_) => take(&held),
-            Ok(Some(Ok(delivery))) => match proof.pings.when_sent(&delivery.data) {
-                Some(sent) if !delivery.redelivered => {
-                    proof.came_back(sent);
-                    held.lock().unwrap_or_else(PoisonError::into_inner).replace(delivery.acker)
+/// Takes what comes to the active one.
+struct Listener {
+    proof: Proof,
+    held: Held,
+    pinger: Arc<Pinger>,
+    leaving: CancellationToken,
+}
+
+impl Listener {
+    /// Its own pings are proof. All others are acked and prove nothing, but that this one was made active: it sends a ping without waiting for
+    /// its time. `gone` is cancelled at the end, whatever that comes by.
+    async fn listen(self, mut consumer: Consumer, gone: CancellationToken) {
+        let _gone = gone.clone().drop_guard();
+        let mut held_until = None;
+        loop {
+            let overdue = async {
+                match held_until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
                 }
-                Some(_) | None => {
-                    if delivery.redelivered {
-                        proof.interrupted();
-                    }
-                    if proof.state.borrow().chain(Instant::now()).is_none() {
-                        pinger.now();
-                    }
-                    Some(delivery.acker)
+            };
+            let acked = tokio::select! {
+                biased;
+                came = consumer.next() => match came {
+                    Some(Ok(delivery)) => self.came(delivery, &mut held_until),
+                    Some(Err(_)) | None => break,
+                },
+                // Its chain is broken by now, and a message may not be held for long (`consumer_timeout`).
+                () = overdue => {
+                    held_until = None;
+                    take(&self.held)
                 }
-            },
-            Ok(Some(Err(_)) | None) => break,
-        };
-        if let Some(acker) = released
-            && !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true))
-        {
-            break;
+            };
+            if let Some(acker) = acked
+                && !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true))
+            {
+                break;
+            }
+        }
+        if !gone.is_cancelled() && !self.leaving.is_cancelled() {
+            tracing::warn!("consuming a leader queue ended: the broker cancelled it, or the queue was deleted");
         }
     }
-    tracing::warn!("consuming a leader queue ended: the broker cancelled it, or the queue was deleted");
-    gone.cancel();
+
+    /// What is to be acked now.
+    fn came(&self, delivery: Delivery, held_until: &mut Option<tokio::time::Instant>) -> Option<Acker> {
+        match self.proof.pings.when_sent(&delivery.data) {
+            Some(sent) if !delivery.redelivered => {
+                self.proof.came_back(sent);
+                *held_until = Some(tokio::time::Instant::now() + FRESH);
+                self.held.lock().unwrap_or_else(PoisonError::into_inner).replace(delivery.acker)
+            }
+            Some(_) | None => {
+                if delivery.redelivered {
+                    self.proof.interrupted();
+                }
+                if self.proof.state.borrow().chain(Instant::now()).is_none() {
+                    self.pinger.now();
+                }
+                Some(delivery.acker)
+            }
+        }
+    }
 }

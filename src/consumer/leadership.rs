@@ -14,7 +14,7 @@ use crate::amqp::error::BrokerError;
 use crate::amqp::link::Link;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::registration::Registration;
-use crate::board::Session as Standing;
+use crate::board::{Board, Session as Standing};
 use crate::domain::leader_proof::{Chain, FRESH};
 use crate::domain::ledger::Before;
 use crate::telemetry::logs::millis;
@@ -22,6 +22,10 @@ use crate::telemetry::metrics;
 
 /// How long no ping comes back, though they are confirmed, until this process takes it that another leads.
 const LAPSE: Duration = Duration::from_secs(5);
+/// How long a lapse is until it is shown that nothing moves.
+const LONG_LAPSE: Duration = Duration::from_secs(30);
+/// How long until something is written to the ledger again that was not taken.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A ping that was confirmed within this shows that they reach the queue.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
@@ -39,25 +43,38 @@ impl<W: Workload> Consumer<W> {
         // Read from now on, so that little is left to read when the time comes.
         let _reading = supervisor.ledger.reading();
         let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
-        self.gives_up_last(&publisher).await?;
         let registration = self.election.register(link).await?;
-        let say = |standing: Standing| self.says(supervisor, standing);
-        let gone = registration.gone().clone();
-        loop {
-            let chain = self.election.stand_by(&registration, &link.looks, say).await?;
-            let proof = registration.proof();
-            // An unbroken proof all the while, or it starts over.
-            let fenced = tokio::select! {
-                () = gone.cancelled() => return Err(BrokerError::Retry("a connection was lost while the ledger was read".into())),
-                () = proof.broken(chain) => None,
-                fenced = self.take_over(supervisor, &publisher, &registration) => Some(fenced?),
-            };
-            if let Some(fenced) = fenced
-                && proof.accept(chain)
-            {
-                return Ok(Term { registration, publisher, looks: Arc::clone(&link.looks), chain, fenced });
+        let (gone, proof) = (registration.gone().clone(), registration.proof());
+        let lost = || BrokerError::Retry("a connection or a channel was lost before this process led".into());
+        let chosen = async {
+            loop {
+                let chain = self.election.stand_by(&registration, &link.looks, |standing| self.says(supervisor, standing)).await?;
+                // An unbroken proof all the while, or it starts over.
+                let taken_over = tokio::select! {
+                    () = proof.broken(chain) => continue,
+                    taken_over = self.take_over(supervisor, &publisher, &registration) => taken_over,
+                };
+                match taken_over {
+                    Ok(fenced) if proof.accept(chain) => break Ok((chain, fenced)),
+                    Ok(_) => {}
+                    Err(BrokerError::Retry(reason)) => {
+                        self.says(supervisor, Standing::Starting(reason));
+                        sleep(AGAIN).await;
+                    }
+                    Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
+                        break Err(trouble);
+                    }
+                }
             }
-        }
+        };
+        let (chain, fenced) = tokio::select! {
+            () = gone.cancelled() => return Err(lost()),
+            chosen = chosen => chosen?,
+            never = self.gives_up_last(&publisher) => match never {},
+        };
+        *self.ended() = None;
+        self.election.settles(&fenced);
+        Ok(Term { registration, publisher, looks: Arc::clone(&link.looks), chain, fenced })
     }
 
     /// How it stands while it does not lead.
@@ -120,7 +137,6 @@ impl<W: Workload> Consumer<W> {
         if before != Before::Ourselves {
             shared.takes_over();
         }
-        self.election.settles(&fenced);
         tracing::info!(org, took_ms = millis(began.elapsed()), "active now; history loaded");
         Ok(fenced)
     }
@@ -130,19 +146,20 @@ impl<W: Workload> Consumer<W> {
     ///
     /// # Errors
     /// Where another process leads, or has led.
-    pub(super) async fn keep_leading(&self, term: &Term) -> Result<Infallible, BrokerError> {
+    pub(super) async fn keep_leading(&self, term: &Term, board: &Board) -> Result<Infallible, BrokerError> {
         let another = || BrokerError::Retry("another process leads".into());
         let watched = async {
             let mut chain = term.chain;
             loop {
                 term.registration.proof().broken(chain).await;
-                chain = self.lead_again(term).await?;
+                chain = self.lead_again(term, board).await?;
             }
         };
+        let subject = self.shared.subject();
         let told = async {
+            let _shown = metrics::LeaderProof::of(subject);
             loop {
-                let age = term.registration.proof().age();
-                metrics::leader_proof_age(self.shared.subject(), age.unwrap_or_default());
+                metrics::leader_proof_age(subject, term.registration.proof().age());
                 sleep(CONFIRMED).await;
             }
         };
@@ -153,31 +170,47 @@ impl<W: Workload> Consumer<W> {
         }
     }
 
-    async fn lead_again(&self, term: &Term) -> Result<Chain, BrokerError> {
-        let (org, proof) = (self.shared.subject().org(), term.registration.proof());
-        let lapsed = Instant::now();
+    async fn lead_again(&self, term: &Term, board: &Board) -> Result<Chain, BrokerError> {
+        let (subject, proof, lapsed) = (self.shared.subject(), term.registration.proof(), Instant::now());
+        let org = subject.org();
         tracing::warn!(org, "no ping came back in time: no call begins until one does");
+        let is_confirmed = || proof.confirmed_at().is_some_and(|at| at.elapsed() < CONFIRMED);
         loop {
             let chain = tokio::select! {
                 biased;
                 chain = proof.chain() => chain,
-                () = another_leads(lapsed, || proof.confirmed_at().is_some_and(|at| at.elapsed() < CONFIRMED)) => {
+                () = another_leads(lapsed, is_confirmed) => {
                     return Err(BrokerError::Retry("no ping comes back, so another process leads".into()));
+                }
+                () = sleep_until(lapsed + LONG_LAPSE) => {
+                    let why = "no ping comes back, and none is confirmed: the broker takes no messages, or a majority of its nodes is missing";
+                    board.session(subject, Standing::Starting(why.into()));
+                    sleep(CONFIRMED).await;
+                    continue;
                 }
             };
             let read = tokio::select! {
-                read = self.election.fence_again(&term.publisher, &term.fenced, self.shared.longest_call()) => read?,
+                read = self.election.fence_again(&term.publisher, &term.fenced, self.shared.longest_call()) => read,
                 () = proof.broken(chain) => continue,
             };
-            if self.election.may_another_have_led(&read) {
+            let is_ours = match read {
+                Ok(read) => !self.election.may_another_have_led(&read),
+                Err(BrokerError::Retry(reason)) => {
+                    tracing::warn!(org, reason, "it is not known yet whether another process has led");
+                    sleep(AGAIN).await;
+                    continue;
+                }
+                Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
+                    return Err(trouble);
+                }
+            };
+            if !is_ours {
                 return Err(BrokerError::Retry("another process has led in between".into()));
             }
             if proof.accept(chain) {
-                tracing::info!(
-                    org,
-                    lapse_ms = millis(lapsed.elapsed()),
-                    "pings come back, and nobody else has led: going on"
-                );
+                board.session(subject, Standing::Active);
+                let lapse = millis(lapsed.elapsed());
+                tracing::info!(org, lapse_ms = lapse, "pings come back, and nobody else has led: going on");
                 return Ok(chain);
             }
         }
@@ -207,21 +240,26 @@ impl<W: Workload> Consumer<W> {
         registration.withdraw(&publisher).await;
     }
 
-    /// A term has ended otherwise. With nothing left in flight it is said that it is over, as soon as there is a connection to say it by.
+    /// A term has ended otherwise. With nothing left in flight, and everything confirmed, it is said that it is over, as soon as there is a
+    /// connection to say it by.
     pub(super) async fn lost(&self, term: Term, clean: bool) {
         let Term { registration, publisher, fenced, .. } = term;
-        *self.ended() = clean.then_some(fenced);
+        let is_over = clean && self.shared.is_all_confirmed();
+        *self.ended() = is_over.then_some(fenced);
         registration.withdraw(&publisher).await;
     }
 
-    /// Says that the last term is over, where it was lost and that was not said yet.
-    async fn gives_up_last(&self, publisher: &Publisher) -> Result<(), BrokerError> {
+    /// Says that the last term is over, where it was lost and that was not said yet. Others need not wait then.
+    async fn gives_up_last(&self, publisher: &Publisher) -> Infallible {
         let ended = self.ended().clone();
         if let Some(fenced) = ended {
-            self.election.gives_up(publisher, &fenced).await?;
+            while let Err(trouble) = self.election.gives_up(publisher, &fenced).await {
+                tracing::debug!(org = self.shared.subject().org(), reason = %trouble, "the last term cannot be given up yet");
+                sleep(AGAIN).await;
+            }
             *self.ended() = None;
         }
-        Ok(())
+        std::future::pending().await
     }
 }
 

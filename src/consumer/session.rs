@@ -105,7 +105,7 @@ impl<W: Workload> Session<W> {
         tokio::select! {
             () = shutdown.cancelled() => End::Drained,
             () = over.cancelled() => End::BrokerError(BrokerError::Retry("a connection or a channel was lost".into())),
-            Err(trouble) = consumer.keep_leading(term) => End::BrokerError(trouble),
+            Err(trouble) = consumer.keep_leading(term, supervisor.board) => End::BrokerError(trouble),
             Err(trouble) = self.take_in() => End::BrokerError(trouble),
             never = consumer.repeat(term) => match never {},
             never = consumer.shared.report(&term.publisher) => match never {},

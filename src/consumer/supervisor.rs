@@ -116,7 +116,7 @@ impl<W: Workload> Supervisor<'_, W> {
         };
         let (end, clean) = session::run(self, consumer, link, &term).await;
         match end {
-            End::Drained if clean => consumer.release(term).await,
+            End::Drained if clean && consumer.shared.is_all_confirmed() => consumer.release(term).await,
             End::Drained | End::BrokerError(_) => consumer.lost(term, clean).await,
         }
         end

@@ -70,6 +70,10 @@ pub trait Workload: Send + Sync + Sized + 'static {
     /// What is kept of the grace for what the last calls bring.
     fn after_last_call(&self) -> Duration;
 
+    /// Whether the broker has confirmed all that follows from its calls: else a successor has to wait, and to read what is on its way.
+    fn is_all_confirmed(&self) -> bool {
+        true
+    }
     /// Another process has led in between: what this one knows of its calls is void.
     fn forget(&self) {
         self.gate().start_empty();

@@ -14,9 +14,9 @@ mod entry;
 mod leaders;
 mod tenure;
 
-pub use entry::{Entry, Holder, WorkerName};
+pub use entry::{Entry, Fence, Holder, WorkerName};
 use leaders::Leaders;
-pub use leaders::{Fence, FenceRead, Place};
+pub use leaders::{FenceRead, Place};
 pub use tenure::{Before, Tenure};
 
 /// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
@@ -74,6 +74,8 @@ pub struct LedgerIndex {
     /// The same in the order they came, to be forgotten in it.
     derived_order: VecDeque<(Timestamp, Hash)>,
     leaders: HashMap<String, Leaders>,
+    /// How often the stream may have become another one.
+    reading: u64,
 }
 
 impl Default for LedgerIndex {
@@ -91,6 +93,7 @@ impl LedgerIndex {
             derived: HashMap::new(),
             derived_order: VecDeque::new(),
             leaders: HashMap::new(),
+            reading: 0,
         }
     }
 
@@ -118,14 +121,24 @@ impl LedgerIndex {
         Room::Enough
     }
 
-    /// The stream is read anew, and may be another one: what it says of leaders counts by its places alone.
+    /// The stream is read anew, from a day back: what it says of leaders comes again.
     pub fn forget_leaders(&mut self) {
         self.leaders.clear();
     }
 
+    /// It may be another stream than before: places in that one say nothing of places in this one.
+    pub fn forget_stream(&mut self) {
+        self.leaders.clear();
+        self.reading += 1;
+    }
+
     /// What is known of who led an org when this worker's fence is read, before it is noted.
     pub fn read_fence(&self, org: &str, worker: &str, place: Place) -> FenceRead {
-        self.leaders.get(org).map_or_else(|| FenceRead::alone(place), |leaders| leaders.read(worker, place))
+        match self.leaders.get(org) {
+            Some(leaders) => leaders.read(worker, place, self.reading),
+            None if self.leaders.len() < MAX_ORGS => FenceRead::alone(place, self.reading),
+            None => FenceRead::of_unknown(place, self.reading),
+        }
     }
 
     fn note_done(

@@ -167,6 +167,11 @@ impl Checkpoints {
         Unnotified::count(&self.unnotified)
     }
 
+    /// Whether one is kept of a job whose password is set, or may be.
+    pub(super) fn has_set(&self) -> bool {
+        self.lock().states.values().flatten().any(|(_, state)| state.may_be_set())
+    }
+
     /// How many passwords are set whose notification is not confirmed, of jobs in flight and of those that are kept.
     pub(super) fn unnotified(&self) -> usize {
         self.unnotified.load(Ordering::Relaxed)

@@ -67,6 +67,10 @@ impl Workload for OrgContext {
         self.config.request_timeout + LAST_PUBLISHES
     }
 
+    fn is_all_confirmed(&self) -> bool {
+        !self.checkpoints.has_set()
+    }
+
     fn forget(&self) {
         self.checkpoints.forget();
         self.gate.start_empty();

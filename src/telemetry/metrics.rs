@@ -197,9 +197,25 @@ pub fn active(subject: &Subject, active: bool) {
     ACTIVE.set(subject, if active { 1.0 } else { 0.0 });
 }
 
-/// How old the newest proof is that this process leads.
-pub fn leader_proof_age(subject: &Subject, age: Duration) {
-    PROOF_AGE.set(subject, age.as_secs_f64());
+/// How old the newest proof is that this process leads; `None`: it has none at this moment.
+pub fn leader_proof_age(subject: &Subject, age: Option<Duration>) {
+    PROOF_AGE.set(subject, age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+}
+
+/// While it lives this process leads, and says how old its proof is.
+pub struct LeaderProof<'a>(&'a Subject);
+
+impl<'a> LeaderProof<'a> {
+    /// Of this one's.
+    pub fn of(subject: &'a Subject) -> Self {
+        Self(subject)
+    }
+}
+
+impl Drop for LeaderProof<'_> {
+    fn drop(&mut self) {
+        PROOF_AGE.set(self.0, f64::NAN);
+    }
 }
 
 /// How the org's breaker stands; `None`: it is closed.

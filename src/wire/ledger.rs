@@ -30,6 +30,8 @@ const FENCE: &str = "fence";
 const RELEASED: &str = "released";
 /// The `type` of a dead letter that an operator gave up for good.
 pub const DROPPED: &str = "dropped";
+/// The longest that a call is believed to take: a successor waits for it.
+const LONGEST_CALL: Duration = Duration::from_secs(3600);
 /// The longest name or id that is believed, in bytes: what an AMQP short string holds.
 const MAX_NAME: usize = 255;
 /// The header in which the broker says where in its stream a record stands.
@@ -137,7 +139,7 @@ pub fn read<'a>(body: &'a [u8], properties: &BasicProperties) -> Option<LedgerRe
         FENCE => {
             let Leader { org, worker, fence, term, longest_call_ms, at } = leader(body)?;
             let id = fence.filter(|id| fits(id))?;
-            let longest_call = longest_call_ms.map(Duration::from_millis);
+            let longest_call = longest_call_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_CALL));
             let fence = Fence { worker, id, term, longest_call, at: at.parse().ok()? };
             Some(LedgerRecord::Leader(Entry::Fence { org, fence }))
         }

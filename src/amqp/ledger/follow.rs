@@ -35,7 +35,7 @@ impl Ledger {
             if !connection.status().connected() {
                 return;
             }
-            self.kept().place.forget();
+            self.kept().forget_place();
             tracing::warn!(reason = %trouble, "the ledger is read anew from a day back");
             refusals = if trouble.is_refusal() { refusals + 1 } else { 0 };
             tokio::time::sleep(pause(refusals, rand::random())).await;

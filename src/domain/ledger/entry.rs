@@ -1,10 +1,10 @@
 //! What a record of the stream says, as far as the index wants to know it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::leaders::Fence;
 use crate::domain::ended::Ended;
 use crate::domain::outcome::OutcomeKind;
 
@@ -47,6 +47,21 @@ pub enum Holder {
     Nobody,
     /// This worker did, and did not say that it is done.
     Was(WorkerName),
+}
+
+/// A record of a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence<'a> {
+    /// The worker.
+    pub worker: Cow<'a, str>,
+    /// The fence's own id, by which its writer knows that it has read all before it.
+    pub id: Cow<'a, str>,
+    /// Where it only says again who leads, or marks a place: the id of the first fence of that term. Such a one changes nothing that is known.
+    pub term: Option<Cow<'a, str>>,
+    /// The longest that a call of this worker takes, where it says.
+    pub longest_call: Option<Duration>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A record that the index takes note of.

@@ -1,35 +1,21 @@
 //! Who has led an org, by what the ledger says, in the order of its records.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Holder, WorkerName};
+use super::entry::{Fence, Holder, WorkerName};
 
 /// Where in the ledger a record stands.
 pub type Place = u64;
-
-/// A record of a leader.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fence<'a> {
-    /// The worker.
-    pub worker: Cow<'a, str>,
-    /// The fence's own id, by which its writer knows that it has read all before it.
-    pub id: Cow<'a, str>,
-    /// Where it only says again who leads, or marks a place: the id of the first fence of that term. Such a one changes nothing that is known.
-    pub term: Option<Cow<'a, str>>,
-    /// The longest that a call of this worker takes, where it says.
-    pub longest_call: Option<Duration>,
-    /// When.
-    pub at: Timestamp,
-}
 
 /// What was known when a fence was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FenceRead {
     /// Where it stands.
     pub place: Place,
+    /// In which reading of the stream: places of another one, which may be of another stream, say nothing.
+    pub reading: u64,
     /// Who led before.
     pub before: Holder,
     /// The term of that one, whether it is over or not.
@@ -99,10 +85,10 @@ impl Leaders {
     }
 
     /// What is known when this worker's fence is read, before it is noted.
-    pub(super) fn read(&self, worker: &str, place: Place) -> FenceRead {
+    pub(super) fn read(&self, worker: &str, place: Place, reading: u64) -> FenceRead {
         let other = if self.worker.as_str() == worker { self.other } else { Some(self.place) };
         let term = Some(self.term.clone());
-        FenceRead { place, before: self.holder(), term, other, longest_call: self.longest_call }
+        FenceRead { place, reading, before: self.holder(), term, other, longest_call: self.longest_call }
     }
 
     /// Whether the one who led before this fence has given that up, and nobody has written a fence since.
@@ -112,8 +98,13 @@ impl Leaders {
 }
 
 impl FenceRead {
+    /// Where there is no room to know who led.
+    pub(super) fn of_unknown(place: Place, reading: u64) -> Self {
+        Self { before: Holder::Was(WorkerName::new("")), ..Self::alone(place, reading) }
+    }
+
     /// Of the first fence that is known of.
-    pub(super) fn alone(place: Place) -> Self {
-        Self { place, before: Holder::Nobody, term: None, other: None, longest_call: None }
+    pub(super) fn alone(place: Place, reading: u64) -> Self {
+        Self { place, reading, before: Holder::Nobody, term: None, other: None, longest_call: None }
     }
 }

@@ -29,6 +29,7 @@ pub struct Tenure {
 #[derive(Debug, Clone, Copy)]
 struct Since {
     place: Place,
+    reading: u64,
     /// Whether it took the org over completely; else nobody led when it began to.
     settled: bool,
 }
@@ -41,15 +42,19 @@ impl Tenure {
 
     /// Who worked the org before, now that a fence of ours was read.
     pub fn before(&mut self, read: &FenceRead) -> Before {
-        // A place at or after the fence that was just written is one of another stream.
-        let is_alone = |since: &Since| since.place < read.place && read.other.is_none_or(|other| other < since.place);
+        // A place at or after the fence that was just written is one of another stream, too.
+        let is_alone = |since: &Since| {
+            since.reading == read.reading
+                && since.place < read.place
+                && read.other.is_none_or(|other| other < since.place)
+        };
         self.since = self.since.filter(is_alone);
         match (self.since, &read.before) {
             // It may have said that it is done, since it was cut off.
             (Some(Since { settled: true, .. }), _) => Before::Ourselves,
             (Some(Since { settled: false, .. }), _) => Before::Nobody,
             (None, Holder::Nobody) => {
-                self.since = Some(Since { place: read.place, settled: false });
+                self.since = Some(Since { place: read.place, reading: read.reading, settled: false });
                 Before::Nobody
             }
             (None, Holder::Was(_)) => Before::Another(read.longest_call),
@@ -58,7 +63,7 @@ impl Tenure {
 
     /// It has taken the org over completely, in a takeover that began with this fence.
     pub fn settles(&mut self, read: &FenceRead) {
-        self.since = Some(Since { place: read.place, settled: true });
+        self.since = Some(Since { place: read.place, reading: read.reading, settled: true });
     }
 }
 
@@ -74,6 +79,7 @@ mod tests {
     struct Ledger {
         leaders: Option<Leaders>,
         place: Place,
+        reading: u64,
         tenure: Tenure,
     }
 
@@ -88,7 +94,7 @@ mod tests {
                 at: Timestamp::UNIX_EPOCH,
             };
             let read =
-                self.leaders.as_ref().map_or(FenceRead::alone(self.place), |leaders| leaders.read(worker, self.place));
+                self.leaders.as_ref().map_or(FenceRead::alone(self.place, self.reading), |leaders| leaders.read(worker, self.place, self.reading));
             match &mut self.leaders {
                 Some(leaders) => leaders.next(&fence, self.place),
                 None => self.leaders = Some(Leaders::first(&fence, self.place)),
@@ -248,9 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_place_in_a_stream_that_was_there_before_says_nothing() {
+        let mut ledger = Ledger::settled();
+        ledger.place = 1_000;
+        ledger.reading = 1;
+        assert_eq!(ledger.before(), ANOTHER);
+    }
+
+    #[test]
     fn a_place_beyond_the_fence_just_written_is_one_of_another_stream() {
         let mut ledger = Ledger::settled();
-        ledger.tenure.settles(&FenceRead { place: 1_000, ..FenceRead::alone(0) });
+        ledger.tenure.settles(&FenceRead { place: 1_000, ..FenceRead::alone(0, 0) });
         assert_eq!(ledger.before(), ANOTHER);
     }
 }
