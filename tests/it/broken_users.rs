@@ -18,9 +18,13 @@ async fn row(world: &World, org: &str) -> Value {
 
 async fn publish(world: &World, key: &str, users: impl IntoIterator<Item = String>) {
     let channel = world.channel().await;
-    for user in users {
-        world.publish_on(&channel, key, reset_body(&user).to_string().as_bytes(), named(&user)).await;
-    }
+    // In their order, and none waits for the confirm of the one before.
+    let publish = |user: String| {
+        let channel = &channel;
+        async move { world.publish_on(channel, key, reset_body(&user).to_string().as_bytes(), named(&user)).await }
+    };
+    let published = users.into_iter().map(publish);
+    join_all(published).await;
 }
 
 /// The reasons of the dead letters of an org, by job.
@@ -314,7 +318,7 @@ async fn one_odd_user_among_a_hundred_delays_the_others_by_15_s_at_most_and_is_r
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_closed_lane() {
     // All calls are in flight before the first one is answered.
-    let settings = Settings { latency: Duration::from_secs(2), ..unlimited() };
+    let settings = Settings { latency: Duration::from_secs(4), ..unlimited() };
     let world = Plan::new().org("main", settings, "guard_per_hour = 1").prepare().await;
     let relay = Relay::to(&world.amqp_url);
     let own = format!("[amqp]\nurl = \"{}?heartbeat=2\"\n", relay.url());
