@@ -333,7 +333,10 @@ async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_close
     eventually("it is set", async || (set(&world, "main") == 1).then_some(())).await;
     world.main().add_fault(fault("status=403,code=missing.permissions,always,user=forbidden"));
     world.main().add_fault(fault("status=500,always"));
-    publish(&world, "main", (0..6).map(|n| format!("bad-{n}")).chain(["forbidden".to_owned()])).await;
+    publish(&world, "main", (0..6).map(|n| format!("bad-{n}"))).await;
+    // Answered after the others, whose faults count for nothing once it is halted; and called before them.
+    eventually("they are in flight", async || (world.main().stats().calls == 7).then_some(())).await;
+    publish(&world, "main", ["forbidden".to_owned()]).await;
     let shown =
         |http: String| async move { readyz(&http).await.map(|(status, said)| (status, said["orgs"]["main"].clone())) };
     eventually("all three are shown", async || {
