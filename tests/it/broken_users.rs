@@ -18,13 +18,9 @@ async fn row(world: &World, org: &str) -> Value {
 
 async fn publish(world: &World, key: &str, users: impl IntoIterator<Item = String>) {
     let channel = world.channel().await;
-    // In their order, and none waits for the confirm of the one before.
-    let publish = |user: String| {
-        let channel = &channel;
-        async move { world.publish_on(channel, key, reset_body(&user).to_string().as_bytes(), named(&user)).await }
-    };
-    let published = users.into_iter().map(publish);
-    join_all(published).await;
+    for user in users {
+        world.publish_on(&channel, key, reset_body(&user).to_string().as_bytes(), named(&user)).await;
+    }
 }
 
 /// The reasons of the dead letters of an org, by job.
