@@ -314,7 +314,7 @@ async fn one_odd_user_among_a_hundred_delays_the_others_by_15_s_at_most_and_is_r
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_closed_lane() {
     // All calls are in flight before the first one is answered.
-    let settings = Settings { latency: Duration::from_secs(2), ..unlimited() };
+    let settings = Settings { latency: Duration::from_secs(4), ..unlimited() };
     let world = Plan::new().org("main", settings, "guard_per_hour = 1").prepare().await;
     let relay = Relay::to(&world.amqp_url);
     let own = format!("[amqp]\nurl = \"{}?heartbeat=2\"\n", relay.url());
@@ -329,7 +329,10 @@ async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_close
     eventually("it is set", async || (set(&world, "main") == 1).then_some(())).await;
     world.main().add_fault(fault("status=403,code=missing.permissions,always,user=forbidden"));
     world.main().add_fault(fault("status=500,always"));
-    publish(&world, "main", (0..6).map(|n| format!("bad-{n}")).chain(["forbidden".to_owned()])).await;
+    publish(&world, "main", (0..6).map(|n| format!("bad-{n}"))).await;
+    // Answered after the others, whose faults count for nothing once it is halted; and called before them.
+    eventually("they are in flight", async || (world.main().stats().calls == 7).then_some(())).await;
+    publish(&world, "main", ["forbidden".to_owned()]).await;
     let shown =
         |http: String| async move { readyz(&http).await.map(|(status, said)| (status, said["orgs"]["main"].clone())) };
     eventually("all three are shown", async || {

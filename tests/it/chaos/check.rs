@@ -368,11 +368,13 @@ impl<'a> Check<'a> {
             more += usize::from(ends.len() > 1);
             let for_good =
                 ends.iter().filter(|(_, end)| ["succeeded", "passed_through"].contains(&end.as_str())).count();
-            let messages =
-                if self.again.contains(id) { usize::MAX } else { self.messages.get(id).map_or(1, |all| *all) };
-            let at_once = ends.chunk_by(|one, next| one.0 == next.0).any(|session| session.len() > messages);
+            let messages = self.messages.get(id).copied().unwrap_or(1);
+            let is_odd = |session: &[(usize, String)]| session.len() > messages;
+            let at_once = !self.again.contains(id) && ends.chunk_by(|one, next| one.0 == next.0).any(is_odd);
             if ends.is_empty() || for_good > 1 || at_once {
-                wrong.push(format!("{id} has these ends, by session, beside its duplicates: {ends:?}; there were {messages} messages of it"));
+                wrong.push(format!(
+                    "{id} has these ends, by session, beside its duplicates: {ends:?}; there were {messages} messages of it"
+                ));
             }
         }
         (more, wrong)
