@@ -102,9 +102,9 @@ impl Link {
         Ok(Self {
             consuming,
             pool: Pool::new(Arc::clone(&publishing), size, needs.publishers),
+            looks: Arc::new(Publisher::of(Pool::new(Arc::clone(&publishing), 1, 1))),
             publishing,
             heartbeat,
-            looks: Arc::new(Publisher::of(Pool::new(Arc::clone(&publishing), 1, 1))),
             pinger,
             declaring: Semaphore::new(DECLARING),
             refused: AtomicBool::new(false),

@@ -86,7 +86,7 @@ impl Registration {
         };
         let listening = listener.listen(consumer, gone.clone());
         let stopped = stop.clone();
-        let listening = tokio::spawn(async move { drop(stopped.run_until_cancelled(listening).await) });
+        let listening = tokio::spawn(async move { stopped.run_until_cancelled(listening).await.unwrap_or_default() });
         Ok(Self {
             channel,
             queue,

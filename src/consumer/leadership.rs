@@ -48,7 +48,10 @@ impl<W: Workload> Consumer<W> {
         let lost = || BrokerError::Retry("a connection or a channel was lost before this process led".into());
         let chosen = async {
             loop {
-                let chain = self.election.stand_by(&registration, &link.looks, |standing| self.says(supervisor, standing)).await?;
+                let chain = self
+                    .election
+                    .stand_by(&registration, &link.looks, |standing| self.says(supervisor, standing))
+                    .await?;
                 // An unbroken proof all the while, or it starts over.
                 let taken_over = tokio::select! {
                     () = proof.broken(chain) => continue,
@@ -61,7 +64,9 @@ impl<W: Workload> Consumer<W> {
                         self.says(supervisor, Standing::Starting(reason));
                         sleep(AGAIN).await;
                     }
-                    Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
+                    Err(
+                        trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_)),
+                    ) => {
                         break Err(trouble);
                     }
                 }

@@ -93,8 +93,9 @@ mod tests {
                 longest_call: seconds.map(Duration::from_secs),
                 at: Timestamp::UNIX_EPOCH,
             };
-            let read =
-                self.leaders.as_ref().map_or(FenceRead::alone(self.place, self.reading), |leaders| leaders.read(worker, self.place, self.reading));
+            let read = self.leaders.as_ref().map_or(FenceRead::alone(self.place, self.reading), |leaders| {
+                leaders.read(worker, self.place, self.reading)
+            });
             match &mut self.leaders {
                 Some(leaders) => leaders.next(&fence, self.place),
                 None => self.leaders = Some(Leaders::first(&fence, self.place)),
