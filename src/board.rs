@@ -40,6 +40,10 @@ impl Role {
 pub enum Session {
     /// Not consuming; it goes on by itself.
     Starting(String),
+    /// Elected, and waits for what the one before may still be at. It goes on by itself within a known time.
+    TakingOver(String),
+    /// Neither this process nor any other can lead, or it is not known: nothing moves.
+    NoLeader(String),
     /// Consuming.
     Active,
     /// Not consuming while another worker does; with a reason where that is one of another release.
@@ -91,12 +95,28 @@ impl OrgState {
         self.session == Session::Active
     }
 
+    /// Whether it is at work, here or at another process that this one can take over from, or about to be.
+    fn is_ready(&self) -> bool {
+        match self.role().0 {
+            Role::Active | Role::Standby => true,
+            Role::Starting => matches!(self.session, Session::TakingOver(_)),
+            Role::Halted => false,
+        }
+    }
+
+    /// Whether it is known that nobody can lead.
+    pub fn has_no_leader(&self) -> bool {
+        matches!(self.session, Session::NoLeader(_))
+    }
+
     /// The kinds of the reasons that [`OrgState::role`] gives in words, in the same order. They name no host, no user and nothing else from
     /// outside.
     pub fn kinds(&self) -> Vec<&'static str> {
         let stops = self.stops.keys().map(|cause| cause.as_str());
         let of_session = match &self.session {
             Session::Starting(_) => Some("starting"),
+            Session::TakingOver(_) => Some("taking_over"),
+            Session::NoLeader(_) => Some("no_leader"),
             Session::Stopped(_) => Some("broker"),
             Session::Active if self.stops.is_empty() => self.locked.as_ref().map(|_| "no_key"),
             Session::Standby(Some(_)) => Some("older_release"),
@@ -109,8 +129,13 @@ impl OrgState {
     pub fn role(&self) -> (Role, Option<String>) {
         let stops: Vec<&str> = self.stops.values().map(String::as_str).collect();
         match &self.session {
-            Session::Starting(reason) if stops.is_empty() => (Role::Starting, Some(reason.clone())),
-            Session::Starting(reason) | Session::Stopped(reason) => {
+            Session::Starting(reason) | Session::TakingOver(reason) | Session::NoLeader(reason) if stops.is_empty() => {
+                (Role::Starting, Some(reason.clone()))
+            }
+            Session::Starting(reason)
+            | Session::TakingOver(reason)
+            | Session::NoLeader(reason)
+            | Session::Stopped(reason) => {
                 let all: Vec<&str> = stops.into_iter().chain([reason.as_str()]).collect();
                 (Role::Halted, Some(all.join("; ")))
             }
@@ -135,9 +160,9 @@ pub struct State {
 }
 
 impl State {
-    /// Whether each is at work, here or at another process that this one can take over from.
+    /// Whether each is at work, here or at another process that this one can take over from, or about to be.
     pub fn ready(&self) -> bool {
-        self.orgs.values().chain(&self.mailer).all(|org| matches!(org.role().0, Role::Active | Role::Standby))
+        self.orgs.values().chain(&self.mailer).all(OrgState::is_ready)
     }
 }
 
@@ -251,6 +276,22 @@ mod tests {
         assert_eq!((row().kinds(), reasons()), (vec!["no_key"], 1));
         board.session(&"a".into(), Session::Standby(None));
         assert_eq!((row().kinds(), reasons()), (vec![], 0));
+    }
+
+    #[test]
+    fn a_takeover_is_ready_and_an_org_that_nobody_can_lead_is_not() {
+        let board = Board::new(["a"].into_iter());
+        let state = || board.watch().borrow().clone();
+        board.session(&"a".into(), Session::TakingOver("for 5 s".into()));
+        let row = &state().orgs["a"];
+        assert_eq!((row.role().0, row.kinds(), state().ready()), (Role::Starting, vec!["taking_over"], true));
+        board.stop(&"a".into(), HaltCause::ClientRefused, "invalid_client");
+        assert!(!state().ready(), "what halts it does so after the takeover too");
+        board.resolved(&"a".into(), HaltCause::ClientRefused);
+        board.session(&"a".into(), Session::NoLeader("no majority".into()));
+        let row = &state().orgs["a"];
+        assert_eq!((row.role().0, row.kinds(), state().ready()), (Role::Starting, vec!["no_leader"], false));
+        assert!(row.has_no_leader());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::link::Link;
 use super::names::Names;
 use super::publisher::{Message, Publisher, Unpublished};
-use super::registration::Registration;
+use super::registration::{ProofView, Registration};
 use super::topology::look_at;
 use crate::board::Session as Standing;
 use crate::domain::leader_proof::{Chain, FRESH, PUBLISH_GRACE};
@@ -39,6 +39,8 @@ const ANOTHERS: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it is looked whether pings lie in the leader queue.
 const READY_LOOK: Duration = Duration::from_secs(5);
+/// A ping that was confirmed within this shows that they reach the queue.
+const CONFIRMED: Duration = Duration::from_secs(5);
 /// How long nothing is confirmed, or taken, until it is said that nobody leads.
 const UNLED: Duration = Duration::from_secs(30);
 /// How often it is looked whether a process of release 0.1 has its lease. It waits for longer than that before it calls, since we have not
@@ -82,8 +84,26 @@ impl Queues {
 
 /// When it was looked at last what lies in the leader queue, and when nothing did.
 struct Ready {
-    looked: Instant,
+    looked: Option<Instant>,
     none: Instant,
+}
+
+/// How a candidate stands, for observers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// How long ago the newest ping of its own that came back was sent: the proof that it leads.
+    pub proof_age: Option<Duration>,
+    /// Whether a ping of its own was confirmed lately, so that they reach the leader queue.
+    pub is_confirmed: bool,
+    /// How many messages lay ready in the leader queue when it was looked at last; only one that stands by looks.
+    pub ready: Option<u32>,
+}
+
+/// The registration of this moment, and what was seen by it.
+#[derive(Debug, Clone)]
+struct Registered {
+    proof: ProofView,
+    ready: Option<u32>,
 }
 
 /// A fence of ours that was read back.
@@ -102,12 +122,13 @@ pub struct Election {
     name: WorkerName,
     ledger: Ledger,
     tenure: Mutex<Tenure>,
+    registered: Mutex<Option<Registered>>,
 }
 
 impl Election {
     /// Who leads `subject`; `name` is what this process is called in the ledger.
     pub fn new(subject: impl Into<Subject>, queues: Queues, name: WorkerName, ledger: Ledger) -> Self {
-        Self { subject: subject.into(), queues, name, ledger, tenure: Mutex::default() }
+        Self { subject: subject.into(), queues, name, ledger, tenure: Mutex::default(), registered: Mutex::default() }
     }
 
     fn tenure(&self) -> MutexGuard<'_, Tenure> {
@@ -124,7 +145,21 @@ impl Election {
     /// # Errors
     /// Where the broker is lost, refuses it, or does not answer.
     pub async fn register(&self, link: &Link) -> Result<Registration, BrokerError> {
-        Registration::open(link, self.queues.leader.clone()).await
+        let registration = Registration::open(link, self.queues.leader.clone()).await?;
+        *self.registered() = Some(Registered { proof: registration.proof().view(), ready: None });
+        Ok(registration)
+    }
+
+    fn registered(&self) -> MutexGuard<'_, Option<Registered>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How this candidate stands; `None`: it is not registered.
+    pub fn candidate(&self) -> Option<Candidate> {
+        let Registered { proof, ready } = self.registered().clone()?;
+        let confirmed = proof.confirmed_at()?;
+        let is_confirmed = confirmed.is_some_and(|at| at.elapsed() < CONFIRMED);
+        Some(Candidate { proof_age: proof.age(), is_confirmed, ready })
     }
 
     /// Waits until this registration is the active one, and no process of release 0.1 leads. `say` is told how it stands meanwhile.
@@ -162,25 +197,27 @@ impl Election {
     /// Says how a candidate stands while no ping of its own comes back: it stands by, or nobody can lead.
     async fn watch(&self, registration: &Registration, say: &impl Fn(Standing)) -> Infallible {
         let (queue, proof, began) = (&self.queues.leader, registration.proof(), Instant::now());
-        let (mut said, mut ready) = (None, Ready { looked: began, none: began });
+        let (mut said, mut ready) = (None, Ready { looked: None, none: began });
         loop {
             sleep(LOOK).await;
-            if ready.looked.elapsed() >= READY_LOOK {
-                ready.looked = Instant::now();
+            if ready.looked.is_none_or(|looked| looked.elapsed() >= READY_LOOK) {
+                ready.looked = Some(Instant::now());
+                let seen = registration.ready().await;
+                self.registered().iter_mut().for_each(|registered| registered.ready = seen);
                 // That it cannot be looked at is no reason by itself.
-                if registration.ready().await.is_none_or(|ready| ready == 0) {
+                if seen.is_none_or(|ready| ready == 0) {
                     ready.none = Instant::now();
                 }
             }
             let confirmed = proof.confirmed_at();
             let silent_for = confirmed.unwrap_or(began).elapsed();
             let standing = if silent_for >= UNLED {
-                Standing::Starting(format!(
+                Standing::NoLeader(format!(
                     "nobody can lead: queue {queue} has confirmed nothing for {} s; is a majority of the nodes with its members up?",
                     UNLED.as_secs()
                 ))
             } else if ready.none.elapsed() >= UNLED {
-                Standing::Starting(format!(
+                Standing::NoLeader(format!(
                     "nobody leads: messages lie in queue {queue} and nobody takes them for {} s; the node of the one who did may be dead",
                     UNLED.as_secs()
                 ))

@@ -1,7 +1,7 @@
 //! A registration as a candidate for leading: a consumer of the leader queue, a quorum queue of which the broker makes one consumer the
 //! active one, and pings of its own by which it is known to be that one. `docs/adr/0006` argues why two can never call at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -54,6 +54,13 @@ type Held = Arc<Mutex<Option<Acker>>>;
 pub struct Proof {
     state: watch::Sender<LeaderProof>,
     pings: Arc<Pings>,
+}
+
+/// The same, for observers, as long as it is registered.
+#[derive(Debug, Clone)]
+pub(super) struct ProofView {
+    state: watch::Receiver<LeaderProof>,
+    pings: Weak<Pings>,
 }
 
 impl Registration {
@@ -151,7 +158,24 @@ async fn consume(channel: &Channel, queue: &str) -> lapin::Result<Consumer> {
     channel.basic_consume(queue.into(), TAG.into(), BasicConsumeOptions::default(), FieldTable::default()).await
 }
 
+impl ProofView {
+    /// How old the newest proof is; `None`: there has been none.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.state.borrow().age(Instant::now())
+    }
+
+    /// When a ping was confirmed last, if any was; `None`: it is not registered any more.
+    pub(super) fn confirmed_at(&self) -> Option<Option<Instant>> {
+        self.pings.upgrade().map(|pings| pings.confirmed())
+    }
+}
+
 impl Proof {
+    /// The same for observers, which keeps nothing registered.
+    pub(super) fn view(&self) -> ProofView {
+        ProofView { state: self.state.subscribe(), pings: Arc::downgrade(&self.pings) }
+    }
+
     /// Whether a call may begin.
     pub fn is_fresh(&self) -> bool {
         self.state.borrow().is_fresh(Instant::now())

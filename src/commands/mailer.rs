@@ -66,6 +66,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let context = Arc::new(MailerContext::open(&config, &board)?);
     let (ledger, depths) = (context.ledger.clone(), context.depths.clone());
     let election = Election::new(Subject::Mailer, Queues::of_mails(&context.names), name.clone(), ledger.clone());
+    let consumer = Consumer::new(Arc::clone(&context), election);
     let recorder = metrics::install().context("metrics")?;
     let snapshot = Snapshot {
         worker: name,
@@ -73,9 +74,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         ledger: ledger.clone(),
         depths: depths.clone(),
         orgs: BTreeMap::new(),
-        mails: Some(source(&context.names, &context)),
+        mails: Some(source(&context.names, &consumer)),
     };
-    let consumers = vec![Consumer::new(Arc::clone(&context), election)];
+    let consumers = vec![consumer];
     let supervisor =
         Supervisor { command: "mailer", config: &config, board: &board, ledger, depths, consumers, shutdown };
     let work = async {

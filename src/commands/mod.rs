@@ -23,17 +23,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::amqp::names::Names;
 use crate::config::Config;
-use crate::consumer::Workload;
+use crate::consumer::{Consumer, Workload};
 use crate::http::{self, Snapshot, Source};
 use crate::telemetry::metrics;
 
 /// What the page shows of a consumer.
-fn source<W: Workload>(names: &Names, shared: &Arc<W>) -> Source {
-    let gate = Arc::clone(shared);
+fn source<W: Workload>(names: &Names, consumer: &Consumer<W>) -> Source {
+    let gate = Arc::clone(&consumer.shared);
     Source {
         names: names.clone(),
         meter: Box::new(move || gate.gate().meter()),
-        jobs_in_flight: shared.in_flight().clone(),
+        candidate: Box::new(consumer.candidate()),
+        jobs_in_flight: consumer.shared.in_flight().clone(),
     }
 }
 

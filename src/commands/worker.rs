@@ -77,7 +77,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         board: board.watch(),
         ledger: ledger.clone(),
         depths: depths.clone(),
-        orgs: orgs().map(|org| (org.name.clone(), source(&org.names, org))).collect::<BTreeMap<_, _>>(),
+        orgs: consumers.iter().map(|org| (org.shared.name.clone(), source(&org.shared.names, org))).collect(),
         mails: None,
     };
     let who = if consumers.len() == 1 { "one org".to_owned() } else { format!("{} orgs", consumers.len()) };

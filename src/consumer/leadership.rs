@@ -94,7 +94,11 @@ impl<W: Workload> Consumer<W> {
         }
         match &standing {
             Standing::Standby(None) => tracing::info!(org, "standing by: another process leads"),
-            Standing::Standby(Some(reason)) | Standing::Starting(reason) | Standing::Stopped(reason) => {
+            Standing::Standby(Some(reason))
+            | Standing::Starting(reason)
+            | Standing::TakingOver(reason)
+            | Standing::NoLeader(reason)
+            | Standing::Stopped(reason) => {
                 tracing::warn!(org, reason, "not leading");
             }
             Standing::Active => {}
@@ -124,7 +128,7 @@ impl<W: Workload> Consumer<W> {
                     supervisor.command
                 );
                 tracing::info!(org, delay_ms = millis(wait), "{why}");
-                supervisor.board.session(shared.subject(), Standing::Starting(why));
+                supervisor.board.session(shared.subject(), Standing::TakingOver(why));
                 // When the fence was read, the other may have been made the active one again, and its proof be younger than ours.
                 registration.prove_anew().await;
                 // It may say so itself, as soon as it is connected again.
@@ -189,7 +193,7 @@ impl<W: Workload> Consumer<W> {
                 }
                 () = sleep_until(lapsed + LONG_LAPSE) => {
                     let why = "no ping comes back, and none is confirmed: the broker takes no messages, or a majority of its nodes is missing";
-                    board.session(subject, Standing::Starting(why.into()));
+                    board.session(subject, Standing::NoLeader(why.into()));
                     sleep(CONFIRMED).await;
                     continue;
                 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::workload::Workload;
 use crate::amqp::depths::Depths;
-use crate::amqp::election::{Election, Fenced};
+use crate::amqp::election::{Candidate, Election, Fenced};
 use crate::amqp::ledger::Ledger;
 use crate::board::Board;
 use crate::config::Config;
@@ -16,7 +16,7 @@ use crate::config::Config;
 pub struct Consumer<W> {
     /// What outlives its sessions.
     pub shared: Arc<W>,
-    pub(super) election: Election,
+    pub(super) election: Arc<Election>,
     /// The fence of a term that was lost with nothing left in flight, until it is said that it is over.
     ended: Mutex<Option<Fenced>>,
     /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
@@ -26,7 +26,13 @@ pub struct Consumer<W> {
 impl<W: Workload> Consumer<W> {
     /// One that is elected so.
     pub fn new(shared: Arc<W>, election: Election) -> Self {
-        Self { shared, election, ended: Mutex::default(), has_worked: AtomicBool::new(false) }
+        Self { shared, election: Arc::new(election), ended: Mutex::default(), has_worked: AtomicBool::new(false) }
+    }
+
+    /// How it stands as a candidate for leading, for observers; `None`: it is not registered.
+    pub fn candidate(&self) -> impl Fn() -> Option<Candidate> + Send + Sync + use<W> {
+        let election = Arc::clone(&self.election);
+        move || election.candidate()
     }
 
     pub(super) fn ended(&self) -> MutexGuard<'_, Option<Fenced>> {

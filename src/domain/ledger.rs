@@ -230,6 +230,11 @@ impl LedgerIndex {
     pub fn holder(&self, org: &str) -> Holder {
         self.leaders.get(org).map_or(Holder::Nobody, Leaders::holder)
     }
+
+    /// Who led an org last and did not say that it is done, and since when: since a day ago at least, where it leads for longer.
+    pub fn leader(&self, org: &str) -> Option<(WorkerName, Timestamp)> {
+        self.leaders.get(org)?.leader()
+    }
 }
 
 fn hour(at: Timestamp) -> i64 {

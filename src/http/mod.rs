@@ -6,6 +6,7 @@ mod auth;
 mod events;
 mod headers;
 mod hosts;
+mod leader;
 mod live;
 mod page;
 mod page_state;
@@ -36,6 +37,7 @@ use crate::config;
 use crate::throttle::gate::Meter;
 use crate::wire::by_lane::ByLane;
 use auth::{Admission, Guard};
+use leader::Leader;
 use live::Live;
 use page_state::Breaker;
 use shown::Shown;
@@ -62,6 +64,8 @@ struct Org {
     /// Until when all calls pause, as the far end asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<Leader>,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
     #[serde(flatten)]
@@ -138,14 +142,20 @@ async fn readyz(State(shown): State<Arc<Shown>>, asked: Parts) -> impl IntoRespo
     let state = shown.board.borrow().clone();
     let ready = state.ready();
     let snapshot = shown.live.snapshot();
-    let rows = state.orgs.iter().map(|(name, org)| (name.clone(), row(org, snapshot.meter(name).as_ref(), words)));
+    let rows = state
+        .orgs
+        .iter()
+        .map(|(name, org)| (name.clone(), row(org, snapshot.meter(name).as_ref(), snapshot.leader(name), words)));
     let orgs: BTreeMap<String, Org> = rows.collect();
-    let mailer = state.mailer.as_ref().map(|mailer| row(mailer, snapshot.mailers_meter().as_ref(), words));
+    let mailer = state
+        .mailer
+        .as_ref()
+        .map(|mailer| row(mailer, snapshot.mailers_meter().as_ref(), snapshot.mailers_leader(), words));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, orgs, mailer }))
 }
 
-fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
+fn row(org: &board::OrgState, meter: Option<&Meter>, leader: Option<Leader>, words: Words) -> Org {
     let (role, all) = org.role();
     let said = |kind: &str, all: &str| match words {
         Words::Kinds => kind.to_owned(),
@@ -161,7 +171,11 @@ fn row(org: &board::OrgState, meter: Option<&Meter>, words: Words) -> Org {
     });
     let rate_per_minute = meter.map(|meter| meter.rate);
     let paused_until = meter.and_then(|meter| page_state::seconds(meter.paused_until)).map(|until| until.to_string());
-    Org { role: role.as_str(), reason, rate_per_minute, paused_until, breaker, closed: ByLane::some(closed) }
+    let leader = match words {
+        Words::All => leader,
+        Words::Kinds => leader.map(Leader::without_name),
+    };
+    Org { role: role.as_str(), reason, rate_per_minute, paused_until, leader, breaker, closed: ByLane::some(closed) }
 }
 
 async fn render(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
@@ -178,7 +192,8 @@ mod tests {
     fn a_breaker_is_shown_only_while_it_is_not_closed() {
         let board = Board::new(["main"].into_iter());
         board.session(&"main".into(), Session::Active);
-        let shown = || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None, Words::All)).unwrap();
+        let shown =
+            || serde_json::to_string(&row(&board.watch().borrow().orgs["main"], None, None, Words::All)).unwrap();
         assert_eq!(shown(), r#"{"role":"active","reason":null}"#);
         let next_probe = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let cause = "5 calls in a row failed".to_owned();
@@ -196,7 +211,7 @@ mod tests {
         let board = Board::new(["main"].into_iter());
         let mut meter = Meter { rate: 240, ..Meter::idle(300) };
         let shown = |meter: &Meter| {
-            serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), Words::All)).unwrap()
+            serde_json::to_string(&row(&board.watch().borrow().orgs["main"], Some(meter), None, Words::All)).unwrap()
         };
         board.session(&"main".into(), Session::Standby(None));
         assert_eq!(shown(&meter), r#"{"role":"standby","reason":null}"#);

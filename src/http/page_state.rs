@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::leader::Leader;
 use crate::amqp::depths::Depth;
 use crate::amqp::names::Names;
 use crate::board::ClosedLane;
@@ -62,10 +63,7 @@ pub(super) struct Standing {
     pub(super) role: &'static str,
     pub(super) reason: Option<String>,
     pub(super) status_line: StatusLine,
-    /// The process that led last, as far as the ledger tells.
-    pub(super) held_by: Option<String>,
-    /// Whether that is this one.
-    pub(super) held_here: bool,
+    pub(super) leader: Leader,
     /// `null`: another process spends it.
     pub(super) quota: Option<Quota>,
     pub(super) breaker: Option<Breaker>,

@@ -43,6 +43,7 @@ impl Shown {
         let orgs = state.orgs.iter().map(|(name, org)| (Subject::Org(name.clone()), org));
         for (subject, row) in orgs.chain(state.mailer.as_ref().map(|mailer| (Subject::Mailer, mailer))) {
             metrics::active(&subject, row.works());
+            metrics::no_leader(&subject, row.has_no_leader());
             metrics::halted(&subject, row.role().0 == Role::Halted);
         }
         metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
+use super::leader::Leader;
 use super::page_state::{self, PageState};
 use super::status_line::{Of, StatusLine, status_line};
 use crate::amqp::depths::{Depth, Depths};
+use crate::amqp::election::Candidate;
 use crate::amqp::ledger::Ledger;
 use crate::amqp::names::Names;
 use crate::board::{self, ClosedLane, OrgState, Role};
 use crate::domain::blocked::Blocked;
 use crate::domain::job::Lane;
-use crate::domain::ledger::{Holder, WorkerName};
+use crate::domain::ledger::WorkerName;
 use crate::domain::subject::Subject;
 use crate::throttle::gate::Meter;
 use crate::throttle::jobs_in_flight::JobsInFlight;
@@ -29,6 +31,8 @@ pub struct Source {
     pub names: Names,
     /// How its gate stands.
     pub meter: Box<dyn Fn() -> Meter + Send + Sync>,
+    /// How it stands as a candidate for leading; `None`: it is not registered.
+    pub candidate: Box<dyn Fn() -> Option<Candidate> + Send + Sync>,
     /// What is in flight.
     pub jobs_in_flight: JobsInFlight,
 }
@@ -60,6 +64,21 @@ impl Snapshot {
         self.mails.as_ref().map(|mails| (mails.meter)())
     }
 
+    /// Who leads an org.
+    pub(super) fn leader(&self, org: &str) -> Option<Leader> {
+        self.orgs.get(org).map(|source| self.leader_of(&org.into(), source))
+    }
+
+    /// Who sends the mails.
+    pub(super) fn mailers_leader(&self) -> Option<Leader> {
+        self.mails.as_ref().map(|source| self.leader_of(&Subject::Mailer, source))
+    }
+
+    fn leader_of(&self, subject: &Subject, source: &Source) -> Leader {
+        let newest = self.ledger.leader(subject.in_ledger());
+        Leader::of(newest.as_ref(), &self.worker, (source.candidate)().unwrap_or_default())
+    }
+
     /// What there is to see now.
     pub(super) fn view(&self) -> PageState {
         let now = Timestamp::now();
@@ -76,23 +95,19 @@ impl Snapshot {
     }
 
     /// How the org stands, or the mailer.
-    fn part<'a>(&self, of: Of, subject: &Subject, row: &'a OrgState, meter: Meter, in_flight: InHand) -> Part<'a> {
+    fn part<'a>(&self, of: Of, subject: &Subject, row: &'a OrgState, source: &Source, in_flight: InHand) -> Part<'a> {
         let depth = match subject {
             Subject::Org(name) => self.depths.of(name),
             Subject::Mailer => self.depths.of_the_mails(),
         };
         let depth = depth.filter(|depth| Timestamp::now().duration_since(depth.at) <= OLD);
-        let holder = match self.ledger.holder(subject.in_ledger()) {
-            Holder::Was(holder) => Some(holder),
-            Holder::Nobody => None,
-        };
-        let held_here = holder.as_ref() == Some(&self.worker);
-        Part { of, row, meter, depth, in_flight, holder: holder.as_ref().map(WorkerName::shown), held_here }
+        let leader = self.leader_of(subject, source).in_whole_seconds();
+        Part { of, row, meter: (source.meter)(), depth, in_flight, leader }
     }
 
     fn org(&self, name: &str, row: &OrgState, source: &Source) -> page_state::Org {
         let in_flight = Lane::ALL.map(|lane| source.jobs_in_flight.count(lane));
-        let part = self.part(Of::Jobs, &name.into(), row, (source.meter)(), in_flight);
+        let part = self.part(Of::Jobs, &name.into(), row, source, in_flight);
         let own = status(row, &part.meter);
         let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
         // What keeps a lane in which nothing waits keeps nothing.
@@ -131,7 +146,7 @@ impl Snapshot {
         let in_flight = source.jobs_in_flight.count(Lane::FIRST);
         // Its one queue stands in place of the first lane, as in its depths.
         let by_lane = Lane::ALL.map(|lane| if lane == Lane::FIRST { in_flight } else { 0 });
-        let part = self.part(Of::Mails, &Subject::Mailer, row, (source.meter)(), by_lane);
+        let part = self.part(Of::Mails, &Subject::Mailer, row, source, by_lane);
         page_state::Mailer {
             standing: part.standing([None; Lane::COUNT], lately.per_minute, None),
             ready: part.depth.map(|depth| depth.lanes[Lane::FIRST.index()]),
@@ -157,10 +172,7 @@ struct Part<'a> {
     /// What is queued, where that was heard lately.
     depth: Option<Depth>,
     in_flight: InHand,
-    /// Who led last.
-    holder: Option<String>,
-    /// Whether that is this process.
-    held_here: bool,
+    leader: Leader,
 }
 
 impl Part<'_> {
@@ -187,7 +199,7 @@ impl Part<'_> {
             of: self.of,
             role,
             reason: reason.as_deref(),
-            holder: self.holder.clone().filter(|_| !self.held_here),
+            holder: self.leader.name.clone().filter(|_| !self.leader.here),
             breaker: self.row.breaker.as_ref(),
             closed,
             meter: &self.meter,
@@ -200,8 +212,7 @@ impl Part<'_> {
             role: role.as_str(),
             reason,
             status_line: page_state::StatusLine { state: state.as_str(), text, until },
-            held_by: self.holder.clone(),
-            held_here: self.held_here,
+            leader: self.leader.clone(),
             quota: page_state::Quota::of(&self.meter, self.works()),
             breaker: self.row.breaker.as_ref().map(page_state::Breaker::of),
         }

@@ -20,6 +20,7 @@ const TOKENS: &str = "resetd_token_refreshes_total";
 const BROKER: &str = "resetd_broker_connected";
 const ACTIVE: Of = Of { org: "resetd_active", mailer: "resetd_mailer_active" };
 const PROOF_AGE: Of = Of { org: "resetd_leader_proof_age_seconds", mailer: "resetd_mailer_leader_proof_age_seconds" };
+const NO_LEADER: Of = Of { org: "resetd_no_leader", mailer: "resetd_mailer_no_leader" };
 const HALTED: Of = Of { org: "resetd_halted", mailer: "resetd_mailer_halted" };
 const TASKS: &str = "resetd_tasks";
 const BREAKER: Of = Of { org: "resetd_breaker_state", mailer: "resetd_mailer_breaker_state" };
@@ -102,6 +103,8 @@ fn describe() {
         "How old the newest proof is that this worker leads the org; no call begins at 1.5 and more"
     );
     describe_gauge!(PROOF_AGE.mailer, "How old the newest proof is that this mailer leads");
+    describe_gauge!(NO_LEADER.org, "1 while this worker sees that nobody can lead the org; /readyz has the reason");
+    describe_gauge!(NO_LEADER.mailer, "1 while this mailer sees that nobody can send; /readyz has the reason");
     describe_gauge!(HALTED.org, "1 while processing is halted and operator action is required; /readyz has the reason");
     describe_gauge!(BREAKER.org, "The org's breaker: 0 closed, 1 half-open, 2 open");
     describe_counter!(
@@ -190,6 +193,11 @@ pub fn broker_connected(connected: bool) {
 /// Processing of the org is halted, or runs.
 pub fn halted(subject: &Subject, stopped: bool) {
     HALTED.set(subject, if stopped { 1.0 } else { 0.0 });
+}
+
+/// It is known that nobody can lead the org, or not.
+pub fn no_leader(subject: &Subject, is_known: bool) {
+    NO_LEADER.set(subject, if is_known { 1.0 } else { 0.0 });
 }
 
 /// This worker works the org, or does not.

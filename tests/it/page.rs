@@ -76,7 +76,7 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
         (&json!("succeeded"), &json!("late"), &json!(200))
     );
     assert!(latest.iter().any(|job| job["reason"] == "no_address" && job["lane"] == "bulk"), "{latest:?}");
-    assert_eq!((&main["role"], &main["heldHere"]), (&json!("active"), &json!(true)));
+    assert_eq!((&main["role"], &main["leader"]["here"]), (&json!("active"), &json!(true)));
     assert_eq!(main["quota"]["configured"], 60_000);
     assert!(main["quota"]["spent"].as_u64().unwrap() >= 6, "{main}");
     assert_eq!(main["queues"]["interactive"], json!({"name": world.named("resets.main"), "ready": 0, "inFlight": 0}));
@@ -90,15 +90,15 @@ async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after
     let at_second = second.http().await;
     role_is(&at_second, "standby").await;
     let main = shown(&at_second, "it has read all of it", |main| what_became_of_them(main) == told).await;
-    assert_eq!((&main["heldHere"], &main["quota"]), (&json!(false), &Value::Null));
+    assert_eq!((&main["leader"]["here"], &main["quota"]), (&json!(false), &Value::Null));
     let holder = format!("process {}", first.id());
-    assert!(main["heldBy"].as_str().unwrap().ends_with(&holder), "{main}");
+    assert!(main["leader"]["name"].as_str().unwrap().ends_with(&holder), "{main}");
     assert!(main["statusLine"]["text"].as_str().unwrap().contains(&holder), "{main}");
     assert_eq!(main["queues"]["dead"], 3);
 
     assert_eq!(first.terminated().await.0, 0);
     role_is(&at_second, "active").await;
-    let main = shown(&at_second, "it works", |main| main["heldHere"] == true).await;
+    let main = shown(&at_second, "it works", |main| main["leader"]["here"] == true).await;
     assert_eq!(what_became_of_them(&main), told, "the records of the one before are not told twice");
     assert_eq!(second.terminated().await.0, 0);
 }

@@ -84,6 +84,11 @@ impl Leaders {
         if self.released { Holder::Nobody } else { Holder::Was(self.worker.clone()) }
     }
 
+    /// Who led last and did not say that it is done, and since when at least.
+    pub(super) fn leader(&self) -> Option<(WorkerName, Timestamp)> {
+        (!self.released).then(|| (self.worker.clone(), self.fenced_at))
+    }
+
     /// What is known when this worker's fence is read, before it is noted.
     pub(super) fn read(&self, worker: &str, place: Place, reading: u64) -> FenceRead {
         let other = if self.worker.as_str() == worker { self.other } else { Some(self.place) };
