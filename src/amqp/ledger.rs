@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use super::error::{ANSWER, BrokerError};
 use crate::domain::blocked::Status;
 use crate::domain::ended::Ended;
 use crate::domain::job::{JobId, Lane};
-use crate::domain::ledger::{Entry, FenceRead, Holder, LedgerIndex, Place as Position, Room};
+use crate::domain::ledger::{Entry, FenceRead, Holder, LedgerIndex, Place as Position, Room, WorkerName};
 use crate::domain::mailing::{About, MailIndex, Mailed, Standing};
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::statistics::{Lately, Mails, MailsLately, Statistics};
@@ -28,6 +29,9 @@ use place::Place;
 /// So many fences that were read are remembered, for whoever asks for his a moment later.
 const FENCES: usize = 1_024;
 
+/// A consumer that got nothing for so long, though the stream has a record, was not handed its first one.
+const MISSED: Duration = Duration::from_secs(2);
+
 /// A handle to what is known; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ledger(Arc<Shared>);
@@ -38,7 +42,7 @@ struct Shared {
     kept: Mutex<Kept>,
     /// How many want it read.
     readers: watch::Sender<usize>,
-    /// Changes when a record of a leader was read.
+    /// Changes when a record of a leader was read, and when a consumer attached.
     fenced: watch::Sender<()>,
     /// The place was dropped while a consumer waited there.
     misplaced: watch::Sender<()>,
@@ -56,6 +60,8 @@ struct Kept {
     fences: VecDeque<(String, FenceRead)>,
     /// When a record was read last.
     read_at: Instant,
+    /// Since when a consumer is attached a day back that has got nothing yet.
+    silent: Option<Instant>,
     records: u64,
     warned: bool,
 }
@@ -95,6 +101,7 @@ impl Ledger {
             place: Place::default(),
             fences: VecDeque::new(),
             read_at: Instant::now(),
+            silent: None,
             records: 0,
             warned: false,
         };
@@ -175,6 +182,11 @@ impl Ledger {
         self.kept().index.holder(org)
     }
 
+    /// See [`LedgerIndex::leader`].
+    pub fn leader(&self, org: &str) -> Option<(WorkerName, Timestamp)> {
+        self.kept().index.leader(org)
+    }
+
     /// How many records were read.
     pub fn records(&self) -> u64 {
         self.kept().records
@@ -199,7 +211,15 @@ impl Ledger {
                 }
                 kept.read_at.max(begun)
             };
-            let deadline = silent_since + ANSWER;
+            let (deadline, missed) = (silent_since + ANSWER, self.missed(begun));
+            if missed.is_some_and(|at| Instant::now() >= at) {
+                tracing::debug!(
+                    stream = self.0.stream,
+                    "attached before the first record, and never handed it: attaching again"
+                );
+                self.misplace();
+                continue;
+            }
             if Instant::now() >= deadline {
                 self.misplace();
                 return Err(BrokerError::Retry(format!(
@@ -209,8 +229,15 @@ impl Ledger {
                 )));
             }
             // The sender lives as long as `self`: either a fence came, or it is time to look again.
-            let _ = tokio::time::timeout_at(deadline, fenced.changed()).await;
+            let look = missed.map_or(deadline, |at| at.min(deadline));
+            let _ = tokio::time::timeout_at(look, fenced.changed()).await;
         }
+    }
+
+    /// When a consumer must have missed what it was attached for: it got nothing, though a record is there since `written`. RabbitMQ 3.10 hands
+    /// nothing to one that attached while the stream got its first record (`docs/development/facts.md#streams`).
+    fn missed(&self, written: Instant) -> Option<Instant> {
+        self.kept().silent.map(|silent| silent.max(written) + MISSED)
     }
 
     /// Waits until the one who led before this fence has given that up, with nobody else after it. It is read for as long.
@@ -231,7 +258,9 @@ impl Ledger {
 
     /// A record came, and will be applied.
     fn heard(&self) {
-        self.kept().read_at = Instant::now();
+        let mut kept = self.kept();
+        kept.read_at = Instant::now();
+        kept.silent = None;
     }
 
     /// Applies a record.
@@ -240,6 +269,7 @@ impl Ledger {
         let (now, offset) = (Timestamp::now(), wire::ledger::offset(&delivery.properties));
         let mut kept = self.kept();
         kept.read_at = Instant::now();
+        kept.silent = None;
         kept.records += 1;
         match &told {
             Some(LedgerRecord::Ended(ended)) => kept.ended(ended, now),
@@ -265,6 +295,7 @@ impl Ledger {
 impl Kept {
     /// The stream is another one, or may be.
     fn forget_place(&mut self) {
+        self.silent = None;
         self.place.forget();
         self.index.forget_stream();
     }

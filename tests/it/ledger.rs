@@ -199,6 +199,31 @@ async fn a_fence_shows_that_the_ledger_was_read_to_its_end_and_who_led_before() 
     assert_eq!(observer.before(&last).await, Holder::Nobody, "one that was read already");
 }
 
+/// A reader that attaches while the stream gets its first record is not handed that one by RabbitMQ 3.10, now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_record_of_a_new_stream_is_read_though_the_reader_attached_meanwhile() {
+    let observer = Observer::new().await;
+    for nth in 0..40 {
+        observer.declared_anew().await;
+        let ledger = Ledger::new(observer.names.ledger());
+        let on = &observer.connection;
+        let _reading = ledger.reading();
+        let read = async {
+            // Not in step with the reader: at another moment of its attaching each time.
+            tokio::time::sleep(Duration::from_micros(nth * 500)).await;
+            let id = observer.fence("test").await;
+            let begun = Instant::now();
+            ledger.until_fence(&id).await.unwrap();
+            begun.elapsed()
+        };
+        let took = tokio::select! {
+            () = ledger.follow(on) => panic!("the connection is lost"),
+            took = read => took,
+        };
+        assert!(took < Duration::from_secs(6), "stream {nth}: {took:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_that_never_comes_is_given_up_and_the_ledger_is_read_anew() {
     let observer = Observer::new().await;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use lapin::Connection;
 use lapin::message::Delivery;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::place::From;
 use super::{Ledger, Place};
@@ -56,6 +57,7 @@ impl Ledger {
 
     /// Reads until it ends, which is always trouble.
     async fn read(&self, connection: &Connection) -> Result<Infallible, BrokerError> {
+        self.kept().silent = None;
         let from = self.kept().place.from(Timestamp::now());
         if from == From::DayBack {
             self.kept().index.forget_leaders();
@@ -64,6 +66,10 @@ impl Ledger {
         let mut tail = Tail::open(connection, &self.0.stream, TAG, from.start(), &heard).await?;
         if let From::Last(offset) = from {
             self.is_the_same(offset, &mut tail).await?;
+        } else {
+            self.kept().silent = Some(Instant::now());
+            // From now on there is a time by which it must have got something.
+            self.0.fenced.send_replace(());
         }
         loop {
             tail.next(IDLE).await?.into_iter().for_each(|delivery| self.apply(delivery));
