@@ -113,7 +113,8 @@ fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
         nobody_is_locked_out(&world, &users).await;
         assert!(last.saturating_duration_since(cut) <= FRESH + ON_ITS_WAY);
         assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
-        assert!(next.saturating_duration_since(noticed) <= Duration::from_secs(12));
+        // 7 s until an attempt to reach the lost node is given up (`net_setuptime`), and then 5 s for the calls of the one before.
+        assert!(next.saturating_duration_since(noticed) <= Duration::from_millis(12_500));
         let twice = twice(&world, &users);
         assert!(twice <= 10, "{twice} users were reset twice");
         keep_the_quota(&world);

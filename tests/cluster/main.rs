@@ -17,3 +17,4 @@ mod workers;
 
 mod faults;
 mod harness;
+mod long;

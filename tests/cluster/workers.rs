@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testkit::cluster::{Cluster, HUB, watched};
+use testkit::cluster::{Cluster, HUB, NODES, address, watched};
 use testkit::eventually;
 use testkit::process::{Process, Run, role_is};
 
@@ -57,6 +57,13 @@ impl Worker {
         let worker = Self::start(cluster, world, host, nodes).await;
         worker.is(role).await;
         worker
+    }
+
+    /// The node that it is connected to.
+    pub fn node(&self) -> &'static str {
+        let log = self.process.stderr();
+        let connected = log.lines().rfind(|line| line.contains("connected to ")).expect("it is connected");
+        NODES.into_iter().find(|node| connected.contains(&address(node))).expect("to a node")
     }
 
     /// Waits until it has this role.

@@ -64,6 +64,14 @@ pub fn on_cluster<Test>(setup: Setup, test: Test)
 where
     Test: AsyncFnOnce(&Arc<Cluster>) + Send,
 {
+    on_cluster_for(LIMIT, setup, test);
+}
+
+/// As [`on_cluster`], where the test takes so long at most.
+pub fn on_cluster_for<Test>(limit: Duration, setup: Setup, test: Test)
+where
+    Test: AsyncFnOnce(&Arc<Cluster>) + Send,
+{
     static OURS: Mutex<Option<Arc<Cluster>>> = Mutex::new(None);
     let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
     // A test that fails leaves nothing here.
@@ -85,7 +93,7 @@ where
             .build()
             .unwrap();
         runtime.block_on(async {
-            tokio::time::timeout(LIMIT, test(&cluster)).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}"));
+            tokio::time::timeout(limit, test(&cluster)).await.unwrap_or_else(|_| panic!("not within {limit:?}"));
         });
         runtime.shutdown_timeout(Duration::from_secs(5));
     });
@@ -140,8 +148,7 @@ impl Cluster {
 
     /// Whether it can be put in order for a test that wants this.
     fn serves(&self, setup: &Setup) -> bool {
-        let heals = self.setup.partition_handling == "pause_minority" || !self.was_parted.load(Ordering::Relaxed);
-        self.setup == *setup && heals
+        self.setup == *setup && (self.heals() || !self.was_parted.load(Ordering::Relaxed))
     }
 
     /// All nodes run, and all hosts hear each other; `false` where the nodes do not come together.
@@ -254,6 +261,16 @@ impl Cluster {
     /// What a node has logged since it was first started.
     pub fn log(&self, node: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.folder.join(node).join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// `cluster_partition_handling`.
+    pub fn partition_handling(&self) -> &'static str {
+        self.setup.partition_handling
+    }
+
+    /// Whether nodes that were parted come together again by themselves.
+    pub fn heals(&self) -> bool {
+        self.setup.partition_handling == "pause_minority"
     }
 
     /// The RabbitMQ that runs, such as `(4, 3)`.
