@@ -40,7 +40,7 @@ test-repeat: ## `make test` 20 times (N=20), every second time with a core loade
 	scripts/repeat $(or $(N),20)
 
 .PHONY: test-brokers
-test-brokers: ## the integration tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
+test-brokers: ## the integration and cluster tests on RabbitMQ 3.10, 4.0 and 4.3, each in a Debian of its own (needs root)
 	@scripts/need
 	scripts/brokers test $(ARGS)
 
@@ -57,10 +57,11 @@ test-upgrade: ## this tree beside the release before it: what that left, a rolli
 	scripts/upgrade
 
 .PHONY: chaos
-chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS and CHAOS_WORKERS say how
+chaos: ## 2,000 jobs while everything breaks; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_WORKERS; CHAOS_NODES=3: a cluster
 	@scripts/need
 	scripts/broker install --private
-	cargo test --locked --workspace $(features) --test it chaos:: -- --ignored --nocapture
+	cargo test --locked --workspace $(features) --test $(if $(filter 3,$(CHAOS_NODES)),cluster,it) \
+		chaos:: -- --ignored --nocapture --test-threads 1
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation, the alerts, and what the dependencies may be (ADVISORY_DB: a copy of RustSec's)

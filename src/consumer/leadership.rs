@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::process::{Consumer, Supervisor};
-use super::term::Term;
+use super::term::{LostTerm, Term};
 use super::workload::Workload;
 use crate::amqp::election::{FORMER_LEADER_DELAY, Fenced, REPEAT, after_another};
 use crate::amqp::error::BrokerError;
@@ -72,14 +73,25 @@ impl<W: Workload> Consumer<W> {
                 }
             }
         };
+        let left = self.publish_left(&publisher).shared();
+        let chosen = async {
+            let chosen = chosen.await;
+            // What is on its way is known to be confirmed or not, before it may be published once more.
+            left.clone().await;
+            chosen
+        };
+        let last = async {
+            left.clone().await;
+            self.gives_up_last(&publisher).await
+        };
         let (chain, fenced) = tokio::select! {
             () = gone.cancelled() => return Err(lost()),
             chosen = chosen => chosen?,
-            never = self.gives_up_last(&publisher) => match never {},
+            never = last => match never {},
         };
-        *self.ended() = None;
+        *self.lost_term() = None;
         self.election.settles(&fenced);
-        Ok(Term { registration, publisher, looks: Arc::clone(&link.looks), chain, fenced })
+        Ok(Term { registration, publisher: Arc::clone(&publisher), looks: Arc::clone(&link.looks), chain, fenced })
     }
 
     /// How it stands while it does not lead.
@@ -249,24 +261,34 @@ impl<W: Workload> Consumer<W> {
         registration.withdraw(&publisher).await;
     }
 
-    /// A term has ended otherwise. With nothing left in flight, and everything confirmed, it is said that it is over, as soon as there is a
-    /// connection to say it by.
+    /// A term has ended otherwise. With nothing left in flight it is said that it is over, as soon as there is a connection to say it by, and
+    /// everything is confirmed.
     pub(super) async fn lost(&self, term: Term, clean: bool) {
         let Term { registration, publisher, fenced, .. } = term;
-        let is_over = clean && self.shared.is_all_confirmed();
-        *self.ended() = is_over.then_some(fenced);
+        let proof = registration.proof().clone();
+        *self.lost_term() = clean.then_some(LostTerm { fenced, proof });
         registration.withdraw(&publisher).await;
+    }
+
+    /// Publishes what the last term has left, where its connection was lost.
+    async fn publish_left(&self, publisher: &Publisher) {
+        let Some(LostTerm { proof, .. }) = self.lost_term().clone() else { return };
+        let longest = self.shared.longest_call();
+        self.shared.publish_left(publisher, &|| proof.allows_late_publishes(longest)).await;
+        if !self.shared.is_all_confirmed() {
+            *self.lost_term() = None;
+        }
     }
 
     /// Says that the last term is over, where it was lost and that was not said yet. Others need not wait then.
     async fn gives_up_last(&self, publisher: &Publisher) -> Infallible {
-        let ended = self.ended().clone();
-        if let Some(fenced) = ended {
+        let lost = self.lost_term().clone();
+        if let Some(LostTerm { fenced, .. }) = lost {
             while let Err(trouble) = self.election.gives_up(publisher, &fenced).await {
                 tracing::debug!(org = self.shared.subject().org(), reason = %trouble, "the last term cannot be given up yet");
                 sleep(AGAIN).await;
             }
-            *self.ended() = None;
+            *self.lost_term() = None;
         }
         std::future::pending().await
     }

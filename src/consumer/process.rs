@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::term::LostTerm;
 use super::workload::Workload;
 use crate::amqp::depths::Depths;
-use crate::amqp::election::{Candidate, Election, Fenced};
+use crate::amqp::election::{Candidate, Election};
 use crate::amqp::ledger::Ledger;
 use crate::board::Board;
 use crate::config::Config;
@@ -17,8 +18,8 @@ pub struct Consumer<W> {
     /// What outlives its sessions.
     pub shared: Arc<W>,
     pub(super) election: Arc<Election>,
-    /// The fence of a term that was lost with nothing left in flight, until it is said that it is over.
-    ended: Mutex<Option<Fenced>>,
+    /// A term that was lost with nothing left in flight, until it is said that it is over.
+    lost: Mutex<Option<LostTerm>>,
     /// Whether it ever worked, or stood by to: what needs an operator ends the process only before that.
     has_worked: AtomicBool,
 }
@@ -26,7 +27,7 @@ pub struct Consumer<W> {
 impl<W: Workload> Consumer<W> {
     /// One that is elected so.
     pub fn new(shared: Arc<W>, election: Election) -> Self {
-        Self { shared, election: Arc::new(election), ended: Mutex::default(), has_worked: AtomicBool::new(false) }
+        Self { shared, election: Arc::new(election), lost: Mutex::default(), has_worked: AtomicBool::new(false) }
     }
 
     /// How it stands as a candidate for leading, for observers; `None`: it is not registered.
@@ -35,8 +36,8 @@ impl<W: Workload> Consumer<W> {
         move || election.candidate()
     }
 
-    pub(super) fn ended(&self) -> MutexGuard<'_, Option<Fenced>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lost_term(&self) -> MutexGuard<'_, Option<LostTerm>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn works(&self) {

@@ -22,6 +22,15 @@ pub(super) struct Term {
     pub(super) fenced: Fenced,
 }
 
+/// A term that was lost with its connection.
+#[derive(Debug, Clone)]
+pub(super) struct LostTerm {
+    /// The fence with which it began.
+    pub(super) fenced: Fenced,
+    /// Until when what its calls brought may be published.
+    pub(super) proof: registration::Proof,
+}
+
 /// That this process leads: to be looked at before each call and publish.
 #[derive(Debug, Clone)]
 pub struct Proof(registration::Proof);

@@ -74,6 +74,15 @@ pub trait Workload: Send + Sync + Sized + 'static {
     fn is_all_confirmed(&self) -> bool {
         true
     }
+    /// With no call in flight, after a connection was lost: publishes by another one what followed from the calls and is not confirmed, as
+    /// long as `may_publish`.
+    fn publish_left(
+        &self,
+        _publisher: &Publisher,
+        _may_publish: &(dyn Fn() -> bool + Sync),
+    ) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// Another process has led in between: what this one knows of its calls is void.
     fn forget(&self) {
         self.gate().start_empty();

@@ -147,19 +147,12 @@ impl Checkpoints {
 
     /// A state whose password is set and whose notification is not confirmed.
     pub(super) fn pending_notification(&self) -> Option<(Key, JobState)> {
-        let kept = self.lock();
-        let mut all = kept.states.iter().flat_map(|(key, states)| states.iter().map(move |(_, state)| (key, state)));
-        all.find(|(_, state)| state.is_notification_pending()).map(|(key, state)| (key.clone(), state.clone()))
+        self.find(JobState::is_notification_pending)
     }
 
     /// The notification of the state that [`Checkpoints::pending_notification`] gave is confirmed.
     pub(super) fn notified(&self, key: &Key) {
-        let mut kept = self.lock();
-        let Some(states) = kept.states.get_mut(key) else { return };
-        let pending = states.iter().position(|(_, state)| state.is_notification_pending());
-        if let Some((_, state)) = states.get_mut(pending.unwrap_or_default()) {
-            state.is_now_notified();
-        }
+        self.change(key, JobState::is_notification_pending, JobState::is_now_notified);
     }
 
     /// Counts a password that is set and not notified yet.
@@ -167,9 +160,33 @@ impl Checkpoints {
         Unnotified::count(&self.unnotified)
     }
 
-    /// Whether one is kept of a job whose password is set, or may be.
-    pub(super) fn has_set(&self) -> bool {
-        self.lock().states.values().flatten().any(|(_, state)| state.may_be_set())
+    /// A state whose password is set and whose outcome is not confirmed.
+    pub(super) fn pending_outcome(&self) -> Option<(Key, JobState)> {
+        self.find(JobState::is_outcome_pending)
+    }
+
+    /// The outcome of the state that [`Checkpoints::pending_outcome`] gave is confirmed.
+    pub(super) fn recorded(&self, key: &Key) {
+        self.change(key, JobState::is_outcome_pending, |state| state.recorded = true);
+    }
+
+    /// Whether one is kept of a job whose password is set, or may be, and the ledger is not known to have its outcome.
+    pub(super) fn has_unrecorded(&self) -> bool {
+        self.find(|state| state.may_be_set() && !state.recorded).is_some()
+    }
+
+    fn find(&self, is_meant: impl Fn(&JobState) -> bool) -> Option<(Key, JobState)> {
+        let kept = self.lock();
+        let mut all = kept.states.iter().flat_map(|(key, states)| states.iter().map(move |(_, state)| (key, state)));
+        all.find(|(_, state)| is_meant(state)).map(|(key, state)| (key.clone(), state.clone()))
+    }
+
+    fn change(&self, key: &Key, is_meant: impl Fn(&JobState) -> bool, change: impl FnOnce(&mut JobState)) {
+        let mut kept = self.lock();
+        let states = kept.states.get_mut(key).into_iter().flatten();
+        if let Some((_, state)) = states.into_iter().find(|(_, state)| is_meant(state)) {
+            change(state);
+        }
     }
 
     /// How many passwords are set whose notification is not confirmed, of jobs in flight and of those that are kept.

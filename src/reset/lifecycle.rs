@@ -79,6 +79,7 @@ pub(super) async fn handle(session: Arc<Session>, arrival: Arrival) {
     state.trace.clone_from(&info.trace);
     state.batch = info.batch();
     state.asked_at = info.asked_at();
+    state.lane = Some(info.lane);
     let org = Arc::clone(&session.shared);
     let mut job = Job { session: &session, org: &org, delivery: &delivery, info: &info, state };
     let settled = match AssertUnwindSafe(run(&mut job, intent, place)).catch_unwind().await {

@@ -68,7 +68,11 @@ impl Workload for OrgContext {
     }
 
     fn is_all_confirmed(&self) -> bool {
-        !self.checkpoints.has_set()
+        !self.checkpoints.has_unrecorded()
+    }
+
+    async fn publish_left(&self, publisher: &Publisher, may_publish: &(dyn Fn() -> bool + Sync)) {
+        settle::publish_left(self, publisher, may_publish).await;
     }
 
     fn forget(&self) {

@@ -9,10 +9,10 @@ use super::delivery::DeliveryInfo;
 use super::job::Job;
 use super::org::{OrgContext, Session};
 use super::state::{Ending, JobState};
-use crate::amqp::publisher::{Message, Unpublished};
+use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::consumer::{Leave, PUBLISH_AGAIN};
 use crate::domain::ended::Ended;
-use crate::domain::job::JobId;
+use crate::domain::job::{JobId, Lane};
 use crate::domain::notification::Notification;
 use crate::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
 use crate::domain::retry::HaltCause;
@@ -29,8 +29,7 @@ pub(super) async fn publish_results(job: &mut Job<'_>) -> Result<(), Leave> {
     let Some(ending) = job.state.ending.clone() else {
         return Err(Leave::Unsettled);
     };
-    let (org, info) = (job.org, job.info);
-    let outcome = outcome(org, info, &job.state, &ending);
+    let outcome = outcome(job.org, &job.info.id, job.info.lane, &job.state, &ending);
     if !job.state.was_notified() {
         if outcome.kind == OutcomeKind::Succeeded {
             notify(job).await?;
@@ -59,14 +58,14 @@ pub(super) async fn publish_results(job: &mut Job<'_>) -> Result<(), Leave> {
 }
 
 /// The record of the job's end.
-fn outcome(org: &OrgContext, info: &DeliveryInfo, state: &JobState, ending: &Ending) -> Outcome {
+fn outcome(org: &OrgContext, job: &JobId, lane: Lane, state: &JobState, ending: &Ending) -> Outcome {
     Outcome {
-        job: info.id.clone(),
+        job: job.clone(),
         org: org.name.clone(),
-        lane: info.lane,
+        lane,
         user: state.user.clone(),
-        batch: info.batch(),
-        asked_at: info.asked_at(),
+        batch: state.batch.clone(),
+        asked_at: state.asked_at,
         kind: ending.kind,
         reason: ending.reason,
         status: state.progress.status,
@@ -78,13 +77,17 @@ fn outcome(org: &OrgContext, info: &DeliveryInfo, state: &JobState, ending: &End
 }
 
 async fn notify(job: &Job<'_>) -> Result<(), Leave> {
-    let (body, properties) = notification(job.session, &job.info.id, &job.state).ok_or(Leave::Unsettled)?;
+    let (body, properties) = notification(job.org, &job.info.id, &job.state).ok_or_else(|| {
+        // As where the broker is lost: what was set is kept in memory, and the session starts anew.
+        job.session.over.cancel();
+        Leave::Unsettled
+    })?;
     let message = Message { exchange: &job.org.names.notifications(), key: "email", body: &body, properties };
     job.publish("a notification", &message, &job.policy()).await
 }
 
-fn notification(session: &Session, job: &JobId, state: &JobState) -> Option<(Zeroizing<Vec<u8>>, BasicProperties)> {
-    let org = &session.shared;
+/// The message for the person; `None`: it cannot be sealed.
+fn notification(org: &OrgContext, job: &JobId, state: &JobState) -> Option<(Zeroizing<Vec<u8>>, BasicProperties)> {
     let (password, issued, to) = state.set()?;
     let notification = Notification {
         issued,
@@ -102,9 +105,7 @@ fn notification(session: &Session, job: &JobId, state: &JobState) -> Option<(Zer
     let sealed = match org.seal.as_deref().map(close).transpose() {
         Ok(sealed) => sealed,
         Err(unsealed) => {
-            // As where the broker is lost: what was set is kept in memory, and the session starts anew.
-            tracing::error!(job.id = %job, org = org.name, reason = %unsealed, "the session starts anew");
-            session.over.cancel();
+            tracing::error!(job.id = %job, org = org.name, reason = %unsealed, "the notification cannot be sealed");
             return None;
         }
     };
@@ -119,7 +120,10 @@ pub(super) async fn notify_pending(session: &Session) -> bool {
     let org = &session.shared;
     let mut declared = false;
     while let Some((key, state)) = org.checkpoints.pending_notification() {
-        let Some((body, properties)) = notification(session, key.job(), &state) else { return false };
+        let Some((body, properties)) = notification(org, key.job(), &state) else {
+            session.over.cancel();
+            return false;
+        };
         let message = Message { exchange: &org.names.notifications(), key: "email", body: &body, properties };
         let placed = session.publisher.place().await;
         if !session.proof.is_fresh() {
@@ -150,6 +154,43 @@ pub(super) async fn notify_pending(session: &Session) -> bool {
     // Nobody in flight waits for a queue to take what it publishes.
     org.gate.resolved(HaltCause::Unpublishable);
     true
+}
+
+/// After a session whose connection was lost, with none of its calls in flight: publishes by another connection the notifications and
+/// outcomes of the passwords that it has set, so that a successor need not wait for what they may be on their way by. `may_publish` ends
+/// before a successor reads for the last time what was done. What cannot be published is kept for whoever leads next.
+pub(super) async fn publish_left(org: &OrgContext, publisher: &Publisher, may_publish: &(dyn Fn() -> bool + Sync)) {
+    let publish = async |exchange: &str, key: &str, (body, properties): (&[u8], BasicProperties)| {
+        let place = publisher.place().await.ok()?;
+        if !may_publish() {
+            return None;
+        }
+        place.publish(&Message { exchange, key, body, properties }).await.ok()
+    };
+    let mut left = 0;
+    while let Some((key, state)) = org.checkpoints.pending_outcome() {
+        let Some((ending, lane)) = state.ending.as_ref().zip(state.lane) else { return };
+        if !state.was_notified() {
+            let Some((body, properties)) = notification(org, key.job(), &state) else { return };
+            if publish(&org.names.notifications(), "email", (&body, properties)).await.is_none() {
+                return;
+            }
+            org.checkpoints.notified(&key);
+        }
+        let outcome = outcome(org, key.job(), lane, &state, ending);
+        let (body, properties) = wire::outcome::record(&outcome);
+        let properties = wire::trace::continued(properties, state.trace.as_ref());
+        let routed = format!("{}.{}", org.name, outcome.kind.as_str());
+        if publish(&org.names.outcomes(), &routed, (&body, properties)).await.is_none() {
+            return;
+        }
+        org.checkpoints.recorded(&key);
+        org.ledger.note(&Ended::of(&outcome));
+        left += 1;
+    }
+    if left > 0 {
+        tracing::info!(org = org.name, jobs = left, "published what the lost connection had not confirmed");
+    }
 }
 
 async fn dead_letter(job: &Job<'_>, outcome: &Outcome) -> Result<(), Leave> {
@@ -190,7 +231,7 @@ async fn reply(job: &Job<'_>, outcome: &Outcome) -> Result<(), Leave> {
 /// The job is settled: one line in the log, one in the metrics.
 pub(super) fn report(org: &OrgContext, info: &DeliveryInfo, state: &JobState) {
     let Some(ending) = &state.ending else { return };
-    let outcome = outcome(org, info, state, ending);
+    let outcome = outcome(org, &info.id, info.lane, state, ending);
     metrics::job_ended(&outcome);
     info.span.settled(&outcome);
     let (kind, reason) = (outcome.kind.as_str(), outcome.reason.map(|reason| reason.as_str()));

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::consumer::Leave;
-use crate::domain::job::{Reset, Who};
+use crate::domain::job::{Lane, Reset, Who};
 use crate::domain::language::Language;
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
@@ -76,6 +76,8 @@ pub(super) struct JobState {
     pub(super) batch: Option<String>,
     /// When it was asked for, where its producer said; for the same reason.
     pub(super) asked_at: Option<Timestamp>,
+    /// The lane it came by; for the same reason.
+    pub(super) lane: Option<Lane>,
     /// Whose password, once the body was read, or the org was asked.
     pub(super) user: Option<UserId>,
     /// Whether a search has just found them: the PATCH is the second half of the same try.
@@ -166,6 +168,12 @@ impl JobState {
     pub(super) fn is_notification_pending(&self) -> bool {
         let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
         has_succeeded && !self.notified && self.set().is_some()
+    }
+
+    /// Whether its password is set, and the ledger is not known to have its outcome.
+    pub(super) fn is_outcome_pending(&self) -> bool {
+        let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
+        has_succeeded && !self.recorded && self.set().is_some()
     }
 
     /// A fresh one, of a job that carries this along.

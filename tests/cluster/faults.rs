@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use testkit::cluster::{Setup, on_cluster};
 use testkit::eventually;
 
-use crate::workers::{REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, twice, world};
+use crate::workers::{
+    PER_MINUTE, REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, twice, world,
+};
 use crate::world::{nobody_is_locked_out, unlimited};
 
 /// Enough for ten seconds at the full rate.
@@ -114,9 +116,13 @@ fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
         assert!(last.saturating_duration_since(cut) <= FRESH + ON_ITS_WAY);
         assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
         // 7 s until an attempt to reach the lost node is given up (`net_setuptime`), and then 5 s for the calls of the one before.
-        assert!(next.saturating_duration_since(noticed) <= Duration::from_millis(12_500));
+        // On 4.3 a first record to the stream takes some seconds more (`docs/development/facts.md`).
+        let most = if cluster.version() < (4, 3) { 12_500 } else { 20_000 };
+        assert!(next.saturating_duration_since(noticed) <= Duration::from_millis(most));
         let twice = twice(&world, &users);
-        assert!(twice <= 10, "{twice} users were reset twice");
+        // All calls of the time in which its proof still held, and those that were in flight.
+        let unconfirmed = (FRESH.as_secs_f64() * f64::from(PER_MINUTE) / 60.0).ceil() as usize + 2;
+        assert!(twice <= unconfirmed, "{twice} users were reset twice");
         keep_the_quota(&world);
     });
 }

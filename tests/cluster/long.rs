@@ -6,7 +6,9 @@ use testkit::cluster::{NODES, Setup, on_cluster, on_cluster_for};
 use testkit::eventually;
 use tokio::time::sleep_until;
 
-use crate::workers::{PER_MINUTE, REQUEST_TIMEOUT, Worker, keep_the_quota, longest_gap, look_by, twice, world};
+use crate::workers::{
+    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, twice, world, world_at,
+};
 use crate::world::{nobody_is_locked_out, unlimited};
 
 /// An org that takes 20 to 50 ms for a call.
@@ -83,26 +85,29 @@ fn after_the_leaders_end_the_other_works_as_soon_as_it_may() {
         assert!(after_kill <= REQUEST_TIMEOUT + Duration::from_millis(3_500), "{after_kill:?}");
         // Beside the 0.5 s a call of the quota's own pace.
         assert!(after_sigterm <= Duration::from_millis(600), "{after_sigterm:?}");
-        assert_eq!(twice(&world, &users), 0);
+        // What a killed process had not said.
+        assert!(twice(&world, &users) <= 2);
         keep_the_quota(&world);
     });
 }
 
+/// The quota of an org that says nothing of it, in calls a minute.
+const DEFAULT_QUOTA: u32 = 300;
+
 /// 300 jobs at once, and the leader in the minority for two minutes.
 fn cut_for_two_minutes(setup: Setup) {
-    on_cluster_for(Duration::from_secs(400), setup, async |cluster| {
-        let mut world = world(cluster, slow(), "n1").await;
+    on_cluster_for(Duration::from_secs(500), setup, async |cluster| {
+        let mut world = world_at(cluster, slow(), "n1", DEFAULT_QUOTA).await;
         let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
         let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
-        // At 600 a minute there are still some to do when it is healed.
         let mut users = world.reset_many("main", 300).await;
-        first.has_called(100).await;
+        first.has_called(20).await;
         cluster.partition("n1,w1 n2,n3,w2").await;
         let cut = Instant::now();
         look_by(&mut world, cluster, "n2").await;
         let next = second.calls_after(cut).await;
         let last = *first.calls().last().unwrap();
-        users.extend(world.reset_many("main", PER_MINUTE as usize).await);
+        users.extend(world.reset_range("main", 300..700).await);
         sleep_until((cut + Duration::from_secs(120)).into()).await;
         assert_eq!(first.calls().last(), Some(&last), "it was cut off, and called");
         cluster.heal().await;
@@ -116,7 +121,7 @@ fn cut_for_two_minutes(setup: Setup) {
             roles.iter().all(|role| matches!(role.as_deref(), Some("active" | "standby"))).then_some(())
         })
         .await;
-        users.extend(world.reset_many("main", 50).await);
+        users.extend(world.reset_range("main", 700..750).await);
         nobody_is_locked_out(&world, &users).await;
         let twice = twice(&world, &users);
         eprintln!(
@@ -129,7 +134,7 @@ fn cut_for_two_minutes(setup: Setup) {
         );
         assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
         assert!(twice <= 10, "{twice} users were reset twice");
-        keep_the_quota(&world);
+        keep_a_quota(&world, DEFAULT_QUOTA);
     });
 }
 

@@ -15,6 +15,7 @@ use testkit::broker;
 
 mod workers;
 
+mod chaos;
 mod faults;
 mod harness;
 mod long;

@@ -1,13 +1,13 @@
 //! Who leads: what a lapse of its proof costs a leader, and workers of release 0.1 beside those of this one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use resetd::amqp::names::Names;
 
-use crate::broker::Node;
+use crate::broker::{Broker, Node};
 use crate::process::{Process, readyz, role, role_is, says};
 use crate::world::{Plan, World, connect, eventually, unlimited};
 
@@ -102,4 +102,41 @@ async fn a_broker_that_stalls_for_three_seconds_costs_a_fence_and_no_takeover() 
     assert!(users.iter().all(|user| world.main().user(user).unwrap().password_sets == 1));
     assert!(stalled < users.len() as u64, "{stalled} of all calls were made before the stall ended");
     assert_eq!(role(&http).await.as_deref(), Some("active"));
+}
+
+/// What a process and its threads have computed, in seconds.
+fn computed(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let ticks: u64 = after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
+}
+
+/// A release build gives the figures of use: `cargo test --release --features otel --test it fifty_idle -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn fifty_idle_orgs_with_two_workers_cost_little() {
+    let node = tokio::task::spawn_blocking(|| Broker::private_with("channel_max = 2047")).await.unwrap();
+    let plan = (0..50).fold(Plan::at(&node.url), |plan, n| plan.org(&format!("org{n}"), unlimited(), ""));
+    let world = plan.prepare().await;
+    let (first, http) = Process::worker(&world).await;
+    let (second, other) = Process::worker(&world).await;
+    let all = async |http: &str, role: &str| {
+        let (_, said) = readyz(http).await?;
+        let orgs = said["orgs"].as_object()?;
+        (orgs.len() == 50 && orgs.values().all(|org| org["role"] == role)).then_some(())
+    };
+    eventually("one leads all", async || all(&http, "active").await).await;
+    eventually("the other stands by", async || all(&other, "standby").await).await;
+    let broker: u32 = std::fs::read_to_string(node.folder().join("pid")).unwrap().trim().parse().unwrap();
+    let processes = [first.id(), second.id(), broker];
+    let (begun, before) = (Instant::now(), processes.map(computed));
+    while begun.elapsed() < Duration::from_secs(30) {
+        assert!(all(&http, "active").await.is_some() && all(&other, "standby").await.is_some());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let share = |n: usize| (computed(processes[n]) - before[n]) / seconds * 100.0;
+    eprintln!("50 idle orgs: {:.1} % and {:.1} % of a core, the broker {:.1} %", share(0), share(1), share(2));
+    assert!(share(0) < 2.0 && share(1) < 2.0 && share(2) < 10.0);
 }

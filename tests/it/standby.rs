@@ -299,6 +299,33 @@ async fn one_whose_process_was_stopped_calls_no_more_before_another_does() {
     befalls("SIGSTOP", |worker| worker.process.signal("STOP"), |worker| worker.process.signal("CONT")).await;
 }
 
+/// What it has set and could not publish is published by another connection, and then that it is done: nobody waits for its last calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_lost_its_connection_with_a_password_set_publishes_it_by_another_and_says_that_it_is_done() {
+    let keys = "rate_per_minute = 600\nrequest_timeout = \"10s\"";
+    let world = Plan::new().org("main", unlimited(), keys).prepare().await;
+    let [first, second] = Worker::several(&world).await;
+    world.main().hold_calls();
+    let users = world.reset_many("main", 1).await;
+    first.has_called(1).await;
+    // From now on nothing of it reaches the broker.
+    first.relay.hold_there();
+    world.main().release_calls();
+    eventually("the password is set", async || (world.main().stats().password_sets == 1).then_some(())).await;
+    first.relay.refuse();
+    first.relay.cut();
+    let cut = Instant::now();
+    eventually("the other takes over", async || (second.waits() == 1).then_some(())).await;
+    first.relay.heal();
+    role_is(&second.http, "active").await;
+    let took = cut.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}: it waited for the calls of the one before, which takes 13 s");
+    nobody_is_locked_out(&world, &users).await;
+    assert_eq!(first.said("published what the lost connection had not confirmed").len(), 1);
+    assert_eq!(world.main().user(&users[0]).unwrap().password_sets, 1);
+    assert_eq!([&first, &second].map(|worker| worker.calls().len()), [1, 0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_loses_the_lease_while_it_settles_in_waits_again() {
     let world = plan(slow()).prepare().await;

@@ -633,8 +633,13 @@ impl World {
 
     /// Publishes `n` resets, every other one into the bulk lane, and waits for their confirms at the end. Returns the users.
     pub async fn reset_many(&self, org: &str, n: usize) -> Vec<String> {
+        self.reset_range(org, 0..n).await
+    }
+
+    /// The same of the users with these numbers.
+    pub async fn reset_range(&self, org: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
         let channel = self.channel().await;
-        let users: Vec<String> = (0..n).map(|n| format!("{org}-user-{n}")).collect();
+        let users: Vec<String> = numbers.map(|n| format!("{org}-user-{n}")).collect();
         let mut confirms = Vec::new();
         for (n, user) in users.iter().enumerate() {
             let key = if n % 2 == 0 { org.to_owned() } else { format!("{org}.bulk") };
