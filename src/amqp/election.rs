@@ -43,6 +43,8 @@ const READY_LOOK: Duration = Duration::from_secs(5);
 const CONFIRMED: Duration = Duration::from_secs(5);
 /// How long nothing is confirmed, or taken, until it is said that nobody leads.
 const UNLED: Duration = Duration::from_secs(30);
+/// As long as the first ping of a registration may take.
+const FIRST_PING: Duration = Duration::from_secs(2);
 /// How often it is looked whether a process of release 0.1 has its lease. It waits for longer than that before it calls, since we have not
 /// said that we are done.
 const LEASE_LOOK: Duration = Duration::from_secs(1);
@@ -123,12 +125,22 @@ pub struct Election {
     ledger: Ledger,
     tenure: Mutex<Tenure>,
     registered: Mutex<Option<Registered>>,
+    /// When a ping was confirmed last, by any registration.
+    confirmed: Mutex<Instant>,
 }
 
 impl Election {
     /// Who leads `subject`; `name` is what this process is called in the ledger.
     pub fn new(subject: impl Into<Subject>, queues: Queues, name: WorkerName, ledger: Ledger) -> Self {
-        Self { subject: subject.into(), queues, name, ledger, tenure: Mutex::default(), registered: Mutex::default() }
+        Self {
+            subject: subject.into(),
+            queues,
+            name,
+            ledger,
+            tenure: Mutex::default(),
+            registered: Mutex::default(),
+            confirmed: Mutex::new(Instant::now()),
+        }
     }
 
     fn tenure(&self) -> MutexGuard<'_, Tenure> {
@@ -210,8 +222,9 @@ impl Election {
                 }
             }
             let confirmed = proof.confirmed_at();
-            let silent_for = confirmed.unwrap_or(began).elapsed();
-            let standing = if silent_for >= UNLED {
+            // A registration that is not confirmed is replaced sooner than that.
+            let is_silent = self.silent_for(confirmed) >= UNLED && began.elapsed() >= FIRST_PING;
+            let standing = if is_silent {
                 Standing::NoLeader(format!(
                     "nobody can lead: queue {queue} has confirmed nothing for {} s; is a majority of the nodes with its members up?",
                     UNLED.as_secs()
@@ -233,6 +246,13 @@ impl Election {
         }
     }
 
+    /// For how long no ping of any registration was confirmed.
+    fn silent_for(&self, newest: Option<Instant>) -> Duration {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        *confirmed = newest.map_or(*confirmed, |newest| newest.max(*confirmed));
+        confirmed.elapsed()
+    }
+
     /// Waits until a process of release 0.1 has its lease, beside our leading.
     pub async fn until_led_by_0_1(&self, looks: &Publisher) {
         loop {
@@ -243,7 +263,11 @@ impl Election {
         }
     }
 
-    async fn is_led_by_0_1(&self, looks: &Publisher) -> Result<bool, BrokerError> {
+    /// Whether a process of release 0.1 has its lease.
+    ///
+    /// # Errors
+    /// Where the connection is lost, or does not answer.
+    pub async fn is_led_by_0_1(&self, looks: &Publisher) -> Result<bool, BrokerError> {
         is_held(looks, &self.queues.lease).await
     }
 
@@ -288,9 +312,10 @@ impl Election {
         self.tenure().settles(&fenced.read);
     }
 
-    /// Says again that this process leads: one who starts reads the ledger of a day, and must find out who does.
+    /// Says again that this process leads: one who starts reads the ledger of a day, and must find out who does. It is read up to that, so
+    /// that there is little to read after a lapse.
     pub async fn repeat(&self, publisher: &Publisher, fenced: &Fenced, longest: Duration) {
-        if let Err(trouble) = self.write_fence(publisher, Some(&fenced.term), longest).await {
+        if let Err(trouble) = self.fence_again(publisher, fenced, longest).await {
             tracing::warn!(org = self.subject.org(), reason = %trouble, "the ledger could not be told who leads");
         }
     }
@@ -301,8 +326,16 @@ impl Election {
     /// Where it cannot be written.
     pub async fn gives_up(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
         let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, Timestamp::now());
+        self.write(publisher, record).await
+    }
+
+    /// The same, where nobody waits for longer than a second.
+    ///
+    /// # Errors
+    /// Where it cannot be written within that.
+    pub async fn gives_up_soon(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
-        timeout(RELEASED, self.write(publisher, record)).await.unwrap_or_else(|_| Err(late()))
+        timeout(RELEASED, self.gives_up(publisher, fenced)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn write_fence(

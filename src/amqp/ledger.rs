@@ -44,8 +44,8 @@ struct Shared {
     readers: watch::Sender<usize>,
     /// Changes when a record of a leader was read, and when a consumer attached.
     fenced: watch::Sender<()>,
-    /// The place was dropped while a consumer waited there.
-    misplaced: watch::Sender<()>,
+    /// A consumer is to attach again.
+    attach_again: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Ledger {
             kept: Mutex::new(kept),
             readers: watch::Sender::new(0),
             fenced: watch::Sender::new(()),
-            misplaced: watch::Sender::new(()),
+            attach_again: watch::Sender::new(()),
         }))
     }
 
@@ -196,8 +196,8 @@ impl Ledger {
     /// Returns what is known of those before it.
     ///
     /// # Errors
-    /// Where nothing at all was read for 10 s: write another and try again. It will be read from a day back, since a place beyond
-    /// the stream's end waits for ever.
+    /// Where nothing at all was read for 10 s: write another and try again. The stream is attached to again, since a place beyond its end
+    /// waits for ever.
     pub async fn until_fence(&self, id: &str) -> Result<FenceRead, BrokerError> {
         let _reading = self.reading();
         let mut fenced = self.0.fenced.subscribe();
@@ -217,11 +217,11 @@ impl Ledger {
                     stream = self.0.stream,
                     "attached before the first record, and never handed it: attaching again"
                 );
-                self.misplace();
+                self.attach_again();
                 continue;
             }
             if Instant::now() >= deadline {
-                self.misplace();
+                self.attach_again();
                 return Err(BrokerError::Retry(format!(
                     "nothing was read from stream {} for {} s, not even the record just written to it",
                     self.0.stream,
@@ -250,10 +250,10 @@ impl Ledger {
         }
     }
 
-    /// Drops the place, also under a consumer that waits there.
-    fn misplace(&self) {
-        self.kept().forget_place();
-        self.0.misplaced.send_replace(());
+    /// Has the consumer attach again, where it gets nothing: at its place, which then shows whether the stream is still the same.
+    fn attach_again(&self) {
+        self.kept().silent = None;
+        self.0.attach_again.send_replace(());
     }
 
     /// A record came, and will be applied.

@@ -63,6 +63,24 @@ pub(super) struct ProofView {
     pings: Weak<Pings>,
 }
 
+/// The channel of one that is not registered yet, which is closed when this is dropped: a consumer that the broker makes after all would be
+/// one that nobody reads. lapin closes no channel that waits for an answer.
+struct Unregistered(Option<Channel>);
+
+impl Unregistered {
+    fn is_registered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unregistered {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            tokio::spawn(async move { closing(channel.close(200, "not registered".into())).await });
+        }
+    }
+}
+
 impl Registration {
     /// Registers as a candidate at this leader queue, which is declared.
     ///
@@ -74,14 +92,9 @@ impl Registration {
         let pings = link.pinger.open(&queue, gone.clone()).await?;
         let what = format!("consuming queue {queue}");
         let channel = within(&what, channels::open(&link.consuming)).await?;
-        let consumer = match within(&what, consume(&channel, &queue)).await {
-            Ok(consumer) => consumer,
-            Err(trouble) => {
-                // A consumer that the broker makes after all would be one that nobody reads. lapin closes no channel that waits for an answer.
-                closing(channel.close(200, "not registered".into())).await;
-                return Err(trouble);
-            }
-        };
+        let unregistered = Unregistered(Some(channel.clone()));
+        let consumer = within(&what, consume(&channel, &queue)).await?;
+        unregistered.is_registered();
         let proof = Proof { state: watch::Sender::default(), pings };
         link.pinger.begin(&proof.pings);
         let held = Held::default();

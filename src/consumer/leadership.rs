@@ -27,6 +27,10 @@ const LAPSE: Duration = Duration::from_secs(5);
 const LONG_LAPSE: Duration = Duration::from_secs(30);
 /// How long until something is written to the ledger again that was not taken.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long it is tried in vain to take over, or to go on after a lapse, until another candidate has its turn.
+const IN_VAIN: Duration = Duration::from_secs(60);
+/// How long one who is elected waits for what the term before has left.
+const LEFT: Duration = Duration::from_secs(15);
 /// A ping that was confirmed within this shows that they reach the queue.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,7 @@ impl<W: Workload> Consumer<W> {
         let registration = self.election.register(link).await?;
         let (gone, proof) = (registration.gone().clone(), registration.proof());
         let lost = || BrokerError::Retry("a connection or a channel was lost before this process led".into());
+        let mut failing = Failing::default();
         let chosen = async {
             loop {
                 let chain = self
@@ -55,12 +60,20 @@ impl<W: Workload> Consumer<W> {
                     .await?;
                 // An unbroken proof all the while, or it starts over.
                 let taken_over = tokio::select! {
-                    () = proof.broken(chain) => continue,
+                    () = proof.broken(chain) => {
+                        self.says(supervisor, Standing::Starting("no ping came back in time; the takeover starts over".into()));
+                        failing = Failing::default();
+                        continue;
+                    }
+                    () = self.election.until_led_by_0_1(&link.looks) => continue,
                     taken_over = self.take_over(supervisor, &publisher, &registration) => taken_over,
                 };
                 match taken_over {
+                    // One of release 0.1 that has taken its lease since has read our fence, and waits; we let it go first.
+                    Ok(_) if self.election.is_led_by_0_1(&link.looks).await? => {}
                     Ok(fenced) if proof.accept(chain) => break Ok((chain, fenced)),
                     Ok(_) => {}
+                    Err(BrokerError::Retry(reason)) if failing.for_long() => break Err(BrokerError::Retry(reason)),
                     Err(BrokerError::Retry(reason)) => {
                         self.says(supervisor, Standing::Starting(reason));
                         sleep(AGAIN).await;
@@ -74,20 +87,28 @@ impl<W: Workload> Consumer<W> {
             }
         };
         let left = self.publish_left(&publisher).shared();
-        let chosen = async {
+        let elected = async {
             let chosen = chosen.await;
             // What is on its way is known to be confirmed or not, before it may be published once more.
-            left.clone().await;
+            let _ = timeout(LEFT, left.clone()).await;
             chosen
         };
         let last = async {
             left.clone().await;
             self.gives_up_last(&publisher).await
         };
-        let (chain, fenced) = tokio::select! {
+        let elected = tokio::select! {
             () = gone.cancelled() => return Err(lost()),
-            chosen = chosen => chosen?,
+            elected = elected => elected,
             never = last => match never {},
+        };
+        let (chain, fenced) = match elected {
+            Ok(elected) => elected,
+            Err(trouble) => {
+                // One that can ping and not take over keeps nobody else from it.
+                registration.withdraw(&publisher).await;
+                return Err(trouble);
+            }
         };
         *self.lost_term() = None;
         self.election.settles(&fenced);
@@ -196,14 +217,15 @@ impl<W: Workload> Consumer<W> {
         let org = subject.org();
         tracing::warn!(org, "no ping came back in time: no call begins until one does");
         let is_confirmed = || proof.confirmed_at().is_some_and(|at| at.elapsed() < CONFIRMED);
+        let (mut broke, mut failing) = (lapsed, Failing::default());
         loop {
             let chain = tokio::select! {
                 biased;
                 chain = proof.chain() => chain,
-                () = another_leads(lapsed, is_confirmed) => {
+                () = another_leads(broke, is_confirmed) => {
                     return Err(BrokerError::Retry("no ping comes back, so another process leads".into()));
                 }
-                () = sleep_until(lapsed + LONG_LAPSE) => {
+                () = sleep_until(broke + LONG_LAPSE) => {
                     let why = "no ping comes back, and none is confirmed: the broker takes no messages, or a majority of its nodes is missing";
                     board.session(subject, Standing::NoLeader(why.into()));
                     sleep(CONFIRMED).await;
@@ -212,12 +234,18 @@ impl<W: Workload> Consumer<W> {
             };
             let read = tokio::select! {
                 read = self.election.fence_again(&term.publisher, &term.fenced, self.shared.longest_call()) => read,
-                () = proof.broken(chain) => continue,
+                () = proof.broken(chain) => {
+                    broke = Instant::now();
+                    continue;
+                }
             };
+            broke = Instant::now();
             let is_ours = match read {
                 Ok(read) => !self.election.may_another_have_led(&read),
+                Err(BrokerError::Retry(reason)) if failing.for_long() => return Err(BrokerError::Retry(reason)),
                 Err(BrokerError::Retry(reason)) => {
                     tracing::warn!(org, reason, "it is not known yet whether another process has led");
+                    board.session(subject, Standing::Starting(reason));
                     sleep(AGAIN).await;
                     continue;
                 }
@@ -252,7 +280,7 @@ impl<W: Workload> Consumer<W> {
     pub(super) async fn release(&self, term: Term) {
         let Term { registration, publisher, fenced, .. } = term;
         let org = self.shared.subject().org();
-        match self.election.gives_up(&publisher, &fenced).await {
+        match self.election.gives_up_soon(&publisher, &fenced).await {
             Ok(()) => tracing::info!(org, "released"),
             Err(trouble) => {
                 tracing::warn!(org, reason = %trouble, "the leadership could not be released cleanly; who takes over waits a little");
@@ -274,8 +302,7 @@ impl<W: Workload> Consumer<W> {
     async fn publish_left(&self, publisher: &Publisher) {
         let Some(LostTerm { proof, .. }) = self.lost_term().clone() else { return };
         let longest = self.shared.longest_call();
-        self.shared.publish_left(publisher, &|| proof.allows_late_publishes(longest)).await;
-        if !self.shared.is_all_confirmed() {
+        if !self.shared.publish_left(publisher, &|| proof.allows_late_publishes(longest)).await {
             *self.lost_term() = None;
         }
     }
@@ -291,6 +318,17 @@ impl<W: Workload> Consumer<W> {
             *self.lost_term() = None;
         }
         std::future::pending().await
+    }
+}
+
+/// Since when something fails, one time after the other.
+#[derive(Debug, Default)]
+struct Failing(Option<Instant>);
+
+impl Failing {
+    /// It has failed once more. Whether that has gone on for long.
+    fn for_long(&mut self) -> bool {
+        self.0.get_or_insert_with(Instant::now).elapsed() >= IN_VAIN
     }
 }
 

@@ -75,13 +75,13 @@ pub trait Workload: Send + Sync + Sized + 'static {
         true
     }
     /// With no call in flight, after a connection was lost: publishes by another one what followed from the calls and is not confirmed, as
-    /// long as `may_publish`.
+    /// long as `may_publish`. `true`: all of it is confirmed now.
     fn publish_left(
         &self,
         _publisher: &Publisher,
         _may_publish: &(dyn Fn() -> bool + Sync),
-    ) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
+    ) -> impl Future<Output = bool> + Send {
+        std::future::ready(self.is_all_confirmed())
     }
     /// Another process has led in between: what this one knows of its calls is void.
     fn forget(&self) {

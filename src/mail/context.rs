@@ -164,6 +164,11 @@ impl MailerContext {
         self.sent().get(note.id.as_str()).copied()
     }
 
+    /// Whether a record says so of all that the next hop has taken.
+    pub(super) fn are_all_recorded(&self) -> bool {
+        self.sent().is_empty()
+    }
+
     /// A record says so.
     pub(super) fn is_recorded(&self, note: &str) {
         self.sent().remove(note);

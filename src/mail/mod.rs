@@ -60,6 +60,10 @@ impl Workload for MailerContext {
         ANSWER
     }
 
+    fn is_all_confirmed(&self) -> bool {
+        self.are_all_recorded()
+    }
+
     async fn finish_before_intake(session: &Session) -> bool {
         // Nothing in flight waits for a queue to take what it publishes; the next that does finds out anew.
         session.shared.gate.resolved(HaltCause::Unpublishable);

@@ -175,6 +175,11 @@ impl Checkpoints {
         self.find(|state| state.may_be_set() && !state.recorded).is_some()
     }
 
+    /// Whether one is kept of a job whose password may be set, which is not known.
+    pub(super) fn may_be_set(&self) -> bool {
+        self.find(|state| state.may_be_set() && !state.recorded && !state.is_outcome_pending()).is_some()
+    }
+
     fn find(&self, is_meant: impl Fn(&JobState) -> bool) -> Option<(Key, JobState)> {
         let kept = self.lock();
         let mut all = kept.states.iter().flat_map(|(key, states)| states.iter().map(move |(_, state)| (key, state)));
@@ -220,8 +225,10 @@ mod tests {
 
     use super::*;
     use crate::domain::notification::Issued;
-    use crate::domain::outcome::PasswordSet;
+    use crate::domain::outcome::{OutcomeKind, PasswordSet};
     use crate::domain::password::PasswordKind;
+    use crate::domain::user::EmailAddress;
+    use crate::reset::state::Ending;
 
     const NOTHING: RetryHeaders = RetryHeaders {
         tried: 0,
@@ -369,6 +376,8 @@ mod tests {
             let mut state = tried();
             let issued = Issued { notification_id: id.into(), at: Timestamp::now() };
             state.is_now_set(issued, checkpoints.one_unnotified());
+            state.email = EmailAddress::parse("a@example.com").ok();
+            state.ending = Some(Ending::of(OutcomeKind::Succeeded));
             (Key::Again(JobId::new(id), "t".into()), state)
         };
         let (in_flight, (told, told_trip), (void, void_trip)) = (set("a"), set("b"), set("c"));
@@ -383,6 +392,29 @@ mod tests {
         let (_, mut state) = in_flight;
         state.is_now_notified();
         assert_eq!(checkpoints.unnotified(), 0);
+    }
+
+    #[test]
+    fn what_is_set_is_unrecorded_until_its_outcome_is_confirmed_and_what_may_be_set_until_it_comes_back() {
+        let checkpoints = Checkpoints::default();
+        let id = Key::Delivered(JobId::new("j"), 7);
+        checkpoints.keep(id.clone(), tried());
+        assert!(!checkpoints.has_unrecorded() && !checkpoints.may_be_set(), "it was tried, and refused");
+        let mut state = tried();
+        state.is_now_set(Issued { notification_id: "n".into(), at: Timestamp::now() }, checkpoints.one_unnotified());
+        state.email = EmailAddress::parse("a@example.com").ok();
+        state.ending = Some(Ending::of(OutcomeKind::Succeeded));
+        checkpoints.keep(id.clone(), state);
+        assert!(checkpoints.has_unrecorded() && !checkpoints.may_be_set());
+        let (pending, state) = checkpoints.pending_outcome().unwrap();
+        assert!(pending == id && state.is_notification_pending());
+        checkpoints.notified(&id);
+        checkpoints.recorded(&id);
+        assert!(checkpoints.pending_outcome().is_none() && !checkpoints.has_unrecorded());
+        let mut state = tried();
+        state.progress.may_be_this_one = true;
+        checkpoints.keep(id, state);
+        assert!(checkpoints.has_unrecorded() && checkpoints.may_be_set() && checkpoints.pending_outcome().is_none());
     }
 
     #[test]

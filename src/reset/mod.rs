@@ -71,8 +71,8 @@ impl Workload for OrgContext {
         !self.checkpoints.has_unrecorded()
     }
 
-    async fn publish_left(&self, publisher: &Publisher, may_publish: &(dyn Fn() -> bool + Sync)) {
-        settle::publish_left(self, publisher, may_publish).await;
+    async fn publish_left(&self, publisher: &Publisher, may_publish: &(dyn Fn() -> bool + Sync)) -> bool {
+        settle::publish_left(self, publisher, may_publish).await
     }
 
     fn forget(&self) {

@@ -159,7 +159,12 @@ pub(super) async fn notify_pending(session: &Session) -> bool {
 /// After a session whose connection was lost, with none of its calls in flight: publishes by another connection the notifications and
 /// outcomes of the passwords that it has set, so that a successor need not wait for what they may be on their way by. `may_publish` ends
 /// before a successor reads for the last time what was done. What cannot be published is kept for whoever leads next.
-pub(super) async fn publish_left(org: &OrgContext, publisher: &Publisher, may_publish: &(dyn Fn() -> bool + Sync)) {
+/// `true`: nothing is left.
+pub(super) async fn publish_left(
+    org: &OrgContext,
+    publisher: &Publisher,
+    may_publish: &(dyn Fn() -> bool + Sync),
+) -> bool {
     let publish = async |exchange: &str, key: &str, (body, properties): (&[u8], BasicProperties)| {
         let place = publisher.place().await.ok()?;
         if !may_publish() {
@@ -167,13 +172,15 @@ pub(super) async fn publish_left(org: &OrgContext, publisher: &Publisher, may_pu
         }
         place.publish(&Message { exchange, key, body, properties }).await.ok()
     };
+    // What may be set, and is not known to be, cannot be published.
+    let is_known = !org.checkpoints.may_be_set();
     let mut left = 0;
     while let Some((key, state)) = org.checkpoints.pending_outcome() {
-        let Some((ending, lane)) = state.ending.as_ref().zip(state.lane) else { return };
+        let Some((ending, lane)) = state.ending.as_ref().zip(state.lane) else { return false };
         if !state.was_notified() {
-            let Some((body, properties)) = notification(org, key.job(), &state) else { return };
+            let Some((body, properties)) = notification(org, key.job(), &state) else { return false };
             if publish(&org.names.notifications(), "email", (&body, properties)).await.is_none() {
-                return;
+                return false;
             }
             org.checkpoints.notified(&key);
         }
@@ -182,7 +189,7 @@ pub(super) async fn publish_left(org: &OrgContext, publisher: &Publisher, may_pu
         let properties = wire::trace::continued(properties, state.trace.as_ref());
         let routed = format!("{}.{}", org.name, outcome.kind.as_str());
         if publish(&org.names.outcomes(), &routed, (&body, properties)).await.is_none() {
-            return;
+            return false;
         }
         org.checkpoints.recorded(&key);
         org.ledger.note(&Ended::of(&outcome));
@@ -191,6 +198,7 @@ pub(super) async fn publish_left(org: &OrgContext, publisher: &Publisher, may_pu
     if left > 0 {
         tracing::info!(org = org.name, jobs = left, "published what the lost connection had not confirmed");
     }
+    is_known
 }
 
 async fn dead_letter(job: &Job<'_>, outcome: &Outcome) -> Result<(), Leave> {

@@ -31,7 +31,7 @@ const RELEASED: &str = "released";
 /// The `type` of a dead letter that an operator gave up for good.
 pub const DROPPED: &str = "dropped";
 /// The longest that a call is believed to take: a successor waits for it.
-const LONGEST_CALL: Duration = Duration::from_secs(3600);
+const LONGEST_CALL: Duration = Duration::from_secs(600);
 /// The longest name or id that is believed, in bytes: what an AMQP short string holds.
 const MAX_NAME: usize = 255;
 /// The header in which the broker says where in its stream a record stands.

@@ -58,9 +58,7 @@ impl Dice {
             6 => Act::Sever(node, NODES[(NODES.iter().position(|other| *other == node).unwrap() + 1) % 3]),
             7 => Act::KillWorker(self.below(2)),
             8 => Act::PauseWorker(self.below(2)),
-            _ => {
-                Act::Org(["status=429,retry_after=2,next=10", "status=503,next=10", "cut,apply,next=5"][self.below(3)])
-            }
+            _ => Act::Org(["status=429,retry_after=2,next=5", "status=503,next=4", "cut,apply,next=3"][self.below(3)]),
         }
     }
 }

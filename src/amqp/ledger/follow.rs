@@ -22,6 +22,19 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How often it looks whether the connection still lives while nobody wants the stream read.
 const WATCH: Duration = Duration::from_millis(200);
 
+/// Why reading has ended.
+struct Ended {
+    trouble: BrokerError,
+    /// The stream is another one than before, or may be.
+    is_another: bool,
+}
+
+impl std::convert::From<BrokerError> for Ended {
+    fn from(trouble: BrokerError) -> Self {
+        Self { trouble, is_another: false }
+    }
+}
+
 impl Ledger {
     /// Reads the stream on this connection while somebody wants it read, until the connection is lost or this is dropped. The place is
     /// kept for the next connection.
@@ -32,40 +45,45 @@ impl Ledger {
             if tokio::time::timeout(WATCH, readers.wait_for(|readers| *readers > 0)).await.is_err() {
                 continue;
             }
-            let Err(trouble) = self.attach(connection, &mut readers).await else { continue };
+            let Err(Ended { trouble, is_another }) = self.attach(connection, &mut readers).await else { continue };
             if !connection.status().connected() {
                 return;
             }
-            self.kept().forget_place();
-            tracing::warn!(reason = %trouble, "the ledger is read anew from a day back");
+            if is_another {
+                self.kept().forget_place();
+                tracing::warn!(reason = %trouble, "the ledger is read anew from a day back");
+            } else {
+                tracing::warn!(reason = %trouble, "reading the ledger was interrupted; it goes on where it was");
+            }
             refusals = if trouble.is_refusal() { refusals + 1 } else { 0 };
             tokio::time::sleep(pause(refusals, rand::random())).await;
         }
     }
 
     /// Reads until nobody wants it any more.
-    async fn attach(&self, connection: &Connection, readers: &mut watch::Receiver<usize>) -> Result<(), BrokerError> {
-        let mut misplaced = self.0.misplaced.subscribe();
+    async fn attach(&self, connection: &Connection, readers: &mut watch::Receiver<usize>) -> Result<(), Ended> {
+        let mut attach_again = self.0.attach_again.subscribe();
         let silent =
             || BrokerError::Retry(format!("reading stream {}: nothing came, and something should have", self.0.stream));
         tokio::select! {
             trouble = self.read(connection) => trouble.map(|never| match never {}),
             _ = readers.wait_for(|readers| *readers == 0) => Ok(()),
-            _ = misplaced.changed() => Err(silent()),
+            _ = attach_again.changed() => Err(silent().into()),
         }
     }
 
     /// Reads until it ends, which is always trouble.
-    async fn read(&self, connection: &Connection) -> Result<Infallible, BrokerError> {
+    async fn read(&self, connection: &Connection) -> Result<Infallible, Ended> {
         self.kept().silent = None;
         let from = self.kept().place.from(Timestamp::now());
         if from == From::DayBack {
-            self.kept().index.forget_leaders();
+            // What it said of leaders comes again, and places of before may be of another stream by now.
+            self.kept().index.forget_stream();
         }
         let heard = || self.heard();
         let mut tail = Tail::open(connection, &self.0.stream, TAG, from.start(), &heard).await?;
         if let From::Last(offset) = from {
-            self.is_the_same(offset, &mut tail).await?;
+            self.is_the_same(offset, &mut tail).await.map_err(|trouble| Ended { trouble, is_another: true })?;
         } else {
             self.kept().silent = Some(Instant::now());
             // From now on there is a time by which it must have got something.

@@ -103,9 +103,9 @@ impl Leaders {
 }
 
 impl FenceRead {
-    /// Where there is no room to know who led.
+    /// Where there is no room to know who led: anybody may have, a moment ago.
     pub(super) fn of_unknown(place: Place, reading: u64) -> Self {
-        Self { before: Holder::Was(WorkerName::new("")), ..Self::alone(place, reading) }
+        Self { before: Holder::Was(WorkerName::new("")), other: Some(place), ..Self::alone(place, reading) }
     }
 
     /// Of the first fence that is known of.
