@@ -376,7 +376,7 @@ mod tests {
             let mut state = tried();
             let issued = Issued { notification_id: id.into(), at: Timestamp::now() };
             state.is_now_set(issued, checkpoints.one_unnotified());
-            state.email = EmailAddress::parse("a@example.com").ok();
+            state.email = EmailAddress::parse("email", "a@example.com").ok();
             state.ending = Some(Ending::of(OutcomeKind::Succeeded));
             (Key::Again(JobId::new(id), "t".into()), state)
         };
@@ -402,7 +402,7 @@ mod tests {
         assert!(!checkpoints.has_unrecorded() && !checkpoints.may_be_set(), "it was tried, and refused");
         let mut state = tried();
         state.is_now_set(Issued { notification_id: "n".into(), at: Timestamp::now() }, checkpoints.one_unnotified());
-        state.email = EmailAddress::parse("a@example.com").ok();
+        state.email = EmailAddress::parse("email", "a@example.com").ok();
         state.ending = Some(Ending::of(OutcomeKind::Succeeded));
         checkpoints.keep(id.clone(), state);
         assert!(checkpoints.has_unrecorded() && !checkpoints.may_be_set());
