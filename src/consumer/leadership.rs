@@ -300,9 +300,14 @@ impl<W: Workload> Consumer<W> {
 
     /// Publishes what the last term has left, where its connection was lost.
     async fn publish_left(&self, publisher: &Publisher) {
-        let Some(LostTerm { proof, .. }) = self.lost_term().clone() else { return };
+        let Some(LostTerm { fenced, proof }) = self.lost_term().clone() else { return };
         let longest = self.shared.longest_call();
-        if !self.shared.publish_left(publisher, &|| proof.allows_late_publishes(longest)).await {
+        if self.shared.is_all_confirmed() {
+            return;
+        }
+        // What reached the broker, and was not confirmed, is read first: it is not written twice.
+        let is_read = self.election.fence_again(publisher, &fenced, longest).await.is_ok();
+        if !is_read || !self.shared.publish_left(publisher, &|| proof.allows_late_publishes(longest)).await {
             *self.lost_term() = None;
         }
     }

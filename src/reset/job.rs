@@ -124,11 +124,4 @@ impl Job<'_> {
         (asked_at.as_second() < newest.as_second())
             .then(|| Ending { detail: detail(), ..Ending::of(OutcomeKind::Superseded) })
     }
-
-    /// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made
-    /// from what a job says may be another job's record.)
-    pub(super) fn is_recorded(&self) -> bool {
-        let notified = self.state.was_notified() && self.state.ending.as_ref().is_some_and(Ending::is_noted);
-        notified && self.org.ledger.is_done(&self.org.name, &self.info.id, false)
-    }
 }

@@ -127,7 +127,7 @@ async fn run(job: &mut Job<'_>, intent: Option<Result<Intent, Invalid>>, place: 
             Err(Interrupted::Leave(leave)) => return Err(leave),
         };
         job.state.ending = Some(ending);
-    } else if job.is_recorded() {
+    } else if settle::is_recorded(job.org, &job.info.id, &job.state) {
         job.state.recorded = true;
     }
     settle::publish_results(job).await

@@ -156,6 +156,13 @@ pub(super) async fn notify_pending(session: &Session) -> bool {
     true
 }
 
+/// Whether the ledger has the outcome of a job that was given back: it was written, and only its confirm was lost. (A name made from what a
+/// job says may be another job's record.)
+pub(super) fn is_recorded(org: &OrgContext, job: &JobId, state: &JobState) -> bool {
+    let notified = state.was_notified() && state.ending.as_ref().is_some_and(Ending::is_noted);
+    notified && org.ledger.is_done(&org.name, job, false)
+}
+
 /// After a session whose connection was lost, with none of its calls in flight: publishes by another connection the notifications and
 /// outcomes of the passwords that it has set, so that a successor need not wait for what they may be on their way by. `may_publish` ends
 /// before a successor reads for the last time what was done. What cannot be published is kept for whoever leads next.
@@ -177,6 +184,10 @@ pub(super) async fn publish_left(
     let mut left = 0;
     while let Some((key, state)) = org.checkpoints.pending_outcome() {
         let Some((ending, lane)) = state.ending.as_ref().zip(state.lane) else { return false };
+        if is_recorded(org, key.job(), &state) {
+            org.checkpoints.recorded(&key);
+            continue;
+        }
         if !state.was_notified() {
             let Some((body, properties)) = notification(org, key.job(), &state) else { return false };
             if publish(&org.names.notifications(), "email", (&body, properties)).await.is_none() {

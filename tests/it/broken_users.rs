@@ -364,7 +364,9 @@ async fn a_worker_that_lost_the_leadership_shows_no_halt_no_breaker_and_no_close
     world.main().clear_faults();
     relay.heal();
     role_is(&first_http, "standby").await;
-    let (status, row) = shown(first_http.clone()).await.unwrap();
+    let (status, mut row) = shown(first_http.clone()).await.unwrap();
+    let leader = row.as_object_mut().unwrap().remove("leader").unwrap();
+    assert_eq!(leader["here"], json!(false));
     assert_eq!((status, row), (200, json!({"role": "standby", "reason": null})));
     assert_eq!(gauges(&first_http).await, Some([0.0; 4]));
     eventually("the other one does the jobs", async || (set(&world, "main") == 8).then_some(())).await;

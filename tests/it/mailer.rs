@@ -201,7 +201,9 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
         (&json!("job-1"), &json!("u-1"), &json!("monday"), &json!(250), &json!(1))
     );
     is_empty(&setup.world).await;
-    let (status, ready) = readyz(&http).await.unwrap();
+    let (status, mut ready) = readyz(&http).await.unwrap();
+    let leader = ready["mailer"].as_object_mut().unwrap().remove("leader").unwrap();
+    assert_eq!((&leader["here"], &leader["pingConfirmed"]), (&json!(true), &json!(true)));
     assert_eq!(
         (status, ready),
         (
