@@ -68,7 +68,7 @@ pub(super) struct ProofView {
 struct Unregistered(Option<Channel>);
 
 impl Unregistered {
-    fn is_registered(mut self) {
+    fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -94,7 +94,7 @@ impl Registration {
         let channel = within(&what, channels::open(&link.consuming)).await?;
         let unregistered = Unregistered(Some(channel.clone()));
         let consumer = within(&what, consume(&channel, &queue)).await?;
-        unregistered.is_registered();
+        unregistered.keep();
         let proof = Proof { state: watch::Sender::default(), pings };
         link.pinger.begin(&proof.pings);
         let held = Held::default();

@@ -39,13 +39,26 @@ pub enum Record<'a> {
 impl<'a> Record<'a> {
     /// What the end of a job says of its batch; `None` where its lane is not known.
     pub fn of_end(ended: &'a ended::Ended<'_>) -> Option<Self> {
-        let job = Cow::Borrowed(&*ended.job);
+        let job = key(ended.batch.as_deref(), &ended.job);
         Some(Self::Ended(Ended { job, lane: ended.lane?, kind: ended.kind, at: ended.at }))
     }
 
     /// What the end of a mail does.
     pub fn of_mail(mailed: &'a Mailed<'_>) -> Self {
-        Self::Mailed { job: Cow::Borrowed(&*mailed.job), mail: mailed.into(), at: mailed.at }
+        let job = key(mailed.batch.as_deref(), &mailed.job);
+        Self::Mailed { job, mail: mailed.into(), at: mailed.at }
+    }
+}
+
+/// By what a job of a batch is known. An id that is made of the batch and a user, as `enqueue` makes it, is the same in any case, since
+/// the user is: a later run may spell them otherwise. Any other id is as it stands.
+pub fn key<'a>(batch: Option<&str>, job: &'a str) -> Cow<'a, str> {
+    let user = batch.and_then(|batch| job.strip_prefix(batch)).filter(|rest| rest.starts_with('/'));
+    match (batch, user) {
+        (Some(batch), Some(user)) if user.chars().any(char::is_uppercase) => {
+            Cow::Owned(format!("{batch}{}", user.to_lowercase()))
+        }
+        (Some(_) | None, Some(_) | None) => Cow::Borrowed(job),
     }
 }
 
@@ -232,10 +245,16 @@ impl Progress {
             self.ended += 1;
             self.finished(ended.at);
         }
+        let is_sent_again = job.round != self.round;
         job.round = self.round;
-        // One that was done stays done: the same id again is a duplicate, or a replay that came too late.
+        // One that was done stays done: the same id again is a duplicate, or a replay that came too late. Where it was sent again and was
+        // tried anew, since nobody knew it any more, the newest call counts, and the mail was about a password from before.
         let is_done = matches!(job.kind, Some(OutcomeKind::Succeeded | OutcomeKind::PassedThrough));
-        if !is_done {
+        let is_undone = is_done && is_sent_again && ended.kind == OutcomeKind::Failed;
+        if is_undone && let Some(mail) = job.mail.take() {
+            *self.counts.mail(mail) -= 1;
+        }
+        if !is_done || is_undone {
             if let Some(before) = job.kind.replace(ended.kind) {
                 *self.counts.of(before) -= 1;
             }
@@ -266,6 +285,17 @@ impl Progress {
 
     fn keep(&mut self, job: &str, known: Job) {
         self.jobs.insert(self.hash(job), known);
+    }
+
+    /// Whether a job counts as given up. `job`: its [`key`].
+    pub fn is_given_up(&self, job: &str) -> bool {
+        let kind = self.jobs.get(&self.hash(job)).and_then(|job| job.kind);
+        matches!(kind, Some(OutcomeKind::Failed | OutcomeKind::Expired))
+    }
+
+    /// Whether a job's mail counts as given up. `job`: its [`key`].
+    pub fn is_mail_given_up(&self, job: &str) -> bool {
+        self.jobs.get(&self.hash(job)).and_then(|job| job.mail) == Some(MailOutcome::Failed)
     }
 
     /// Whether anything is known of it.

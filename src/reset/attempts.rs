@@ -117,7 +117,11 @@ pub(super) async fn until_done(
         let failure = match answered.failure {
             None => return Ok(answered.body),
             Some(Failure::Foreign { may_have_set, .. }) => {
-                Failure::Foreign { odd: job.org.gate.answered_by_another(&user), may_have_set }
+                let odd = match call {
+                    Call::Search(_) => job.org.gate.search_answered_by_another(&user),
+                    Call::Patch(..) => job.org.gate.answered_by_another(&user),
+                };
+                Failure::Foreign { odd, may_have_set }
             }
             Some(failure) => failure,
         };
@@ -166,9 +170,10 @@ async fn make(job: &mut Job<'_>, call: &Call<'_>, user: &UserId, permit: Permit<
     span.answered(answered.status, answered.failure.is_some());
     job.state.called = Some(Instant::now());
     let is_probe = permit.is_probe() && !job.org.gate.is_suspect(user);
-    if call.is_patch() {
-        // Before the permit is given back, so that no other call slips in between.
-        patched(job.org, job.info.lane, user, answered.failure.as_ref());
+    // Before the permit is given back, so that no other call slips in between.
+    match call {
+        Call::Patch(..) => patched(job.org, job.info.lane, user, answered.failure.as_ref()),
+        Call::Search(_) => searched(job.org, user, answered.failure.as_ref()),
     }
     let token = permit.answered(user, call.verdict(answered.failure.as_ref()));
     job.state.progress.status = answered.status.or(job.state.progress.status);
@@ -218,6 +223,19 @@ fn patched(org: &OrgContext, lane: Lane, user: &UserId, failure: Option<&Failure
             gate.succeeded(user);
         }
         Verdict::Worked => gate.answered_by_org(user),
+        Verdict::Faulted | Verdict::Throttled | Verdict::Neutral => {}
+    }
+}
+
+/// The same of a search. What it says beside who answers is in `Verdict::of_search`.
+fn searched(org: &OrgContext, name: &UserId, failure: Option<&Failure>) {
+    match Verdict::of(failure) {
+        Verdict::Worked => {
+            org.gate.search_answered_by_org(name);
+            if failure.is_some() {
+                org.gate.search_led_nowhere();
+            }
+        }
         Verdict::Faulted | Verdict::Throttled | Verdict::Neutral => {}
     }
 }

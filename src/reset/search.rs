@@ -32,11 +32,15 @@ async fn search(job: &mut Job<'_>, name: &UserName, not_after: Option<Timestamp>
     let org = &job.session.shared;
     let answered = attempts::until_done(job, &Call::Search(name), not_after, &[]).await?;
     org.admitted.fetch_add(1, Ordering::Relaxed);
-    // It says nothing of a PATCH, and lifts no halt. The PATCH does, and it is the same try.
+    // It says nothing of a PATCH, and lifts no halt that is about one. The PATCH does, and it is the same try.
     job.state.is_just_found = true;
     // Nor does what a search before it met.
     org.gate.ended(&name.key());
-    match found(&answered, name) {
+    let found = found(&answered, name);
+    if !matches!(found, Some(Found::One(_))) {
+        org.gate.search_led_nowhere();
+    }
+    match found {
         Some(Found::One(user)) => {
             org.user_ids.found(name, user.clone());
             Ok(user)

@@ -197,9 +197,41 @@ impl<T: Send + 'static> Gate<T> {
         self.resolved(HaltCause::ForeignAnswer);
     }
 
-    /// Somebody else than the org answered the user's call. `true`: that is about this user alone, since the org answered another one.
+    /// The org itself answered a search. That shows the way to it for a search alone: a proxy may let a GET through and no PATCH. So it
+    /// ends a halt that searches brought about, and none that a PATCH did.
+    pub fn search_answered_by_org(&self, name: &UserId) {
+        let mut state = self.shared.lock();
+        if state.patch_is_foreign {
+            return;
+        }
+        state.doubts.answered(name);
+        drop(state);
+        self.resolved(HaltCause::ForeignAnswer);
+    }
+
+    /// A search ended its job, and no PATCH follows. Where that was the try of a halt, the next job is the try in its place, at once: a
+    /// queue of users whom the org does not know is worked off, however long the halt.
+    pub fn search_led_nowhere(&self) {
+        let mut state = self.shared.lock();
+        let now = Instant::now();
+        if let Some(stop) = state.stops.get_mut(&HaltCause::ForeignAnswer) {
+            stop.showed_nothing(now);
+            drop(state);
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Somebody else than the org answered the user's PATCH. `true`: that is about this user alone, since the org answered another one.
     pub fn answered_by_another(&self, user: &UserId) -> bool {
-        self.shared.lock().doubts.foreign(user)
+        let mut state = self.shared.lock();
+        let is_odd = state.doubts.foreign(user);
+        state.patch_is_foreign |= !is_odd;
+        is_odd
+    }
+
+    /// Likewise a search.
+    pub fn search_answered_by_another(&self, name: &UserId) -> bool {
+        self.shared.lock().doubts.foreign(name)
     }
 
     /// Whether the user's failures are known to be their own, and not the org's.

@@ -9,7 +9,7 @@ use sim::Settings;
 
 use crate::process::{Run, readyz, role_is};
 use crate::relay::Relay;
-use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, by_job, eventually, fault, locked_out, named, reset_body, unlimited};
 
 /// What `/readyz` says of an org.
 async fn row(world: &World, org: &str) -> Value {
@@ -261,6 +261,58 @@ async fn an_answer_that_is_not_the_orgs_is_no_success_halts_it_and_loses_nothing
         assert_eq!(own.len(), JOBS, "{org}");
         own.iter().for_each(|mail| assert_eq!(locked_out(world.sim(org), std::slice::from_ref(mail)), [""; 0]));
     }
+}
+
+/// Every job of these ended because the org knows no such user.
+fn all_unknown(records: &[Taken]) -> bool {
+    by_job(records).values().all(|record| record["reason"] == "not_found")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_halt_by_searches_ends_with_a_search_that_the_org_answers_though_it_finds_nobody() {
+    const JOBS: usize = 3;
+    let plan = Plan::new().halted_for(Duration::from_millis(300));
+    let world = plan.org("portal", known(["somebody".to_owned()].into_iter()), "").start().await;
+    let mut outcomes = world.outcomes().await;
+    world.sim("portal").add_fault(fault("status=302,body=html,location=https://portal.example/login,always"));
+    for n in 0..JOBS {
+        publish_by_name(&world, "portal", &format!("nobody-{n}")).await;
+    }
+    eventually("it is halted", async || (row(&world, "portal").await["role"] == "halted").then_some(())).await;
+    world.sim("portal").clear_faults();
+    assert!(all_unknown(&outcomes.take(JOBS).await));
+    eventually("it goes on", async || (row(&world, "portal").await["role"] == "active").then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_finds_nobody_ends_no_halt_by_a_patch_and_the_next_try_does_not_wait() {
+    const JOBS: usize = 12;
+    let plan = Plan::new().halted_for(Duration::from_millis(900));
+    let world = plan.org("proxy", known(["user-0", "user-1"].map(str::to_owned).into_iter()), "").start().await;
+    let mut outcomes = world.outcomes().await;
+    // A proxy that lets a GET through and no PATCH.
+    for user in ["user-0", "user-1"] {
+        world.sim("proxy").add_fault(fault(&format!("status=405,body=none,always,user={user}")));
+        world.reset("proxy", user, user).await;
+    }
+    eventually("both were answered", async || {
+        world.sim("proxy").stats().by_status.get("405").filter(|count| **count >= 2).map(|_| ())
+    })
+    .await;
+    let (began, before) = (Instant::now(), world.sim("proxy").stats().by_status["405"]);
+    for n in 0..JOBS {
+        publish_by_name(&world, "proxy", &format!("nobody-{n}")).await;
+    }
+    // By the doubling wait of a halt this takes 300 ms * 2^11.
+    let ended = tokio::time::timeout(Duration::from_secs(25), outcomes.take(JOBS)).await;
+    assert!(all_unknown(&ended.expect("all of them end soon")));
+    eprintln!("{JOBS} searches took {:?}", began.elapsed());
+    assert_eq!((&row(&world, "proxy").await["role"], set(&world, "proxy")), (&json!("halted"), 0));
+    let more = world.sim("proxy").stats().by_status["405"] - before;
+    assert!(more <= JOBS as u64 / 2, "{more} PATCHes more");
+    world.sim("proxy").clear_faults();
+    let records = by_job(&outcomes.take(2).await);
+    assert!(records.values().all(|record| record["outcome"] == "succeeded"), "{records:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ use crate::amqp::names::Names;
 use crate::amqp::publisher::{Message, Publisher, Unpublished};
 use crate::amqp::tail::{Start, Tail};
 use crate::config::Config;
-use crate::domain::batch::{Progress, Record};
+use crate::domain::batch::{Progress, Record, key};
 use crate::domain::blocked::{Blocked, Cause, Status};
 use crate::domain::ended::Ended;
 use crate::domain::mailing::{Mailed, Unsent};
@@ -76,6 +76,8 @@ pub(super) struct Seen {
     pub(super) given_up: HashMap<String, (String, String)>,
     /// The jobs whose mail was given up, by their ids, and why.
     pub(super) unsent: HashMap<String, Option<Unsent>>,
+    /// How the newest record spells a job, by its key, where that is not the key.
+    spelled: HashMap<String, String>,
     /// How the org's worker stands, as it said last.
     status: Option<Status>,
     /// Whether a worker has the org; `None` while that is not known.
@@ -108,6 +110,7 @@ impl Seen {
         if !self.has_begun {
             return;
         }
+        self.progress.note(&record);
         match &read {
             LedgerRecord::Ended(ended) => self.ended(ended),
             LedgerRecord::Mailed(mailed) => self.mailed(mailed),
@@ -116,29 +119,52 @@ impl Seen {
             | LedgerRecord::Leader(_)
             | LedgerRecord::State { .. } => {}
         }
-        self.progress.note(&record);
     }
 
+    /// Names a job as given up, or no longer, as it is counted.
     fn ended(&mut self, ended: &Ended<'_>) {
-        match ended.kind {
-            OutcomeKind::Failed | OutcomeKind::Expired => {
-                let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
-                let why = (text(&ended.reason), text(&ended.detail));
-                self.given_up.insert(ended.job.to_string(), why);
-            }
-            OutcomeKind::Succeeded | OutcomeKind::PassedThrough | OutcomeKind::Superseded | OutcomeKind::Duplicate => {
-                self.given_up.remove(&*ended.job);
-            }
+        let key = self.respelled(ended.batch.as_deref(), &ended.job);
+        if !self.progress.is_mail_given_up(&key) {
+            self.unsent.remove(&*ended.job);
+        }
+        if !self.progress.is_given_up(&key) {
+            self.given_up.remove(&*ended.job);
+        } else if matches!(ended.kind, OutcomeKind::Failed | OutcomeKind::Expired) {
+            let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+            let why = (text(&ended.reason), text(&ended.detail));
+            self.given_up.insert(ended.job.to_string(), why);
         }
     }
 
+    /// Likewise a mail. Whose newer password came in between has the mail of that one.
     fn mailed(&mut self, mailed: &Mailed<'_>) {
-        // Whose newer password came in between has the mail of that one.
-        if mailed.notified || mailed.unsent == Some(Unsent::Superseded) {
-            self.unsent.remove(&*mailed.job);
-        } else {
+        let key = self.respelled(mailed.batch.as_deref(), &mailed.job);
+        if self.progress.is_mail_given_up(&key) {
             self.unsent.insert(mailed.job.to_string(), mailed.unsent);
+        } else {
+            self.unsent.remove(&*mailed.job);
         }
+    }
+
+    /// What a job is counted by; where a record before this one spelled it otherwise, it is named as this one does.
+    fn respelled<'a>(&mut self, batch: Option<&str>, job: &'a str) -> Cow<'a, str> {
+        let key = key(batch, job);
+        let spelled = self.spelled.get(&*key).map_or(&*key, String::as_str);
+        if spelled != job {
+            let before = spelled.to_owned();
+            if let Some(why) = self.given_up.remove(&before) {
+                self.given_up.insert(job.to_owned(), why);
+            }
+            if let Some(why) = self.unsent.remove(&before) {
+                self.unsent.insert(job.to_owned(), why);
+            }
+            if *key == *job {
+                self.spelled.remove(&*key);
+            } else {
+                self.spelled.insert(key.to_string(), job.to_owned());
+            }
+        }
+        key
     }
 
     /// The jobs that were given up, by their reason.
@@ -268,4 +294,99 @@ async fn read(
     };
     closing(connection.close(200, "done".into())).await;
     Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+    use serde_json::{Value, json};
+
+    /// What is seen of batch `b` after these records, each a `type` and a body; all there is is read.
+    fn seen(records: &[(&str, Value)]) -> Seen {
+        let config = Config::load(&[], Environment::default()).unwrap();
+        let batch = Batch { config: &config, org: "main", name: "b", since: Since::Ever };
+        let mut seen = Seen::default();
+        for (kind, body) in records {
+            let properties = BasicProperties::default().with_type((*kind).into());
+            seen.note(&batch, "own", body.to_string().as_bytes(), &properties);
+        }
+        seen
+    }
+
+    fn announced(jobs: u64) -> (&'static str, Value) {
+        let at = "2027-01-15T08:00:00Z";
+        ("batch", json!({"batch": "b", "org": "main", "lane": "bulk", "jobs": jobs, "enqueuedAt": at}))
+    }
+
+    fn ended(user: &str, outcome: &str) -> (&'static str, Value) {
+        let (job, at) = (format!("b/{user}"), "2027-01-15T08:00:01Z");
+        let reason = (outcome == "failed").then_some("not_found");
+        let body = json!({"jobId": job, "org": "main", "lane": "bulk", "userId": user, "batch": "b", "outcome": outcome,
+            "success": outcome == "succeeded", "reason": reason, "finishedAt": at});
+        ("outcome", body)
+    }
+
+    fn mailed(user: &str, outcome: &str) -> (&'static str, Value) {
+        ("mail", json!({"jobId": format!("b/{user}"), "org": "main", "batch": "b", "outcome": outcome}))
+    }
+
+    /// Total, succeeded and failed, who is named as failed; then mails sent and failed, and whose mail is named as failed.
+    fn check(records: &[(&str, Value)], jobs: (u64, u64, u64, &[&str]), mails: (u64, u64, &[&str])) {
+        let seen = seen(records);
+        let counts = seen.progress.counts();
+        let named: Vec<&str> = seen.by_reason().into_values().flatten().collect();
+        let said = (seen.progress.total().unwrap(), counts.succeeded, counts.failed, &*named);
+        assert_eq!(said, jobs, "{records:?}");
+        let named: Vec<&str> = seen.unsent.keys().map(String::as_str).collect();
+        assert_eq!((counts.notified, counts.notification_failed, &*named), mails, "{records:?}");
+    }
+
+    #[test]
+    fn who_is_named_as_failed_is_counted_as_failed() {
+        let (ok, no) = (ended("u", "succeeded"), ended("u", "failed"));
+        let nobody = (0, 0, &[][..]);
+        check(&[announced(1), no.clone()], (1, 0, 1, &["b/u"]), nobody);
+        check(&[announced(1), no.clone(), ok.clone()], (1, 1, 0, &[]), nobody);
+        // Replayed twice, or too late: the password of the first stays set.
+        check(&[announced(1), ok.clone(), no.clone()], (1, 1, 0, &[]), nobody);
+        // Sent again a day later, when nobody knows any more that it was done: the newest call says how it is.
+        let again = [announced(1), ok.clone(), announced(1), no];
+        check(&again, (1, 0, 1, &["b/u"]), nobody);
+        check(&[&again[..], &[ended("u", "duplicate")]].concat(), (1, 0, 0, &[]), nobody);
+        check(&[&again[..], std::slice::from_ref(&ok)].concat(), (1, 1, 0, &[]), nobody);
+        check(&[announced(1), ok.clone(), announced(1), ended("u", "duplicate")], (1, 1, 0, &[]), nobody);
+        check(&[announced(1), ok, announced(1), ended("u", "expired")], (1, 1, 0, &[]), nobody);
+    }
+
+    #[test]
+    fn whose_mail_is_named_as_failed_is_counted_so() {
+        let (ok, no) = (ended("u", "succeeded"), ended("u", "failed"));
+        let (sent, unsent) = (mailed("u", "notified"), mailed("u", "notification_failed"));
+        check(&[announced(1), ok.clone(), unsent.clone()], (1, 1, 0, &[]), (0, 1, &["b/u"]));
+        check(&[announced(1), ok.clone(), sent.clone(), unsent.clone()], (1, 1, 0, &[]), (1, 0, &[]));
+        check(&[announced(1), ok.clone(), unsent.clone(), sent.clone()], (1, 1, 0, &[]), (1, 0, &[]));
+        // The mail was about a password from before.
+        for mail in [sent, unsent] {
+            check(&[announced(1), ok.clone(), mail, announced(1), no.clone()], (1, 0, 1, &["b/u"]), (0, 0, &[]));
+        }
+    }
+
+    #[test]
+    fn a_user_who_is_spelled_in_another_case_by_a_later_run_is_the_same_one() {
+        let none = (0, 0, &[][..]);
+        let twice = [announced(1), ended("Abc", "succeeded"), announced(1), ended("abc", "succeeded")];
+        check(&twice, (1, 1, 0, &[]), none);
+        assert!(seen(&twice).progress.is_done() && !seen(&twice[..3]).progress.is_done());
+        let failed = [announced(1), ended("Abc", "failed"), announced(1)];
+        check(&[&failed[..], &[ended("abc", "succeeded")]].concat(), (1, 1, 0, &[]), none);
+        check(&[&failed[..], &[ended("abc", "failed")]].concat(), (1, 0, 1, &["b/abc"]), none);
+        let mails = [announced(1), ended("Abc", "succeeded"), mailed("Abc", "notification_failed")];
+        check(&[&mails[..], &[mailed("abc", "notified")]].concat(), (1, 1, 0, &[]), (1, 0, &[]));
+        check(&[&mails[..], &[mailed("abc", "notification_failed")]].concat(), (1, 1, 0, &[]), (0, 1, &["b/abc"]));
+        // Who gives jobs ids of their own means what they say.
+        let mut own = [announced(2), ended("Abc", "succeeded"), ended("abc", "succeeded")];
+        (own[1].1["jobId"], own[2].1["jobId"]) = (json!("J-1"), json!("j-1"));
+        check(&own, (2, 2, 0, &[]), none);
+    }
 }

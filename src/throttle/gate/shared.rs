@@ -125,6 +125,7 @@ impl<T> Shared<T> {
         let was_stopped = {
             let mut state = self.lock();
             let was_stopped = state.stops.remove(&cause).is_some();
+            state.patch_is_foreign &= cause != HaltCause::ForeignAnswer;
             if was_stopped {
                 self.board.resolved(&self.subject, cause);
             }

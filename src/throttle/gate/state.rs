@@ -70,6 +70,8 @@ pub(super) struct State<T> {
     /// Until when no token is asked for, after its endpoint failed.
     pub(super) no_token_until: Option<Instant>,
     pub(super) stops: BTreeMap<HaltCause, Stop>,
+    /// Whether somebody else than the org answered a PATCH, since the org answered one: then no search ends the halt.
+    pub(super) patch_is_foreign: bool,
     pub(super) call_guard: Option<CallGuard>,
     pub(super) breaker: Breaker,
     /// What the last call that failed met.
@@ -142,6 +144,12 @@ impl Stop {
         (self.last, self.until) = (now, now + retry_after_stop(self.first, self.tries));
     }
 
+    /// The try that was let through has shown nothing: it is none, and the next one does not wait.
+    pub(super) fn showed_nothing(&mut self, now: Instant) {
+        self.tries = self.tries.saturating_sub(1);
+        self.until = now;
+    }
+
     /// When it is tried again, where somebody else than the org answers.
     fn until_foreign(&self, several: bool, another: bool) -> Instant {
         let usual = self.until.saturating_duration_since(self.last);
@@ -156,6 +164,7 @@ impl<T> State<T> {
             paused_until: None,
             no_token_until: None,
             stops: BTreeMap::new(),
+            patch_is_foreign: false,
             call_guard: None,
             breaker: Breaker::new(now),
             fault: None,
@@ -183,6 +192,7 @@ impl<T> State<T> {
         self.breaker = self.breaker.anew(now);
         (self.doubts, self.confirming) = (Doubts::default(), 0);
         self.stops.clear();
+        self.patch_is_foreign = false;
         (self.paused_until, self.no_token_until) = (None, None);
         self.adaptive_rate = AdaptiveRate::new(self.limiter.full_rate(), now);
         self.rate = self.limiter.full_rate().get();
