@@ -324,8 +324,8 @@ impl Election {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub async fn gives_up(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
-        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, Timestamp::now());
+    pub async fn gives_up(&self, publisher: &Publisher, fenced: &Fenced, at: Timestamp) -> Result<(), BrokerError> {
+        let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, at);
         self.write(publisher, record).await
     }
 
@@ -335,7 +335,7 @@ impl Election {
     /// Where it cannot be written within that.
     pub async fn gives_up_soon(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
-        timeout(RELEASED, self.gives_up(publisher, fenced)).await.unwrap_or_else(|_| Err(late()))
+        timeout(RELEASED, self.gives_up(publisher, fenced, Timestamp::now())).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn write_fence(

@@ -62,6 +62,8 @@ struct Kept {
     read_at: Instant,
     /// Since when a consumer is attached a day back that has got nothing yet.
     silent: Option<Instant>,
+    /// When a consumer attached last.
+    attached: Instant,
     records: u64,
     warned: bool,
 }
@@ -102,6 +104,7 @@ impl Ledger {
             fences: VecDeque::new(),
             read_at: Instant::now(),
             silent: None,
+            attached: Instant::now(),
             records: 0,
             warned: false,
         };
@@ -221,7 +224,10 @@ impl Ledger {
                 continue;
             }
             if Instant::now() >= deadline {
-                self.attach_again();
+                // One that has just attached is finding out whether it is the same stream, which takes it so long.
+                if self.kept().attached.elapsed() > ANSWER + Duration::from_secs(1) {
+                    self.attach_again();
+                }
                 return Err(BrokerError::Retry(format!(
                     "nothing was read from stream {} for {} s, not even the record just written to it",
                     self.0.stream,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::process::{Consumer, Supervisor};
@@ -54,15 +55,21 @@ impl<W: Workload> Consumer<W> {
         let mut failing = Failing::default();
         let chosen = async {
             loop {
+                let began = Instant::now();
                 let chain = self
                     .election
                     .stand_by(&registration, &link.looks, |standing| self.says(supervisor, standing))
                     .await?;
+                if began.elapsed() >= LAPSE {
+                    failing = Failing::default();
+                }
                 // An unbroken proof all the while, or it starts over.
                 let taken_over = tokio::select! {
                     () = proof.broken(chain) => {
                         self.says(supervisor, Standing::Starting("no ping came back in time; the takeover starts over".into()));
-                        failing = Failing::default();
+                        if failing.for_long() {
+                            break Err(BrokerError::Retry("the proof breaks again and again".into()));
+                        }
                         continue;
                     }
                     () = self.election.until_led_by_0_1(&link.looks) => continue,
@@ -70,7 +77,7 @@ impl<W: Workload> Consumer<W> {
                 };
                 match taken_over {
                     // One of release 0.1 that has taken its lease since has read our fence, and waits; we let it go first.
-                    Ok(_) if self.election.is_led_by_0_1(&link.looks).await? => {}
+                    Ok(_) if self.election.is_led_by_0_1(&link.looks).await? => failing = Failing::default(),
                     Ok(fenced) if proof.accept(chain) => break Ok((chain, fenced)),
                     Ok(_) => {}
                     Err(BrokerError::Retry(reason)) if failing.for_long() => break Err(BrokerError::Retry(reason)),
@@ -91,6 +98,9 @@ impl<W: Workload> Consumer<W> {
             let chosen = chosen.await;
             // What is on its way is known to be confirmed or not, before it may be published once more.
             let _ = timeout(LEFT, left.clone()).await;
+            if chosen.is_ok() && self.election.is_led_by_0_1(&link.looks).await? {
+                return Err(BrokerError::Retry("a process of release 0.1 leads".into()));
+            }
             chosen
         };
         let last = async {
@@ -98,6 +108,7 @@ impl<W: Workload> Consumer<W> {
             self.gives_up_last(&publisher).await
         };
         let elected = tokio::select! {
+            biased;
             () = gone.cancelled() => return Err(lost()),
             elected = elected => elected,
             never = last => match never {},
@@ -228,6 +239,7 @@ impl<W: Workload> Consumer<W> {
                 () = sleep_until(broke + LONG_LAPSE) => {
                     let why = "no ping comes back, and none is confirmed: the broker takes no messages, or a majority of its nodes is missing";
                     board.session(subject, Standing::NoLeader(why.into()));
+                    failing = Failing::default();
                     sleep(CONFIRMED).await;
                     continue;
                 }
@@ -236,6 +248,11 @@ impl<W: Workload> Consumer<W> {
                 read = self.election.fence_again(&term.publisher, &term.fenced, self.shared.longest_call()) => read,
                 () = proof.broken(chain) => {
                     broke = Instant::now();
+                    let again = "the proof breaks again and again";
+                    if failing.for_long() {
+                        return Err(BrokerError::Retry(again.into()));
+                    }
+                    board.session(subject, Standing::Starting(again.into()));
                     continue;
                 }
             };
@@ -253,6 +270,7 @@ impl<W: Workload> Consumer<W> {
                     return Err(trouble);
                 }
             };
+            failing = Failing::default();
             if !is_ours {
                 return Err(BrokerError::Retry("another process has led in between".into()));
             }
@@ -294,13 +312,13 @@ impl<W: Workload> Consumer<W> {
     pub(super) async fn lost(&self, term: Term, clean: bool) {
         let Term { registration, publisher, fenced, .. } = term;
         let proof = registration.proof().clone();
-        *self.lost_term() = clean.then_some(LostTerm { fenced, proof });
+        *self.lost_term() = clean.then_some(LostTerm { fenced, proof, at: Timestamp::now() });
         registration.withdraw(&publisher).await;
     }
 
     /// Publishes what the last term has left, where its connection was lost.
     async fn publish_left(&self, publisher: &Publisher) {
-        let Some(LostTerm { fenced, proof }) = self.lost_term().clone() else { return };
+        let Some(LostTerm { fenced, proof, .. }) = self.lost_term().clone() else { return };
         let longest = self.shared.longest_call();
         if self.shared.is_all_confirmed() {
             return;
@@ -314,9 +332,10 @@ impl<W: Workload> Consumer<W> {
 
     /// Says that the last term is over, where it was lost and that was not said yet. Others need not wait then.
     async fn gives_up_last(&self, publisher: &Publisher) -> Infallible {
-        let lost = self.lost_term().clone();
-        if let Some(LostTerm { fenced, .. }) = lost {
-            while let Err(trouble) = self.election.gives_up(publisher, &fenced).await {
+        // No more of it: its proof keeps a channel open.
+        let lost = self.lost_term().as_ref().map(|lost| (lost.fenced.clone(), lost.at));
+        if let Some((fenced, at)) = lost {
+            while let Err(trouble) = self.election.gives_up(publisher, &fenced, at).await {
                 tracing::debug!(org = self.shared.subject().org(), reason = %trouble, "the last term cannot be given up yet");
                 sleep(AGAIN).await;
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::election::Fenced;
@@ -29,6 +30,8 @@ pub(super) struct LostTerm {
     pub(super) fenced: Fenced,
     /// Until when what its calls brought may be published.
     pub(super) proof: registration::Proof,
+    /// When it was lost: release 0.1 goes by that, and not by the term.
+    pub(super) at: Timestamp,
 }
 
 /// That this process leads: to be looked at before each call and publish.

@@ -82,8 +82,9 @@ impl Ledger {
         }
         let heard = || self.heard();
         let mut tail = Tail::open(connection, &self.0.stream, TAG, from.start(), &heard).await?;
+        self.kept().attached = Instant::now();
         if let From::Last(offset) = from {
-            self.is_the_same(offset, &mut tail).await.map_err(|trouble| Ended { trouble, is_another: true })?;
+            self.is_the_same(offset, &mut tail).await?;
         } else {
             self.kept().silent = Some(Instant::now());
             // From now on there is a time by which it must have got something.
@@ -95,14 +96,15 @@ impl Ledger {
     }
 
     /// Makes sure that it is the same stream still: the record read last comes once more, and first.
-    async fn is_the_same(&self, offset: u64, tail: &mut Tail<'_>) -> Result<(), BrokerError> {
+    async fn is_the_same(&self, offset: u64, tail: &mut Tail<'_>) -> Result<(), Ended> {
+        let another = |why: String| Ended { trouble: BrokerError::Retry(why), is_another: true };
         let what = format!("reading stream {}", self.0.stream);
         let mut again = tail.next(ANSWER).await?.into_iter();
         let Some(first) = again.next() else {
-            return Err(BrokerError::Retry(format!("{what}: it has no record {offset} any more")));
+            return Err(another(format!("{what}: it has no record {offset} any more")));
         };
         if !is_last(&self.kept().place, &first) {
-            return Err(BrokerError::Retry(format!("{what}: its record {offset} is another one than before")));
+            return Err(another(format!("{what}: its record {offset} is another one than before")));
         }
         again.for_each(|delivery| self.apply(delivery));
         Ok(())
