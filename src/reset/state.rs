@@ -166,14 +166,17 @@ impl JobState {
 
     /// Whether its password is set and not notified yet.
     pub(super) fn is_notification_pending(&self) -> bool {
-        let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
-        has_succeeded && !self.notified && self.set().is_some()
+        self.has_succeeded() && !self.notified
     }
 
     /// Whether its password is set, and the ledger is not known to have its outcome.
     pub(super) fn is_outcome_pending(&self) -> bool {
-        let has_succeeded = self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded);
-        has_succeeded && !self.recorded && self.set().is_some()
+        self.has_succeeded() && !self.recorded
+    }
+
+    /// Whether it has come to its end with a password that is set.
+    fn has_succeeded(&self) -> bool {
+        self.ending.as_ref().is_some_and(|ending| ending.kind == OutcomeKind::Succeeded) && self.set().is_some()
     }
 
     /// A fresh one, of a job that carries this along.

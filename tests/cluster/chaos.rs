@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use testkit::cluster::{Cluster, NODES, Setup, on_cluster_for};
+use testkit::dice::Dice;
 use testkit::eventually;
 use testkit::process::role;
 use tokio::time::{Instant, sleep};
@@ -36,30 +37,18 @@ enum Act {
     Org(&'static str),
 }
 
-/// Numbers from a seed (SplitMix64), the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((mixed ^ (mixed >> 31)) % n as u64).unwrap()
-    }
-
-    fn act(&mut self) -> Act {
-        let node = NODES[self.below(3)];
-        let sides: [&[&str]; 4] = [&[], &["w1"], &["w2"], &["w1", "w2"]];
-        match self.below(10) {
-            0 | 1 => Act::KillNode(node),
-            2 => Act::StopNode(node),
-            3 => Act::PauseNode(node),
-            4 | 5 => Act::Cut(node, sides[self.below(4)]),
-            6 => Act::Sever(node, NODES[(NODES.iter().position(|other| *other == node).unwrap() + 1) % 3]),
-            7 => Act::KillWorker(self.below(2)),
-            8 => Act::PauseWorker(self.below(2)),
-            _ => Act::Org(["status=429,retry_after=2,next=5", "status=503,next=4", "cut,apply,next=3"][self.below(3)]),
-        }
+fn act(dice: &mut Dice) -> Act {
+    let node = dice.pick(&NODES);
+    let sides: [&[&str]; 4] = [&[], &["w1"], &["w2"], &["w1", "w2"]];
+    match dice.below(10) {
+        0 | 1 => Act::KillNode(node),
+        2 => Act::StopNode(node),
+        3 => Act::PauseNode(node),
+        4 | 5 => Act::Cut(node, dice.pick(&sides)),
+        6 => Act::Sever(node, NODES[(NODES.iter().position(|other| *other == node).unwrap() + 1) % 3]),
+        7 => Act::KillWorker(dice.below(2)),
+        8 => Act::PauseWorker(dice.below(2)),
+        _ => Act::Org(dice.pick(&["status=429,retry_after=2,next=5", "status=503,next=4", "cut,apply,next=3"])),
     }
 }
 
@@ -79,7 +68,7 @@ fn two_workers_on_a_cluster_lose_nobody_and_never_call_at_once_while_everything_
         eprintln!(
             "to repeat: CHAOS_NODES=3 CHAOS_SEED={seed} CHAOS_FIRST={round} CHAOS_ROUNDS=1 CHAOS_PARTITION={partition_handling} make chaos"
         );
-        let mut dice = Dice(seed.wrapping_mul(1_000_003) ^ round);
+        let mut dice = Dice::new(seed, round);
         on_cluster_for(ROUND, Setup { partition_handling, ..Setup::default() }, async |cluster| {
             round_of(cluster, &mut dice).await;
         });
@@ -98,7 +87,7 @@ async fn round_of(cluster: &Arc<Cluster>, dice: &mut Dice) {
     have_called(&workers.iter().collect::<Vec<_>>(), 5).await;
     let faults = 1 + dice.below(2);
     for _ in 0..faults {
-        let (act, lasts) = (dice.act(), Duration::from_millis(2_000 + dice.below(13_000) as u64));
+        let (act, lasts) = (act(dice), dice.millis(2_000, 15_000));
         eprintln!("{:?} into it, for {lasts:?}: {act:?}", began.elapsed());
         perform(cluster, &world, &mut workers, act, lasts).await;
     }

@@ -6,9 +6,9 @@ use testkit::cluster::{Setup, on_cluster};
 use testkit::eventually;
 
 use crate::workers::{
-    PER_MINUTE, REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, twice, world,
+    PER_MINUTE, REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, slow, twice, world,
 };
-use crate::world::{nobody_is_locked_out, unlimited};
+use crate::world::nobody_is_locked_out;
 
 /// Enough for ten seconds at the full rate.
 const JOBS: usize = 100;
@@ -16,11 +16,6 @@ const JOBS: usize = 100;
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// For how long after its newest proof was sent a worker may still begin a call.
 const FRESH: Duration = Duration::from_millis(1500);
-
-/// An org that takes 20 to 50 ms for a call.
-fn slow() -> sim::Settings {
-    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
-}
 
 #[test]
 fn a_killed_node_that_no_worker_is_connected_to_costs_nothing() {

@@ -7,14 +7,9 @@ use testkit::eventually;
 use tokio::time::sleep_until;
 
 use crate::workers::{
-    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, twice, world, world_at,
+    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, slow, twice, world, world_at,
 };
-use crate::world::{nobody_is_locked_out, unlimited};
-
-/// An org that takes 20 to 50 ms for a call.
-fn slow() -> sim::Settings {
-    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
-}
+use crate::world::nobody_is_locked_out;
 
 #[test]
 #[ignore = "a figure: make test-brokers"]

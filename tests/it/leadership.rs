@@ -8,7 +8,7 @@ use lapin::{Channel, Connection};
 use resetd::amqp::names::Names;
 
 use crate::broker::{Broker, Node};
-use crate::process::{Process, readyz, role, role_is, says};
+use crate::process::{Process, readyz, role, role_is, says, ticks};
 use crate::world::{Plan, World, connect, eventually, unlimited};
 
 /// A worker of release 0.1 that has taken the org: this test, which holds its lease.
@@ -104,14 +104,6 @@ async fn a_broker_that_stalls_for_three_seconds_costs_a_fence_and_no_takeover() 
     assert_eq!(role(&http).await.as_deref(), Some("active"));
 }
 
-/// What a process and its threads have computed, in seconds.
-fn computed(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let after_name = stat.rsplit_once(") ").unwrap().1;
-    let ticks: u64 = after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-    ticks as f64 / 100.0
-}
-
 /// A release build gives the figures of use: `cargo test --release --features otel --test it fifty_idle -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
@@ -130,13 +122,13 @@ async fn fifty_idle_orgs_with_two_workers_cost_little() {
     eventually("the other stands by", async || all(&other, "standby").await).await;
     let broker: u32 = std::fs::read_to_string(node.folder().join("pid")).unwrap().trim().parse().unwrap();
     let processes = [first.id(), second.id(), broker];
-    let (begun, before) = (Instant::now(), processes.map(computed));
+    let (begun, before) = (Instant::now(), processes.map(ticks));
     while begun.elapsed() < Duration::from_secs(30) {
         assert!(all(&http, "active").await.is_some() && all(&other, "standby").await.is_some());
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let share = |n: usize| (computed(processes[n]) - before[n]) / seconds * 100.0;
+    let share = |n: usize| (ticks(processes[n]) - before[n]) as f64 / seconds;
     eprintln!("50 idle orgs: {:.1} % and {:.1} % of a core, the broker {:.1} %", share(0), share(1), share(2));
     assert!(share(0) < 2.0 && share(1) < 2.0 && share(2) < 10.0);
 }

@@ -18,7 +18,7 @@ use resetd::wire;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
-use crate::process::{Process, Run, ready, role_is};
+use crate::process::{Process, Run, ready, role_is, ticks};
 use crate::world::{Plan, connect, eventually};
 
 type Record = (Vec<u8>, BasicProperties);
@@ -459,12 +459,6 @@ async fn took(worker: &Process) -> Duration {
     .await
 }
 
-/// What a process has taken of the processors so far, in ticks.
-fn ticks(process: &Process) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-    stat.split_whitespace().skip(13).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
-}
-
 /// `cargo test --release --test it -- --ignored --nocapture how_long_taking_over` (a debug build reads
 /// some ten times slower)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -484,9 +478,9 @@ async fn how_long_taking_over_takes_with_a_day_of_records() {
     let http = second.http().await;
     role_is(&http, "standby").await;
     eventually("it has read what there is", async || {
-        let before = ticks(&second);
+        let before = ticks(second.id());
         tokio::time::sleep(Duration::from_secs(1)).await;
-        (ticks(&second) - before < 10).then_some(())
+        (ticks(second.id()) - before < 10).then_some(())
     })
     .await;
     assert_eq!(first.terminated().await.0, 0);

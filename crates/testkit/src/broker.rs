@@ -2,12 +2,13 @@
 //! block them, and any that a test starts for itself.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crate::pipe::Pipe;
 use crate::script;
 
 /// What the nodes of a run are configured with, unless `RESETD_BROKER_CONF` says something else: few channels for a connection, so
@@ -23,12 +24,6 @@ pub struct Broker {
     script: Option<Child>,
     /// Where the run keeps what it knows of this node, if it is the run's.
     lent: Option<PathBuf>,
-}
-
-/// The way to `scripts/broker serve`: a command goes in, its answer comes out.
-struct Pipe {
-    commands: Box<dyn Write + Send>,
-    answers: Box<dyn BufRead + Send>,
 }
 
 impl Broker {
@@ -94,9 +89,9 @@ impl Broker {
             .stdout(Stdio::piped())
             .spawn()
             .expect("scripts/broker runs");
-        let commands = Box::new(script.stdin.take().unwrap());
-        let answers = Box::new(BufReader::new(script.stdout.take().unwrap()));
-        let mut pipe = Pipe { commands, answers };
+        let commands = script.stdin.take().unwrap();
+        let answers = BufReader::new(script.stdout.take().unwrap());
+        let mut pipe = Pipe::new(commands, answers);
         let url = pipe.answer().strip_prefix("ready ").expect("scripts/broker says ready").to_owned();
         Broker { url, pipe: Mutex::new(Some(pipe)), script: Some(script), lent: None }
     }
@@ -119,18 +114,6 @@ impl Broker {
     pub async fn told(self: &Arc<Self>, command: impl Into<String>) -> String {
         let (broker, command) = (Arc::clone(self), command.into());
         tokio::task::spawn_blocking(move || broker.tell(&command)).await.unwrap()
-    }
-}
-
-impl Pipe {
-    fn ask(&mut self, command: &str) {
-        writeln!(self.commands, "{command}").expect("scripts/broker listens");
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("scripts/broker answers");
-        line.trim_end().to_owned()
     }
 }
 
@@ -168,9 +151,9 @@ impl Node {
         let way = |name: &str| (OpenOptions::new(), folder.join(name));
         let (mut to, commands) = way("in");
         let (mut from, answers) = way("out");
-        let commands = Box::new(to.write(true).open(commands).unwrap());
-        let answers = Box::new(BufReader::new(from.read(true).open(answers).unwrap()));
-        let mut pipe = Pipe { commands, answers };
+        let commands = to.write(true).open(commands).unwrap();
+        let answers = BufReader::new(from.read(true).open(answers).unwrap());
+        let mut pipe = Pipe::new(commands, answers);
         if was_left {
             // Answers that nobody read any more come before this one.
             let token = uuid::Uuid::new_v4().to_string();

@@ -5,16 +5,17 @@
 //! of processor time. It is put in order between them, and begun anew after a test that failed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::pipe::Pipe;
 use crate::script;
 
 /// Where the test listens, for the clients.
@@ -54,7 +55,7 @@ pub struct Cluster {
     folder: PathBuf,
     /// The first process in its namespaces.
     init: u32,
-    pipe: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
+    pipe: Mutex<Option<Pipe>>,
     script: Child,
 }
 
@@ -123,11 +124,8 @@ impl Cluster {
         let said = errors.reopen().unwrap();
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(said);
         let mut script = pipes.spawn().expect("scripts/cluster runs");
-        let commands = script.stdin.take().unwrap();
-        let mut answers = BufReader::new(script.stdout.take().unwrap());
-        let mut first = String::new();
-        answers.read_line(&mut first).unwrap();
-        if !first.starts_with("ready") {
+        let mut pipe = Pipe::new(script.stdin.take().unwrap(), BufReader::new(script.stdout.take().unwrap()));
+        if !pipe.answer().starts_with("ready") {
             let code = script.wait().unwrap().code();
             let said = fs::read_to_string(errors.path()).unwrap();
             assert_eq!(code, Some(CANNOT), "scripts/cluster started no cluster: {said}");
@@ -138,7 +136,7 @@ impl Cluster {
             was_parted: AtomicBool::new(false),
             folder: PathBuf::new(),
             init: 0,
-            pipe: Mutex::new(Some((commands, answers))),
+            pipe: Mutex::new(Some(pipe)),
             script,
         };
         cluster.folder = cluster.tell("folder").strip_prefix("folder ").expect("it says its folder").into();
@@ -172,12 +170,11 @@ impl Cluster {
 
     fn ask(&self, command: &str) -> String {
         let mut pipe = self.pipe.lock().unwrap();
-        let (commands, answers) = pipe.as_mut().expect("it was not dropped");
-        writeln!(commands, "{command}").expect("scripts/cluster listens");
-        let mut said = String::new();
-        answers.read_line(&mut said).expect("scripts/cluster answers");
+        let pipe = pipe.as_mut().expect("it was not dropped");
+        pipe.ask(command);
+        let said = pipe.answer();
         assert!(!said.is_empty(), "{command}: scripts/cluster has ended");
-        said.trim_end().to_owned()
+        said
     }
 
     /// As [`Cluster::tell`], off the runtime's threads.

@@ -10,8 +10,10 @@ pub mod browser;
 pub mod certificates;
 #[cfg(target_os = "linux")]
 pub mod cluster;
+pub mod dice;
 pub mod http;
 pub mod mail_server;
+mod pipe;
 pub mod process;
 pub mod proxy;
 pub mod raw;

@@ -302,6 +302,14 @@ impl Process {
     }
 }
 
+/// What a process and its threads have taken of the processors so far, in hundredths of a second.
+pub fn ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name before them may have blanks.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
 pub async fn ready(http: &str) {
     let client = crate::http::client();
     eventually("the worker is ready", async || {

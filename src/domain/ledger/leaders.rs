@@ -81,7 +81,7 @@ impl Leaders {
     }
 
     pub(super) fn holder(&self) -> Holder {
-        if self.released { Holder::Nobody } else { Holder::Was(self.worker.clone()) }
+        self.leader().map_or(Holder::Nobody, |(worker, _)| Holder::Was(worker))
     }
 
     /// Who led last and did not say that it is done, and since when at least.
