@@ -218,7 +218,8 @@ async fn who_no_longer_reads_what_enqueue_says_ends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quote_that_is_not_closed_is_an_error_with_its_line_and_nothing_is_sent() {
-    let world = Plan::new().start().await;
+    let mut world = Plan::new().start().await;
+    world.stop_worker().await.unwrap(); // whatever is sent stays in the queue
     let csv =
         "userId,email,title\r\n\r\nok--1,a@example.com,\"Agent\r\nu-2,b@example.com,Agent\r\nu-3,c@example.com,\r\n";
     let run = Run::of(&world, &["enqueue", "users.csv"]);
@@ -227,8 +228,7 @@ async fn a_quote_that_is_not_closed_is_an_error_with_its_line_and_nothing_is_sen
     assert_eq!((code, out.as_str()), (1, ""), "{said}");
     says(&said, &["line 3: ", "quote", "nothing was sent"]);
     assert!(!said.contains("b@example.com"), "{said}");
-    assert_eq!(world.depth("resets.main.bulk").await + world.depth("resets.outcomes").await, 0);
-    assert_eq!(world.main().stats().calls, 0);
+    assert_eq!(world.depth("resets.main.bulk").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
