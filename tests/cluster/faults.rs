@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use testkit::cluster::{Setup, on_cluster};
 use testkit::eventually;
 
@@ -64,8 +65,8 @@ fn a_rolling_restart_makes_no_long_gap() {
         let mut world = world(cluster, slow(), "n3").await;
         let first = Worker::started(cluster, &world, "w1", &["n1", "n2", "n3"], "active").await;
         let second = Worker::started(cluster, &world, "w2", &["n2", "n3", "n1"], "standby").await;
-        // At the full rate: they outlast three restarts.
-        let users = world.reset_many("main", 6 * JOBS).await;
+        // At the full rate: they outlast three restarts, which take 30 s on a machine that does nothing else.
+        let users = world.reset_many("main", 9 * JOBS).await;
         let both = [&first, &second];
         have_called(&both, 10).await;
         for (node, other) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1")] {
@@ -95,25 +96,29 @@ fn cut_off_with_the_minority_the_leader_stops_and_the_other_works() {
         let down = || cluster.log("n2").replace('\'', "").matches("node rabbit@n1 down").count();
         let before = down();
         cluster.partition("n1,w1 n2,n3,w2").await;
-        let cut = Instant::now();
+        let (cut, cut_at) = (Instant::now(), Timestamp::now());
         eventually("n2 has lost n1", async || (down() > before).then_some(())).await;
         let noticed = Instant::now();
         let next = second.calls_after(cut).await;
         let last = *first.calls().last().unwrap();
+        let led = cut + Duration::try_from(second.took_over_at().duration_since(cut_at)).unwrap();
+        let (brokers, ours) = (led.saturating_duration_since(noticed), next.saturating_duration_since(led));
         eprintln!(
             "cut: the leader's last call came {:?} later; n1 was given up {:?} later, and the other called {:?} after that",
             last.saturating_duration_since(cut),
             noticed - cut,
             next.saturating_duration_since(noticed),
         );
+        eprintln!("of which {brokers:?} until it was elected, and {ours:?} of its own");
         cluster.heal().await;
         nobody_is_locked_out(&world, &users).await;
         assert!(last.saturating_duration_since(cut) <= FRESH + ON_ITS_WAY);
         assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
-        // 7 s until an attempt to reach the lost node is given up (`net_setuptime`), and then 5 s for the calls of the one before.
+        // 7 s until an attempt to reach the lost node is given up (`net_setuptime`).
         // On 4.3 a first record to the stream takes some seconds more (`docs/development/facts.md`).
-        let most = if cluster.version() < (4, 3) { 12_500 } else { 20_000 };
-        assert!(next.saturating_duration_since(noticed) <= Duration::from_millis(most));
+        assert!(brokers <= Duration::from_secs(14), "{brokers:?}");
+        // 5 s for the calls of the one before.
+        assert!(ours <= Duration::from_millis(6_500), "{ours:?}");
         let twice = twice(&world, &users);
         // All calls of the time in which its proof still held, and those that were in flight.
         let unconfirmed = (FRESH.as_secs_f64() * f64::from(PER_MINUTE) / 60.0).ceil() as usize + 2;

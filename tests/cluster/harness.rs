@@ -145,6 +145,10 @@ fn what_is_sent_over_a_cut_vanishes_and_comes_when_it_is_healed() {
         let mut across = Line::open(cluster, "w1", "w2").await;
         let mut beside = Line::open(cluster, "w2", "w3").await;
         assert!(across.carries(b'a') && beside.carries(b'a'));
+        // They know each other's link addresses from now on: nothing but the cut keeps them apart.
+        for (from, to) in [("w1", "n2"), ("w2", "n1"), ("w4", "n2")] {
+            reaches(cluster, from, to).await;
+        }
 
         // Shorter than any node takes to notice it.
         cluster.partition("w1,n1 w2,w3,n2,n3").await;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use serde_json::Value;
 use testkit::cluster::{Cluster, HUB, NODES, address, watched};
 use testkit::eventually;
 use testkit::process::{Process, Run, role_is};
@@ -85,6 +87,14 @@ impl Worker {
         let log = self.process.stderr();
         let connected = log.lines().rfind(|line| line.contains("connected to ")).expect("it is connected");
         NODES.into_iter().find(|node| connected.contains(&address(node))).expect("to a node")
+    }
+
+    /// When it began to wait for the calls of the one before, by its own log.
+    pub fn took_over_at(&self) -> Timestamp {
+        let log = self.process.stderr();
+        let line = log.lines().rfind(|line| line.contains("taking over: for ")).expect("it took over");
+        let said: Value = serde_json::from_str(line).unwrap();
+        said["timestamp"].as_str().unwrap().parse().unwrap()
     }
 
     /// Waits until it has this role.

@@ -63,6 +63,7 @@ async fn a_worker_that_lost_its_node_is_connected_elsewhere_within_three_seconds
         world.reset("main", &format!("u-{round}"), &format!("job-{round}")).await;
         world.recorded(round + 1).await;
         lost.heal();
+        eventually("it is left", async || (lost.connections() == 0).then_some(())).await;
     }
     world.stop_worker().await.unwrap();
 }

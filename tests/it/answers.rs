@@ -674,8 +674,8 @@ async fn a_job_past_its_not_after_expires_without_a_call() {
 async fn a_not_after_that_passes_between_two_tries_expires_the_job_and_leaves_the_password_unknown() {
     let world = Plan::new().start().await;
     let (mut outcomes, mut dead) = (world.outcomes().await, world.tap("resets.main.dead").await);
-    world.main().add_fault(fault("status=503,retry_after=2,next=1,user=u-1"));
-    until(&world, "u-1", SignedDuration::from_millis(1500)).await;
+    world.main().add_fault(fault("status=503,retry_after=6,next=1,user=u-1"));
+    until(&world, "u-1", SignedDuration::from_secs(5)).await;
     let record = outcomes.next().await.json();
     let said =
         json!([record["outcome"], record["reason"], record["status"], record["attempts"], record["passwordSet"]]);

@@ -243,7 +243,8 @@ async fn an_org_that_is_down_costs_no_job_its_attempts() {
     // or 500 ms where each takes 3 s to fail, so that the breaker opens before any job is called twice.
     let keys = "rate_per_minute = 300";
     let unreachable = Org::new(unlimited()).unwrap();
-    let server = Server::of(&unreachable, None).await;
+    // An address of its own: on the common one somebody else may be given its port while it is gone.
+    let server = Server::of(&unreachable, Some("127.77.0.1:0".parse().unwrap())).await;
     let mut plan = Plan::new().config("[retry]\nmax_attempts = 2\nbase = \"20ms\"\nmax = \"40ms\"");
     plan = plan.config(&server.section("down_refused", keys));
     let faults = [("down_500", "status=500,always"), ("down_silent", "hang=30s,always"), ("down_cut", "cut,always")];
@@ -257,7 +258,7 @@ async fn an_org_that_is_down_costs_no_job_its_attempts() {
     // All jobs are in flight when the first call fails: a pause holds them until then.
     for org in orgs {
         let sim = if org == "down_refused" { &unreachable } else { world.sim(org) };
-        sim.add_fault(fault("status=429,retry_after=5,next=1"));
+        sim.add_fault(fault("status=429,retry_after=15,next=1"));
         send(&world, org, std::iter::once(format!("{org}-first"))).await;
         eventually("the pause", async || metric(&world, "resetd_pauses_total", &format!("org=\"{org}\"")).await).await;
         world.reset_many(org, JOBS - 1).await;

@@ -248,14 +248,20 @@ async fn all_are_told_once(world: &World, users: &[String]) {
     }
 }
 
-/// 30 calls in flight, of jobs in both lanes, none of them answered within a second.
+/// An org whose calls a test may hold for as long as it needs to break something.
+fn patient(plan: Plan) -> Plan {
+    plan.org("main", unlimited(), "request_timeout = \"20s\"").config("[shutdown]\ngrace = \"26s\"")
+}
+
+/// 30 calls in flight, of jobs in both lanes, none of them answered before the test releases them.
 async fn thirty_in_the_air(world: &World) -> Vec<String> {
+    world.main().hold_calls();
     let users = world.reset_many("main", 30).await;
     eventually("all calls are in flight", async || (world.main().stats().calls == 30).then_some(())).await;
     users
 }
 
-/// The same, of 20 interactive jobs.
+/// 20 calls in flight, of interactive jobs.
 async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
     let channel = world.channel().await;
     let users: Vec<String> = (0..20).map(|n| format!("u-{n}")).collect();
@@ -303,9 +309,10 @@ async fn a_bulk_queue_deleted_while_calls_are_in_the_air_costs_no_interactive_jo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_email_queue_deleted_while_calls_are_in_the_air_is_declared_anew_and_nobody_is_lost() {
-    let world = Plan::new().org("main", a_second_a_call(), "").start().await;
+    let world = patient(Plan::new()).start().await;
     let users = thirty_in_the_air(&world).await;
     assert_eq!(delete(&world, "emails").await, 0);
+    world.main().release_calls();
     all_are_told_once(&world, &users).await;
     role(&world, "active").await;
 }
@@ -329,13 +336,14 @@ async fn an_email_queue_unbound_while_jobs_run_is_bound_anew_and_nobody_is_lost(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exchanges_deleted_while_calls_are_in_the_air_are_declared_anew_and_nobody_is_lost() {
-    let world = Plan::new().org("main", a_second_a_call(), "").start().await;
+    let world = patient(Plan::new()).start().await;
     let users = thirty_in_the_air(&world).await;
     let channel = world.channel().await;
     for exchange in ["notifications", "outcomes", "resets"] {
         let name = world.named(exchange);
         channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     }
+    world.main().release_calls();
     all_are_told_once(&world, &users).await;
     role(&world, "active").await;
 }
@@ -353,19 +361,21 @@ async fn a_queue_of_dead_letters_deleted_while_idle_is_declared_anew_for_the_nex
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_stream_deleted_while_calls_are_in_the_air_is_declared_anew() {
-    let world = Plan::new().org("main", a_second_a_call(), "").start().await;
+    let world = patient(Plan::new()).start().await;
     let users = thirty_in_the_air(&world).await;
     delete(&world, "resets.outcomes").await;
+    world.main().release_calls();
     all_are_told_once(&world, &users).await;
     role(&world, "active").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_nothing_is_lost() {
-    let world = Plan::new().org("main", a_second_a_call(), "").start().await;
+    let world = patient(Plan::new()).start().await;
     let users = thirty_in_the_air(&world).await;
     assert_eq!(delete(&world, "emails").await, 0);
     make_classic(&world, "emails").await;
+    world.main().release_calls();
     let reason = role(&world, "halted").await;
     says(&reason, &[&world.named("emails"), "x-queue-type", "nothing was deleted"]);
     // Nobody is called whose mail could not be sent.
@@ -379,11 +389,11 @@ async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_noth
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_was_resolved() {
     let node = Node::lent().await;
-    let plan = Plan::at(node.url()).org("main", a_second_a_call(), "");
-    let mut world = plan.start().await;
+    let mut world = patient(Plan::at(node.url())).start().await;
     let users = thirty_in_the_air(&world).await;
     delete(&world, "emails").await;
     make_classic(&world, "emails").await;
+    world.main().release_calls();
     let reason = role(&world, "halted").await;
     says(&reason, &["a notification cannot be published"]);
     node.tell("ctl close_all_connections test").await;
@@ -548,11 +558,9 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
 /// SIGTERM while calls are in flight whose mails this broker does not take: ends within the grace, and gives the jobs back.
 async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
     let grace = Duration::from_secs(26);
-    let plan = Plan::at(node.url()).org("main", unlimited(), "request_timeout = \"20s\"");
-    let mut world = plan.config("[shutdown]\ngrace = \"26s\"").prepare().await;
+    let mut world = patient(Plan::at(node.url())).prepare().await;
     let (mut worker, _) = Process::worker(&world).await;
     // However long rabbitmqctl takes: the calls are answered when the broker has failed, and the worker is ending.
-    world.main().hold_calls();
     let users = thirty_in_the_air(&world).await;
     node.tell(fail).await;
     let asked = Instant::now();

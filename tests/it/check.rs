@@ -10,7 +10,7 @@ use resetd::amqp::names::Names;
 use serde_json::{Value, json};
 
 use crate::broker::Node;
-use crate::process::{Process, Run, says};
+use crate::process::{Process, Run, role_is, says};
 use crate::relay::Relay;
 use crate::world::{Plan, Scribe, World, eventually, named, text, unlimited};
 
@@ -307,9 +307,9 @@ async fn a_standby_and_a_check_take_no_lease_from_each_other() {
     let world = Plan::new().prepare().await;
     let (mut worker, http) = Process::worker(&world).await;
     is(&check(&world).await.1, "lease", "ok", &["a worker holds it"]);
-    assert_eq!(crate::process::role(&http).await.as_deref(), Some("active"));
+    role_is(&http, "active").await;
     assert_eq!(worker.terminated().await.0, 0);
     is(&check(&world).await.1, "lease", "ok", &["nobody holds it"]);
     let (_next, http) = Process::worker(&world).await;
-    assert_eq!(crate::process::role(&http).await.as_deref(), Some("active"));
+    role_is(&http, "active").await;
 }

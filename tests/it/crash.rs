@@ -39,10 +39,11 @@ async fn keep_all(world: &World) {
     channel.queue_bind(seen.as_str().into(), outcomes.as_str().into(), "#".into(), options, none()).await.unwrap();
 }
 
-/// A job `job` for the user `u` that wants a reply.
-async fn publish(world: &World, body: &str, properties: BasicProperties) {
-    let reply_to = world.named("replies");
-    world.publish("main", body.as_bytes(), properties.with_reply_to(reply_to.as_str().into())).await;
+/// A job `job` for the user `u` that wants a reply. Its properties are made last: they may name a moment.
+async fn publish(world: &World, body: &str, properties: impl FnOnce() -> BasicProperties) {
+    let (channel, reply_to) = (world.channel().await, world.named("replies"));
+    let properties = properties().with_reply_to(reply_to.as_str().into());
+    world.publish_on(&channel, "main", body.as_bytes(), properties).await;
 }
 
 /// What was left of one job after its worker died and another one took over.
@@ -86,7 +87,13 @@ async fn left(world: World, mut worker: Process, outcomes: u32) -> Left {
 }
 
 /// The worker dies when this job has reached this stage; the one that stands by takes over, and so many outcomes are waited for.
-async fn dies_at(stage: &str, body: &str, properties: BasicProperties, config: &str, outcomes: u32) -> Left {
+async fn dies_at(
+    stage: &str,
+    body: &str,
+    properties: impl FnOnce() -> BasicProperties,
+    config: &str,
+    outcomes: u32,
+) -> Left {
     let world = prepared(config).await;
     let mut first = failing(&world, stage, "job", "abort").start();
     role_is(&first.http().await, "active").await;
@@ -100,7 +107,7 @@ async fn dies_at(stage: &str, body: &str, properties: BasicProperties, config: &
 
 /// The same for a plain reset.
 async fn reset_dies_at(stage: &str, outcomes: u32) -> Left {
-    dies_at(stage, &reset_body("u").to_string(), named("job"), "", outcomes).await
+    dies_at(stage, &reset_body("u").to_string(), || named("job"), "", outcomes).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,17 +143,19 @@ async fn a_job_whose_worker_dies_after_its_outcome_is_a_duplicate_and_nothing_el
     }
 }
 
+/// With it hardly anything is waited for in memory.
+const PARKS: &str = "[retry]\ninline_max = \"100ms\"";
+
 /// Not before so many seconds from now: longer than it would be waited in memory, and not over before the job is looked at.
-fn parked(seconds: u64) -> (BasicProperties, &'static str) {
+fn parked(seconds: u64) -> BasicProperties {
     let moment = (Timestamp::now() + Duration::from_secs(seconds)).to_string();
-    (with_header(named("job"), "not-before", text(&moment)), "[retry]\ninline_max = \"100ms\"")
+    with_header(named("job"), "not-before", text(&moment))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
-    let (properties, config) = parked(20);
     // Both copies come back: the one that was not acked, and the one that was parked.
-    let left = dies_at("again", &reset_body("u").to_string(), properties, config, 2).await;
+    let left = dies_at("again", &reset_body("u").to_string(), || parked(20), PARKS, 2).await;
     assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
     assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
     left.assert_newest_logs_in();
@@ -155,7 +164,7 @@ async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_job_whose_worker_dies_while_it_is_buried_is_buried_again_and_says_so_each_time() {
     let bad =
-        async |stage, outcomes| dies_at(stage, r#"{"userId": 7, "password": 1}"#, named("job"), "", outcomes).await;
+        async |stage, outcomes| dies_at(stage, r#"{"userId": 7, "password": 1}"#, || named("job"), "", outcomes).await;
     let (told, recorded) = tokio::join!(bad("notified", 1), bad("recorded", 2));
     for (left, outcomes) in [(told, 1), (recorded, 2)] {
         assert_eq!(left.outcomes, vec!["failed"; outcomes]);
@@ -279,7 +288,7 @@ async fn panics_at(stage: &str, outcomes: u32) -> Left {
     role_is(&worker.http().await, "active").await;
     keep_all(&world).await;
     world.reset_many("main", 10).await;
-    publish(&world, &reset_body("u").to_string(), named("job")).await;
+    publish(&world, &reset_body("u").to_string(), || named("job")).await;
     for n in 0..10 {
         world.reset("main.bulk", &format!("v-{n}"), &format!("after-{n}")).await;
     }
@@ -325,13 +334,13 @@ async fn a_panic_in_a_job_that_pays_what_it_owes_makes_it_go_on_from_there_witho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_a_job_that_was_published_again_brings_its_delivery_back() {
-    let world = prepared("[retry]\ninline_max = \"100ms\"").await;
+    let world = prepared(PARKS).await;
     let worker = failing(&world, "again", "job", "panic").start();
     role_is(&worker.http().await, "active").await;
     keep_all(&world).await;
     // Sessions begin a second apart: it panics three times at most, and none of its copies has to run alone. (One that has to is
     // delivered twice, and where its job has succeeded here it is acked without a word.)
-    publish(&world, &reset_body("u").to_string(), parked(3).0).await;
+    publish(&world, &reset_body("u").to_string(), || parked(3)).await;
     // The delivery comes back while its copy is still parked.
     eventually("it is done", async || (world.depth("seen").await > 0).then_some(())).await;
     // Each panic left a copy parked and its delivery unsettled: so many there are, beside the first.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use lapin::types::FieldTable;
+use lapin::{BasicProperties, Confirmation};
 
 use crate::relay::Relay;
 use crate::world::{
@@ -52,12 +53,14 @@ async fn second_waits(
     let mut outcomes = world.outcomes().await;
     let body = reset_body("u-1").to_string();
     let properties = properties.with_reply_to(queue.as_str().into());
+    world.main().hold_calls();
     world.publish("main", body.as_bytes(), properties.clone()).await;
     // Taken while the first is not done yet, or it would be known for a duplicate at once.
     eventually("the first one's call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
     let moment = (Timestamp::now() + SignedDuration::from_secs(9)).to_string();
     world.publish("main", body.as_bytes(), with_header(properties, "not-before", text(&moment))).await;
     in_flight(&world, 2).await;
+    world.main().release_calls();
     assert_eq!(kinds(&outcomes.take(1).await), ["succeeded"]);
     in_flight(&world, 1).await;
     match end(&relay) {
@@ -140,19 +143,28 @@ async fn equal_jobs_that_are_cut_off_at_any_stage_have_an_outcome_and_a_reply_ea
     let org = sim::Settings { latency: Duration::from_secs(4), ..unlimited() };
     let (mut world, relay, mut replies, queue) = through_a_relay(Plan::new().org("main", org, "")).await;
     let mut outcomes = world.outcomes().await;
-    let channel = world.channel().await;
+    let (channel, exchange) = (world.channel().await, world.named("resets"));
     let users: Vec<String> = (0..10).map(|n| format!("u-{n}")).collect();
+    world.main().hold_calls();
+    let mut confirms = Vec::new();
     for user in &users {
         for named_or_not in [named(user), BasicProperties::default()] {
-            let properties = named_or_not.with_reply_to(queue.as_str().into());
+            let properties = named_or_not.with_reply_to(queue.as_str().into()).with_delivery_mode(2);
             for _ in 0..2 {
                 let body = reset_body(user).to_string();
-                world.publish_on(&channel, "main", body.as_bytes(), properties.clone()).await;
+                let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+                let (exchange, properties) = (exchange.as_str().into(), properties.clone());
+                let sent = channel.basic_publish(exchange, "main".into(), options, body.as_bytes(), properties);
+                confirms.push(sent.await.unwrap());
             }
         }
     }
+    for confirm in confirms {
+        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None));
+    }
     // What is cut off on its way to the worker is not known to it, and may end as a duplicate: all must be there, and none done.
     in_flight(&world, users.len() * 4).await;
+    world.main().release_calls();
     for calls in [5, 12] {
         eventually("calls are made", async || (world.main().stats().calls >= calls).then_some(())).await;
         relay.cut();
@@ -187,12 +199,13 @@ async fn equal_jobs_that_are_cut_off_at_any_stage_have_an_outcome_and_a_reply_ea
     assert_eq!(world.main().stats().password_sets, users.len() as u64 * 3);
 }
 
-/// The second of two equal jobs is refused once, and parked; meanwhile the first to be done is the other one. How both ended.
+/// The second of two equal jobs fails once and is parked; meanwhile the other one is done first. How both ended.
 async fn one_is_parked_after_a_try(properties: BasicProperties) -> (Vec<String>, u64) {
     let short = [200, 400, 800].map(Duration::from_millis);
     let plan = Plan::new().config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n").delaying(short);
     let world = plan.start().await;
-    world.main().add_fault(fault("status=409,next=1,user=u-1"));
+    // A fault that cannot have set the password: it is parked, and for 3 s at least.
+    world.main().add_fault(fault("status=408,retry_after=3,next=1,user=u-1"));
     let mut outcomes = world.outcomes().await;
     let body = reset_body("u-1").to_string();
     world.publish("main", body.as_bytes(), properties.clone()).await;

@@ -37,7 +37,7 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
         ready(&worker.http().await).await;
         let properties = with_header(named(FORGED), "batch", text("wave\u{202e}1"));
         world.publish("main", reset_body("refused").to_string().as_bytes(), properties).await;
-        eventually("its end is logged", async || worker.stderr().contains("dead").then_some(())).await;
+        eventually("its end is logged", async || worker.stderr().contains("job dead-lettered").then_some(())).await;
         assert_eq!(worker.terminated().await.0, 0);
         in_text = worker;
     }
@@ -52,7 +52,7 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
     ready(&in_json.http().await).await;
     let other = format!("{FORGED}-2");
     world.publish("main", reset_body("refused").to_string().as_bytes(), named(&other)).await;
-    eventually("its end is logged", async || in_json.stderr().contains("dead").then_some(())).await;
+    eventually("its end is logged", async || in_json.stderr().contains("job dead-lettered").then_some(())).await;
     assert_eq!(in_json.terminated().await.0, 0);
     let said = in_json.stderr();
     is_plain(&said);

@@ -247,9 +247,8 @@ async fn a_mailer_sends_at_its_rate_and_is_healthy_while_5000_connections_hold_a
     let http = process.http().await;
     ready(&http).await;
     let flood = Flood::of(&http).await;
-    for n in 0..MAILS {
-        mailer::notify(&world, &mailer::note(n, 0), lapin::BasicProperties::default()).await;
-    }
+    let notes: Vec<_> = (0..MAILS).map(|n| mailer::note(n, 0)).collect();
+    mailer::notify_all(&world, &notes).await;
     let began = Instant::now();
     let slowest = healthy_until(&http, async {
         eventually("all mails are sent", async || (postbox.letters().len() == MAILS).then_some(())).await;
@@ -268,8 +267,9 @@ async fn a_request_that_does_not_come_is_not_waited_for() {
     let world = Plan::new().prepare().await;
     let (_worker, http) = Process::worker(&world).await;
     let ends = async |said: &str, answer: &str, within: Range<u64>| {
-        let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
+        // It is waited for from when it connects, which may be a moment before the connection is known here.
         let asked = Instant::now();
+        let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
         socket.write_all(said.as_bytes()).await.unwrap();
         let mut answered = String::new();
         let ended = tokio::time::timeout(testkit::LIMIT, socket.read_to_string(&mut answered)).await;

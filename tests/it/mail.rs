@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::browser::{Browser, Tab};
 use crate::certificates::Authority;
 use crate::mail_server::{CUT, HANG, RealServer, ScriptedServer};
+use crate::world::{eventually, refusing_port};
 
 const PASSWORD: &str = "pw-<&>\"'/!*-7";
 const MAX: Duration = Duration::from_secs(900);
@@ -40,10 +41,11 @@ fn plain(port: u16, more: &str) -> Courier {
     ))
 }
 
-/// The same with little patience.
-fn hasty(port: u16) -> Courier {
+/// The same with little patience, such as `300ms`.
+fn hasty(port: u16, timeout: &str) -> Courier {
     courier(&format!(
-        "[mailer]\ntimeout = \"300ms\"\nfrom = \"noreply@example.com\"\n[mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"off\"\n"
+        "[mailer]\ntimeout = \"{timeout}\"\nfrom = \"noreply@example.com\"\n\
+         [mailer.smtp]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"off\"\n"
     ))
 }
 
@@ -191,15 +193,15 @@ async fn a_server_that_hangs_or_cuts_at_any_stage_is_asked_again() {
     let begun = Instant::now();
     for verb in ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."] {
         let server = ScriptedServer::start(&[(verb, &[HANG])]).await;
-        let (what, detail) = said(hasty(server.port).deliver(&mail()).await);
+        let (what, detail) = said(hasty(server.port, "300ms").deliver(&mail()).await);
         assert!(what == "again" && detail.contains("in time"), "{verb}: {what}: {detail}");
         let server = ScriptedServer::start(&[(verb, &[CUT])]).await;
         let (what, detail) = said(plain(server.port, "").deliver(&mail()).await);
         assert!(what == "again" && detail.contains("lost"), "{verb}: {what}: {detail}");
     }
     assert!(begun.elapsed() < Duration::from_secs(30), "the time limits hold: {:?}", begun.elapsed());
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    assert_eq!(said(plain(nobody, "").deliver(&mail()).await).0, "again");
+    let nobody = refusing_port();
+    assert_eq!(said(plain(nobody.local_addr().unwrap().port(), "").deliver(&mail()).await).0, "again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,14 +257,18 @@ async fn a_connection_is_used_again_after_an_ended_transaction_and_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_is_given_up_halfway_leaves_nothing_to_the_next_one() {
     let server = ScriptedServer::start(&[("RCPT", &["250 fine", HANG]), ("DATA", &["354 go on"])]).await;
-    let courier = hasty(server.port);
+    // Long enough for those whom nothing holds up.
+    let courier = hasty(server.port, "2s");
     assert_eq!(said(courier.deliver(&mail_to("first@example.com")).await).0, "delivered 250");
     assert_eq!(said(courier.deliver(&mail_to("second@example.com")).await).0, "again");
     // One more is dropped by its caller at an await of its own.
     let stuck = ScriptedServer::start(&[("DATA", &[HANG])]).await;
-    let dropped = plain(stuck.port, "");
-    let early = tokio::time::timeout(Duration::from_millis(300), dropped.deliver(&mail_to("third@example.com"))).await;
-    assert!(early.is_err());
+    let (dropped, third) = (plain(stuck.port, ""), mail_to("third@example.com"));
+    let hangs = async || stuck.said().iter().flatten().any(|line| line == "DATA").then_some(());
+    tokio::select! {
+        ended = dropped.deliver(&third) => panic!("it has ended: {:?}", said(ended)),
+        () = eventually("it hangs", hangs) => {}
+    }
     assert_eq!(said(dropped.deliver(&mail_to("fourth@example.com")).await).0, "delivered 250");
     assert_eq!(said(courier.deliver(&mail_to("fifth@example.com")).await).0, "delivered 250");
     for connections in [server.said(), stuck.said()] {
@@ -367,8 +373,9 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
         (&"0f6e7c1a-5b7e".parse().unwrap(), &"Bearer t0ken-long".parse().unwrap())
     );
     assert_eq!(headers["content-type"], "application/json");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let unreachable = self::courier(&format!("[mailer.http]\nurl = \"http://127.0.0.1:{nobody}/?key=s3cret-key\"\n"));
+    let nobody = refusing_port();
+    let address = nobody.local_addr().unwrap();
+    let unreachable = self::courier(&format!("[mailer.http]\nurl = \"http://{address}/?key=s3cret-key\"\n"));
     let (what, detail) = said(unreachable.deliver(&mail()).await);
     assert!(what == "again" && detail.contains("cannot be reached") && !detail.contains("s3cret"), "{what}: {detail}");
 }

@@ -12,9 +12,10 @@ mod words;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Channel};
 use resetd::commands::demo::postbox::{Postbox, ReceivedMail};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::process::{Process, Run, other_queue, readyz, says, stopped};
 use crate::relay::Relay;
-use crate::world::{Plan, Taken, Tap, World, eventually, text, with_header};
+use crate::world::{Plan, Taken, Tap, World, eventually, refusing_port, text, with_header};
 
 /// A world without a worker, and a mail server that it is configured for.
 struct Setup {
@@ -86,6 +87,11 @@ async fn mailer(world: &World) -> (Process, String) {
     (process, http)
 }
 
+/// What `/readyz` says, however long the machine takes.
+async fn readyz_says(http: &str) -> (u16, Value) {
+    eventually("it answers", async || readyz(http).await).await
+}
+
 async fn role(http: &str) -> Option<String> {
     Some(readyz(http).await?.1["mailer"]["role"].as_str()?.to_owned())
 }
@@ -118,18 +124,33 @@ fn with(mut note: Value, fields: &Value) -> Value {
 }
 
 async fn publish(world: &World, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
-    let channel = world.channel().await;
+    publish_on(&world.channel().await, &world.named(exchange), key, body, properties).await;
+}
+
+async fn publish_on(channel: &Channel, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let exchange = world.named(exchange);
-    let sent =
-        channel.basic_publish(exchange.as_str().into(), key.into(), options, body, properties.with_delivery_mode(2));
+    let sent = channel.basic_publish(exchange.into(), key.into(), options, body, properties.with_delivery_mode(2));
     assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
 }
 
 pub async fn notify(world: &World, note: &Value, properties: BasicProperties) {
+    publish(world, "notifications", "email", note.to_string().as_bytes(), about(note, properties)).await;
+}
+
+/// Publishes all of them before their confirms are waited for.
+pub async fn notify_all(world: &World, notes: &[Value]) {
+    let (channel, exchange) = (&world.channel().await, &world.named("notifications"));
+    let each = notes.iter().map(|note| async move {
+        let properties = about(note, BasicProperties::default());
+        publish_on(channel, exchange, "email", note.to_string().as_bytes(), properties).await;
+    });
+    join_all(each).await;
+}
+
+/// The properties of a notification.
+fn about(note: &Value, properties: BasicProperties) -> BasicProperties {
     let id = note["notificationId"].as_str().unwrap();
-    let properties = properties.with_message_id(id.into()).with_type("password-reset".into());
-    publish(world, "notifications", "email", note.to_string().as_bytes(), properties).await;
+    properties.with_message_id(id.into()).with_type("password-reset".into())
 }
 
 /// The outcome of a job that has set a password.
@@ -201,7 +222,7 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
         (&json!("job-1"), &json!("u-1"), &json!("monday"), &json!(250), &json!(1))
     );
     is_empty(&setup.world).await;
-    let (status, mut ready) = readyz(&http).await.unwrap();
+    let (status, mut ready) = readyz_says(&http).await;
     let leader = ready["mailer"].as_object_mut().unwrap().remove("leader").unwrap();
     assert_eq!((&leader["here"], &leader["pingConfirmed"]), (&json!(true), &json!(true)));
     assert_eq!(
@@ -211,14 +232,15 @@ async fn a_mail_is_sent_once_and_its_record_says_so() {
             json!({"ready": true, "orgs": {}, "mailer": {"role": "active", "reason": null, "ratePerMinute": 60_000}})
         )
     );
-    let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
-    says(
-        &metrics,
-        &[
-            "resetd_mails_total{org=\"main\",outcome=\"notified\",reason=\"\"} 1",
-            "resetd_mail_tries_total{status=\"250\"} 1",
-        ],
-    );
+    let counted = [
+        "resetd_mails_total{org=\"main\",outcome=\"notified\",reason=\"\"} 1",
+        "resetd_mail_tries_total{status=\"250\"} 1",
+    ];
+    let metrics = eventually("it is counted", async || {
+        let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
+        counted.iter().all(|line| metrics.contains(*line)).then_some(metrics)
+    })
+    .await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     for secret in ["secret-pw-1", "u-1@example.com"] {
         assert!(!mailer.stderr().contains(secret) && !metrics.contains(secret) && !record.to_string().contains(secret));
@@ -232,7 +254,7 @@ async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
     let mut second = start(&setup.world);
     let http = second.http().await;
     role_is(&http, "standby").await;
-    assert_eq!(readyz(&http).await.unwrap().0, 200, "one that stands by is ready");
+    assert_eq!(readyz_says(&http).await.0, 200, "one that stands by is ready");
     setup.notify(&note(1, 0)).await;
     records(&setup.world, 1).await;
     first.kill().await;
@@ -244,6 +266,7 @@ async fn one_mailer_sends_and_another_stands_by_until_the_first_is_killed() {
     let third_http = third.http().await;
     role_is(&third_http, "standby").await;
     assert_eq!(second.terminated().await.0, 0, "{}", second.stderr());
+    says(&second.stderr(), &["\"released\""]);
     let began = std::time::Instant::now();
     role_is(&third_http, "active").await;
     assert!(
@@ -289,8 +312,8 @@ async fn of_several_notifications_for_one_person_the_newest_alone_is_sent() {
     succeeded(&setup.world, "job-3-older", "u-3").await;
     succeeded(&setup.world, "job-3-newer", "u-3").await;
     setup.notify(&with(note(3, 30), &json!({"notificationId": "of-3-newer", "jobId": "job-3-newer"}))).await;
-    // The first permit comes after a second: by then all of them are in flight.
-    let mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 60\n").start();
+    // The first permit comes after three seconds: by then all of them are in flight.
+    let mailer = Run::of(&setup.world, &["--log", "json", "mailer"]).config("[mailer]\nrate_per_minute = 20\n").start();
     role_is(&mailer.http().await, "active").await;
     setup.letters(3).await;
     setup.notify(&with(note(3, 60), &json!({"notificationId": "of-3-older", "jobId": "job-3-older"}))).await;
@@ -398,7 +421,7 @@ async fn a_mailer_that_fails_in_every_way_leaves_no_secret_in_its_log_its_record
     let records = records(&setup.world, 6).await;
     eventually("five dead mails", async || (setup.world.depth("emails.dead").await == 5).then_some(())).await;
     let metrics = testkit::http::get(format!("{http}/metrics")).await.unwrap().text().await.unwrap();
-    let (_, ready) = readyz(&http).await.unwrap();
+    let (_, ready) = readyz_says(&http).await;
     assert_eq!(mailer.terminated().await.0, 0, "{}", mailer.stderr());
     let message = crate::ops::message;
     let dead = setup.world.drained("emails.dead").await;
@@ -433,7 +456,8 @@ async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_br
 
     // The same with no wait in memory: it is parked, and comes back by itself.
     let parking = Run::of(&setup.world, &["--log", "json", "mailer"])
-        .config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n");
+        // So long that no wait is over by chance before it is parked.
+        .config("[retry]\nbase = \"14s\"\nmax = \"14s\"\ninline_max = \"1ms\"\n");
     let mailer = parking.start();
     role_is(&mailer.http().await, "active").await;
     let began = std::time::Instant::now();
@@ -447,10 +471,8 @@ async fn a_mail_that_is_not_taken_at_first_is_tried_again_in_memory_or_at_the_br
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_mail_server_is_away_nothing_is_lost_and_afterwards_everybody_is_told_once() {
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
-    let world = Plan::new().config(&section(address.port())).prepare().await;
+    let socket = refusing_port();
+    let world = Plan::new().config(&section(socket.local_addr().unwrap().port())).prepare().await;
     let (mailer, http) = mailer(&world).await;
     // One person's mail alone opens the breaker: it is not given up for the server's absence.
     notify(&world, &note(0, 0), BasicProperties::default()).await;
@@ -463,7 +485,7 @@ async fn while_the_mail_server_is_away_nothing_is_lost_and_afterwards_everybody_
         notify(&world, &note(n, 0), BasicProperties::default()).await;
     }
     let postbox = Postbox::new();
-    let _serving = serve(&postbox, TcpListener::bind(address).await.unwrap()).await;
+    let _serving = serve(&postbox, socket.listen(64).unwrap()).await;
     let ends = by_note(&records(&world, 30).await);
     assert!(ends.values().all(|end| end["outcome"] == "notified"), "{ends:?}");
     let mut told: Vec<String> = postbox.letters().into_iter().map(|letter| letter.to).collect();
@@ -617,7 +639,7 @@ async fn a_sealed_notification_is_opened_by_the_mailer_and_what_it_says_logs_in(
     let mut without = Run::of(&setup.world, &["--log", "json", "mailer"]).config(&opening(&other)).start();
     let http = without.http().await;
     role_is(&http, "halted").await;
-    let (status, ready) = readyz(&http).await.unwrap();
+    let (status, ready) = readyz_says(&http).await;
     assert_eq!(status, 503);
     says(ready["mailer"]["reason"].as_str().unwrap(), &["mailer.open_with", "kid"]);
     assert_eq!(without.terminated().await.0, 0, "{}", without.stderr());
@@ -651,7 +673,7 @@ async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
     setup.notify(&sealed(1, 200)).await;
     let parked = async || (setup.world.depth("emails.parked.2m").await == 1).then_some(());
     eventually("it waits about as long as it has waited", parked).await;
-    let (status, ready) = readyz(&http).await.unwrap();
+    let (status, ready) = readyz_says(&http).await;
     assert_eq!((status, &ready["mailer"]["role"]), (503, &json!("halted")), "nothing could be opened yet");
     for n in 2..=20 {
         setup.notify(&note(n, 0)).await;
@@ -659,7 +681,7 @@ async fn a_mail_sealed_to_an_unknown_key_waits_by_itself_and_holds_up_nobody() {
     setup.letters(19).await;
     eventually("all are recorded", async || (setup.world.depth("emails").await == 0).then_some(())).await;
     assert_eq!(parked().await, Some(()), "nobody waited for it");
-    let (status, ready) = readyz(&http).await.unwrap();
+    let (status, ready) = readyz_says(&http).await;
     assert_eq!((status, &ready["mailer"]["role"]), (200, &json!("active")));
     says(ready["mailer"]["reason"].as_str().unwrap(), &["kid of-nobody", "mailer.open_with", "wait at the broker"]);
     // What is too old and cannot be opened does not wait for ever.

@@ -130,9 +130,8 @@ async fn the_real_api_of_one_node_is_understood() {
     let node = Arc::new(Broker::private());
     let world = Plan::at(&node.url).prepare().await;
     declare(&world.connection, &resetd::amqp::names::Names::new(&world.prefix, "main")).await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // The node has it for TLS, which it does not take.
+    let port = node.tls_port();
     std::fs::write(node.folder().join("enabled_plugins"), "[rabbitmq_management].\n").unwrap();
     let listen = format!(
         "ctl eval application:set_env(rabbitmq_management,tcp_config,[{{port,{port}}},{{ip,\"127.0.0.1\"}}],[{{persistent,true}}])."

@@ -222,6 +222,7 @@ async fn next_event(stream: &mut reqwest::Response, seen: &mut String) -> Option
 async fn events_come_at_once_and_with_each_change_and_end_with_the_process_without_holding_it() {
     let world = Plan::new().prepare().await;
     let (mut worker, http) = Process::worker(&world).await;
+    role_is(&http, "active").await;
     let mut stream = testkit::http::get(format!("{http}/events")).await.unwrap();
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let mut seen = String::new();

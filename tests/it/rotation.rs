@@ -5,7 +5,7 @@ use sim::Secret;
 use crate::process::{Process, slow};
 use crate::world::{Plan, eventually, locked_out};
 
-const JOBS: usize = 100;
+const JOBS: usize = 200;
 
 /// The org's client gets another secret in the middle of the jobs; the tokens that it has may end at once too.
 async fn a_client_secret_is_rotated(tokens_end: bool) {
@@ -33,9 +33,12 @@ async fn a_client_secret_is_rotated(tokens_end: bool) {
     let (mut second, _) = Process::worker(&world).await;
     let records = world.recorded(JOBS).await;
     assert_eq!(second.terminated().await.0, 0);
-    assert!(records.iter().all(|record| record.routing_key == "main.succeeded"));
+    let (succeeded, others): (Vec<_>, Vec<_>) =
+        records.iter().partition(|record| record.routing_key == "main.succeeded");
+    // A busy broker loses acks of a channel that ends: such a job is done, and ends as the duplicate that it is.
+    assert!(others.iter().all(|record| record.routing_key == "main.duplicate"), "{others:?}");
     let mails = world.drained("emails").await;
-    assert_eq!((records.len(), mails.len()), (JOBS, JOBS));
+    assert_eq!((succeeded.len(), mails.len()), (JOBS, JOBS));
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
     for user in users {
         assert_eq!(world.main().user(&user).unwrap().password_sets, 1, "{user}");

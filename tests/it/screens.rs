@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{Browser, Tab};
 use crate::process::{Process, Run, role_is};
-use crate::world::{Plan, World, eventually, fault, named, reset_body, text, unlimited, with_header};
+use crate::world::{Plan, World, eventually, fault, named, refusing_port, reset_body, text, unlimited, with_header};
 
 /// Ten jobs a second.
 const RATE: &str = "rate_per_minute = 600";
@@ -67,16 +67,22 @@ async fn done(world: &World, jobs: u64) {
     .await;
 }
 
-/// That neither the page nor the batch has an estimate, but the same cause and, where there is one, the same moment.
-async fn nothing_moves(world: &World, cause: &str, reason: &str, ahead: Option<std::ops::Range<i64>>) {
-    let main = shown(&world.worker().http, cause, |main| main["blocked"]["cause"] == cause).await;
-    assert_eq!((&main["secondsLeft"], &main["batches"][0]["secondsLeft"]), (&Value::Null, &Value::Null), "{main}");
-    let of_batch = eventually(&format!("the batch says {cause}"), async || {
+/// What is said of the batch `agents`, once it is that nothing moves for this cause. There is no estimate then.
+async fn blocked_batch(world: &World, cause: &str) -> Value {
+    let said = eventually(&format!("the batch says {cause}"), async || {
         let said = batch(world, "agents").await;
         (said["blocked"]["cause"] == cause).then_some(said)
     })
     .await;
-    assert_eq!(of_batch["secondsLeft"], Value::Null, "{of_batch}");
+    assert_eq!(said["secondsLeft"], Value::Null, "{said}");
+    said
+}
+
+/// That neither the page nor the batch has an estimate, but the same cause and, where there is one, the same moment.
+async fn nothing_moves(world: &World, cause: &str, reason: &str, ahead: Option<std::ops::Range<i64>>) {
+    let main = shown(&world.worker().http, cause, |main| main["blocked"]["cause"] == cause).await;
+    assert_eq!((&main["secondsLeft"], &main["batches"][0]["secondsLeft"]), (&Value::Null, &Value::Null), "{main}");
+    let of_batch = blocked_batch(world, cause).await;
     for blocked in [&main["blocked"], &main["batches"][0]["blocked"], &of_batch["blocked"]] {
         assert_eq!(blocked["cause"], cause, "{main} {of_batch}");
         assert!(blocked["reason"].as_str().unwrap().contains(reason), "{reason} is not in {blocked}");
@@ -120,9 +126,9 @@ async fn while_the_breaker_is_open_there_is_no_estimate_but_the_error_and_the_ne
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_cannot_be_reached_is_named_with_its_error() {
-    // Nobody listens there.
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let nobody = format!("scim_url = \"http://{closed}/scim\"\n{RATE}");
+    // Held to the end, so that nobody listens there.
+    let closed = refusing_port();
+    let nobody = format!("scim_url = \"http://{}/scim\"\n{RATE}", closed.local_addr().unwrap());
     let mut world = Plan::new().org("main", unlimited(), RATE).prepare().await;
     let own = format!("scim_url = \"{}/api/v2/scim/v2\"\n", world.orgs["main"].base);
     world.config = world.config.replace(&own, "").replace(RATE, &nobody);
@@ -166,8 +172,7 @@ async fn without_a_worker_there_is_no_estimate_and_with_one_again_there_is() {
     send(&world, "agents", 200).await;
     done(&world, 12).await;
     world.stop_worker().await.unwrap();
-    let said = batch(&world, "agents").await;
-    assert_eq!((&said["blocked"]["cause"], &said["secondsLeft"]), (&json!("no_worker"), &Value::Null), "{said}");
+    blocked_batch(&world, "no_worker").await;
     world.start_worker().await;
     world.ready().await;
     eventually("there is an estimate", async || {

@@ -14,7 +14,7 @@ use crate::broker::Node;
 use crate::ops::disguises;
 use crate::process::{Process, Run, ends, says};
 use crate::relay::Relay;
-use crate::world::{Plan, Taken, World, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, eventually, named, reset_body, unlimited};
 
 /// A pair that `resetd keygen` made.
 struct Pair {
@@ -298,6 +298,9 @@ async fn opens(language: &str) {
     world.reset("main", "u-1", "job-1").await;
     world.recorded(1).await;
     let [sealed] = seen(&world, "emails").await.try_into().unwrap();
+    // What was got comes back a moment after that connection or channel is gone.
+    let is_back = async || eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+    is_back().await;
     let sample = async |keys: &[PathBuf]| {
         let mut run = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
         run.arg(language).args(keys).stdin(Stdio::null());
@@ -308,8 +311,7 @@ async fn opens(language: &str) {
     let complaints = String::from_utf8_lossy(&run.stderr).into_owned();
     assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
     says(&complaints, &[&format!("sealed to kid {}", pair.kid)]);
-    // It comes back a moment after that connection is gone.
-    crate::world::eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+    is_back().await;
     let run = sample(&[other.private(), pair.private()]).await;
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let mail: Value = serde_json::from_slice(&run.stdout).unwrap();
@@ -336,7 +338,7 @@ async fn opens(language: &str) {
         let run = sample(&[pair.private()]).await;
         assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
         says(&String::from_utf8_lossy(&run.stderr), &[&format!("{field} is not the one that was sealed")]);
-        crate::world::eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+        is_back().await;
         assert_eq!(world.drained("emails").await.len(), 1);
     }
 }

@@ -40,9 +40,9 @@ fn is_coloured(drawn: &str) -> bool {
     (30..=37).any(|colour| drawn.contains(&format!("\x1b[{colour}m")))
 }
 
-/// Sends 30 jobs of a batch that take 3 s, and follows them: all that was drawn.
+/// Sends 30 jobs of a batch that take 6 s, and follows them: all that was drawn.
 async fn followed(environment: &[(&str, &str)]) -> String {
-    let world = Plan::new().org("main", unlimited(), "rate_per_minute = 600").start().await;
+    let world = Plan::new().org("main", unlimited(), "rate_per_minute = 300").start().await;
     let mut run = Run::of(&world, &["enqueue", "--batch", "agents", "--wait", "agents.csv"]);
     let rows = (0..30).fold("userId,email\n".to_owned(), |csv, n| csv + &format!("u-{n},u-{n}@example.com\n"));
     run.file("agents.csv", &rows);

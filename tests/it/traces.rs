@@ -19,7 +19,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::process::{Process, Run, ready};
-use crate::world::{Plan, Taken, Tap, World, eventually, exclusive, named, reset_body, text, with_header};
+use crate::world::{
+    Plan, Taken, Tap, World, eventually, exclusive, named, refusing_port, reset_body, text, with_header,
+};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PRODUCER: &str = "b7ad6b7169203331";
@@ -54,6 +56,12 @@ impl Collector {
     fn spans(&self) -> Vec<Span> {
         let scopes = self.resources().into_iter().flat_map(|resource| resource.scope_spans);
         scopes.flat_map(|scope| scope.spans).collect()
+    }
+
+    /// Waits until it has the span of a job: it ends a moment after what it is told by.
+    async fn has_job(&self, job: &str) {
+        let has = || self.spans().iter().any(|span| said(&span.attributes, "job.id") == job);
+        eventually(&format!("the span of {job} is there"), async || has().then_some(())).await;
     }
 
     /// The span of a job, and those within it.
@@ -111,6 +119,7 @@ async fn a_job_is_a_part_of_its_producers_trace_and_all_that_tells_of_its_end_go
     let parent = format!("00-{TRACE}-{PRODUCER}-01");
     traced(&world, &reset_body("u-1"), "job-1", &parent, queue.name().as_str()).await;
     let told = [emails.next().await, outcomes.next().await, replies.next().await];
+    collector.has_job("job-1").await;
     assert_eq!(worker.terminated().await.0, 0, "{}", worker.stderr());
 
     let (own, within) = collector.of_job("job-1");
@@ -165,6 +174,9 @@ async fn what_is_exported_holds_no_secret_and_no_address_and_what_a_producer_doe
     let nobody = json!({"userName": "nobody@elsewhere.com", "password": true, "email": "agent@example.com"});
     world.publish("main", nobody.to_string().as_bytes(), named("fails")).await;
     world.recorded(3).await;
+    for job in ["november/[address]", "fails"] {
+        collector.has_job(job).await;
+    }
     assert_eq!(worker.terminated().await.0, 0, "{}", worker.stderr());
 
     let (own, within) = collector.of_job("november/[address]");
@@ -202,10 +214,9 @@ async fn nobody_waits_for(collector: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_down_costs_one_line_and_nothing_else() {
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = gone.local_addr().unwrap();
-    drop(gone);
-    nobody_waits_for(address).await;
+    // Held to the end, so that nobody listens there.
+    let gone = refusing_port();
+    nobody_waits_for(gone.local_addr().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use resetd::commands::demo::postbox::Postbox;
 use serde_json::{Value, json};
 
-use crate::process::{Process, Run};
+use crate::process::{Process, Run, role_is};
 use crate::world::{Plan, World, by_job, eventually, fault, locked_out, named, unlimited};
 
 async fn reset(world: &World, job: &str, email: &str, properties: BasicProperties) {
@@ -120,6 +120,12 @@ async fn row(world: &World) -> Value {
     body["orgs"]["main"].clone()
 }
 
+/// The same, once this lane is closed.
+async fn closed(world: &World, lane: &str) -> Value {
+    let what = format!("the {lane} lane is closed");
+    eventually(&what, async || Some(row(world).await).filter(|said| said[lane].is_object())).await
+}
+
 async fn publish(world: &World, key: &str, name: &str, jobs: std::ops::Range<u32>) {
     for n in jobs {
         world.reset(key, &format!("{name}-{n}"), &format!("{name}-{n}")).await;
@@ -142,7 +148,7 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
     told.extend(mails.take(5).await);
     lies(&world, "resets.main", 7).await;
     assert_eq!(world.main().stats().password_sets, 11);
-    let said = row(&world).await;
+    let said = closed(&world, "interactive").await;
     assert_eq!((&said["interactive"]["state"], &said["bulk"]), (&json!("closed"), &Value::Null), "{said}");
     let cause = said["interactive"]["cause"].as_str().unwrap();
     assert!(
@@ -161,12 +167,15 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
         testkit::http::get(format!("{http}/state")).await.unwrap().json::<Value>().await.unwrap()["orgs"]["main"]
             .clone()
     };
-    let page = state().await;
+    let page = eventually("the page says so", async || {
+        Some(state().await).filter(|page| page["interactiveClosed"].is_object())
+    })
+    .await;
     assert!(page["interactiveClosed"]["cause"].as_str().unwrap().contains("guard_per_hour"), "{page}");
     // The bulk lane goes on, to its own bound, of which both lanes use up a part.
     publish(&world, "main.bulk", "more", 0..4).await;
     told.extend(mails.take(1).await);
-    eventually("the bulk lane is closed too", async || row(&world).await["bulk"].is_object().then_some(())).await;
+    closed(&world, "bulk").await;
     lies(&world, "resets.main.bulk", 3).await;
     assert_eq!(world.main().stats().password_sets, 12);
     eventually("the status line says so", async || {
@@ -176,8 +185,9 @@ async fn past_its_own_guard_the_interactive_lane_closes_too_and_nothing_is_lost(
     // A restart does not open it: by which lane each was reset stands in the stream.
     world.stop_worker().await.unwrap();
     world.start_worker().await;
-    world.ready().await;
-    eventually("it is closed again", async || row(&world).await["interactive"].is_object().then_some(())).await;
+    // Ready is one that takes over too.
+    role_is(&world.worker().http, "active").await;
+    closed(&world, "interactive").await;
     assert_eq!((world.depth("resets.main").await, world.main().stats().password_sets), (7, 12));
     // The limit is raised.
     world.stop_worker().await.unwrap();

@@ -14,7 +14,7 @@ use resetd::domain::delay_tier::Delays;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -171,6 +171,13 @@ pub fn unlimited() -> sim::Settings {
 /// Declares what a worker of this org declares.
 pub async fn declare(connection: &Connection, names: &Names) {
     topology::declare(connection, &topology::things(names, &Delays::default())).await.unwrap();
+}
+
+/// A port of the test's own that refuses every connection, as long as this is held: nobody else can listen there.
+pub fn refusing_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
 }
 
 pub async fn connect(url: &str) -> Connection {
@@ -344,11 +351,24 @@ impl World {
 
     /// How many messages are ready in a queue.
     pub async fn depth(&self, queue: &str) -> u32 {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let channel = self.channel().await;
-        let found =
-            channel.queue_declare(self.named(queue).as_str().into(), options, FieldTable::default()).await.unwrap();
-        found.message_count()
+        self.counts(queue).await.unwrap().0
+    }
+
+    /// How many messages are ready in a queue, and how many consumers it has.
+    pub async fn counts(&self, queue: &str) -> lapin::Result<(u32, u32)> {
+        let (channel, name) = (self.channel().await, self.named(queue));
+        let mut looks = 0;
+        loop {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await?;
+            let counts = (found.message_count(), found.consumer_count());
+            looks += 1;
+            // So says a quorum queue too whose leader does not answer within 250 ms.
+            if counts != (0, 0) || looks == 3 {
+                return Ok(counts);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The text of `/metrics`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 
 use resetd::commands::demo::postbox::ReceivedMail;
@@ -156,12 +156,9 @@ pub async fn published_again(world: &World, records: &mut Records, jobs: &[Job],
 
 /// The queues where jobs still wait, with how many. One that does not exist has none.
 async fn waiting(world: &World, queues: &[&str]) -> Vec<String> {
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let mut waiting = Vec::new();
     for queue in queues {
-        let (channel, name) = (world.channel().await, world.named(queue));
-        let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
-        let depth = found.map_or(0, |queue| queue.message_count());
+        let depth = world.counts(queue).await.map_or(0, |(ready, _)| ready);
         if depth > 0 {
             waiting.push(format!("{depth} in {queue}"));
         }

@@ -33,6 +33,8 @@ const CLIENT_SECRET: &str = "CHAOSCLIENTSECRET-77aa";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS: u64 = 8;
 const GRACE: Duration = Duration::from_secs(10);
+/// After the last fault one may still be taking over.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(15);
 /// A queue of the run's own that gets each message of a job too: those of the producer, those that a worker publishes again, and those that
 /// come back from a delay queue.
 const JOBS: &str = "chaos.jobs";
@@ -156,12 +158,21 @@ async fn start(world: &world::World, relays: &[Relay]) -> Vec<Member> {
 }
 
 async fn one_is_active(several: &[Member]) -> Option<String> {
-    let mut roles = Vec::new();
-    for member in several {
-        let http = member.process.http().await;
-        roles.push(role(&http).await.unwrap_or_else(|| "silent".to_owned()));
+    let deadline = Instant::now() + TAKEN_OVER_WITHIN;
+    loop {
+        let mut roles = Vec::new();
+        for member in several {
+            let http = member.process.http().await;
+            roles.push(role(&http).await.unwrap_or_else(|| "silent".to_owned()));
+        }
+        let is_so = roles.iter().filter(|role| *role == "active").count() == 1
+            && roles.iter().all(|role| ["active", "standby"].contains(&role.as_str()));
+        if is_so {
+            return None;
+        }
+        if Instant::now() >= deadline {
+            return Some(format!("one worker should be active and the others stand by; they are {roles:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let is_so = roles.iter().filter(|role| *role == "active").count() == 1
-        && roles.iter().all(|role| ["active", "standby"].contains(&role.as_str()));
-    (!is_so).then(|| format!("one worker should be active and the others stand by; they are {roles:?}"))
 }

@@ -13,10 +13,8 @@ use crate::world::connect;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_that_is_set_while_the_mail_of_the_one_before_waits_makes_that_mail_superseded() {
     // A server that is not there: the mail waits for the breaker's probe.
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
-    let world = Plan::new().config(&section(address.port())).prepare().await;
+    let socket = refusing_port();
+    let world = Plan::new().config(&section(socket.local_addr().unwrap().port())).prepare().await;
     let (mailer, http) = mailer(&world).await;
     notify(&world, &note(1, 0), BasicProperties::default()).await;
     eventually("the breaker opens", async || {
@@ -26,7 +24,7 @@ async fn a_password_that_is_set_while_the_mail_of_the_one_before_waits_makes_tha
     succeeded(&world, "job-1", "u-1").await;
     succeeded(&world, "job-newer", "u-1").await;
     let postbox = Postbox::new();
-    let _serving = serve(&postbox, TcpListener::bind(address).await.unwrap()).await;
+    let _serving = serve(&postbox, socket.listen(64).unwrap()).await;
     let ends = by_note(&records(&world, 1).await);
     assert_eq!(
         (&ends["note-1"]["outcome"], &ends["note-1"]["reason"]),
