@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::{Instant, sleep, timeout};
@@ -60,7 +62,10 @@ impl Letters {
     pub async fn open(connection: &Connection, queue: &str) -> Result<Self, BrokerError> {
         let what = format!("opening queue {queue}");
         let channel = within(&what, channels::open(connection)).await?;
-        let (there, others) = count(&channel, queue).await?;
+        let (mut there, others) = count(&channel, queue).await?;
+        if is_silent(there, others) {
+            there = wait_for_count(&channel, queue).await?;
+        }
         let (queue, shared) = (queue.to_owned(), others > 0);
         let size = there.div_ceil(ROUNDS).max(ROUND);
         let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
@@ -144,8 +149,8 @@ impl Letters {
             if let Ok(next) = timeout(QUIET, consumer.next()).await {
                 return next.ok_or_else(gone)?.map(Some).map_err(|_| gone());
             }
-            let (ready, _) = count(&self.channel, &self.queue).await?;
-            if ready == 0 {
+            let (ready, consumers) = count(&self.channel, &self.queue).await?;
+            if ready == 0 && !is_silent(ready, consumers) {
                 // What was on its way came before that answer.
                 return match consumer.next().now_or_never() {
                     Some(next) => next.ok_or_else(gone)?.map(Some).map_err(|_| gone()),
@@ -194,6 +199,25 @@ async fn until_read_by(others: u32, connection: &Connection, queue: &str) -> Res
     }
     closing(channel.close(200, "bye".into())).await;
     Ok(())
+}
+
+/// Whether it may be the answer of a queue whose leader is silent: RabbitMQ then says neither letters nor consumers after 250 ms, and no error
+/// (`docs/development/facts.md#consumers`).
+fn is_silent(ready: usize, consumers: u32) -> bool {
+    (ready, consumers) == (0, 0)
+}
+
+/// How many letters lie ready in a queue, once its leader answers: it alone can say whether there is one to get, which goes back to its place.
+async fn wait_for_count(channel: &Channel, queue: &str) -> Result<usize, BrokerError> {
+    let what = format!("looking whether queue {queue} is empty");
+    let Some(letter) = within(&what, channel.basic_get(queue.into(), BasicGetOptions::default())).await? else {
+        return Ok(0);
+    };
+    // What goes back is ready a moment later: it is counted here.
+    let (others, _) = count(channel, queue).await?;
+    let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    within(&what, letter.delivery.acker.nack(back)).await?;
+    Ok(others + 1)
 }
 
 /// How many letters lie ready in a queue, and how many consumers it has.

@@ -14,7 +14,9 @@ use resetd::domain::job::{JobId, Lane};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::wire::dead_letter;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
+use crate::broker::Node;
 use crate::process::{Process, Run, says};
 use crate::world::{Plan, Taken, World, eventually, fault, named, reset_body, text, with_header};
 
@@ -111,6 +113,22 @@ fn headers(taken: &Taken) -> Vec<String> {
 
 async fn in_the_lanes(world: &World) -> u32 {
     world.depth("resets.main").await + world.depth("resets.main.bulk").await
+}
+
+/// A passive declare says then that there are none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_of_a_queue_whose_leader_is_silent_are_waited_for() {
+    let node = Node::lent().await;
+    let world = Plan::at(node.url()).prepare().await;
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
+    dead_letter(&world, many(3)).await;
+    let leader = format!("'%2F_{}'", world.named(DEAD));
+    node.tell(format!("ctl eval sys:suspend({leader}).")).await;
+    let mut list = dead(&world, &["list", "--json"]).start();
+    assert!(timeout(Duration::from_secs(3), list.ended()).await.is_err(), "{}{}", list.stdout(), list.stderr());
+    node.tell(format!("ctl eval sys:resume({leader}).")).await;
+    assert_eq!(list.ended().await, 0, "{}", list.stderr());
+    assert_eq!(list.stdout().lines().count(), 3, "{}", list.stdout());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
