@@ -66,9 +66,14 @@ fn has_test(code: &str, name: &str) -> bool {
     code.split("fn ").skip(1).filter_map(|rest| rest.split_once('(')).any(|(name, _)| fits(name))
 }
 
-/// The file of an integration test's module.
+/// The file of an integration test's module, in whichever folder it is.
 fn test_file(module: &str) -> String {
-    file(&format!("tests/it/{}.rs", module.replace("::", "/")))
+    let name = format!("{}.rs", module.replace("::", "/"));
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap();
+    let mut found = folders.map(|folder| folder.unwrap().path().join(&name)).filter(|path| path.exists());
+    let (one, other) = (found.next(), found.next());
+    assert!(other.is_none(), "there is more than one {name}");
+    std::fs::read_to_string(one.unwrap_or_else(|| panic!("there is no {name}"))).unwrap()
 }
 
 #[test]

@@ -217,10 +217,11 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Recorded: `tests/it/management.rs` says how.
+    /// Recorded: `tests/it/operator/management.rs` says how.
     macro_rules! recorded {
         ($name:literal) => {
-            serde_json::from_str(include_str!(concat!("../../../tests/it/management/", $name, ".json"))).unwrap()
+            serde_json::from_str(include_str!(concat!("../../../tests/it/operator/management/", $name, ".json")))
+                .unwrap()
         };
     }
 
