@@ -64,10 +64,12 @@ impl Ends {
             return in_force.map(f64::from).or_else(|| self.since(begun, now));
         }
         let over = |seconds: i64| Some((self.within(now, seconds), seconds)).filter(|(ends, _)| *ends >= ENOUGH);
-        let measured = over(WINDOW).or_else(|| over(age.min(KEPT)));
+        // Of whole minutes: in a part of one as many may end as in a whole one, by the limit.
+        let minutes = age.min(KEPT) / WINDOW * WINDOW;
+        let measured = over(WINDOW).or_else(|| over(minutes));
         #[expect(clippy::cast_precision_loss, reason = "a count of jobs, and a few minutes")]
         let a_minute = |(ends, seconds): (u64, i64)| ends as f64 * 60.0 / seconds as f64;
-        let few = || Some((self.within(now, age.min(KEPT)), age.min(KEPT)));
+        let few = || Some((self.within(now, minutes), minutes));
         measured.map(a_minute).or_else(|| in_force.map(f64::from)).or_else(|| few().map(a_minute))
     }
 
@@ -147,6 +149,9 @@ mod tests {
         check(&ends([(0..240, 5), (290..292, 5)]), 291, Some(300), 50, Some(300.0));
         // Short pauses belong to it.
         check(&ends([(0..50, 2), (59..100, 2)]), 99, Some(300), 102, Some(102.0));
+        // By a limit of seven a minute: ten in 61 s are no more than that.
+        let seven = ends([(0..1, 4), (20..21, 1), (40..41, 1), (60..61, 4)]);
+        check(&seven, 60, Some(7), 6, Some(7.0));
         // Few in a minute, over ten minutes, and fewer than that.
         check(&ends((0..20).map(|n| (n * 30..n * 30 + 1, 1))), 575, Some(6), 2, Some(2.0));
         check(&ends((0..8).map(|n| (n * 60..n * 60 + 1, 1))), 425, Some(1), 1, Some(1.0));
