@@ -544,6 +544,9 @@ async fn the_mail_of_a_job_that_was_cut_off_goes_out_before_a_newer_job_of_its_u
     relay.heal();
     let ended: BTreeSet<String> = outcomes.take(2).await.iter().map(|taken| taken.routing_key.clone()).collect();
     assert_eq!(ended, BTreeSet::from(["main.succeeded".to_owned()]));
+    // As in `one_more_ends`.
+    idle(&world, "main.bulk", "job-3").await;
+    ends(&mut outcomes, "job-3", "passed_through").await;
     let mails = settled(&mut world, 2).await;
     let jobs: Vec<Value> = mails.iter().map(|mail| mail.json()["jobId"].clone()).collect();
     assert_eq!(jobs, ["job-1", "job-2"]);
