@@ -7,9 +7,9 @@ use testkit::cluster::{Setup, on_cluster};
 use testkit::eventually;
 
 use crate::workers::{
-    PER_MINUTE, REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, slow, twice, world,
+    PER_MINUTE, REQUEST_TIMEOUT, Worker, calls, have_called, keep_the_quota, longest_gap, look_by, twice, world,
 };
-use crate::world::nobody_is_locked_out;
+use crate::world::{nobody_is_locked_out, slow};
 
 /// Enough for ten seconds at the full rate.
 const JOBS: usize = 100;

@@ -7,9 +7,9 @@ use testkit::eventually;
 use tokio::time::sleep_until;
 
 use crate::workers::{
-    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, slow, twice, world, world_at,
+    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, twice, world, world_at,
 };
-use crate::world::nobody_is_locked_out;
+use crate::world::{nobody_is_locked_out, slow};
 
 #[test]
 #[ignore = "a figure: make test-brokers"]

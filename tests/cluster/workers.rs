@@ -10,17 +10,12 @@ use testkit::eventually;
 use testkit::process::{Process, Run, role_is};
 
 use crate::door::Door;
-use crate::world::{Plan, World, connect, unlimited};
+use crate::world::{Plan, World, connect};
 
 /// What a call may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of the org `main`: one call every 0.1 s.
 pub const PER_MINUTE: u32 = 600;
-
-/// An org that takes 20 to 50 ms for a call.
-pub fn slow() -> sim::Settings {
-    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
-}
 
 /// A world whose org is in the hub, and which looks at the cluster from there by a node that stays.
 pub async fn world(cluster: &Arc<Cluster>, settings: sim::Settings, node_that_stays: &str) -> World {

@@ -11,6 +11,9 @@ use resetd::amqp::names::Names;
 use resetd::amqp::topology;
 use resetd::config::{Config, Environment};
 use resetd::domain::delay_tier::Delays;
+use resetd::domain::job::{JobId, Lane};
+use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use resetd::domain::user::UserId;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -168,9 +171,33 @@ pub fn unlimited() -> sim::Settings {
     sim::Settings { quota: 0, ..sim::Settings::default() }
 }
 
+/// An org that takes 20 to 50 ms for a call.
+pub fn slow() -> sim::Settings {
+    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
+}
+
 /// Declares what a worker of this org declares.
 pub async fn declare(connection: &Connection, names: &Names) {
     topology::declare(connection, &topology::things(names, &Delays::default())).await.unwrap();
+}
+
+/// A reset in the interactive lane that succeeded, as a worker records it.
+pub fn succeeded(job: JobId, user: &str, finished_at: Timestamp) -> Outcome {
+    Outcome {
+        job,
+        org: "main".into(),
+        lane: Lane::Interactive,
+        user: UserId::parse(user).ok(),
+        batch: None,
+        asked_at: None,
+        kind: OutcomeKind::Succeeded,
+        reason: None,
+        status: Some(200),
+        attempts: 1,
+        password_set: PasswordSet::Yes,
+        detail: None,
+        finished_at,
+    }
 }
 
 /// A port of the test's own that refuses every connection, as long as this is held: nobody else can listen there.
@@ -352,6 +379,11 @@ impl World {
     /// How many messages are ready in a queue.
     pub async fn depth(&self, queue: &str) -> u32 {
         self.counts(queue).await.unwrap().0
+    }
+
+    /// How many jobs lie ready in both lanes.
+    pub async fn in_the_lanes(&self) -> u32 {
+        self.depth("resets.main").await + self.depth("resets.main.bulk").await
     }
 
     /// How many messages are ready in a queue, and how many consumers it has.

@@ -306,7 +306,7 @@ async fn a_job_whose_moments_lie_as_far_ahead_as_can_be_written_is_done() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_one_user_whose_id_is_written_in_two_cases_never_run_at_once() {
-    let world = Plan::new().org("main", crate::operator::process::slow(), "").start().await;
+    let world = Plan::new().org("main", crate::world::slow(), "").start().await;
     for n in 0..6 {
         let user = if n % 2 == 0 { "0f6e7c1a-aaaa" } else { "0F6E7C1A-AAAA" };
         world.reset("main", user, &format!("job-{n}")).await;

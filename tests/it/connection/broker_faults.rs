@@ -11,9 +11,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::broker::Node;
-use crate::operator::process::{Process, Run, says, slow};
+use crate::operator::process::{Process, Run, says};
 use crate::relay::Relay;
-use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, unlimited};
+use crate::world::{Plan, Taken, World, connect, eventually, locked_out, named, reset_body, slow, unlimited};
 use resetd::amqp::error::ANSWER;
 use resetd::amqp::link;
 use resetd::amqp::names::Names;

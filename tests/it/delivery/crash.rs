@@ -11,10 +11,10 @@ use resetd::amqp::publisher::{Message, Publisher};
 use resetd::domain::ledger::WorkerName;
 use resetd::wire;
 
-use crate::operator::process::{Process, Run, role_is, slow};
+use crate::operator::process::{Process, Run, role_is};
 use crate::world::{
-    Plan, Taken, Tap, World, by_id, connect, delivered, eventually, exclusive, locked_out, named, reset_body, text,
-    unlimited, with_header,
+    Plan, Taken, Tap, World, by_id, connect, delivered, eventually, exclusive, locked_out, named, reset_body, slow,
+    text, unlimited, with_header,
 };
 
 /// What a worker that is asked to end at `stage` of `job` is started by; `how` is `abort` or `panic`.
@@ -258,7 +258,7 @@ async fn a_poison_job_reaches_the_dead_letters_by_its_delivery_limit_and_the_oth
         let sets = world.main().user(user).unwrap().password_sets;
         assert!((1..=most).contains(&sets), "{user}: {sets}");
     }
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
+    assert_eq!(world.in_the_lanes().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,10 +372,7 @@ async fn a_hundred_jobs_whose_worker_is_killed_five_times_at_any_moment_are_all_
     }
     let records = world.recorded(100).await;
     // One that was done when its worker was killed may come last.
-    eventually("both lanes are empty", async || {
-        (world.depth("resets.main").await + world.depth("resets.main.bulk").await == 0).then_some(())
-    })
-    .await;
+    eventually("both lanes are empty", async || (world.in_the_lanes().await == 0).then_some(())).await;
     assert_eq!(active.terminated().await.0, 0, "{}", active.stderr());
     let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records.iter().map(Taken::json) {
@@ -391,7 +388,7 @@ async fn a_hundred_jobs_whose_worker_is_killed_five_times_at_any_moment_are_all_
     let told: std::collections::BTreeSet<String> =
         mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
     assert_eq!(told, users.iter().cloned().collect());
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
+    assert_eq!(world.in_the_lanes().await, 0);
     assert_eq!(world.depth("resets.main.dead").await, 0);
     let again = world.main().stats().password_sets - 100;
     eprintln!("{again} users were reset once more, {} mails", mails.len());

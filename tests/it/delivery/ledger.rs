@@ -7,19 +7,19 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions};
 use lapin::{BasicProperties, Connection};
 use resetd::amqp::error::BrokerError;
-use resetd::amqp::ledger::Ledger;
+use resetd::amqp::ledger::{Ledger, Reading};
 use resetd::amqp::names::Names;
 use resetd::amqp::publisher::{Message, Publisher};
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::ledger::{Fence, Holder, WorkerName};
-use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use resetd::domain::outcome::Outcome;
 use resetd::domain::user::UserId;
 use resetd::wire;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
 use crate::operator::process::{Process, Run, ready, role_is, ticks};
-use crate::world::{Plan, connect, eventually};
+use crate::world::{Plan, connect, eventually, succeeded};
 
 type Record = (Vec<u8>, BasicProperties);
 
@@ -57,6 +57,18 @@ impl Observer {
         let connection = Arc::new(connect(&self.url).await);
         let (ledger, on) = (self.ledger.clone(), Arc::clone(&connection));
         Reader { connection, task: tokio::spawn(async move { ledger.follow(&on).await }) }
+    }
+
+    /// What reads, once it has read `old-0` to `old-4`. The first is there before it attaches: else it may be handed none (3.10).
+    async fn has_read_five(&self) -> (Reader, Reading) {
+        let reader = self.follow().await;
+        self.write(outcome("old-0", "u-1")).await;
+        let reading = self.ledger.reading();
+        for n in 1..5 {
+            self.write(outcome(&format!("old-{n}"), "u-1")).await;
+        }
+        self.done("old-4").await;
+        (reader, reading)
     }
 
     async fn write(&self, (body, properties): Record) {
@@ -135,21 +147,8 @@ impl Observer {
 /// A job that ended now, as the worker writes it.
 fn outcome(job: &str, user: &str) -> Record {
     let now = Timestamp::now();
-    wire::outcome::record(&Outcome {
-        job: JobId::new(job),
-        org: "main".into(),
-        lane: Lane::Bulk,
-        user: UserId::parse(user).ok(),
-        batch: None,
-        asked_at: Some(now - SignedDuration::from_secs(60)),
-        kind: OutcomeKind::Succeeded,
-        reason: None,
-        status: Some(200),
-        attempts: 1,
-        password_set: PasswordSet::Yes,
-        detail: None,
-        finished_at: now,
-    })
+    let asked_at = Some(now - SignedDuration::from_secs(60));
+    wire::outcome::record(&Outcome { lane: Lane::Bulk, asked_at, ..succeeded(JobId::new(job), user, now) })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,14 +242,7 @@ async fn a_fence_that_never_comes_is_given_up_and_the_next_one_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_deleted_and_declared_anew_is_read_from_its_beginning() {
     let observer = Observer::new().await;
-    let reader = observer.follow().await;
-    // The first one before it attaches, as above.
-    observer.write(outcome("old-0", "u-1")).await;
-    let reading = observer.ledger.reading();
-    for n in 1..5 {
-        observer.write(outcome(&format!("old-{n}"), "u-1")).await;
-    }
-    observer.done("old-4").await;
+    let (reader, reading) = observer.has_read_five().await;
     // While it is read.
     observer.declared_anew().await;
     observer.write(outcome("new", "u-1")).await;
@@ -273,14 +265,7 @@ async fn a_stream_deleted_and_declared_anew_is_read_from_its_beginning() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_became_shorter_is_noticed() {
     let observer = Observer::new().await;
-    let reader = observer.follow().await;
-    // The first one before it attaches, as above.
-    observer.write(outcome("old-0", "u-1")).await;
-    let reading = observer.ledger.reading();
-    for n in 1..5 {
-        observer.write(outcome(&format!("old-{n}"), "u-1")).await;
-    }
-    observer.done("old-4").await;
+    let (reader, reading) = observer.has_read_five().await;
     drop((reading, reader));
     observer.declared_anew().await;
     observer.write(outcome("new", "u-1")).await;

@@ -8,9 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use resetd::amqp::names::Names;
-use resetd::domain::job::{JobId, Lane};
-use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
-use resetd::domain::user::UserId;
+use resetd::domain::job::JobId;
 use resetd::wire;
 use serde_json::{Value, json};
 use sim::Settings;
@@ -19,7 +17,7 @@ use crate::broker::Node;
 use crate::operator::process::{Process, role_is};
 use crate::relay::Relay;
 use crate::world::{
-    Plan, Taken, Tap, World, connect, eventually, exclusive, fault, locked_out, named, reset_body, unlimited,
+    Plan, Taken, Tap, World, connect, eventually, exclusive, fault, locked_out, named, reset_body, succeeded, unlimited,
 };
 
 /// An org that takes so long for a call.
@@ -247,21 +245,7 @@ async fn a_worker_that_was_cut_off_knows_what_another_has_done_in_between_and_dr
 
 /// Writes the end of a job into the ledger, as of that moment.
 async fn write_outcome(world: &World, job: &JobId, user: &str, finished_at: Timestamp) {
-    let (body, properties) = wire::outcome::record(&Outcome {
-        job: job.clone(),
-        org: "main".into(),
-        lane: Lane::Interactive,
-        user: UserId::parse(user).ok(),
-        batch: None,
-        asked_at: None,
-        kind: OutcomeKind::Succeeded,
-        reason: None,
-        status: Some(200),
-        attempts: 1,
-        password_set: PasswordSet::Yes,
-        detail: None,
-        finished_at,
-    });
+    let (body, properties) = wire::outcome::record(&succeeded(job.clone(), user, finished_at));
     let ledger = world.named("resets.outcomes");
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let channel = world.channel().await;

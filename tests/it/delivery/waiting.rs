@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::broker::Node;
-use crate::operator::process::{says, slow};
+use crate::operator::process::says;
 use crate::world::{
     Asked, Plan, Scribe, Tap, World, by_id, by_job, connect, delivered, eventually, exclusive, fault, locked_out,
-    reset_body, text, unlimited, with_header,
+    reset_body, slow, text, unlimited, with_header,
 };
 
 /// Never reached in a test that is about something else.

@@ -2,8 +2,8 @@
 
 use sim::Secret;
 
-use crate::operator::process::{Process, slow};
-use crate::world::{Plan, eventually, locked_out};
+use crate::operator::process::Process;
+use crate::world::{Plan, eventually, locked_out, slow};
 
 const JOBS: usize = 200;
 

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::broker::Node;
 use crate::door::Door;
-use crate::operator::process::{Process, Run, other_queue, readyz, role, role_is, says, slow, stopped};
+use crate::operator::process::{Process, Run, other_queue, readyz, role, role_is, says, stopped};
 use crate::relay::Relay;
-use crate::world::{Plan, Tap, World, connect, declare, eventually, nobody_is_locked_out, unlimited};
+use crate::world::{Plan, Tap, World, connect, declare, eventually, nobody_is_locked_out, slow, unlimited};
 
 /// In the configuration of these tests.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);

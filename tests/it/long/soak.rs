@@ -170,7 +170,7 @@ async fn jobs_for_long_leave_memory_threads_tasks_and_channels_as_they_were_and_
     let sent = producing.await.unwrap();
     world.connection = connect(&broker.url).await;
     eventually("both lanes are empty", async || {
-        let left = world.depth("resets.main").await + world.depth("resets.main.bulk").await;
+        let left = world.in_the_lanes().await;
         (left == 0).then_some(())
     })
     .await;

@@ -110,10 +110,6 @@ fn headers(taken: &Taken) -> Vec<String> {
     names.map(ToString::to_string).filter(|name| of(name)).collect()
 }
 
-async fn in_the_lanes(world: &World) -> u32 {
-    world.depth("resets.main").await + world.depth("resets.main.bulk").await
-}
-
 /// A passive declare says then that there are none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_of_a_queue_whose_leader_is_silent_are_waited_for() {
@@ -225,7 +221,7 @@ async fn a_replayed_letter_is_a_fresh_job_in_its_lane() {
     .await;
     let out = done(dead(&world, &["replay", "--reason", "not_found", "--dry-run"])).await;
     says(&out, &["org main: 2 letters of 3 would be replayed", "not_found"]);
-    assert_eq!(in_the_lanes(&world).await, 0);
+    assert_eq!(world.in_the_lanes().await, 0);
     let out = done(dead(&world, &["replay", "--reason", "not_found", "--yes"])).await;
     assert_eq!(out, "org main: 2 letters replayed\n");
     let bulk = world.drained("resets.main.bulk").await.remove(0);
@@ -287,7 +283,7 @@ async fn a_dropped_letter_leaves_its_record_which_no_worker_minds() {
 
 /// Lets a worker do what lies in the lanes, and looks that each of these users was reset once.
 async fn all_are_reset_once(world: &mut World, users: usize) {
-    let jobs = in_the_lanes(world).await as usize;
+    let jobs = world.in_the_lanes().await as usize;
     let mut outcomes = world.outcomes().await;
     world.start_worker().await;
     world.ready().await;
@@ -303,7 +299,7 @@ async fn all_are_reset_once(world: &mut World, users: usize) {
         assert_eq!(ended.get(kind).copied().unwrap_or(0), expected, "{kind} in {ended:?}");
     }
     world.stop_worker().await.unwrap();
-    assert_eq!(in_the_lanes(world).await, 0, "what was in flight is done");
+    assert_eq!(world.in_the_lanes().await, 0, "what was in flight is done");
     let twice: Vec<usize> =
         (0..users).filter(|n| world.main().user(&format!("u-{n}")).unwrap().password_sets != 1).collect();
     assert_eq!(twice, Vec::<usize>::new(), "each is reset once");
@@ -326,14 +322,14 @@ async fn a_replay_killed_at_random_moments_and_run_again_loses_no_letter_and_res
         let mut replay = dead(&world, &["replay", "--all", "--yes"]).start();
         let moment = rand::random_range(1..300);
         eventually("it is under way", async || {
-            (in_the_lanes(&world).await >= before + moment || replay.has_ended().is_some()).then_some(())
+            (world.in_the_lanes().await >= before + moment || replay.has_ended().is_some()).then_some(())
         })
         .await;
         replay.kill().await;
         kills += 1;
         // What it held comes back: none may be in neither place.
         before = eventually("no letter is lost", async || {
-            let (lanes, dead) = (in_the_lanes(&world).await, world.depth(DEAD).await);
+            let (lanes, dead) = (world.in_the_lanes().await, world.depth(DEAD).await);
             (lanes + dead >= letters as u32).then_some(lanes)
         })
         .await;
@@ -341,7 +337,7 @@ async fn a_replay_killed_at_random_moments_and_run_again_loses_no_letter_and_res
     }
     done(dead(&world, &["replay", "--all", "--yes"])).await;
     assert_eq!(world.depth(DEAD).await, 0);
-    let doubled = in_the_lanes(&world).await - letters as u32;
+    let doubled = world.in_the_lanes().await - letters as u32;
     eprintln!("{doubled} jobs lie in the lanes twice");
     all_are_reset_once(&mut world, letters).await;
 }
@@ -357,9 +353,9 @@ async fn a_letter_whose_replay_was_confirmed_and_not_taken_out_is_done_once() {
         assert_eq!(died.end().await.0, -1);
     }
     eventually("both are letters still", async || (world.depth(DEAD).await == 2).then_some(())).await;
-    assert_eq!(in_the_lanes(&world).await, 2, "and jobs already");
+    assert_eq!(world.in_the_lanes().await, 2, "and jobs already");
     done(dead(&world, &["replay", "--all", "--yes"])).await;
-    assert_eq!(in_the_lanes(&world).await, 4);
+    assert_eq!(world.in_the_lanes().await, 4);
     all_are_reset_once(&mut world, 2).await;
 }
 
@@ -417,7 +413,7 @@ async fn two_replays_at_once_replay_every_letter() {
     }
     // What one had in its hand the other left.
     done(dead(&world, &arguments)).await;
-    assert_eq!((world.depth(DEAD).await, in_the_lanes(&world).await), (0, letters as u32), "{one:?} {two:?}");
+    assert_eq!((world.depth(DEAD).await, world.in_the_lanes().await), (0, letters as u32), "{one:?} {two:?}");
     all_are_reset_once(&mut world, letters).await;
 }
 
@@ -427,16 +423,16 @@ async fn sigterm_in_the_middle_of_a_replay_leaves_the_rest_as_letters() {
     let letters = 5_000;
     dead_letter(&world, many(letters)).await;
     let mut replay: Process = dead(&world, &["replay", "--all", "--yes"]).start();
-    eventually("it is under way", async || (in_the_lanes(&world).await > 20).then_some(())).await;
+    eventually("it is under way", async || (world.in_the_lanes().await > 20).then_some(())).await;
     let (code, _) = replay.terminated().await;
     assert_eq!(code, 1, "{}", replay.stderr());
     says(&replay.stderr(), &["interrupted", "the others stay"]);
     eventually("each is in one place", async || {
-        let (lanes, dead) = (in_the_lanes(&world).await, world.depth(DEAD).await);
+        let (lanes, dead) = (world.in_the_lanes().await, world.depth(DEAD).await);
         (lanes + dead == letters as u32).then_some(())
     })
     .await;
-    says(&replay.stdout(), &[&format!("org main: {} letters replayed", in_the_lanes(&world).await)]);
+    says(&replay.stdout(), &[&format!("org main: {} letters replayed", world.in_the_lanes().await)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -369,7 +369,7 @@ async fn a_search_is_tried_again_as_a_patch_is_and_sets_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_one_user_by_name_and_by_id_never_run_at_once() {
-    let settings = crate::operator::process::slow();
+    let settings = crate::world::slow();
     let world = Plan::new().org("main", settings, "").start().await;
     for n in 0..10 {
         world.send(&format!("name-{n}"), &of_name("u-1@example.com")).await;

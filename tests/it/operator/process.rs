@@ -9,7 +9,7 @@ use lapin::types::FieldTable;
 use serde_json::json;
 pub use testkit::process::*;
 
-use crate::world::{Plan, World, eventually, locked_out, unlimited};
+use crate::world::{Plan, World, eventually, locked_out, slow, unlimited};
 
 /// Puts a queue of other arguments in the place of this one, until what it answers is awaited.
 pub async fn other_queue(world: &World, queue: &str) -> impl Future<Output = ()> {
@@ -22,15 +22,10 @@ pub async fn other_queue(world: &World, queue: &str) -> impl Future<Output = ()>
     }
 }
 
-/// An org that takes 20 to 50 ms for a call.
-pub fn slow() -> sim::Settings {
-    sim::Settings { latency: Duration::from_millis(20), latency_jitter: Duration::from_millis(30), ..unlimited() }
-}
-
 /// Waits until so many jobs lie ready in both lanes together. A few more may: a busy broker loses acks of a channel that ends.
 async fn lying(world: &World, jobs: u32) -> u32 {
     eventually("what is not done is back in its queue", async || {
-        let lying = world.depth("resets.main").await + world.depth("resets.main.bulk").await;
+        let lying = world.in_the_lanes().await;
         (lying >= jobs).then_some(lying)
     })
     .await
@@ -66,7 +61,7 @@ async fn a_signal_in_the_middle(signal: &str) {
     for user in users {
         assert_eq!(world.main().user(&user).unwrap().password_sets, 1, "{user}");
     }
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
+    assert_eq!(world.in_the_lanes().await, 0);
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 

@@ -6,14 +6,16 @@ use lapin::types::FieldTable;
 use resetd::domain::batch::Announced;
 use resetd::domain::job::{JobId, Lane};
 use resetd::domain::mailing::MailEnd;
-use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet};
+use resetd::domain::outcome::Outcome;
 use resetd::domain::user::UserId;
 use resetd::wire;
 use serde_json::{Value, json};
 
 use crate::browser::{Browser, Tab};
 use crate::operator::process::{Process, Run, role_is};
-use crate::world::{Plan, World, eventually, fault, named, refusing_port, reset_body, text, unlimited, with_header};
+use crate::world::{
+    Plan, World, eventually, fault, named, refusing_port, reset_body, succeeded, text, unlimited, with_header,
+};
 
 /// Ten jobs a second.
 const RATE: &str = "rate_per_minute = 600";
@@ -248,21 +250,8 @@ async fn after_a_restart_a_batch_was_heard_of_when_its_last_record_was_written()
         let (body, properties) = wire::batch::announcement("main", batch, &announced);
         record(&world, "main.batch", &body, properties).await;
         let (job, user) = (JobId::new(format!("{batch}/u-1")), UserId::parse("u-1").unwrap());
-        let outcome = Outcome {
-            job: job.clone(),
-            org: "main".into(),
-            lane: Lane::Bulk,
-            user: Some(user.clone()),
-            batch: Some(batch.into()),
-            asked_at: None,
-            kind: OutcomeKind::Succeeded,
-            reason: None,
-            status: Some(200),
-            attempts: 1,
-            password_set: PasswordSet::Yes,
-            detail: None,
-            finished_at: after(5),
-        };
+        let done = succeeded(job.clone(), "u-1", after(5));
+        let outcome = Outcome { lane: Lane::Bulk, batch: Some(batch.into()), ..done };
         let (body, properties) = wire::outcome::record(&outcome);
         record(&world, "main.succeeded", &body, properties).await;
         if mailed {

@@ -105,8 +105,8 @@ async fn a_replay_asks_and_does_nothing_where_the_answer_is_not_yes() {
         says(&said, &["org main: 3 letters of 3 to be replayed", "[y/N]", "nothing was changed"]);
         assert_eq!(world.depth(DEAD).await, 3, "{no:?}");
     }
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 0);
+    assert_eq!(world.in_the_lanes().await, 0);
     let said = answered(&world, "y\n").await.stdout();
     says(&said, &["[y/N]", "org main: 3 letters replayed"]);
-    assert_eq!(world.depth("resets.main").await + world.depth("resets.main.bulk").await, 3);
+    assert_eq!(world.in_the_lanes().await, 3);
 }

@@ -85,7 +85,7 @@ async fn outside_its_hours_the_bulk_lane_is_left_alone() {
 async fn left(world: &World, jobs: u64) -> u64 {
     let left = jobs - world.main().stats().password_sets;
     eventually("what is not done is back in its lane", async || {
-        let lying = world.depth("resets.main").await + world.depth("resets.main.bulk").await;
+        let lying = world.in_the_lanes().await;
         (u64::from(lying) == left).then_some(())
     })
     .await;
