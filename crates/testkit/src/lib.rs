@@ -18,6 +18,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod relay;
+pub mod tls_front;
 mod wait;
 
 pub use wait::{LIMIT, eventually};

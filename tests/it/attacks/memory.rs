@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use resetd::commands::demo::postbox::Postbox;
+use testkit::tls_front::TlsFront;
 use tokio::net::TcpListener;
 
 use crate::certificates::Authority;
@@ -15,7 +17,7 @@ use crate::connection::tls;
 use crate::mails::mailer::{role_is, section, serve};
 use crate::operator::ops::disguises;
 use crate::operator::process::{Process, Run};
-use crate::world::{Plan, eventually, unlimited};
+use crate::world::{Plan, SimOrg, eventually, unlimited};
 
 /// How many are reset.
 const JOBS: usize = 100;
@@ -74,18 +76,43 @@ fn found(texts: &BTreeSet<String>, memory: &[u8]) -> (usize, usize) {
     (texts.iter().filter(is_there).count(), found.len())
 }
 
-/// So many passwords, in so many copies, are left in the memory of a worker and of a mailer that reset and mailed some.
-async fn left(plan: Plan, over: &str) -> [(usize, usize); 2] {
+/// What stands before the org and the mail server, and the configuration by which they are reached through that alone.
+async fn by_tls(org: &SimOrg, mail_server: SocketAddr, authority: &Authority) -> ([TlsFront; 2], String) {
+    let to_org = TlsFront::of(org.base.trim_start_matches("http://").parse().unwrap(), authority).await;
+    let to_mail_server = TlsFront::of(mail_server, authority).await;
+    let base = format!("https://127.0.0.1:{}", to_org.port);
+    let section = format!(
+        "[orgs.main]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\n\
+        [mailer.smtp]\nport = {}\ntls = \"wrapper\"\nca_file = {:?}\n",
+        to_mail_server.port,
+        authority.certificate(),
+    );
+    ([to_org, to_mail_server], section)
+}
+
+/// So many passwords, in so many copies, are left in the memory of a worker and of a mailer that reset and mailed some; with an
+/// authority over TLS to the org and to the mail server.
+async fn left(plan: Plan, over: &str, authority: Option<&Authority>) -> [(usize, usize); 2] {
     let postbox = Postbox::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let mail_server = listener.local_addr().unwrap();
     let settings = sim::Settings { password: sim::PasswordForm::Plaintext, ..unlimited() };
     let plan = plan.config("[wire]\npassword = \"plaintext\"\n[password]\nkind = \"policy\"");
-    let world = plan.config(&section(port)).org("main", settings, "").prepare().await;
+    let world = plan.config(&section(mail_server.port())).org("main", settings, "").prepare().await;
     let _serving = serve(&postbox, listener).await;
+    let (mut over, mut fronts) = (over.to_owned(), Vec::new());
+    if let Some(authority) = authority {
+        let (before, section) = by_tls(&world.orgs["main"], mail_server, authority).await;
+        over += &section;
+        fronts.extend(before);
+    }
+    let ca = authority.map(|authority| authority.certificate().display().to_string()).unwrap_or_default();
     // Where this test is not root's, nobody else can look.
     let start = |role: &str| {
-        let run = Run::of(&world, &["--log", "json", role]).config(over).env("MALLOC_ARENA_MAX", "2");
+        let mut run = Run::of(&world, &["--log", "json", role]).config(&over).env("MALLOC_ARENA_MAX", "2");
+        if authority.is_some() {
+            run = run.env("SSL_CERT_FILE", &ca);
+        }
         if is_root() { run.start() } else { run.env("RESETD_FAILPOINT_READABLE", "1").start() }
     };
     let (worker, mailer) = (start("worker"), start("mailer"));
@@ -106,6 +133,7 @@ async fn left(plan: Plan, over: &str) -> [(usize, usize); 2] {
     let said = postbox.letters().first().map(|letter| password(&letter.text)).unwrap();
     assert!(users.iter().any(|user| world.main().logs_in(user, &said)));
 
+    assert!(fronts.iter().all(|front| front.connections() > 0));
     // What both do keep is found, in the very same way.
     let kept = BTreeSet::from([world.prefix.clone()]);
     for process in [&worker, &mailer] {
@@ -127,19 +155,19 @@ async fn left(plan: Plan, over: &str) -> [(usize, usize); 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn some_seconds_after_the_last_mail_no_password_is_in_the_memory_of_worker_or_mailer() {
-    let left = left(Plan::new(), "").await;
+    let left = left(Plan::new(), "", None).await;
     assert!(left.iter().all(|(passwords, _)| *passwords == LEFT), "{left:?}");
 }
 
 /// What is sent and read by TLS passes through buffers of one more library.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_is_one_where_the_broker_is_reached_by_tls() {
+async fn nor_is_one_where_broker_org_and_mail_server_are_reached_by_tls() {
     let authority = Authority::new();
     let broker = tls::broker(&authority);
     let (certificate, key) = authority.issue("both", "DNS:both", "2");
     let section = tls::section(&broker, "127.0.0.1", Some(&authority.certificate()), Some((&certificate, &key)));
     let section = section.replace(&format!("resetd:{}", tls::PASSWORD), "guest:guest");
-    let left = left(Plan::at(&broker.url), &section).await;
+    let left = left(Plan::at(&broker.url), &section, Some(&authority)).await;
     assert!(left.iter().all(|(passwords, _)| *passwords == LEFT), "{left:?}");
 }
 
