@@ -27,7 +27,7 @@ Examples:
   resetd demo                                              # the whole lifecycle on this machine
   resetd --config resetd.toml check                        # is all well?
   resetd --config resetd.toml worker                       # reset passwords
-  resetd --config resetd.toml mailer                       # tell the people
+  resetd --config resetd.toml mailer                       # notify the users
   resetd enqueue --batch november --wait agents.csv        # send jobs, and follow them
   resetd dead list                                         # what was given up, and why
   resetd help enqueue                                      # more of a subcommand"
@@ -63,7 +63,7 @@ struct With<T: clap::Args> {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Take reset jobs from RabbitMQ, set the passwords, and queue the messages for the people.
+    /// Take reset jobs from RabbitMQ, set the passwords, and queue the notifications.
     #[command(
         after_help = "It runs until SIGTERM or SIGINT: jobs in flight are finished first, within shutdown.grace; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run for one org: one works, the others stand by.
 
@@ -75,7 +75,7 @@ Examples:
   RUST_LOG=resetd=debug resetd --config resetd.toml worker"
     )]
     Worker(Common),
-    /// Take the email queue and tell the people: by SMTP, or by a POST to a service of your own.
+    /// Take the email queue and notify the users: by SMTP, or by a POST to a service of your own.
     #[command(
         after_help = "It runs until SIGTERM or SIGINT: a mail in flight is finished (three times mailer.timeout at most), and the others are returned; a second signal ends it at once. It serves /healthz, /readyz, /metrics and the page at http.listen. Several may run: one sends, the others stand by.
 

@@ -10,8 +10,6 @@ const README_WORDS: usize = 700;
 const WIDTH: usize = 120;
 /// Lines between two headings at most: a screen.
 const SCREEN: usize = 45;
-/// The decisions are kept as they were written.
-const DECISIONS: &str = "docs/adr";
 
 /// README, CONTRIBUTING, SECURITY and all below `docs`. CHANGELOG is a list of entries and not among them.
 fn documents() -> Vec<String> {
@@ -19,7 +17,7 @@ fn documents() -> Vec<String> {
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
             let entry = entry.unwrap();
             let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
-            if entry.path().is_dir() && path != DECISIONS {
+            if entry.path().is_dir() {
                 walk(&path, documents);
             } else if path.ends_with(".md") {
                 documents.push(path);

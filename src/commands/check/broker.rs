@@ -109,9 +109,9 @@ async fn of_org_by(looking: &Connection, publishing: Option<&Connection>, names:
     });
     findings.extend(limit(&stand, names));
     findings.push(match inspect::is_led(looking, names).await {
-        Ok(true) => Finding::ok("lease", "a worker holds it: others with this configuration would stand by"),
-        Ok(false) => Finding::ok("lease", "nobody holds it: no worker is at work, and the next one that starts is"),
-        Err(trouble) => failed("lease", &trouble, "try again"),
+        Ok(true) => Finding::ok("leader", "a worker leads: others with this configuration would stand by"),
+        Ok(false) => Finding::ok("leader", "nobody leads: no worker is at work, and the next one that starts will be"),
+        Err(trouble) => failed("leader", &trouble, "try again"),
     });
     findings
 }

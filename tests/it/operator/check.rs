@@ -60,7 +60,7 @@ async fn where_all_is_well_each_line_is_ok_and_it_ends_with_0() {
     is(&findings, "topology", "ok", &["all 16"]);
     is(&findings, "rights", "ok", &["configure, write and read, where a worker needs it"]);
     is(&findings, "delivery limit", "ok", &["20", "policy"]);
-    is(&findings, "lease", "ok", &["a worker holds it"]);
+    is(&findings, "leader", "ok", &["a worker leads"]);
     is(&findings, "token", "ok", &["granted"]);
     is(&findings, "rate", "ok", &["admits 300 calls a minute", "rate_per_minute is 300"]);
     is(&findings, "clock", "ok", &["within a few seconds"]);
@@ -76,7 +76,7 @@ async fn where_nothing_is_there_yet_it_says_so_and_leaves_it_so() {
     let (code, findings) = check(&world).await;
     assert_eq!(code, 0, "{findings:?}");
     is(&findings, "topology", "warn", &["0 of 16", "resets.main.bulk", "a worker declares them"]);
-    is(&findings, "lease", "ok", &["nobody holds it"]);
+    is(&findings, "leader", "ok", &["nobody leads"]);
     for queue in ["resets.main", "resets.main.dead", "resets.main.leader", "emails", "resets.outcomes"] {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let channel = world.channel().await;
@@ -306,10 +306,10 @@ async fn all_that_is_wrong_in_the_configuration_is_named_at_once_and_it_ends_wit
 async fn a_standby_and_a_check_take_no_lease_from_each_other() {
     let world = Plan::new().prepare().await;
     let (mut worker, http) = Process::worker(&world).await;
-    is(&check(&world).await.1, "lease", "ok", &["a worker holds it"]);
+    is(&check(&world).await.1, "leader", "ok", &["a worker leads"]);
     role_is(&http, "active").await;
     assert_eq!(worker.terminated().await.0, 0);
-    is(&check(&world).await.1, "lease", "ok", &["nobody holds it"]);
+    is(&check(&world).await.1, "leader", "ok", &["nobody leads"]);
     let (_next, http) = Process::worker(&world).await;
     role_is(&http, "active").await;
 }
