@@ -35,8 +35,9 @@ const RELEASED: Duration = Duration::from_secs(1);
 const TO_SPARE: Duration = Duration::from_millis(500);
 /// After so long, with a ping confirmed, it is clear that it does not come back to us.
 const ANOTHERS: Duration = Duration::from_millis(300);
-/// How often it is looked whether a ping is confirmed.
+/// How often it is looked whether a ping is confirmed, until it is said how it stands, and from then on.
 const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether pings lie in the leader queue.
 const READY_LOOK: Duration = Duration::from_secs(5);
 /// A ping that was confirmed within this shows that they reach the queue.
@@ -211,7 +212,7 @@ impl Election {
         let (queue, proof, began) = (&self.queues.leader, registration.proof(), Instant::now());
         let (mut said, mut ready) = (None, Ready { looked: None, none: began });
         loop {
-            sleep(LOOK).await;
+            sleep(if said.is_none() { LOOK } else { LOOK_AGAIN }).await;
             if ready.looked.is_none_or(|looked| looked.elapsed() >= READY_LOOK) {
                 ready.looked = Some(Instant::now());
                 let seen = registration.ready().await;

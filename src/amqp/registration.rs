@@ -22,7 +22,7 @@ use super::publisher::{Message, Publisher};
 use super::topology::look_at;
 use crate::domain::leader_proof::{Chain, FRESH, LeaderProof};
 
-/// Pings that are not acked yet at most: each is acked at once, but the newest own one.
+/// Pings that are not acked yet at most: those since the newest own one.
 const PREFETCH: u16 = 100;
 /// What its consumer is called at the broker.
 const TAG: &str = "resetd-candidate";
@@ -44,10 +44,14 @@ pub struct Registration {
     _listening: DropGuard,
 }
 
-/// The newest own ping that came back, which is acked when the next one does. Where the broker makes another consumer the active one, it hands
-/// this to that one as redelivered; and the other's to us, where it makes us that again. So who gets a redelivered message knows that its
-/// proofs are no unbroken chain, however quickly the two followed each other.
+/// The newest own ping that came back and what has come since, by the last of them: acked in one when the next own ping comes back, since
+/// each ack is an entry of the queue's log. Where the broker makes another consumer the active one, it hands these to that one as redelivered;
+/// and the other's to us, where it makes us that again. So who gets a redelivered message knows that its proofs are no unbroken chain, however
+/// quickly the two followed each other.
 type Held = Arc<Mutex<Option<Acker>>>;
+
+/// Acks this and all that came before it.
+const ALL_BEFORE: BasicAckOptions = BasicAckOptions { multiple: true };
 
 /// What its pings have proved, for all who have to look at it before they call.
 #[derive(Debug, Clone)]
@@ -156,7 +160,7 @@ impl Registration {
         let _ = timeout(LEAVING, &mut self.listening).await;
         let newest = take(&self.held);
         if let Some(newest) = newest {
-            closing(async { newest.ack(BasicAckOptions::default()).await.map(drop) }).await;
+            closing(async { newest.ack(ALL_BEFORE).await.map(drop) }).await;
         }
         closing(self.channel.close(200, "bye".into())).await;
         let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_type("withdrawn".into());
@@ -263,8 +267,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Its own pings are proof. All others are acked and prove nothing, but that this one was made active: it sends a ping without waiting for
-    /// its time. `gone` is cancelled at the end, whatever that comes by.
+    /// Its own pings are proof. All others prove nothing, but that this one was made active: it sends a ping without waiting for its time. `gone` is cancelled at the end, whatever that comes by.
     async fn listen(self, mut consumer: Consumer, gone: CancellationToken) {
         let _gone = gone.clone().drop_guard();
         let mut held_until = None;
@@ -288,7 +291,7 @@ impl Listener {
                 }
             };
             if let Some(acker) = acked
-                && !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true))
+                && !matches!(acker.ack(ALL_BEFORE).await, Ok(true))
             {
                 break;
             }
@@ -298,13 +301,14 @@ impl Listener {
         }
     }
 
-    /// What is to be acked now.
+    /// What is to be acked now, with all before it.
     fn came(&self, delivery: Delivery, held_until: &mut Option<tokio::time::Instant>) -> Option<Acker> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match self.proof.pings.when_sent(&delivery.data) {
             Some(sent) if !delivery.redelivered => {
                 self.proof.came_back(sent);
                 *held_until = Some(tokio::time::Instant::now() + FRESH);
-                self.held.lock().unwrap_or_else(PoisonError::into_inner).replace(delivery.acker)
+                held.replace(delivery.acker)
             }
             Some(_) | None => {
                 if delivery.redelivered {
@@ -313,7 +317,13 @@ impl Listener {
                 if self.proof.state.borrow().chain(Instant::now()).is_none() {
                     self.pinger.now();
                 }
-                Some(delivery.acker)
+                match &mut *held {
+                    Some(newest) => {
+                        *newest = delivery.acker;
+                        None
+                    }
+                    None => Some(delivery.acker),
+                }
             }
         }
     }
