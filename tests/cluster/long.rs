@@ -7,7 +7,7 @@ use testkit::eventually;
 use tokio::time::sleep_until;
 
 use crate::workers::{
-    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, twice, world, world_at,
+    REQUEST_TIMEOUT, Worker, keep_a_quota, keep_the_quota, longest_gap, look_by, roll, twice, world, world_at,
 };
 use crate::world::{nobody_is_locked_out, slow};
 
@@ -39,14 +39,7 @@ fn a_rolling_restart_makes_no_long_gap_for_a_lone_worker() {
     on_cluster(Setup::default(), async |cluster| {
         let mut world = world(cluster, slow(), "n3").await;
         let worker = Worker::started(cluster, &world, "w1", &NODES, "active").await;
-        let users = world.reset_many("main", 600).await;
-        worker.has_called(10).await;
-        for (node, other) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1")] {
-            look_by(&mut world, cluster, other).await;
-            cluster.stop(node).await;
-            cluster.start_nodes(node).await;
-            assert!(worker.calls().len() < users.len(), "they outlast it");
-        }
+        let users = roll(cluster, &mut world, &[&worker]).await;
         nobody_is_locked_out(&world, &users).await;
         let gap = longest_gap(&[&worker]);
         eprintln!("{:?}: rolling restart, a lone worker: the longest gap was {gap:?}", cluster.version());

@@ -153,6 +153,25 @@ pub async fn have_called(workers: &[&Worker], times: usize) {
     eventually("they call", async || (calls(workers).len() >= times).then_some(())).await;
 }
 
+/// Of jobs before each restart of a node: for half a minute at the full rate, of which a restart takes a third on a machine that does nothing
+/// else.
+const AHEAD: usize = 300;
+
+/// Restarts one node after the other, with enough to do all the time; the users who are reset meanwhile.
+pub async fn roll(cluster: &Arc<Cluster>, world: &mut World, workers: &[&Worker]) -> Vec<String> {
+    let mut users = Vec::new();
+    for (node, other) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1")] {
+        look_by(world, cluster, other).await;
+        let called = calls(workers).len();
+        users.extend(world.reset_range("main", users.len()..called + AHEAD).await);
+        have_called(workers, called + 10).await;
+        cluster.stop(node).await;
+        cluster.start_nodes(node).await;
+        assert!(calls(workers).len() < users.len(), "they outlast it");
+    }
+    users
+}
+
 /// How many of these users had their password set more than once.
 pub fn twice(world: &World, users: &[String]) -> usize {
     users.iter().filter(|user| world.main().user(user).is_some_and(|user| user.password_sets > 1)).count()
