@@ -256,11 +256,11 @@ impl Cli {
 pub async fn run(cli: Cli, started: Started, shutdown: CancellationToken) -> Result<()> {
     let Started { worker, environment, .. } = started;
     let files = cli.files();
-    let load = |environment| Config::load(&files, environment).inspect(look_at_secrets);
+    let load = |environment| Config::load(&files, environment).inspect(look_at_files);
     match cli.role {
         Role::Worker(_) => {
             let config = worker.map_or_else(|| Config::load(&files, environment), Ok)?;
-            look_at_secrets(&config);
+            look_at_files(&config);
             // Before the socket: a configuration that does not do is not reported as a port that is taken.
             commands::worker::check(&config)?;
             let listener = listener(&config)?;
@@ -288,9 +288,15 @@ pub async fn run(cli: Cli, started: Started, shutdown: CancellationToken) -> Res
     }
 }
 
-/// Warns of files with secrets that others on this machine can read.
-fn look_at_secrets(config: &Config) {
+/// Warns of files with secrets that others on this machine can read, and of files of the configuration that others may change.
+fn look_at_files(config: &Config) {
     config.secret_files.iter().for_each(|(key, path)| logs::warn_if_secret_is_readable(key, path));
+    for (path, why) in &config.changeable_files {
+        tracing::warn!(
+            path = %path.display(),
+            "--config: {why}, so that somebody else may say where the client's secret and the passwords go"
+        );
+    }
 }
 
 /// For a role that lasts: what runs outside of a task is woken from another thread each time. The others stay outside, since they may
@@ -340,11 +346,13 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let (traces, exporting) = traces::start(collector)?.unzip();
     logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
     if let Some(EnvFile { path, keys, .. }) = environment.file() {
-        let keys = keys.join(", ");
-        tracing::info!(path = %path.display(), keys, "an env file adds to the environment");
-        // Their log is silent, and it may send what they send elsewhere.
-        if filter.is_none() && matches!(cli.role, Role::Enqueue(_) | Role::Batch(_) | Role::Dead { .. }) {
-            let path = path.display().to_string();
+        let (path, keys) = (path.display().to_string(), keys.join(", "));
+        // It may send what is sent elsewhere: it is named whatever the log leaves out. `check` says it itself.
+        if tracing::event_enabled!(tracing::Level::INFO) {
+            tracing::info!(path, keys, "an env file adds to the environment");
+        } else if tracing::event_enabled!(tracing::Level::WARN) {
+            tracing::warn!(path, keys, "an env file adds to the environment");
+        } else if !matches!(cli.role, Role::Check(_)) {
             let _ = writeln!(std::io::stderr(), "resetd: {} adds to the environment: {}", Escaped(path), Escaped(keys));
         }
     }

@@ -625,7 +625,8 @@ mod contract {
 fn the_units_have_a_credential_for_every_secret() {
     let both = ["AMQP__URL_FILE", "AMQP__CLIENT_KEY_FILE", "HTTP__TOKEN_FILE", "HTTP__PROXY_FILE"];
     let worker = ["ORGS__MAIN__CLIENT_SECRET_FILE"];
-    let mailer = ["MAILER__SMTP__PASSWORD_FILE", "MAILER__HTTP__TOKEN_FILE", "MAILER__OPEN_WITH"];
+    let mailer =
+        ["MAILER__SMTP__PASSWORD_FILE", "MAILER__HTTP__URL_FILE", "MAILER__HTTP__TOKEN_FILE", "MAILER__OPEN_WITH"];
     for (unit, own) in [("resetd", &worker[..]), ("resetd-mailer", &mailer)] {
         let text = file(&format!("deploy/{unit}.service"));
         let lines: Vec<&str> = text.lines().map(|line| line.trim_start_matches('#')).collect();
@@ -637,13 +638,59 @@ fn the_units_have_a_credential_for_every_secret() {
             assert!(lines.iter().any(|line| line.starts_with(&loads)), "{unit}: no line {loads}");
         }
     }
-    // Those above are all there are.
-    let raw = file("src/config/raw.rs");
-    let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once("_file:"));
-    let public = ["ca", "client_cert"];
+    // Those above are all there are: whatever is a secret, and the key of a certificate, which is one by its file alone.
+    let (raw, mut section) = (file("src/config/raw.rs"), "");
+    let (mut secrets, mut files) = (BTreeSet::from(["Amqp.client_key".to_owned()]), BTreeSet::new());
+    for line in raw.lines() {
+        section = line.strip_prefix("pub(super) struct ").map_or(section, |line| line.trim_end_matches(" {"));
+        let Some((key, kind)) = line.trim().strip_prefix("pub(super) ").and_then(|line| line.split_once(": ")) else {
+            continue;
+        };
+        if kind.contains("SecretString") {
+            secrets.insert(format!("{section}.{key}"));
+        }
+        files.extend(key.strip_suffix("_file").map(|key| format!("{section}.{key}")));
+    }
+    assert_eq!(secrets.difference(&files).collect::<Vec<_>>(), Vec::<&String>::new(), "without a file of its own");
     // `check` alone reads it, which no unit runs.
-    let of_check = "management_url";
-    let secret = keys.map(|(key, _)| key).filter(|key| !public.contains(key) && *key != of_check);
-    let secret: BTreeSet<&str> = secret.collect();
-    assert_eq!(secret, BTreeSet::from(["client_key", "client_secret", "password", "proxy", "token", "url"]));
+    assert!(secrets.remove("Amqp.management_url"));
+    let known = ["Amqp.client_key", "Amqp.url", "Http.proxy", "Http.token", "MailerHttp.token", "MailerHttp.url"];
+    let known = known.into_iter().chain(["MailerSmtp.password", "Org.client_secret"]);
+    assert_eq!(secrets, known.map(str::to_owned).collect());
+}
+
+/// What an attack may use up, and where its memory may not go.
+#[test]
+fn the_units_and_every_service_of_compose_are_bounded() {
+    for unit in ["resetd", "resetd-mailer"] {
+        let text = file(&format!("deploy/{unit}.service"));
+        for line in ["LimitCORE=0", "LimitNOFILE=65536", "MemorySwapMax=0"] {
+            assert!(text.lines().any(|own| own == line), "{unit}: no line {line}");
+        }
+    }
+    let compose = file("docker-compose.yml");
+    let (shared, services) = compose.split_once("\nservices:\n").unwrap();
+    let mut blocks = Vec::new();
+    for line in services.lines().take_while(|line| line.is_empty() || line.starts_with([' ', '#'])) {
+        match line.strip_prefix("  ").filter(|line| !line.starts_with([' ', '#'])) {
+            Some(name) => blocks.push((name.to_owned(), String::new())),
+            None => blocks.last_mut().unwrap().1 += &format!("{line}\n"),
+        }
+    }
+    assert!(blocks.len() > 3, "{blocks:?}");
+    for (name, block) in blocks {
+        // What it merges, and what that merges.
+        let mut text = block;
+        for _ in 0..2 {
+            for (anchor, rest) in shared.split("\nx-").skip(1).filter_map(|part| part.split_once('\n')) {
+                let anchor = anchor.rsplit_once('&').unwrap().1;
+                if text.contains(&format!("*{anchor}")) && !text.contains(rest) {
+                    text += rest;
+                }
+            }
+        }
+        for key in ["core: 0", "mem_limit:", "pids_limit:"] {
+            assert!(text.contains(key), "{name} has no {key}:\n{text}");
+        }
+    }
 }

@@ -299,10 +299,20 @@ pub fn csv(bytes: &[u8]) {
         Err(error) => {
             let said = error.to_string();
             let lines = text.split(['\n', '\r']).count();
-            let is_of_a_line = said.contains("line ");
-            assert!(is_of_a_line || said.contains("no jobs") || said.contains("JSON list"), "{lines} lines: {said}");
+            let numbers = said.match_indices("line ").filter_map(|(at, word)| {
+                let digits: String = said[at + word.len()..].chars().take_while(char::is_ascii_digit).collect();
+                digits.parse::<usize>().ok()
+            });
+            let numbers: Vec<usize> = numbers.collect();
+            assert!(numbers.iter().all(|line| (1..=lines).contains(line)), "{lines} lines: {said}");
+            assert!(!numbers.is_empty() || said.contains("no jobs") || said.contains("JSON list"), "{said}");
         }
     }
+}
+
+/// What is no formula to a spreadsheet has one quote more, which is taken away again.
+fn quoted(cell: &str) -> String {
+    enqueue::no_formula(cell).into_owned()
 }
 
 /// The file that has these jobs.
@@ -316,7 +326,7 @@ fn sheet(jobs: &[Value]) -> String {
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     let header = ["userId", "userName", "email"].into_iter().chain(columns.iter().copied());
-    writer.write_record(header).expect("into memory");
+    writer.write_record(header.map(quoted).collect::<Vec<_>>()).expect("into memory");
     for job in jobs {
         let attribute = |name: &&str| match &job["attributes"][*name] {
             Value::Null => String::new(),
@@ -324,7 +334,8 @@ fn sheet(jobs: &[Value]) -> String {
             json @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => json.to_string(),
         };
         let cells = ["userId", "userName", "email"].map(|name| own(job, name)).into_iter();
-        writer.write_record(cells.chain(columns.iter().map(attribute))).expect("into memory");
+        let cells = cells.chain(columns.iter().map(attribute)).map(|cell| quoted(&cell));
+        writer.write_record(cells.collect::<Vec<_>>()).expect("into memory");
     }
     String::from_utf8(writer.into_inner().expect("into memory")).expect("it was text")
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// What a byte becomes.
-const BYTES: [u8; 12] = [0, b'\n', b' ', b'"', b'.', b'0', b'9', b'\\', b'{', b'}', 0x7f, 0xff];
+const BYTES: [u8; 13] = [0, b'\n', b' ', b'"', b'\'', b'.', b'0', b'9', b'\\', b'{', b'}', 0x7f, 0xff];
 /// Opening one costs milliseconds, in a debug build tens of them.
 const SLOW: &str = "jwe";
 

@@ -7,6 +7,7 @@ use lapin::{Error, ErrorKind};
 
 use super::tls;
 use crate::config::ConfigError;
+use crate::domain::escape::escaped;
 
 /// What all versions say, in different words around it, where a stream cannot be read at a node: it has no replica there, or none that
 /// runs yet. It is a 406, as another argument is: `docs/development/facts.md#replicas`.
@@ -132,14 +133,14 @@ pub(super) fn meaning(error: &Error) -> BrokerError {
         );
     }
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return BrokerError::Retry(error.to_string());
+        return BrokerError::Retry(escaped(&error.to_string()).into_owned());
     };
-    let said = amqp.get_message();
-    if said.as_str().contains(NO_REPLICA) {
+    let said = escaped(amqp.get_message().as_str());
+    if said.contains(NO_REPLICA) {
         return BrokerError::Retry(format!("{said}; {REPLICA}"));
     }
     let cure = match amqp.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(said.to_string()),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return BrokerError::Missing(said.into_owned()),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(
             "it exists with other arguments; nothing was deleted: empty and delete it, or set amqp.prefix to work beside it",
         ),
@@ -170,7 +171,7 @@ pub(super) fn meaning(error: &Error) -> BrokerError {
     };
     match cure {
         Some(cure) => BrokerError::NeedsOperator(format!("{said}; {cure}")),
-        None => BrokerError::Retry(said.to_string()),
+        None => BrokerError::Retry(said.into_owned()),
     }
 }
 
@@ -197,6 +198,21 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(said) && text.contains("add_replica") && text.contains("tried again"), "{text}");
             assert!(!text.contains("delete") && !text.contains("other arguments"), "{text}");
+        }
+    }
+
+    /// Queues are named by others, and who stands in for the broker says what it likes.
+    #[test]
+    fn what_the_broker_says_is_one_line() {
+        let said = "CONNECTION_FORCED - \u{9b}2K\nresetd: 100 jobs queued\u{202e}";
+        for kind in [
+            AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED),
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED),
+        ] {
+            let text = meant(kind, said).to_string();
+            assert!(text.contains(r"\u{9b}2K\nresetd: 100 jobs queued\u{202e}"), "{text}");
+            assert!(!text.contains(crate::domain::escape::is_hidden), "{text}");
         }
     }
 

@@ -171,8 +171,8 @@ impl Ledger {
     }
 
     /// See [`LedgerIndex::is_done`].
-    pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool) -> bool {
-        self.kept().index.is_done(org, job, redelivered, Timestamp::now())
+    pub fn is_done(&self, org: &str, job: &JobId, batch: Option<&str>, redelivered: bool) -> bool {
+        self.kept().index.is_done(org, job, batch, redelivered, Timestamp::now())
     }
 
     /// See [`LedgerIndex::newest`].

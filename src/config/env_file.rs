@@ -64,7 +64,12 @@ pub(super) fn load(
     };
     // What was opened, and not what stands there a moment later.
     let opened = file.metadata().map_err(|error| cannot(&error))?;
-    trusted(&called, path, &opened)?;
+    if let Some(why) = distrusted(path, &opened) {
+        return Err(ConfigError::new(format!(
+            "{called} is not read: {why}, so that somebody else may say where the client's secret and the passwords go; \
+             fix that, or name another file by --env-file"
+        )));
+    }
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(|error| cannot(&error))?;
     let pairs = read(&text, known)
@@ -76,33 +81,29 @@ pub(super) fn load(
     Ok(Some((EnvFile { path, keys, secret_keys }, pairs)))
 }
 
-/// Refuses a file that somebody else may have written, or put there: by itself, or by the folder that it, or a link to it, lies in.
-fn trusted(called: &str, path: &Path, opened: &Metadata) -> Result<(), ConfigError> {
+/// Why somebody else may have written a file, or put it there: by itself, or by the folder that it, or a link to it, lies in.
+pub(super) fn distrusted(path: &Path, opened: &Metadata) -> Option<String> {
     if opened.file_type().is_char_device() {
-        return Ok(()); // /dev/null: nobody leaves anything there
+        return None; // /dev/null: nobody leaves anything there
     }
     let us = geteuid().as_raw();
-    let refused = |what: &str, why: &str| {
-        ConfigError::new(format!(
-            "{called} is not read: {what} {why}, so that somebody else may say where the client's secret and the passwords go; \
-             fix that, or name another file by --env-file"
-        ))
-    };
     if let Some(why) = who_else(opened.mode(), opened.uid(), us) {
-        return Err(refused("it", &why));
+        return Some(format!("it {why}"));
     }
     // A pipe of the shell's lies in no folder.
     let real = path.canonicalize().ok().filter(|_| opened.is_file());
     for path in [Some(path), real.as_deref()].into_iter().flatten() {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let found =
-            folder.metadata().map_err(|error| refused("its folder", &format!("cannot be looked at ({error})")))?;
-        if let Some(why) = who_else(found.mode(), found.uid(), us) {
-            let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-            return Err(refused(&format!("its folder {}", folder.display()), &why));
+        match folder.metadata().map(|found| who_else(found.mode(), found.uid(), us)) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+                return Some(format!("its folder {} {why}", folder.display()));
+            }
+            Err(error) => return Some(format!("its folder cannot be looked at ({error})")),
         }
     }
-    Ok(())
+    None
 }
 
 /// Who may write there beside its owner and root, or who its owner is, where that is neither us nor root. Where a folder's sticky bit

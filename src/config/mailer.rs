@@ -145,8 +145,8 @@ impl Mailer {
         proxy: &Proxy,
     ) -> Result<Self, ConfigError> {
         let host = given(raw.smtp.host.as_ref());
-        let url = raw.http.url.as_ref().map(ExposeSecret::expose_secret).filter(|url| !url.is_empty());
-        let (key, url) = match url {
+        let url = value::secret("mailer.http.url", raw.http.url.as_ref(), raw.http.url_file.as_deref())?;
+        let (key, url) = match url.as_ref().map(ExposeSecret::expose_secret) {
             Some(url) => ("mailer.http.url", Some(url)),
             None => (MAIL_SERVICE_URL, environment.get(MAIL_SERVICE_URL)),
         };

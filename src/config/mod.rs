@@ -113,6 +113,8 @@ pub struct Config {
     /// The files that hold secrets, with the keys that name them; of a `--config` file or an env file with the keys that it gives itself.
     /// Those of sealing are looked at where they are read.
     pub secret_files: Vec<(String, PathBuf)>,
+    /// The `--config` files that others than their owner and root may change, and why.
+    pub changeable_files: Vec<(PathBuf, String)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
     mailing: raw::Mailer,
@@ -175,13 +177,14 @@ impl Config {
     }
 
     fn check(read: source::Read, environment: Environment) -> Result<Self, ConfigError> {
-        let source::Read { raw, with_secrets } = read;
+        let source::Read { raw, with_secrets, changeable } = read;
         for name in raw.orgs.keys() {
             org::check_name(name)?;
         }
         let secret_files = raw.secret_files().into_iter().chain(with_secrets).collect();
         Ok(Self {
             secret_files,
+            changeable_files: changeable,
             amqp: amqp::Amqp::check(raw.amqp)?,
             allowed_attributes: raw.wire.allowed_attributes.0.clone(),
             password: password(&raw.password)?,

@@ -35,6 +35,7 @@ impl Raw {
             ("http.token_file", &self.http.token_file),
             ("http.proxy_file", &self.http.proxy_file),
             ("mailer.smtp.password_file", &smtp.password_file),
+            ("mailer.http.url_file", &http.url_file),
             ("mailer.http.token_file", &http.token_file),
         ];
         let files = files.into_iter().map(|(key, file)| (key.to_owned(), file));
@@ -151,6 +152,7 @@ pub(super) struct MailerSmtp {
 #[serde(deny_unknown_fields)]
 pub(super) struct MailerHttp {
     pub(super) url: Option<SecretString>,
+    pub(super) url_file: Option<String>,
     pub(super) token: Option<SecretString>,
     pub(super) token_file: Option<String>,
     pub(super) ca_file: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! Where the configuration comes from: the default, the files, the environment, each over the one before.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError as Cause, File, FileFormat};
@@ -72,6 +73,8 @@ pub(super) struct Read {
     pub(super) raw: Raw,
     /// The files that hold secrets themselves, with the keys of these.
     pub(super) with_secrets: Vec<(String, PathBuf)>,
+    /// The `--config` files that others may change, and why.
+    pub(super) changeable: Vec<(PathBuf, String)>,
 }
 
 /// Lays them over one another: default, compiled-in texts, files, environment.
@@ -81,8 +84,13 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         builder = builder.add_source(File::from_str(text, FileFormat::Toml));
     }
     let mut with_secrets: Vec<_> = environment.file().and_then(EnvFile::secrets).into_iter().collect();
+    let mut changeable = Vec::new();
     for path in files {
         let (text, table) = toml_of(path)?;
+        // A pipe of the shell's is its alone.
+        let found = path.metadata().ok().filter(Metadata::is_file);
+        let why = found.and_then(|found| env_file::distrusted(path, &found));
+        changeable.extend(why.map(|why| (path.clone(), why)));
         let keys = inline::keys(&table);
         if !keys.is_empty() {
             with_secrets.push((keys.join(", "), path.clone()));
@@ -97,7 +105,7 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
         .separator(SEPARATOR)
         .source(Some(variables));
     let config = builder.add_source(environment).build().map_err(|cause| explain(&cause))?;
-    Ok(Read { raw: config.try_deserialize().map_err(|cause| explain(&cause))?, with_secrets })
+    Ok(Read { raw: config.try_deserialize().map_err(|cause| explain(&cause))?, with_secrets, changeable })
 }
 
 /// The text of a file, and the TOML that it is. The parser's own error would repeat the line, and with it a secret.

@@ -490,6 +490,10 @@ fn mails_go_one_way_and_the_environment_may_name_it() {
     let service = [("EMAIL_SERVICE_URL", "https://mail.example.com/send?key=s3cr3t")];
     let mailer::Via::Http(http) = mailer("", service).unwrap().via else { panic!("over HTTP") };
     assert_eq!((http.url.path(), http.token.is_none()), ("/send", true));
+    let url = file("https://mail.example.com/file?key=s3cr3t\n");
+    let by_file = format!("[mailer.http]\nurl_file = {:?}", url.path());
+    let mailer::Via::Http(http) = mailer(&by_file, service).unwrap().via else { panic!("over HTTP") };
+    assert_eq!(http.url.path(), "/file");
     let own = "[mailer.http]\nurl = \"http://127.0.0.1:9/\"\ntoken = \"t\"";
     let mailer::Via::Http(http) = mailer(own, service).unwrap().via else { panic!("over HTTP") };
     assert_eq!((http.url.port(), http.token.is_some()), (Some(9), true));

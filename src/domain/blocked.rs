@@ -123,6 +123,13 @@ impl Status {
     pub fn blocked(&self, lane: Lane) -> Option<&Blocked> {
         self.blocked.as_ref().or(self.closed[lane.index()].as_ref())
     }
+
+    /// What keeps a lane in which something waits, the last of them first: then nobody knows when all are done. What keeps a lane in which
+    /// nothing waits keeps nothing.
+    pub fn keeps_any(&self, waits: impl Fn(Lane) -> bool) -> Option<&Blocked> {
+        let mut waiting = Lane::ALL.into_iter().rev().filter(|lane| waits(*lane));
+        self.blocked.as_ref().or_else(|| waiting.find_map(|lane| self.blocked(lane)))
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +149,13 @@ mod tests {
         status.blocked = Some(blocked(Cause::Halted));
         assert_eq!(causes(&status), [Some(Cause::Halted); Lane::COUNT]);
         assert!(Cause::all().all(|cause| Cause::named(&cause.as_str()) == Some(cause)));
+        status.blocked = None;
+        for lane in Lane::ALL {
+            status.closed = Lane::ALL.map(|other| (other == lane).then(|| blocked(Cause::LaneClosed(lane))));
+            let keeps = |waits: &dyn Fn(Lane) -> bool| status.keeps_any(waits).map(|blocked| blocked.cause);
+            assert_eq!(keeps(&|_| true), Some(Cause::LaneClosed(lane)), "whichever of those that wait it is");
+            assert_eq!((keeps(&|other| other != lane), keeps(&|_| false)), (None, None));
+        }
         let [first, bulk] = [Lane::Interactive, Lane::Bulk].map(|lane| Cause::LaneClosed(lane).as_str());
         assert_eq!((&*first, &*bulk), ("interactive_closed", "bulk_closed"));
     }

@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 /// Whether a character does not stand where it is seen, or is not seen: control characters (C0, DEL, C1), line and paragraph
-/// separators, marks of bidirectional text, and what has no width (Unicode 16, general categories Cc, Zl, Zp and Cf, and the fillers
-/// of Hangul).
+/// separators, marks of bidirectional text, and what has no width (Unicode 16, general categories Cc, Zl, Zp and Cf, the fillers of
+/// Hangul, and variation selectors).
 pub const fn is_hidden(c: char) -> bool {
     matches!(c,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
         | '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
         | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
         | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
         | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
         | '\u{e0000}'..='\u{e0fff}')
 }

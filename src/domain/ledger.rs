@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::batch::key;
 use super::job::JobId;
 use super::user::{UserId, canonical};
 
@@ -204,9 +205,9 @@ impl LedgerIndex {
     }
 
     /// Whether a job is done. One that is named by what it says is only where the broker delivers it again, and for 10 minutes: two
-    /// equal jobs are two jobs.
-    pub fn is_done(&self, org: &str, job: &JobId, redelivered: bool, now: Timestamp) -> bool {
-        let id = self.hash(org, job.as_str());
+    /// equal jobs are two jobs. Of a batch it is the same one whatever the case in which its user is written.
+    pub fn is_done(&self, org: &str, job: &JobId, batch: Option<&str>, redelivered: bool, now: Timestamp) -> bool {
+        let id = self.hash(org, &key(batch, job.as_str()));
         if job.is_derived() {
             let at = self.derived.get(&id);
             return redelivered && at.is_some_and(|at| now.duration_since(*at) <= DERIVED_KEPT);

@@ -21,7 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -44,6 +44,8 @@ use shown::Shown;
 pub use snapshot::{Snapshot, Source};
 
 const UPKEEP: Duration = Duration::from_secs(5);
+/// The longest body of a request, in bytes: of a sign-in, whose form has a token. All others have none.
+const MAX_BODY: usize = 4096;
 
 #[derive(Serialize)]
 struct Readiness {
@@ -104,6 +106,7 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::clone(&shown));
     tracing::info!(address = %listen, "listening for /healthz, /readyz, /metrics and the page at /");
     // A client that keeps its connection open must not keep the process: what is left is dropped with the task.

@@ -110,12 +110,8 @@ impl Snapshot {
         let part = self.part(Of::Jobs, &name.into(), row, source, in_flight);
         let own = status(row, &part.meter);
         let lately = self.ledger.lately_with(name, own.as_ref()).unwrap_or_default();
-        // What keeps a lane in which nothing waits keeps nothing.
         let waits = |lane: Lane| part.depth.is_some_and(|depth| depth.lanes[lane.index()] > 0);
-        let blocked = lately.status.as_ref().and_then(|status| {
-            let kept = Lane::ALL.into_iter().rev().find(|lane| waits(*lane));
-            kept.map_or(status.blocked.as_ref(), |lane| status.blocked(lane)).cloned()
-        });
+        let blocked = lately.status.as_ref().and_then(|status| status.keeps_any(waits)).cloned();
         // What is delayed waits for a time of its own.
         let to_do = part.backlog().zip(part.depth).map(|(all, depth)| all.saturating_sub(depth.parked));
         let completion_rate = lately.completion_rate.filter(|_| blocked.is_none());

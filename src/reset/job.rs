@@ -116,7 +116,7 @@ impl Job<'_> {
     /// Whether the ledger knows the job's end already: done before, or a newer reset of its user has succeeded.
     pub(super) fn known_end(&self, came_before: bool, user: Option<&UserId>) -> Option<Ending> {
         let (org, ledger, info) = (&self.org.name, &self.org.ledger, self.info);
-        if ledger.is_done(org, &info.id, came_before) {
+        if ledger.is_done(org, &info.id, self.state.batch.as_deref(), came_before) {
             return Some(Ending::of(OutcomeKind::Duplicate));
         }
         let (asked_at, newest) = (info.asked_at()?, ledger.newest(org, user?)?);

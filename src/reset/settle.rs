@@ -160,7 +160,7 @@ pub(super) async fn notify_pending(session: &Session) -> bool {
 /// job says may be another job's record.)
 pub(super) fn is_recorded(org: &OrgContext, job: &JobId, state: &JobState) -> bool {
     let notified = state.was_notified() && state.ending.as_ref().is_some_and(Ending::is_noted);
-    notified && org.ledger.is_done(&org.name, job, false)
+    notified && org.ledger.is_done(&org.name, job, state.batch.as_deref(), false)
 }
 
 /// After a session whose connection was lost, with none of its calls in flight: publishes by another connection the notifications and

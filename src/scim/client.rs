@@ -14,7 +14,7 @@ use crate::domain::failure::{self, Failure};
 use crate::domain::user::{UserId, UserName};
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
-use crate::wire::redact::without_addresses;
+use crate::wire::redact::{cut, without_addresses};
 use crate::wire::scim::{self, ErrorBody, Said};
 use crate::wire::waits::Waits;
 
@@ -175,10 +175,9 @@ impl Place {
     fn describe(&self, status: u16) -> String {
         let Self { url, location, content_type, .. } = self;
         let location = location.as_deref().map_or_else(String::new, |location| format!(", Location {location}"));
-        let kind = content_type.as_deref().map_or_else(
-            || ", without a Content-Type".to_owned(),
-            |kind| format!(", Content-Type {}", kind.chars().take(100).collect::<String>()),
-        );
+        let kind = content_type
+            .as_deref()
+            .map_or_else(|| ", without a Content-Type".to_owned(), |kind| format!(", Content-Type {}", cut(kind, 100)));
         format!("{} {url} was answered {status}{location}{kind}: this is not the org's answer", self.asked.method())
     }
 }
@@ -193,7 +192,7 @@ fn shown(url: &str) -> String {
         }
         None => bare.to_owned(),
     };
-    without_addresses(&bare.chars().take(256).collect::<String>())
+    without_addresses(&bare).chars().take(256).collect()
 }
 
 /// One line: the status, what the body says, and the id that the platform's support asks for.
@@ -228,6 +227,8 @@ mod tests {
             ("https://api.example/Users?filter=userName%20eq%20x", "https://api.example/Users"),
             ("https://me:pw@portal.example/a/b?token=t#x", "https://portal.example/a/b"),
             ("https://portal.example?token=t", "https://portal.example"),
+            // Nothing stays of an address behind which it is cut.
+            (&format!("https://portal.example/{}/ann@example.com", "a".repeat(225)), "[address]"),
             ("/login?token=t", "/login"),
             ("//portal.example/login", "//portal.example/login"),
             ("", ""),

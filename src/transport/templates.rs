@@ -18,6 +18,7 @@ use self::files::Files;
 use super::Mail;
 use crate::config::ConfigError;
 use crate::config::mailer::Settings;
+use crate::domain::escape::is_hidden;
 use crate::domain::job::JobId;
 use crate::domain::language::Language;
 use crate::domain::note::{Content, Note, NoteId, Words};
@@ -232,9 +233,9 @@ impl Set {
     }
 }
 
-/// What a template may name. No value has a line break in it: a job's id is its producer's.
+/// What a template may name. No value has a line break in it, or what is not seen: a job's id is its producer's.
 fn values(note: &Note, language: &Language) -> [(&'static str, String); NAMES.len()] {
-    let line = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = |text: &str| text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     let [to, user, org, job, issued_at, tongue] = NAMES;
     [
         (to, line(note.to.as_str())),

@@ -150,6 +150,9 @@ fn asked_at(seconds: Option<u64>, now: Timestamp) -> (Option<Timestamp>, Option<
     }
 }
 
+/// 9999-12-31T23:59:59Z, in seconds since 1970.
+const END_OF_9999: u64 = 253_402_300_799;
+
 /// A moment of a header.
 pub(super) fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
     let wrong = |what: &str| {
@@ -158,8 +161,9 @@ pub(super) fn moment(headers: Option<&FieldTable>, name: &'static str) -> Result
     match headers.and_then(|headers| headers.inner().get(name)) {
         None | Some(AMQPValue::Void) => Ok(None),
         Some(AMQPValue::Timestamp(seconds)) => {
-            let seconds = i64::try_from(*seconds).map_err(|_| wrong("out of range"))?;
-            Timestamp::from_second(seconds).map(Some).map_err(|_| wrong("out of range"))
+            // As of a text: the last hours of the year 9999 are the last moment there is.
+            let last = (*seconds <= END_OF_9999).then_some(Timestamp::MAX);
+            moment_asked(*seconds).or(last).map(Some).ok_or_else(|| wrong("out of range"))
         }
         Some(value) => {
             let text = text(value).ok_or_else(|| wrong("not text"))?;
@@ -338,6 +342,8 @@ mod tests {
         assert_eq!(read(text_of("2027-01-15T08:00:00.000000000999Z")), Ok(Some(now())));
         assert_eq!(read(text_of("9999-12-31T23:59:59Z")), Ok(Some(Timestamp::MAX)));
         assert_eq!(read(AMQPValue::Timestamp(1_800_000_000)), Ok(Some(now())));
+        assert_eq!(read(AMQPValue::Timestamp(253_402_300_799)), Ok(Some(Timestamp::MAX)));
+        assert!(read(AMQPValue::Timestamp(253_402_300_800)).is_err() && read(AMQPValue::Timestamp(u64::MAX)).is_err());
         assert_eq!(read(AMQPValue::Void), Ok(None));
         let bad =
             ["tomorrow", "2027-01-15", "2027-01-15T08:00:00+25:00", "2027-01-15T08:00:00", "2027-13-15T08:00:00Z"];

@@ -11,6 +11,7 @@ use testkit::eventually;
 use testkit::process::role;
 use tokio::time::{Instant, sleep};
 
+use crate::harness::takes_connections;
 use crate::workers::{Worker, have_called, keep_the_quota, look_by, twice, world};
 use crate::world::{fault, nobody_is_locked_out, unlimited};
 
@@ -98,6 +99,7 @@ async fn round_of(cluster: &Arc<Cluster>, dice: &mut Dice) {
             cluster.start_nodes(node).await;
         }
     }
+    all_stay(cluster).await;
     both_are_well(&workers).await;
     look_by(&mut world, cluster, "n1").await;
     nobody_is_locked_out(&world, &users).await;
@@ -105,6 +107,23 @@ async fn round_of(cluster: &Arc<Cluster>, dice: &mut Dice) {
     eprintln!("all {JOBS} done after {:?}, {twice} of them reset twice", began.elapsed());
     assert!(twice <= TWICE * faults, "{twice} users were reset twice");
     keep_the_quota(&world);
+}
+
+/// As long as nodes take to find out that they were parted, and to pause for it: after the heal, where only two of them were.
+const FINDS_OUT: Duration = Duration::from_secs(10);
+
+async fn all_stay(cluster: &Cluster) {
+    let mut since = Instant::now();
+    eventually("all nodes take connections, and go on to", async || {
+        for node in NODES {
+            if !takes_connections(&cluster.watching(node)).await {
+                since = Instant::now();
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+        (since.elapsed() >= FINDS_OUT).then_some(())
+    })
+    .await;
 }
 
 async fn both_are_well(workers: &[Worker]) {

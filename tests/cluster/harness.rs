@@ -35,7 +35,7 @@ async fn publish(channel: &Channel, queue: &str) {
 }
 
 /// Whether a node takes a connection within a second or two.
-async fn takes_connections(url: &str) -> bool {
+pub async fn takes_connections(url: &str) -> bool {
     let attempt = Connection::connect(url, ConnectionProperties::default());
     matches!(tokio::time::timeout(Duration::from_secs(2), attempt).await, Ok(Ok(_)))
 }

@@ -32,9 +32,22 @@ pub(super) fn env_file(EnvFile { path, keys, .. }: &EnvFile) -> Finding {
     Finding::ok("env file", format!("{} sets {}", path.display(), keys.join(", ")))
 }
 
+/// Files of the configuration that others may change.
+fn changeable_files(config: &Config) -> impl Iterator<Item = Finding> {
+    config.changeable_files.iter().map(|(path, why)| {
+        let says = format!(
+            "{}: {why}, so that somebody else may say where the client's secret and the passwords go",
+            path.display()
+        );
+        Finding::warn("config file", says, format!("chmod go-w {}, and its folder", path.display()))
+    })
+}
+
 /// Files with secrets that others on this machine can read.
 fn secret_files(config: &Config) -> impl Iterator<Item = Finding> {
-    config.secret_files.iter().filter_map(|(key, path)| {
+    let opening = config.mailer.open_with.iter().map(|path| ("mailer.open_with", path));
+    let all = config.secret_files.iter().map(|(key, path)| (key.as_str(), path)).chain(opening);
+    all.filter_map(|(key, path)| {
         let mode = logs::readable_by_others(path)?;
         let says = format!("{key} {} can be read by others on this machine (mode {mode:o})", path.display());
         Some(Finding::warn("secret file", says, format!("chmod 600 {}", path.display())))
@@ -59,6 +72,7 @@ pub(super) fn findings(config: &Config, wrong: &[ConfigError]) -> Vec<Finding> {
     }
     findings.extend(proxy(&config.http.proxy));
     findings.extend(secret_files(config));
+    findings.extend(changeable_files(config));
     findings.extend(
         Seal::load(&config.notification.seal_to).ok().map(|seal| sealing(seal.as_ref(), config.mailer.require_sealed)),
     );

@@ -80,7 +80,7 @@ pub(super) async fn run<K: Kind>(
     link.close().await;
     if args.json {
         let lines: Vec<String> = plans.iter().zip(done).map(|(plan, done)| plan.summary(action, done)).collect();
-        stdout::say(&lines.join("\n"))?;
+        stdout::json(&lines.join("\n"))?;
     }
     ended?;
     verdict(action, &missing, left)

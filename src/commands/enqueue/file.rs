@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::rows::{lines, rows};
@@ -212,7 +213,7 @@ fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
         ));
     }
     let mut body = Map::from_iter([("password".to_owned(), Value::Bool(true))]);
-    let mut attributes = Map::new();
+    let mut attributes = Vec::new();
     let mut cells = Vec::with_capacity(header.len());
     for (name, cell) in header.iter().copied().zip(record) {
         if REMARKS.contains(&name) {
@@ -229,27 +230,31 @@ fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
                 text
             }
             attribute => {
-                let text = formula(cell.trim());
-                if !text.is_empty() {
-                    attributes.insert(attribute.to_owned(), value(attribute, cell)?);
+                let column = format!("column {attribute}");
+                let text = if is_json(cell) { cell.trim() } else { plain(&column, cell)? };
+                if is_json(cell) {
+                    let json: &RawValue = serde_json::from_str(text)
+                        .map_err(|_| format!("{column}: the cell begins like JSON but is none"))?;
+                    attributes.push(format!("{}:{json}", Value::from(attribute)));
+                } else if !text.is_empty() {
+                    attributes.push(format!("{}:{}", Value::from(attribute), Value::from(text)));
                 }
                 text
             }
         };
         cells.push((name.to_owned(), text.to_owned()));
     }
+    let mut body = Value::Object(body).to_string();
     if !attributes.is_empty() {
-        body.insert("attributes".into(), attributes.into());
+        // JSON as it stands in its cell: what a library makes of it may be something else.
+        body.truncate(body.len() - 1);
+        body += &format!(",\"attributes\":{{{}}}}}", attributes.join(","));
     }
-    Ok(Written { body: Value::Object(body).to_string(), cells })
+    Ok(Written { body, cells })
 }
 
-fn value(name: &str, cell: &str) -> Result<Value, String> {
-    if cell.trim_start().starts_with(['[', '{']) {
-        serde_json::from_str(cell.trim()).map_err(|_| format!("column {name}: the cell begins like JSON but is none"))
-    } else {
-        Ok(plain(&format!("column {name}"), cell)?.into())
-    }
+fn is_json(cell: &str) -> bool {
+    cell.trim_start().starts_with(['[', '{'])
 }
 
 /// Whether a character is none of a cell's text.
@@ -276,7 +281,7 @@ fn is_formula(cell: &str) -> bool {
 
 /// A cell that no spreadsheet takes for a formula: one that begins as such, or with quotes before that, has one quote more.
 /// [`formula`] takes it away.
-pub(super) fn no_formula(cell: &str) -> Cow<'_, str> {
+pub fn no_formula(cell: &str) -> Cow<'_, str> {
     if is_formula(cell.trim_start_matches(TEXT)) { format!("{TEXT}{cell}").into() } else { cell.into() }
 }
 
@@ -324,6 +329,34 @@ mod tests {
                 r#"{"password":true,"userId":"u-2","email":"d@e.f"}"#,
             ]
         );
+    }
+
+    /// It is no empty cell: a quote may have swallowed the rest.
+    #[test]
+    fn a_cell_of_line_breaks_or_control_characters_alone_is_an_error_too() {
+        for cell in ["\n", "\r\n", "\u{b}", " \u{c} ", "\u{85}", "\u{2028}", "\u{1b}"] {
+            for column in ["title", "userId", "email", "genesys:x"] {
+                let mut cells = [("userId", "u-1"), ("email", "a@b.c"), ("title", "Agent"), ("genesys:x", "y")];
+                cells.iter_mut().filter(|(name, _)| *name == column).for_each(|(_, own)| *own = cell);
+                let text = format!(
+                    "userId,email,title,genesys:x\n{}\n",
+                    cells.map(|(_, cell)| format!("\"{cell}\"")).join(",")
+                );
+                let said = bodies(&text).unwrap_err().to_string();
+                assert!(said.contains(&format!("line 2: column {column}: character")), "{column} {cell:?}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_in_a_cell_is_what_a_job_of_it_would_be() {
+        for key in ["$serde_json::private::Number", "$serde_json::private::RawValue"] {
+            let text = format!("userId,email,genesys:x\nu-1,a@b.c,\"{{\"\"{key}\"\":\"\"1\"\"}}\"\n");
+            let said = bodies(&text).unwrap_err().to_string();
+            assert!(said.contains("line 2: ") && said.contains("genesys:x"), "{said}");
+        }
+        let rows = bodies("userId,email,genesys:x\nu-1,a@b.c,\" [1.50, 12345678901234567890123]\"\n").unwrap();
+        assert!(rows[0].ends_with(r#""attributes":{"genesys:x":[1.50, 12345678901234567890123]}}"#), "{rows:?}");
     }
 
     #[test]
@@ -460,9 +493,9 @@ mod tests {
             bad(&format!("userId,email,title\nu-1,a@b,{cell}\n"), &[says.as_str()]);
         }
         let said = bodies("userId,email,title,genesys:x\nu-1,\ta@b ,\t Agent\t,\"[\"\"a\\nb\"\",\n1]\"\n").unwrap();
-        let expected =
-            r#"{"password":true,"userId":"u-1","email":"a@b","attributes":{"title":"Agent","genesys:x":["a\nb",1]}}"#;
-        assert_eq!(said, [expected]);
+        let before =
+            r#"{"password":true,"userId":"u-1","email":"a@b","attributes":{"title":"Agent","genesys:x":["a\nb","#;
+        assert_eq!(said, [format!("{before}\n1]}}}}")]);
         let line = r#"{"userId":"u","password":true,"email":"a@b","attributes":{"title":"a\nb"}}"#;
         assert_eq!(bodies(line).unwrap(), [line]);
     }

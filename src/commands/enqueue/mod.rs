@@ -27,6 +27,7 @@ use crate::domain::job::{Lane, Wishes};
 use crate::domain::mailing::Unsent;
 use crate::wire::job::Rules;
 use crate::wire::{read_moment, to_the_millisecond};
+pub use file::no_formula;
 use file::{Job, REMARKS, Sheet};
 use follow::{Batch, Seen, Since, follow};
 use send::Sending;

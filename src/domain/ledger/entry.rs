@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::domain::batch::key;
 use crate::domain::ended::Ended;
 use crate::domain::outcome::OutcomeKind;
 
@@ -71,7 +72,7 @@ pub enum Entry<'a> {
     Done {
         /// Its org.
         org: Cow<'a, str>,
-        /// Its id.
+        /// Its id, as a batch knows it.
         job: Cow<'a, str>,
         /// Whose password was set and when that was asked for, where it was and somebody said.
         reset: Option<(Cow<'a, str>, Timestamp)>,
@@ -110,7 +111,10 @@ impl<'a> Entry<'a> {
         };
         Some(Self::Done {
             org: ended.org.clone(),
-            job: ended.job.clone(),
+            job: match key(ended.batch.as_deref(), &ended.job) {
+                Cow::Owned(job) => Cow::Owned(job),
+                Cow::Borrowed(_) => ended.job.clone(),
+            },
             reset: user.zip(ended.asked_at),
             at: ended.at,
         })

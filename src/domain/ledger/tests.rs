@@ -34,7 +34,7 @@ fn index(entries: &[Entry<'_>], now: i64) -> LedgerIndex {
 
 fn is_done(index: &LedgerIndex, org: &str, job: &str, redelivered: bool, now: i64) -> bool {
     let job = if job.starts_with(DERIVED) { JobId::derived(job) } else { JobId::new(job) };
-    index.is_done(org, &job, redelivered, at(now))
+    index.is_done(org, &job, None, redelivered, at(now))
 }
 
 fn newest(index: &LedgerIndex, user: &str) -> Option<Timestamp> {
@@ -49,6 +49,32 @@ fn a_job_is_done_in_its_org_for_a_day_and_at_most_an_hour_more() {
     assert!(!is_done(&index, "other", "job-1", false, 10));
     assert!(is_done(&index, "main", "job-1", false, 24 * HOUR));
     assert!(!is_done(&index, "main", "job-1", false, 25 * HOUR + 1));
+}
+
+#[test]
+fn of_a_batch_a_job_is_done_however_its_user_is_written_and_of_none_as_it_stands() {
+    let ended = |job: &'static str, batch: Option<&'static str>| Ended {
+        job: job.into(),
+        org: "main".into(),
+        lane: None,
+        user: None,
+        batch: batch.map(Into::into),
+        asked_at: None,
+        kind: OutcomeKind::Succeeded,
+        reason: None,
+        detail: None,
+        status: None,
+        at: at(0),
+    };
+    let mut index = LedgerIndex::default();
+    for ended in [ended("One/Abc", Some("One")), ended("Two/Abc", None)] {
+        let entry = Entry::of(&ended).unwrap();
+        assert_eq!(index.note(&entry, 0, at(0)), Room::Enough);
+    }
+    let is_done = |job: &str, batch| index.is_done("main", &JobId::new(job), batch, false, at(1));
+    assert!(is_done("One/Abc", Some("One")) && is_done("One/aBC", Some("One")));
+    assert!(!is_done("one/abc", Some("one")), "a batch's name is as it stands");
+    assert!(is_done("Two/Abc", None) && !is_done("Two/aBC", None));
 }
 
 #[test]
@@ -68,8 +94,8 @@ fn a_name_made_from_the_body_is_done_for_ten_minutes_where_it_is_delivered_again
 #[test]
 fn a_producers_own_id_that_looks_like_such_a_name_is_done_for_a_day() {
     let index = index(&[done("main", "sha256:ab", None, 0)], 0);
-    assert!(index.is_done("main", &JobId::new("sha256:ab"), false, at(24 * HOUR)));
-    assert!(!index.is_done("main", &JobId::derived("sha256:ab"), true, at(24 * HOUR)));
+    assert!(index.is_done("main", &JobId::new("sha256:ab"), None, false, at(24 * HOUR)));
+    assert!(!index.is_done("main", &JobId::derived("sha256:ab"), None, true, at(24 * HOUR)));
 }
 
 #[test]

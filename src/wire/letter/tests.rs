@@ -156,7 +156,7 @@ fn a_job_without_a_name_gets_one_that_stays_the_same_and_counts_as_done() {
     let entry =
         crate::domain::ledger::Entry::Done { org: "main".into(), job: job.as_str().into(), reset: None, at: at(0) };
     let _ = index.note(&entry, 0, at(0));
-    assert!(index.is_done("main", &job, false, at(3600)));
+    assert!(index.is_done("main", &job, None, false, at(3600)));
 }
 
 #[test]

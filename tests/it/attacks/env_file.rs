@@ -98,6 +98,18 @@ async fn another_may_be_named_and_is_read_alone_and_by_the_same_rules() {
     ends(none, 2, &["--env-file none.env cannot be read"]).await;
 }
 
+/// However little is logged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_named_whatever_the_log_leaves_out() {
+    for (filter, role) in [("warn", "worker"), ("error", "worker"), ("off", "mailer"), ("error", "demo")] {
+        let run = Run::new(&[role]).env("RUST_LOG", filter);
+        // Ends at once: it is no address.
+        mode(&run.file(".env", "RESETD__HTTP__LISTEN=nowhere\n"), 0o600);
+        let said = ends(run, 2, &["http.listen is \"nowhere\""]).await;
+        says(&said, &["adds to the environment", "RESETD__HTTP__LISTEN"]);
+    }
+}
+
 /// It would say nothing that counts for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_needs_no_configuration_reads_none() {

@@ -70,13 +70,29 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
         is_plain(&said);
         assert!(out.contains(r"\u{202e}"), "{arguments:?}: {out}");
     }
-    for arguments in [&["dead", "list", "--json"][..], &["dead", "show", FORGED, "--json"]] {
+    for arguments in [
+        &["dead", "list", "--json"][..],
+        &["dead", "show", FORGED, "--json"],
+    ] {
         let (code, out, _) = Run::of(&world, arguments).end().await;
         assert_eq!(code, 0);
         is_plain(&out);
         let id = format!("{}", json!(FORGED)).replace(['\u{9b}', '\u{202e}'], "");
         assert!(out.contains(&id[1..20]), "{out}");
     }
+    // One that cannot be replayed is named.
+    let mut worker = start("text");
+    ready(&worker.http().await).await;
+    let mut body = reset_body("refused");
+    body["unknown"] = json!(1);
+    let id = format!("{FORGED}\u{9b}2");
+    world.publish("main", body.to_string().as_bytes(), named(&id)).await;
+    eventually("its end is logged", async || worker.stderr().contains("job dead-lettered").then_some(())).await;
+    assert_eq!(worker.terminated().await.0, 0);
+    let (code, out, said) = Run::of(&world, &["dead", "replay", &id, "--yes", "--json"]).end().await;
+    assert_eq!(code, 1, "{out}{said}");
+    is_plain(&out);
+    assert!(out.contains(r"\u009b2"), "{out}");
     // An error that names what it was asked for.
     let (code, _, said) = Run::of(&world, &["dead", "show", "no\u{202e}such\nid"]).end().await;
     assert_eq!(code, 1);

@@ -261,6 +261,45 @@ async fn a_mailer_sends_at_its_rate_and_is_healthy_while_5000_connections_hold_a
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
+/// What a process holds of memory at its peak, in MiB.
+fn peak(process: &Process) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+}
+
+/// The only body that anybody sends is a token. It is read before it is known whose it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_no_sign_in_has_is_not_kept() {
+    const CLIENTS: usize = 100;
+    const LENGTH: usize = 1_990_000;
+    let world = Plan::new().prepare().await;
+    let (worker, http) = Process::worker(&world).await;
+    let before = peak(&worker);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let address = http.strip_prefix("http://").unwrap().to_owned();
+        clients.spawn(async move {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            let head = format!(
+                "POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {LENGTH}\r\n\r\n"
+            );
+            // All but the last byte, for as long as it is taken.
+            let _ = socket.write_all(head.as_bytes()).await;
+            let _ = socket.write_all(&vec![b'x'; LENGTH - 1]).await;
+            let mut answer = String::new();
+            let _ = socket.read_to_string(&mut answer).await;
+            answer
+        });
+    }
+    let answers = clients.join_all().await;
+    assert!(answers.iter().all(|answer| answer.is_empty() || answer.starts_with("HTTP/1.1 413")), "{answers:?}");
+    assert!(answers.iter().any(|answer| !answer.is_empty()), "nobody was answered");
+    let grown = peak(&worker) - before;
+    eprintln!("{CLIENTS} bodies of {LENGTH} bytes: {grown} MiB more");
+    assert!(grown < 30, "{grown} MiB");
+}
+
 /// A client that is held to what it asked for: the head of its request must come, and so must its body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_does_not_come_is_not_waited_for() {

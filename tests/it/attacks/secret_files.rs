@@ -26,8 +26,8 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
         run = run.config(&text);
     }
     drop(files);
-    run =
-        run.config("[http]\ntoken_file = \"token\"\nproxy_file = \"proxy\"\n[mailer.http]\ntoken_file = \"bearer\"\n");
+    run = run.config("[http]\ntoken_file = \"token\"\nproxy_file = \"proxy\"\n");
+    run = run.config("[mailer.http]\nurl_file = \"service\"\ntoken_file = \"bearer\"\n");
     run = run.config("[mailer.smtp]\nuser = \"u\"\npassword_file = \"login\"\n");
     for (name, text) in [
         ("url", world.amqp_url.as_str()),
@@ -35,6 +35,7 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
         ("client", "demo-secret"),
         ("token", "5c0e9fb1d73a42c68e17b4f09a2d6c83"),
         ("proxy", "http://u:x@127.0.0.1:1"), // none is used for this machine
+        ("service", "https://mail.example.com/send?key=x"),
         ("bearer", "x"),
         ("login", "x"),
     ] {
@@ -45,12 +46,13 @@ fn with_files(world: &World, arguments: &[&str], mode: u32) -> Run {
 }
 
 /// All but `amqp.client_key_file`, which wants a broker with TLS.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "amqp.url_file",
     "amqp.management_url_file",
     "orgs.main.client_secret_file",
     "http.token_file",
     "http.proxy_file",
+    "mailer.http.url_file",
     "mailer.http.token_file",
     "mailer.smtp.password_file",
 ];
@@ -146,6 +148,43 @@ async fn a_config_or_env_file_that_holds_a_secret_and_that_others_can_read_is_wa
             run
         };
         assert_eq!(warned_of(run, keys, "/.env").await, [warned; 2], "{mode:o} {text}");
+    }
+}
+
+/// `check` opens nothing, and a mailer warns of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_opens_notifications_and_that_others_can_read_is_found_by_check_too() {
+    for (mode, warned) in [(0o644, true), (0o600, false)] {
+        let run = Run::new(&["check"])
+            .config("[amqp]\nurl = \"amqp://127.0.0.1:1\"\n[mailer]\nopen_with = [\"mail.key.pem\"]\n");
+        let path = run.file("mail.key.pem", "no key");
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let (_, out, _) = run.end().await;
+        assert_eq!(out.contains("secret file") && out.contains("mailer.open_with mail.key.pem"), warned, "{out}");
+    }
+}
+
+/// Who may write there says where the client's secret and the passwords go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_file_that_others_may_change_is_warned_of_at_the_start_and_by_check() {
+    for (file, folder, warned) in
+        [(0o666, 0o700, true), (0o664, 0o700, true), (0o644, 0o777, true), (0o644, 0o755, false)]
+    {
+        let run = |arguments: &[&str]| {
+            let run = Run::new(&[&["--config", "in/own.toml"], arguments].concat()).config(&section(25));
+            let inside = run.file("in", "").with_file_name("in");
+            std::fs::remove_file(&inside).unwrap();
+            std::fs::create_dir(&inside).unwrap();
+            let path = run.file("in/own.toml", "[amqp]\nurl = \"amqp://127.0.0.1:1\"\n");
+            std::fs::set_permissions(path, Permissions::from_mode(file)).unwrap();
+            std::fs::set_permissions(inside, Permissions::from_mode(folder)).unwrap();
+            run
+        };
+        let (_, _, log) = run(&["--log", "json", "mailer", "--preview", "samples"]).end().await;
+        let said = "so that somebody else may say where the client's secret and the passwords go";
+        assert_eq!(log.contains(said) && log.contains("in/own.toml"), warned, "{file:o} {folder:o}: {log}");
+        let (_, out, _) = run(&["check"]).end().await;
+        assert_eq!(out.contains("config file") && out.contains(said), warned, "{file:o} {folder:o}: {out}");
     }
 }
 

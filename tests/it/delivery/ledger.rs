@@ -105,7 +105,7 @@ impl Observer {
     }
 
     fn is_done(&self, job: &str) -> bool {
-        self.ledger.is_done("main", &JobId::new(job), false)
+        self.ledger.is_done("main", &JobId::new(job), None, false)
     }
 
     async fn done(&self, job: &str) {

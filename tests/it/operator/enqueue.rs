@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::operator::process::{Run, ends, says};
-use crate::world::{Asked, Plan, Scribe, World, by_job, eventually, locked_out, named, unlimited};
+use crate::world::{Asked, Plan, Scribe, Taken, World, by_job, eventually, locked_out, named, unlimited};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enqueue_names_every_bad_line_and_sends_nothing() {
@@ -32,6 +32,24 @@ async fn enqueue_without_its_org_file_or_topology_says_what_to_do() {
     ends(run, 2, &["--org", "\"elsewhere\"", "main"]).await;
     ends(Run::of(&world, &["enqueue", "nowhere.csv"]), 1, &["nowhere.csv"]).await;
     ends(Run::of(&world, &["enqueue", "-"]).stdin(csv), 1, &["0 of 1 jobs", "resetd worker"]).await;
+}
+
+/// By id and by name: the user is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_sent_again_with_its_users_in_another_case_resets_nobody_twice() {
+    let world = Plan::new().start().await;
+    world.reset("main", "AbC-1", "known").await;
+    world.recorded(1).await;
+    for (n, csv) in ["userId,email\nAbC-1,a@b\nAbC-2,c@d\n", "userId,email\naBc-1,a@b\nAbC-2,c@d\n"].iter().enumerate()
+    {
+        let run = Run::of(&world, &["enqueue", "--batch", "wave", "--wait", "-"]).stdin(csv);
+        let (code, out, said) = run.end().await;
+        assert_eq!(code, 0, "{out}{said}");
+        assert_eq!(world.main().stats().password_sets, 3, "{n}");
+    }
+    let ends = world.recorded(4).await;
+    let again = ends.iter().map(Taken::json).find(|end| end["jobId"] == "wave/aBc-1").unwrap();
+    assert_eq!(again["outcome"], "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

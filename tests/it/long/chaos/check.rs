@@ -287,8 +287,23 @@ impl<'a> Check<'a> {
         if self.said(CLOSED) == 0 || self.said(OPEN) == 0 {
             wrong.push("the guard did not close the bulk lane and open it again".to_owned());
         }
+        wrong.extend(self.never_came(setup));
         wrong.extend(self.secrets());
         wrong
+    }
+
+    /// What a run of this size has for sure: else it has shown nothing of it.
+    fn never_came(&self, setup: &Setup) -> Vec<String> {
+        const SURE: usize = 2000;
+        let jobs = |is: fn(&Job) -> bool| self.jobs.values().filter(|job| is(job)).count();
+        let came = [
+            ("a halt by a wrong gateway", self.said("foreign_answer: ")),
+            ("a mail server that refuses everybody", self.diary.refusals()),
+            ("a job by userName", jobs(|job| job.by_name)),
+            ("a job that is not UTF-8", jobs(|job| job.kind == Kind::NotUtf8)),
+        ];
+        let never = came.into_iter().filter(|(_, times)| setup.jobs >= SURE && *times == 0);
+        never.map(|(what, _)| format!("there was never {what}")).collect()
     }
 
     /// Each of a job's outcomes is one that such a job can have.
