@@ -112,11 +112,11 @@ fn what_the_broker_dead_lettered_is_read_from_its_newest_death() {
 fn a_lane_that_is_not_known_is_said_and_no_other_stands_in_for_it() {
     let (body, properties) = of_a_worker();
     let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("express".into()));
+    headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("no-lane".into()));
     let letter = DeadLetter::read(&body, &properties.with_headers(headers));
-    let why = format!("{}; {CURE}", UnknownLane("express".into()));
+    let why = format!("{}; {CURE}", UnknownLane("no-lane".into()));
     assert_eq!(letter.hindrance(), Some(why));
-    assert!(line(&letter, "main", None).contains(r#""lane":"express""#), "{}", line(&letter, "main", None));
+    assert!(line(&letter, "main", None).contains(r#""lane":"no-lane""#), "{}", line(&letter, "main", None));
 }
 
 #[test]
