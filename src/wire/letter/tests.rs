@@ -48,6 +48,7 @@ fn of_a_worker() -> (Vec<u8>, BasicProperties) {
     let came = BasicProperties::default().with_message_id("j".into()).with_timestamp(7).with_headers(table(&[
         ("batch", text_of("monday")),
         ("not-after", text_of("2099-01-01T00:00:00Z")),
+        ("resetd-retry", text_of(r#"{"v":1,"tried":3}"#)),
         ("resetd-tried", AMQPValue::LongLongInt(3)),
     ]));
     super::super::dead_letter::message(BODY, &came, &outcome, &allowed())
@@ -70,6 +71,7 @@ fn of_the_broker() -> BasicProperties {
         ("x-death", AMQPValue::FieldArray(FieldArray::from(deaths))),
         ("x-first-death-reason", text_of("expired")),
         ("x-delivery-count", AMQPValue::LongLongInt(21)),
+        ("resetd-retry", text_of(r#"{"v":1,"deliveries":9}"#)),
         ("resetd-deliveries", AMQPValue::LongLongInt(9)),
         ("x-mine", text_of("mine")),
     ]))
