@@ -25,7 +25,7 @@ use resetd::transport::seal::{Keys, Seal};
 use resetd::transport::{self, Undelivered};
 use resetd::wire::waits::Waits;
 use resetd::wire::{
-    dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
+    again, dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -172,13 +172,8 @@ fn given_up([reason, set, lane, status, attempts]: [usize; 5]) -> Outcome {
     }
 }
 
-/// A job that is given up. Its letter says why and what it is called, keeps nothing but what is permitted, and keeps the same of
-/// itself. Where it can be replayed, its replay is read as the job was, whatever that came to; and where it cannot, it has lost
-/// something.
-pub fn dead_letter(bytes: &[u8]) {
-    let Some((head, body)) = bytes.split_first_chunk::<8>() else { return };
-    let [reason, set, lane, status, attempts, ids, id, headers] = head.map(usize::from);
-    let outcome = given_up([reason, set, lane, status, attempts]);
+/// The properties that a job came with, some of which cannot be read.
+fn came([ids, id, headers]: [usize; 3], body: &[u8]) -> BasicProperties {
     let text = |from: usize| String::from_utf8_lossy(&body[..body.len().min(from)]).into_owned();
     let mut table = FieldTable::default();
     if headers & 1 > 0 {
@@ -191,10 +186,23 @@ pub fn dead_letter(bytes: &[u8]) {
         table.insert("not-after".into(), AMQPValue::LongString(text(id).into()));
         table.insert(text(id.min(60)).as_str().into(), AMQPValue::LongString(text(headers).into()));
     }
-    let mut came = BasicProperties::default().with_headers(table);
-    if ids & 1 > 0 {
-        came = came.with_message_id(ShortString::from(text(id.min(80)).as_str()));
+    if headers & 16 > 0 {
+        table.insert("resetd-retry".into(), AMQPValue::LongString(text(headers).into()));
     }
+    let came = BasicProperties::default().with_headers(table);
+    if ids & 1 > 0 { came.with_message_id(ShortString::from(text(id.min(80)).as_str())) } else { came }
+}
+
+/// A job that is given up. Its letter says why and what it is called, keeps nothing but what is permitted, and keeps the same of
+/// itself. Where it can be replayed, its replay is read as the job was, whatever that came to; and where it cannot, it has lost
+/// something.
+pub fn dead_letter(bytes: &[u8]) {
+    let Some((head, body)) = bytes.split_first_chunk::<8>() else { return };
+    let [reason, set, lane, status, attempts, ids, id, headers] = head.map(usize::from);
+    let outcome = given_up([reason, set, lane, status, attempts]);
+    let came = came([ids, id, headers], body);
+    let carried = |from: &BasicProperties| again::retry_headers(&again::properties(from, &again::retry_headers(from)));
+    assert_eq!(carried(&came), carried(&again::properties(&came, &carried(&came))));
     let rules = if headers & 8 > 0 { strict() } else { rules() };
     let (kept, properties) = letter_of::message(body, &came, &outcome, &rules.allowed);
     let read = letter::DeadLetter::read(&kept, &properties);
@@ -257,7 +265,8 @@ fn is_permitted(kept: &[u8], properties: &BasicProperties) {
     }
     let known = ["batch", "traceparent", "not-before", "not-after"];
     for name in properties.headers().iter().flat_map(|table| table.inner().keys()) {
-        assert!(known.contains(&name.as_str()) || name.as_str().starts_with("resetd-"), "{name}");
+        let is_ours = name.as_str().starts_with("resetd-") && name.as_str() != "resetd-retry";
+        assert!(known.contains(&name.as_str()) || is_ours, "{name}");
     }
 }
 

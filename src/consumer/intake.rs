@@ -34,7 +34,7 @@ const LEAVING: Duration = Duration::from_millis(300);
 const PROBE: Duration = Duration::from_secs(1);
 
 /// A lane is consumed while the guard has room for so many times the prefetch: then no consumer takes more than there is room for
-/// between two looks at it, though both lanes' jobs in flight set a password each. Else no more of its jobs are taken than there is
+/// between two looks at it, though all lanes' jobs in flight set a password each. Else no more of its jobs are taken than there is
 /// room for.
 const PLENTY: u32 = 3;
 /// So many of the first lane go before one of another while deliveries run isolated: that one keeps a tenth, as at the gate.

@@ -50,52 +50,11 @@ impl<W: Workload> Consumer<W> {
         let _reading = supervisor.ledger.reading();
         let publisher = Arc::new(Publisher::of(Arc::clone(&link.pool)));
         let registration = self.election.register(link).await?;
-        let (gone, proof) = (registration.gone().clone(), registration.proof());
+        let gone = registration.gone().clone();
         let lost = || BrokerError::Retry("a connection or a channel was lost before this process led".into());
-        let mut failing = Failing::default();
-        let chosen = async {
-            loop {
-                let began = Instant::now();
-                let chain = self
-                    .election
-                    .stand_by(&registration, &link.looks, |standing| self.says(supervisor, standing))
-                    .await?;
-                if began.elapsed() >= LAPSE {
-                    failing = Failing::default();
-                }
-                // An unbroken proof all the while, or it starts over.
-                let taken_over = tokio::select! {
-                    () = proof.broken(chain) => {
-                        self.says(supervisor, Standing::Starting("no ping came back in time; the takeover starts over".into()));
-                        if failing.for_long() {
-                            break Err(BrokerError::Retry("the proof breaks again and again".into()));
-                        }
-                        continue;
-                    }
-                    () = self.election.until_led_by_0_1(&link.looks) => continue,
-                    taken_over = self.take_over(supervisor, &publisher, &registration) => taken_over,
-                };
-                match taken_over {
-                    // One of release 0.1 that has taken its lease since has read our fence, and waits; we let it go first.
-                    Ok(_) if self.election.is_led_by_0_1(&link.looks).await? => failing = Failing::default(),
-                    Ok(fenced) if proof.accept(chain) => break Ok((chain, fenced)),
-                    Ok(_) => {}
-                    Err(BrokerError::Retry(reason)) if failing.for_long() => break Err(BrokerError::Retry(reason)),
-                    Err(BrokerError::Retry(reason)) => {
-                        self.says(supervisor, Standing::Starting(reason));
-                        sleep(AGAIN).await;
-                    }
-                    Err(
-                        trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_)),
-                    ) => {
-                        break Err(trouble);
-                    }
-                }
-            }
-        };
         let left = self.publish_left(&publisher).shared();
         let elected = async {
-            let chosen = chosen.await;
+            let chosen = self.take_turn(supervisor, link, &publisher, &registration).await;
             // What is on its way is known to be confirmed or not, before it may be published once more.
             let _ = timeout(LEFT, left.clone()).await;
             if chosen.is_ok() && self.election.is_led_by_0_1(&link.looks).await? {
@@ -124,6 +83,52 @@ impl<W: Workload> Consumer<W> {
         *self.lost_term() = None;
         self.election.settles(&fenced);
         Ok(Term { registration, publisher: Arc::clone(&publisher), looks: Arc::clone(&link.looks), chain, fenced })
+    }
+
+    /// Stands by until it is elected and has read what the former leader has done; and so again until the proof of it holds all the while.
+    async fn take_turn(
+        &self,
+        supervisor: &Supervisor<'_, W>,
+        link: &Link,
+        publisher: &Arc<Publisher>,
+        registration: &Registration,
+    ) -> Result<(Chain, Fenced), BrokerError> {
+        let proof = registration.proof();
+        let mut failing = Failing::default();
+        loop {
+            let began = Instant::now();
+            let chain =
+                self.election.stand_by(registration, &link.looks, |standing| self.says(supervisor, standing)).await?;
+            if began.elapsed() >= LAPSE {
+                failing = Failing::default();
+            }
+            // An unbroken proof all the while, or it starts over.
+            let taken_over = tokio::select! {
+                () = proof.broken(chain) => {
+                    self.says(supervisor, Standing::Starting("no ping came back in time; the takeover starts over".into()));
+                    if failing.for_long() {
+                        break Err(BrokerError::Retry("the proof breaks again and again".into()));
+                    }
+                    continue;
+                }
+                () = self.election.until_led_by_0_1(&link.looks) => continue,
+                taken_over = self.take_over(supervisor, publisher, registration) => taken_over,
+            };
+            match taken_over {
+                // One of release 0.1 that has taken its lease since has read our fence, and waits; we let it go first.
+                Ok(_) if self.election.is_led_by_0_1(&link.looks).await? => failing = Failing::default(),
+                Ok(fenced) if proof.accept(chain) => break Ok((chain, fenced)),
+                Ok(_) => {}
+                Err(BrokerError::Retry(reason)) if failing.for_long() => break Err(BrokerError::Retry(reason)),
+                Err(BrokerError::Retry(reason)) => {
+                    self.says(supervisor, Standing::Starting(reason));
+                    sleep(AGAIN).await;
+                }
+                Err(trouble @ (BrokerError::Missing(_) | BrokerError::NeedsOperator(_) | BrokerError::Misfit(_))) => {
+                    break Err(trouble);
+                }
+            }
+        }
     }
 
     /// How it stands while it does not lead.

@@ -66,6 +66,11 @@ impl Lane {
     pub const COUNT: usize = 2;
     /// Their names, in the order of [`Lane::ALL`].
     pub const NAMES: [&'static str; Self::COUNT] = ["interactive", "bulk"];
+    /// What their jobs are, of many and of one: the titles in the AsyncAPI document.
+    pub const JOBS: [[&'static str; 2]; Self::COUNT] = [
+        ["Jobs that somebody waits for", "a job that somebody waits for"],
+        ["Jobs by the thousand", "a job out of thousands"],
+    ];
     /// The one whose queue and routing key have no lane in their names.
     pub const FIRST: Lane = Self::ALL[0];
     /// The one that gets its permits last.
@@ -183,8 +188,8 @@ mod tests {
         assert_eq!(Lane::ALL.map(Lane::index), std::array::from_fn(|at| at));
         assert_eq!(Lane::ALL.map(|lane| Lane::named(lane.as_str())), Lane::ALL.map(Ok));
         let unknown = Lane::named("Bulk").unwrap_err();
-        let said = "the lane \"Bulk\" is not known here; there are interactive and bulk";
-        assert!(unknown.to_string().starts_with(said), "{unknown}");
+        let said = format!("the lane \"Bulk\" is not known here; there are {}", Lane::NAMES.join(" and "));
+        assert_eq!(unknown.to_string(), said);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What may close a lane while the other one works: a limit to how many are reset in an hour, and the daily hours of the bulk lane. Pure:
+//! What may close a lane while others work: a limit to how many are reset in an hour, and the daily hours of the bulk lane. Pure:
 //! time is an argument.
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ pub enum Cause {
         lane: Lane,
         /// As many as `orgs.NAME.guard_per_hour` allows.
         most: NonZeroU32,
-        /// So many: what has begun ends, and those of the other lane may count too.
+        /// So many: what has begun ends, and those of other lanes may count too.
         reset: u32,
     },
     /// It is outside its hours: `orgs.NAME.bulk_window`.

@@ -88,20 +88,22 @@ impl<T> Lanes<T> {
         queue.remove(at)
     }
 
-    /// The next to be a probe: the one with the least `rank`, which is told whether the last probe was of its lane, and its place there.
-    /// `is_first`: the interactive lane has not had its turn yet.
+    /// The next to be a probe: the one with the least `rank`, which is told how many other lanes have their turn before its own (0: it is
+    /// its lane's), and its place there. `is_first`: the interactive lane has not had its turn yet.
     ///
     /// A job whose calls fail whatever the org does would else be every probe, and keep the breaker from closing.
     pub(super) fn pop_probe<R: Ord>(
         &mut self,
         may: impl Fn(Lane, &T) -> bool,
-        rank: impl Fn(&T, bool, usize) -> R,
+        rank: impl Fn(&T, usize, usize) -> R,
         is_first: bool,
     ) -> Option<T> {
         let last = if is_first { Lane::LAST } else { self.last_probe };
+        // The lanes in their order from the one after the last probe's on, which is the last to have its turn.
+        let turn = |lane: Lane| (lane.index() + Lane::COUNT - last.index() - 1) % Lane::COUNT;
         let of = |(queue, lane)| VecDeque::iter(queue).enumerate().map(move |(at, waiting)| (lane, at, waiting));
         let all = self.queues.iter().zip(Lane::ALL).flat_map(of).filter(|(lane, _, waiting)| may(*lane, waiting));
-        let (lane, at, _) = all.min_by_key(|(lane, at, waiting)| rank(waiting, *lane == last, *at))?;
+        let (lane, at, _) = all.min_by_key(|(lane, at, waiting)| rank(waiting, turn(*lane), *at))?;
         self.last_probe = lane;
         self.queues[lane.index()].remove(at)
     }
@@ -139,14 +141,27 @@ mod tests {
     }
 
     #[test]
+    fn probes_go_round_all_lanes_whoever_waits_there() {
+        let mut lanes = Lanes::default();
+        let rounds = 3;
+        for lane in Lane::ALL {
+            (0..rounds).for_each(|n| lanes.push(lane, (lane, n)));
+        }
+        lanes.push(Lane::FIRST, (Lane::FIRST, rounds));
+        let order: Vec<_> =
+            std::iter::from_fn(|| lanes.pop_probe(|_, _| true, |_, turn, at| (turn, at), false)).collect();
+        let each = (0..rounds).flat_map(|n| Lane::ALL.map(|lane| (lane, n)));
+        assert_eq!(order, each.chain([(Lane::FIRST, rounds)]).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn probes_come_from_both_lanes_in_turn_and_the_interactive_one_is_first() {
         let mut lanes = Lanes::default();
         (0..3).for_each(|n| lanes.push(Lane::Interactive, ('i', n)));
         (0..5).for_each(|n| lanes.push(Lane::Bulk, ('b', n)));
         assert_eq!(lanes.pop(|_, _| true, |_| false), Some(('i', 0)));
-        let probe = |lanes: &mut Lanes<(char, i32)>, is_first| {
-            lanes.pop_probe(|_, _| true, |_, in_turn, at| (in_turn, at), is_first)
-        };
+        let probe =
+            |lanes: &mut Lanes<(char, i32)>, is_first| lanes.pop_probe(|_, _| true, |_, turn, at| (turn, at), is_first);
         assert_eq!(probe(&mut lanes, true), Some(('i', 1)));
         assert_eq!(probe(&mut lanes, false), Some(('b', 0)));
         assert_eq!(probe(&mut lanes, true), Some(('i', 2)), "each time that it opens");

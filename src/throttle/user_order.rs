@@ -1,4 +1,4 @@
-//! One at a time per user: two of a user's jobs never run at once, over both lanes, and they run in the order they came.
+//! One at a time per user: two of a user's jobs never run at once, over all lanes, and they run in the order they came.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

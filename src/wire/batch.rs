@@ -42,7 +42,7 @@ struct Announcement<'a> {
     /// The org's name in the worker's configuration.
     #[serde(borrow)]
     org: Cow<'a, str>,
-    /// Which of the two queues its jobs go to.
+    /// The lane its jobs go to.
     #[serde(borrow)]
     #[schemars(schema_with = "schema::lane")]
     lane: Cow<'a, str>,

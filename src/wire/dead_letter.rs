@@ -96,7 +96,7 @@ pub fn headers_schema() -> Schema {
             STATUS: {"type": ["integer", "null"], "description": "The status of the org's last answer; void where there was none."},
             ATTEMPTS: {"type": "integer", "minimum": 0, "description": "Calls that counted."},
             PASSWORD_SET: schema::about("Whether the password is set; `unknown` where a call that failed may have been carried out.", schema::password_set(generator)),
-            LANE: schema::about("Which of the two queues it came by.", schema::lane(generator)),
+            LANE: schema::about("The lane it came by.", schema::lane(generator)),
             DEAD_AT: schema::about("When it was given up.", schema::moment(generator)),
             MISSING: {"type": "array", "items": {"type": "string"}, "description": "The names of values that the job had and the letter has not: it cannot be replayed. Not there where nothing is missing."},
             LEFT_OUT: {"type": "array", "items": {"type": "string"}, "description": "The names of what is not kept and says nothing to a worker, such as other headers."},

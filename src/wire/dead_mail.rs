@@ -306,7 +306,9 @@ mod tests {
     #[test]
     fn a_dead_mail_keeps_who_and_why_and_no_password() {
         let mut headers = FieldTable::default();
-        for name in ["x-death", "resetd-tried", "resetd-language", "batch", "not-after", "x-of-somebody"] {
+        for name in
+            ["x-death", "resetd-retry", "resetd-tried", "resetd-language", "batch", "not-after", "x-of-somebody"]
+        {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -26,7 +26,7 @@ struct Record<'a> {
     job_id: &'a str,
     /// The org's name in the worker's configuration.
     org: &'a str,
-    /// Which of the two queues it came by.
+    /// The lane it came by.
     #[schemars(schema_with = "schema::lane")]
     lane: &'a str,
     /// Whose password: the id at the org; null where it is not known.

@@ -141,6 +141,7 @@ mod tests {
             ("not-before", AMQPValue::Timestamp(1_800_000_000)),
             ("not-after", text(&long)),
             ("x-death", text("of the broker")),
+            ("resetd-retry", text(r#"{"v":1,"tried":1}"#)),
             ("resetd-tried", AMQPValue::LongLongInt(1)),
             ("resetd-reason", text("forged")),
         ]);

@@ -124,7 +124,7 @@ mod tests {
         let later = br#"{"org":"main","ratePerMinute":60,"blocked":{"cause":"unheard_of","reason":""}}"#;
         let read = |body| read(body, &properties).map(|(_, status)| status);
         assert_eq!(read(later), Some(Status { rate: 60, blocked: None, closed: [const { None }; Lane::COUNT] }));
-        let newer = br#"{"org":"main","ratePerMinute":60,"express":{"n":1},"bulk":null,"at":5}"#;
+        let newer = br#"{"org":"main","ratePerMinute":60,"no-lane":{"n":1},"bulk":null,"at":5}"#;
         assert_eq!(read(newer), read(later), "another lane, and what else there may be, is passed over");
         assert_eq!((read(b"{"), read(br#"{"org":"main"}"#)), (None, None));
     }

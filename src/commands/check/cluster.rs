@@ -186,7 +186,8 @@ impl Seen {
             );
             return Some(Finding::warn("dead node", says, cure));
         }
-        let pattern = format!("^{}(resets\\.[a-z0-9_]+(\\.bulk)?|emails)$", literal(&self.prefix));
+        let lanes = one_of(&Lane::NAMES[1..]);
+        let pattern = format!("^{}(resets\\.[a-z0-9_]+(\\.{lanes})?|emails)$", literal(&self.prefix));
         let cure = format!(
             "rabbitmqctl set_policy -p {} resetd-dead-node {} '{{\"consumer-disconnected-timeout\":{TIMEOUT_MS}}}' --apply-to quorum_queues",
             quoted(&self.vhost),
@@ -205,6 +206,11 @@ fn literal(name: &str) -> String {
         escaped.push(c);
         escaped
     })
+}
+
+/// A regular expression that means one of these names.
+fn one_of(names: &[&str]) -> String {
+    if let [name] = names { (*name).to_owned() } else { format!("({})", names.join("|")) }
 }
 
 /// As one word of a POSIX shell.
@@ -260,14 +266,21 @@ mod tests {
                         -> rabbitmq-queues grow rabbit@n2 all --vhost-pattern '^/$' --queue-pattern '^a\.(resets|emails)'; rabbitmq-queues grow rabbit@n3 all --vhost-pattern '^/$' --queue-pattern '^a\.(resets|emails)'; rabbitmq-streams add_replica --vhost / a.resets.outcomes rabbit@n2; rabbitmq-streams add_replica --vhost / a.resets.outcomes rabbit@n3
         "#);
         let odd = Seen { vhost: "it's".into(), ..seen(recorded!("nodes-one-down"), queues) };
-        insta::assert_snapshot!(text(&odd, (4, 3)), @r#"
+        let policy = format!(r"'^a\.(resets\.[a-z0-9_]+(\.{})?|emails)$'", one_of(&Lane::NAMES[1..]));
+        insta::assert_snapshot!(text(&odd, (4, 3)).replace(&policy, "PATTERN"), @r#"
         warn  nodes      2 of 3 run; not these: rabbit@n3
                          -> start them; one that never comes back: rabbitmqctl forget_cluster_node NODE
         warn  replicas   3 nodes, and not 3 replicas of each queue; on rabbit@n1 alone: a.resets.main, a.resets.outcomes; not known yet: a.resets.main.dead
                          -> rabbitmq-queues grow rabbit@n2 all --vhost-pattern '^it\'\''s$' --queue-pattern '^a\.(resets|emails)'; rabbitmq-streams add_replica --vhost 'it'\''s' a.resets.outcomes rabbit@n2
         warn  dead node  jobs and mails in flight at a node that dies come back after 60 s: no consumer-disconnected-timeout for a.resets.main, a.resets.main.bulk
-                         -> rabbitmqctl set_policy -p 'it'\''s' resetd-dead-node '^a\.(resets\.[a-z0-9_]+(\.bulk)?|emails)$' '{"consumer-disconnected-timeout":5000}' --apply-to quorum_queues
+                         -> rabbitmqctl set_policy -p 'it'\''s' resetd-dead-node PATTERN '{"consumer-disconnected-timeout":5000}' --apply-to quorum_queues
         "#);
+    }
+
+    #[test]
+    fn a_pattern_means_one_lane_or_one_of_several() {
+        assert_eq!(one_of(&["bulk"]), "bulk");
+        assert_eq!(one_of(&["express", "bulk"]), "(express|bulk)");
     }
 
     #[test]

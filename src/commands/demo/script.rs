@@ -48,7 +48,7 @@ fn user(n: usize) -> String {
     format!("agent-{n:02}")
 }
 
-/// The good jobs in both lanes, and among them some that no worker can carry out.
+/// The good jobs in two lanes, and among them some that no worker can carry out.
 pub(super) fn jobs() -> Vec<(Lane, Value)> {
     let good = (1..=GOOD).map(|n| {
         let lane = if n % 2 == 0 { Lane::Bulk } else { Lane::Interactive };

@@ -11,12 +11,6 @@ const BINDINGS: &str = "0.3.0";
 /// What stands for an org's name in an address.
 const ORG: &str = "{org}";
 
-/// What a lane's jobs are, and what taking one is.
-const LANES: [[&str; 2]; Lane::COUNT] = [
-    ["Jobs that somebody waits for", "Take a job that somebody waits for"],
-    ["Jobs by the thousand", "Take a job out of thousands"],
-];
-
 /// The document. Names are without `amqp.prefix`.
 pub(super) fn document() -> Value {
     json!({
@@ -38,7 +32,7 @@ fn channels() -> Value {
     let names = Names::new("", ORG);
     let org = json!({"org": {"description": "The org's name in the worker's configuration."}});
     let of_lane = |lane: Lane| {
-        let [title, _] = LANES[lane.index()];
+        let [title, _] = Lane::JOBS[lane.index()];
         json!({
             "address": names.lane_key(lane), "title": title, "parameters": org, "messages": carries(&["job"]),
             "bindings": exchange(&names.resets(), "direct"),
@@ -116,7 +110,11 @@ fn operations() -> Value {
         "giveUp": send("deadLetters", "Give a job up"),
         "giveUpMail": send("deadMails", "Give a mail up"),
     });
-    joined(Lane::ALL.map(|lane| (taking(lane), take(&channel(lane), LANES[lane.index()][1]))), others)
+    let of_lane = |lane: Lane| {
+        let [_, job] = Lane::JOBS[lane.index()];
+        (taking(lane), take(&channel(lane), &format!("Take {job}")))
+    };
+    joined(Lane::ALL.map(of_lane), others)
 }
 
 fn messages() -> Value {

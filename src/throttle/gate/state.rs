@@ -298,9 +298,9 @@ impl<T> State<T> {
         self.stops.values_mut().for_each(|stop| stop.tried(now));
         let (doubts, stand) = (&self.doubts, self.breaker.stand());
         // Of several of whom nothing bad is known the one that came last: those that came first are likelier to be of those that failed.
-        let rank = |waiting: &Waiting<T>, had_the_last: bool, at: usize| match &waiting.user {
-            Some(user) => (doubts.witness(user), had_the_last, usize::MAX - at),
-            None => (Witness::Clear, had_the_last, at),
+        let rank = |waiting: &Waiting<T>, turn: usize, at: usize| match &waiting.user {
+            Some(user) => (doubts.witness(user), turn, usize::MAX - at),
+            None => (Witness::Clear, turn, at),
         };
         if is_halted || matches!(stand, Stand::HalfOpen { .. }) {
             return self.lanes.pop_probe(&may, rank, stand.is_at_first());

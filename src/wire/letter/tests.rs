@@ -48,6 +48,7 @@ fn of_a_worker() -> (Vec<u8>, BasicProperties) {
     let came = BasicProperties::default().with_message_id("j".into()).with_timestamp(7).with_headers(table(&[
         ("batch", text_of("monday")),
         ("not-after", text_of("2099-01-01T00:00:00Z")),
+        ("resetd-retry", text_of(r#"{"v":1,"tried":3}"#)),
         ("resetd-tried", AMQPValue::LongLongInt(3)),
     ]));
     super::super::dead_letter::message(BODY, &came, &outcome, &allowed())
@@ -70,6 +71,7 @@ fn of_the_broker() -> BasicProperties {
         ("x-death", AMQPValue::FieldArray(FieldArray::from(deaths))),
         ("x-first-death-reason", text_of("expired")),
         ("x-delivery-count", AMQPValue::LongLongInt(21)),
+        ("resetd-retry", text_of(r#"{"v":1,"deliveries":9}"#)),
         ("resetd-deliveries", AMQPValue::LongLongInt(9)),
         ("x-mine", text_of("mine")),
     ]))
@@ -112,11 +114,11 @@ fn what_the_broker_dead_lettered_is_read_from_its_newest_death() {
 fn a_lane_that_is_not_known_is_said_and_no_other_stands_in_for_it() {
     let (body, properties) = of_a_worker();
     let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("express".into()));
+    headers.insert(dead_letter::LANE.into(), AMQPValue::LongString("no-lane".into()));
     let letter = DeadLetter::read(&body, &properties.with_headers(headers));
-    let why = format!("{}; {CURE}", UnknownLane("express".into()));
+    let why = format!("{}; {CURE}", UnknownLane("no-lane".into()));
     assert_eq!(letter.hindrance(), Some(why));
-    assert!(line(&letter, "main", None).contains(r#""lane":"express""#), "{}", line(&letter, "main", None));
+    assert!(line(&letter, "main", None).contains(r#""lane":"no-lane""#), "{}", line(&letter, "main", None));
 }
 
 #[test]

@@ -340,8 +340,10 @@ async fn a_number_whose_channel_was_refused_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_orgs_of_one_worker_publish_at_once_over_128_channels() {
-    let node = tokio::task::spawn_blocking(|| Broker::private_with("channel_max = 128")).await.unwrap();
+async fn thirty_orgs_of_one_worker_publish_at_once_over_hardly_more_channels_than_they_need() {
+    let channels = READING + 30 * (CANDIDATE + Lane::COUNT) + REFUSALS + 7;
+    let limit = format!("channel_max = {channels}");
+    let node = tokio::task::spawn_blocking(move || Broker::private_with(&limit)).await.unwrap();
     let mut plan = Plan::at(&node.url);
     for n in 0..30 {
         plan = plan.org(&format!("org{n}"), unlimited(), "");
@@ -368,7 +370,7 @@ async fn orgs_that_need_more_channels_than_the_broker_allows_end_with_2_and_both
         plan = plan.org(&format!("org{n}"), unlimited(), "");
     }
     let world = plan.prepare().await;
-    let needed = (READING + 20 * (CANDIDATE + 2) + REFUSALS).to_string();
+    let needed = (READING + 20 * (CANDIDATE + Lane::COUNT) + REFUSALS).to_string();
     let parts = ["20 orgs", &needed, &FEW.to_string(), "channel_max", "divide the orgs"];
     ends(Run::of(&world, &["worker"]), 2, &parts).await;
 }

@@ -185,7 +185,8 @@ async fn a_far_not_before_waits_in_the_largest_rung_that_fits_with_all_the_job_c
             assert!(parked.header("x-delivery-count").is_none_or(|count| count == "0"), "{headers:?}");
             let names = headers.inner().keys().map(lapin::types::ShortString::as_str);
             let names: Vec<&str> = names.filter(|name| *name != "x-delivery-count").collect();
-            assert_eq!(names, ["batch", "not-before", "resetd-tried", "traceparent"]);
+            assert_eq!(names, ["batch", "not-before", "resetd-retry", "resetd-tried", "traceparent"]);
+            assert_eq!(parked.header("resetd-retry").unwrap(), r#"{"v":1}"#);
             assert_eq!(parked.header("resetd-tried").unwrap(), "0");
         }
     }

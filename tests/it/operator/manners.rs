@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use resetd::domain::job::Lane;
+
 use crate::operator::process::{Run, ends, says};
 
 /// What it writes to stdout, where it ends well and says nothing else.
@@ -118,7 +120,7 @@ async fn a_value_that_does_not_do_ends_with_2_and_one_that_does() {
     let wrong: [(&[&str], &[&str]); 6] = [
         (&["enqueue", "--not-before", "tomorrow", "-"], &["--not-before", "tomorrow", "2026-11-24T18:00:00Z"]),
         (&["enqueue", "--not-after", "2026-11-24", "-"], &["--not-after", "RFC 3339"]),
-        (&["enqueue", "--lane", "fast", "-"], &["--lane", "interactive, bulk"]),
+        (&["enqueue", "--lane", "fast", "-"], &["--lane", &Lane::NAMES.join(", ")]),
         (&["dead", "list", "--since", "yesterday"], &["--since", "30m"]),
         (&["sim", "--listen", "8080"], &["--listen", "127.0.0.1:8080"]),
         (&["sim", "--latency", "5"], &["--latency", "250ms"]),
