@@ -18,13 +18,13 @@ use resetd::domain::attribute::AllowedAttributes;
 use resetd::domain::job::{Intent, JobId, Lane, Reset, Who};
 use resetd::domain::note::{Content, Note};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
-use resetd::domain::user::EmailAddress;
+use resetd::domain::recipient::Recipient;
 use resetd::transport::keys::{Bits, Pair};
 use resetd::transport::seal::{Keys, Seal};
 use resetd::transport::{self, Undelivered};
 use resetd::wire::waits::Waits;
 use resetd::wire::{
-    dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
+    dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished, recipient,
 };
 use serde_json::{Map, Value, json};
 
@@ -76,7 +76,8 @@ fn written(reset: &Reset) -> String {
     let pairs =
         reset.attributes.iter().map(|attribute| format!("{}:{}", text(attribute.name.as_str()), attribute.json));
     let attributes = pairs.collect::<Vec<_>>().join(",");
-    format!("{{{who},\"password\":1,\"email\":{},\"attributes\":{{{attributes}}}}}", text(reset.email.as_str()))
+    let (field, recipient) = recipient::written(&reset.recipient);
+    format!("{{{who},\"password\":1,{}:{},\"attributes\":{{{attributes}}}}}", text(field), text(recipient))
 }
 
 fn one_line(refusal: &str) {
@@ -146,7 +147,7 @@ fn strict() -> &'static jobs::Rules {
     static RULES: OnceLock<jobs::Rules> = OnceLock::new();
     RULES.get_or_init(|| jobs::Rules {
         allowed: AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]),
-        fallback: EmailAddress::parse("fallback", "a@b").ok(),
+        fallback: Recipient::parse("fallback", "a@b").ok(),
         ..jobs::Rules::default()
     })
 }
@@ -243,14 +244,17 @@ fn is_permitted(kept: &[u8], properties: &BasicProperties) {
         kept => serde_json::from_slice(kept).expect("it is an object"),
     };
     for (name, value) in &fields {
+        let of_recipient = recipient::FIELDS.iter().find(|field| field.name == name);
         match name.as_str() {
-            "userId" | "userName" | "email" => assert!(value.is_string() || value.is_null(), "{name}"),
+            "userId" | "userName" => assert!(value.is_string() || value.is_null(), "{name}"),
             "password" => assert!([json!(true), json!(false), json!(null), json!("")].contains(value)),
-            "emails" => {
-                assert!(value.is_null() || value == &json!([]) || value == &json!([{"value": value[0]["value"]}]))
-            }
             "attributes" => assert!(value.is_object() || value.is_null()),
-            other => panic!("{other}"),
+            other => match of_recipient.unwrap_or_else(|| panic!("{other}")).list_of {
+                None => assert!(value.is_string() || value.is_null(), "{name}"),
+                Some(_) => {
+                    assert!(value.is_null() || value == &json!([]) || value == &json!([{"value": value[0]["value"]}]))
+                }
+            },
         }
     }
     let known = ["batch", "traceparent", "not-before", "not-after"];
@@ -313,15 +317,16 @@ fn sheet(jobs: &[Value]) -> String {
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let header = ["userId", "userName", "email"].into_iter().chain(columns.iter().copied());
-    writer.write_record(header).expect("into memory");
+    let texts = recipient::FIELDS.iter().filter(|field| field.list_of.is_none()).map(|field| field.name);
+    let fields: Vec<&str> = ["userId", "userName"].into_iter().chain(texts).collect();
+    writer.write_record(fields.iter().chain(&columns)).expect("into memory");
     for job in jobs {
         let attribute = |name: &&str| match &job["attributes"][*name] {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),
             json @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => json.to_string(),
         };
-        let cells = ["userId", "userName", "email"].map(|name| own(job, name)).into_iter();
+        let cells = fields.iter().map(|name| own(job, name));
         writer.write_record(cells.chain(columns.iter().map(attribute))).expect("into memory");
     }
     String::from_utf8(writer.into_inner().expect("into memory")).expect("it was text")

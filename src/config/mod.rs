@@ -28,8 +28,8 @@ use crate::domain::{
     form::Form,
     notification::{Template, Unfit},
     password::PasswordKind,
+    recipient::{AllowedDomains, Recipient},
     retry::{HALTED, RetryPolicy},
-    user::{AllowedDomains, EmailAddress},
 };
 pub use env_file::EnvFile;
 pub use error::ConfigError;
@@ -63,7 +63,7 @@ pub struct Retry {
 #[derive(Debug, Clone)]
 pub struct Notification {
     /// Who is told where a job has no address.
-    pub fallback: Option<EmailAddress>,
+    pub fallback: Option<Recipient>,
     /// Who may be told at all.
     pub domains: AllowedDomains,
     /// Subject and body.
@@ -348,7 +348,7 @@ fn retry(raw: &raw::Retry) -> Result<Retry, ConfigError> {
 
 fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
     let address = |text: String| {
-        EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
+        Recipient::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
     let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
     let domains = AllowedDomains::new(&raw.allowed_domains.0).map_err(|pattern| {

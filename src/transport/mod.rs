@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::note::NoteId;
 use crate::domain::password::Password;
-use crate::domain::user::EmailAddress;
+use crate::domain::recipient::Recipient;
 
 pub use courier::Courier;
 pub use smtp::{Unsendable, at_the_recipient};
@@ -35,7 +35,7 @@ pub struct Mail {
     /// The notification's id: by it a second delivery can be recognised.
     pub id: NoteId,
     /// Who is told.
-    pub to: EmailAddress,
+    pub to: Recipient,
     /// What they log in with: it is taken out of all that is told of a failure.
     pub password: Password,
     /// One line, without the password.

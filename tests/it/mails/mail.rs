@@ -10,7 +10,7 @@ use mail_parser::MessageParser;
 use resetd::config::{Config, Environment};
 use resetd::domain::note::{NoteId, Words};
 use resetd::domain::password::Password;
-use resetd::domain::user::EmailAddress;
+use resetd::domain::recipient::Recipient;
 use resetd::transport::{Courier, Mail, Templates, Undelivered};
 use resetd::wire::notification;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ fn encrypted(port: u16, tls: &str, ca: &Path, password: &str) -> Courier {
 fn mail_to(to: &str) -> Mail {
     Mail {
         id: NoteId::parse("0f6e7c1a-5b7e").unwrap(),
-        to: EmailAddress::parse("to", to).unwrap(),
+        to: Recipient::parse("to", to).unwrap(),
         password: Password::known(Zeroizing::new(PASSWORD.into())),
         subject: "Ihr vorläufiges Passwort".into(),
         text: Zeroizing::new(format!("Grüße\n.\nIt is {PASSWORD}\n")),
