@@ -5,6 +5,7 @@
 
 pub mod amqp;
 mod env_file;
+mod environment;
 mod error;
 pub mod http;
 mod inline;
@@ -12,6 +13,7 @@ pub mod mailer;
 pub mod org;
 pub mod proxy;
 mod raw;
+mod root;
 mod source;
 mod strength;
 pub mod telemetry;
@@ -32,8 +34,8 @@ use crate::domain::{
     retry::{HALTED, RetryPolicy},
 };
 pub use env_file::EnvFile;
+pub use environment::Environment;
 pub use error::ConfigError;
-pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
 const HOLD: Duration = Duration::from_mins(8);
@@ -115,7 +117,7 @@ pub struct Config {
     pub secret_files: Vec<(String, PathBuf)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
-    mailing: raw::Mailer,
+    mailing: mailer::Section,
     environment: Environment,
 }
 
