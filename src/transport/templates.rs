@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Error, HtmlEscape, UndefinedBehavior, V
 use zeroize::Zeroizing;
 
 use self::files::Files;
-use super::Mail;
+use super::delivery::Mail;
 use crate::config::ConfigError;
 use crate::config::mailer::Settings;
 use crate::domain::job::JobId;

@@ -7,7 +7,7 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
 use zeroize::Zeroizing;
 
-use super::super::Mail;
+use super::super::delivery::Mail;
 
 /// The longest subject, in bytes: more is no subject, and a header's line has 998 at most (RFC 5322, section 2.1.1).
 const MAX_SUBJECT: usize = 900;
