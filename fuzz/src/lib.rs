@@ -317,8 +317,7 @@ fn sheet(jobs: &[Value]) -> String {
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let texts = recipient::FIELDS.iter().filter(|field| field.list_of.is_none()).map(|field| field.name);
-    let fields: Vec<&str> = ["userId", "userName"].into_iter().chain(texts).collect();
+    let fields: Vec<&str> = ["userId", "userName"].into_iter().chain(recipient::columns()).collect();
     writer.write_record(fields.iter().chain(&columns)).expect("into memory");
     for job in jobs {
         let attribute = |name: &&str| match &job["attributes"][*name] {

@@ -33,6 +33,11 @@ pub const FIELDS: [Field; 2] = [
     Field { name: EMAILS, list_of: Some(EMAIL), description: "The same, as SCIM has it: the first one's value." },
 ];
 
+/// The names of those that are text, and so a column of a CSV file each.
+pub fn columns() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().filter(|field| field.list_of.is_none()).map(|field| field.name)
+}
+
 /// What is said where none is given.
 pub(super) const MISSING: &str = "email: it is missing, emails[0].value too";
 

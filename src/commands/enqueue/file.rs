@@ -13,7 +13,7 @@ use crate::domain::escape::Escaped;
 use crate::domain::job::Intent;
 use crate::wire::batch::job_id;
 use crate::wire::job::{Rules, parse};
-use crate::wire::recipient::{FIELDS, Field};
+use crate::wire::recipient::{self, FIELDS, Field};
 
 /// What a file of those that failed has beside the columns of its own: not a part of the job.
 pub(super) const REMARKS: [&str; 2] = ["reason", "detail"];
@@ -168,12 +168,11 @@ fn object(line: &str) -> Result<Written, String> {
 /// What would stand in the columns of a CSV file.
 fn cells(fields: &Map<String, Value>) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let names = |field: &Field| match field.list_of {
+    let named = |field: &Field| match field.list_of {
         Some(_) => fields.get(field.name)?.pointer("/0/value"),
         None => fields.get(field.name).filter(|value| value.as_str().is_some_and(|text| !text.is_empty())),
     };
-    let mut fields_of_recipient = FIELDS.iter();
-    let recipient = fields_of_recipient.find_map(|field| Some((field.list_of.unwrap_or(field.name), names(field)?)));
+    let recipient = FIELDS.iter().find_map(|field| Some((field.list_of.unwrap_or(field.name), named(field)?)));
     let user = ["userId", "userName"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
     let own = user.chain(recipient).map(|(name, value)| (name.to_owned(), text(value)));
     let attributes = fields.get("attributes").and_then(Value::as_object).into_iter().flatten();
@@ -209,8 +208,7 @@ fn csv(text: &str) -> Result<Vec<Line>> {
 
 /// Whether a column is a field of a job, and no attribute.
 fn is_own(column: &str) -> bool {
-    let is_recipient = |field: &Field| field.list_of.is_none() && field.name == column;
-    matches!(column, "userId" | "userName") || FIELDS.iter().any(is_recipient)
+    matches!(column, "userId" | "userName") || recipient::columns().any(|name| name == column)
 }
 
 /// A row as the body of a job.
