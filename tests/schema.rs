@@ -10,7 +10,8 @@ use resetd::domain::job::{JobId, Lane};
 use resetd::domain::notification::{Issued, Notification, Template};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
 use resetd::domain::password::{Password, PasswordKind};
-use resetd::domain::user::{EmailAddress, UserId};
+use resetd::domain::recipient::Recipient;
+use resetd::domain::user::UserId;
 use resetd::wire::{notification, outcome};
 use serde_json::{Value, json};
 
@@ -174,7 +175,7 @@ fn what_the_worker_writes_is_as_its_schema_says() {
         asked_at: None,
         org: "main",
         user: &user,
-        to: &EmailAddress::parse("email", "agent@example.com").unwrap(),
+        to: &Recipient::parse("email", "agent@example.com").unwrap(),
         template: &Template::new("Your password".into(), "It is {password}".into()).unwrap(),
         password: &Password::generate(PasswordKind::Hex).unwrap(),
         language: None,

@@ -19,13 +19,14 @@ use resetd::domain::attribute::AllowedAttributes;
 use resetd::domain::job::{Intent, JobId, Lane, Reset, Who};
 use resetd::domain::note::{Content, Note};
 use resetd::domain::outcome::{Outcome, OutcomeKind, PasswordSet, Reason};
-use resetd::domain::user::EmailAddress;
+use resetd::domain::recipient::Recipient;
 use resetd::transport::keys::{Bits, Pair};
 use resetd::transport::seal::{Keys, Seal};
 use resetd::transport::{self, Undelivered};
 use resetd::wire::waits::Waits;
 use resetd::wire::{
     again, dead_letter as letter_of, job as jobs, kept, letter, notification as notifications, properties as wished,
+    recipient,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -78,7 +79,8 @@ fn written(reset: &Reset) -> String {
     let pairs =
         reset.attributes.iter().map(|attribute| format!("{}:{}", text(attribute.name.as_str()), attribute.json));
     let attributes = pairs.collect::<Vec<_>>().join(",");
-    format!("{{{who},\"password\":1,\"email\":{},\"attributes\":{{{attributes}}}}}", text(reset.email.as_str()))
+    let (field, recipient) = recipient::written(&reset.recipient);
+    format!("{{{who},\"password\":1,{}:{},\"attributes\":{{{attributes}}}}}", text(field), text(recipient))
 }
 
 fn one_line(refusal: &str) {
@@ -148,7 +150,7 @@ fn strict() -> &'static jobs::Rules {
     static RULES: OnceLock<jobs::Rules> = OnceLock::new();
     RULES.get_or_init(|| jobs::Rules {
         allowed: AllowedAttributes::new(vec!["genesys:*".into(), "title".into()]),
-        fallback: EmailAddress::parse("fallback", "a@b").ok(),
+        fallback: Recipient::parse("fallback", "a@b").ok(),
         ..jobs::Rules::default()
     })
 }
@@ -253,14 +255,17 @@ fn is_permitted(kept: &[u8], properties: &BasicProperties) {
         kept => serde_json::from_slice(kept).expect("it is an object"),
     };
     for (name, value) in &fields {
+        let of_recipient = recipient::FIELDS.iter().find(|field| field.name == name);
         match name.as_str() {
-            "userId" | "userName" | "email" => assert!(value.is_string() || value.is_null(), "{name}"),
+            "userId" | "userName" => assert!(value.is_string() || value.is_null(), "{name}"),
             "password" => assert!([json!(true), json!(false), json!(null), json!("")].contains(value)),
-            "emails" => {
-                assert!(value.is_null() || value == &json!([]) || value == &json!([{"value": value[0]["value"]}]))
-            }
             "attributes" => assert!(value.is_object() || value.is_null()),
-            other => panic!("{other}"),
+            other => match of_recipient.unwrap_or_else(|| panic!("{other}")).list_of {
+                None => assert!(value.is_string() || value.is_null(), "{name}"),
+                Some(_) => {
+                    assert!(value.is_null() || value == &json!([]) || value == &json!([{"value": value[0]["value"]}]))
+                }
+            },
         }
     }
     let known = ["batch", "traceparent", "not-before", "not-after"];
@@ -334,15 +339,16 @@ fn sheet(jobs: &[Value]) -> String {
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let header = ["userId", "userName", "email"].into_iter().chain(columns.iter().copied());
-    writer.write_record(header.map(quoted).collect::<Vec<_>>()).expect("into memory");
+    let fields: Vec<&str> = ["userId", "userName"].into_iter().chain(recipient::columns()).collect();
+    let header = fields.iter().chain(&columns).map(|name| quoted(name));
+    writer.write_record(header.collect::<Vec<_>>()).expect("into memory");
     for job in jobs {
         let attribute = |name: &&str| match &job["attributes"][*name] {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),
             json @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => json.to_string(),
         };
-        let cells = ["userId", "userName", "email"].map(|name| own(job, name)).into_iter();
+        let cells = fields.iter().map(|name| own(job, name));
         let cells = cells.chain(columns.iter().map(attribute)).map(|cell| quoted(&cell));
         writer.write_record(cells.collect::<Vec<_>>()).expect("into memory");
     }

@@ -12,7 +12,7 @@ use super::{serve_while, source, stdout};
 use crate::amqp::election::{self, Election, Queues};
 use crate::amqp::error::BrokerError;
 use crate::board::Board;
-use crate::config::{Config, mailer::Via};
+use crate::config::Config;
 use crate::consumer::{Consumer, Supervisor};
 use crate::domain::subject::Subject;
 use crate::http::Snapshot;
@@ -35,10 +35,9 @@ pub struct Args {
 pub fn preview(config: &Config, folder: &Path) -> Result<()> {
     let mailer = config.delivery()?;
     let templates = Templates::load(&mailer.settings)?;
-    let from = match &mailer.via {
-        Via::Smtp(smtp) => smtp.from.clone(),
-        // The service writes its own.
-        Via::Http(_) => "noreply@example.com".parse().context("a sender for the sample")?,
+    let from = match mailer.via.sender() {
+        Some(from) => from.clone(),
+        None => "noreply@example.com".parse().context("a sender for the sample")?,
     };
     let own = &config.notification.template;
     for path in transport::preview::preview(&templates, &mailer.settings.language, own, &from, folder)? {
@@ -57,8 +56,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
             "mailer.enabled is false: a worker configured so lets a message expire at the broker as soon as it is too old, and nobody says so; set it true, here and for the workers"
         );
     }
-    if matches!(config.mailer()?.via, Via::Http(_)) {
-        super::warn_of_proxy(&config.http.proxy);
+    if let Some(proxy) = config.mailer()?.via.proxy() {
+        super::warn_of_proxy(proxy);
     }
     tracing::info!(rate_per_minute = config.mailer.rate_per_minute, "mails are limited");
     let board = Board::of_mailer();

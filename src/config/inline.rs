@@ -41,11 +41,8 @@ pub(super) fn is_secret_variable(name: &str, text: &str) -> bool {
 
 fn is_secret(key: &[&str], text: &str) -> bool {
     match key {
-        ["orgs", _, "client_secret"]
-        | ["http", "token"]
-        | ["mailer", "smtp", "password"]
-        | ["mailer", "http", "token"] => !text.is_empty(),
-        ["amqp", "url" | "management_url"] | ["http", "proxy"] | ["mailer", "http", "url"] => is_secret_url(text),
+        ["orgs", _, "client_secret"] | ["http", "token"] | ["mailer", _, "password" | "token"] => !text.is_empty(),
+        ["amqp", "url" | "management_url"] | ["http", "proxy"] | ["mailer", _, "url"] => is_secret_url(text),
         _ => false,
     }
 }

@@ -7,14 +7,35 @@ use std::time::Duration;
 use lettre::message::Mailbox;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 
 use super::proxy::Proxy;
+use super::value::{List, Span};
 use super::variables::MAIL_SERVICE_URL;
 use super::{ConfigError, Environment, raw, value};
 use crate::domain::language::Language;
 
 /// The longest time limit of one step, as of an org's call: a takeover waits for a delivery that is on its way.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The section as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Section {
+    pub(super) enabled: bool,
+    pub(super) rate_per_minute: u32,
+    pub(super) timeout: Span,
+    pub(super) max_attempts: u32,
+    pub(super) retry_max: Span,
+    pub(super) from: Option<String>,
+    pub(super) templates: Option<PathBuf>,
+    pub(super) language: String,
+    pub(super) open_with: List,
+    pub(super) require_sealed: bool,
+    pub(super) smtp: raw::MailerSmtp,
+    #[serde(default)]
+    pub(super) http: raw::MailerHttp,
+}
 
 /// What does not depend on how it delivers.
 #[derive(Debug, Clone)]
@@ -55,6 +76,24 @@ pub enum Via {
     Smtp(Smtp),
     /// To a service of the user's own.
     Http(Http),
+}
+
+impl Via {
+    /// Who the mails are from; a service writes its own.
+    pub fn sender(&self) -> Option<&Mailbox> {
+        match self {
+            Self::Smtp(server) => Some(&server.from),
+            Self::Http(_) => None,
+        }
+    }
+
+    /// How a proxy is used, where one may be.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        match self {
+            Self::Smtp(_) => None,
+            Self::Http(service) => Some(&service.proxy),
+        }
+    }
 }
 
 /// The mail server.
@@ -112,7 +151,7 @@ pub struct Http {
 }
 
 impl Settings {
-    pub(super) fn check(raw: &raw::Mailer) -> Result<Self, ConfigError> {
+    pub(super) fn check(raw: &Section) -> Result<Self, ConfigError> {
         let count = |key: &str, count: u32| {
             NonZeroU32::new(count).ok_or_else(|| ConfigError::wrong(&format!("mailer.{key}"), count, "at least 1"))
         };
@@ -140,7 +179,7 @@ impl Settings {
 impl Mailer {
     pub(super) fn check(
         settings: &Settings,
-        raw: &raw::Mailer,
+        raw: &Section,
         environment: &Environment,
         proxy: &Proxy,
     ) -> Result<Self, ConfigError> {
@@ -172,7 +211,7 @@ impl Mailer {
 }
 
 impl Smtp {
-    fn check(host: &str, raw: &raw::Mailer) -> Result<Self, ConfigError> {
+    fn check(host: &str, raw: &Section) -> Result<Self, ConfigError> {
         let raw::MailerSmtp { port, tls, ca_file, user, password, password_file, pool, hello_name, .. } = &raw.smtp;
         if !is_host(host) {
             let wants = "the name or the address of a mail server, without a port (mailer.smtp.port)";

@@ -5,6 +5,7 @@
 
 pub mod amqp;
 mod env_file;
+mod environment;
 mod error;
 pub mod http;
 mod inline;
@@ -12,6 +13,7 @@ pub mod mailer;
 pub mod org;
 pub mod proxy;
 mod raw;
+mod root;
 mod source;
 mod strength;
 pub mod telemetry;
@@ -28,12 +30,12 @@ use crate::domain::{
     form::Form,
     notification::{Template, Unfit},
     password::PasswordKind,
+    recipient::{AllowedDomains, Recipient},
     retry::{HALTED, RetryPolicy},
-    user::{AllowedDomains, EmailAddress},
 };
 pub use env_file::EnvFile;
+pub use environment::Environment;
 pub use error::ConfigError;
-pub use source::Environment;
 
 /// How long a delivery is held at most: with the time of a last call and of giving it back it stays below 10 minutes.
 const HOLD: Duration = Duration::from_mins(8);
@@ -63,7 +65,7 @@ pub struct Retry {
 #[derive(Debug, Clone)]
 pub struct Notification {
     /// Who is told where a job has no address.
-    pub fallback: Option<EmailAddress>,
+    pub fallback: Option<Recipient>,
     /// Who may be told at all.
     pub domains: AllowedDomains,
     /// Subject and body.
@@ -117,7 +119,7 @@ pub struct Config {
     pub changeable_files: Vec<(PathBuf, String)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,
-    mailing: raw::Mailer,
+    mailing: mailer::Section,
     environment: Environment,
 }
 
@@ -351,7 +353,7 @@ fn retry(raw: &raw::Retry) -> Result<Retry, ConfigError> {
 
 fn notification(raw: raw::Notification) -> Result<Notification, ConfigError> {
     let address = |text: String| {
-        EmailAddress::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
+        Recipient::parse("notification.fallback_address", &text).map_err(|refusal| ConfigError::new(refusal.0))
     };
     let fallback = raw.fallback_address.filter(|text| !text.is_empty()).map(address).transpose()?;
     let domains = AllowedDomains::new(&raw.allowed_domains.0).map_err(|pattern| {

@@ -1,51 +1,11 @@
-//! The configuration as it is written: every key, nothing else.
+//! The sections of the configuration as they are written: every key, nothing else. That of the mailer is beside its transports.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::value::{List, PerHour, Span};
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Raw {
-    pub(super) amqp: Amqp,
-    #[serde(default)]
-    pub(super) orgs: BTreeMap<String, Org>,
-    pub(super) wire: Wire,
-    pub(super) password: Password,
-    pub(super) retry: Retry,
-    pub(super) notification: Notification,
-    pub(super) mailer: Mailer,
-    pub(super) http: Http,
-    pub(super) shutdown: Shutdown,
-    pub(super) telemetry: Telemetry,
-}
-
-impl Raw {
-    /// The files that hold secrets, with the keys that name them.
-    pub(super) fn secret_files(&self) -> Vec<(String, PathBuf)> {
-        let Mailer { smtp, http, .. } = &self.mailer;
-        let files = [
-            ("amqp.url_file", &self.amqp.url_file),
-            ("amqp.management_url_file", &self.amqp.management_url_file),
-            ("amqp.client_key_file", &self.amqp.client_key_file),
-            ("http.token_file", &self.http.token_file),
-            ("http.proxy_file", &self.http.proxy_file),
-            ("mailer.smtp.password_file", &smtp.password_file),
-            ("mailer.http.url_file", &http.url_file),
-            ("mailer.http.token_file", &http.token_file),
-        ];
-        let files = files.into_iter().map(|(key, file)| (key.to_owned(), file));
-        let orgs =
-            self.orgs.iter().map(|(name, org)| (format!("orgs.{name}.client_secret_file"), &org.client_secret_file));
-        let named = files.chain(orgs);
-        let set = named.filter_map(|(key, file)| Some((key, file.as_deref().filter(|path| !path.is_empty())?)));
-        set.map(|(key, path)| (key, PathBuf::from(path))).collect()
-    }
-}
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,24 +74,6 @@ pub(super) struct Notification {
     pub(super) body: String,
     pub(super) ttl: Span,
     pub(super) seal_to: List,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Mailer {
-    pub(super) enabled: bool,
-    pub(super) rate_per_minute: u32,
-    pub(super) timeout: Span,
-    pub(super) max_attempts: u32,
-    pub(super) retry_max: Span,
-    pub(super) from: Option<String>,
-    pub(super) templates: Option<PathBuf>,
-    pub(super) language: String,
-    pub(super) open_with: List,
-    pub(super) require_sealed: bool,
-    pub(super) smtp: MailerSmtp,
-    #[serde(default)]
-    pub(super) http: MailerHttp,
 }
 
 #[derive(Debug, Clone, Deserialize)]

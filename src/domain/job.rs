@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::attribute::Attribute;
 use super::language::Language;
-use super::user::{EmailAddress, UserId, UserName};
+use super::recipient::Recipient;
+use super::user::{UserId, UserName};
 
 /// The id a job goes by, in logs, outcomes and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,7 +165,7 @@ pub struct Reset {
     /// Whose password.
     pub who: Who,
     /// Who is told.
-    pub email: EmailAddress,
+    pub recipient: Recipient,
     /// What is set beside it, in the order it came.
     pub attributes: Vec<Attribute>,
 }
@@ -202,8 +203,8 @@ mod tests {
     fn language(name: &str, json: &str) -> Option<String> {
         let attribute = Attribute { name: AttributeName::parse(name).unwrap(), json: json.to_owned() };
         let who = Who::Id(UserId::parse("u").unwrap());
-        let email = EmailAddress::parse("email", "a@example.com").unwrap();
-        Reset { who, email, attributes: vec![attribute] }.language().map(|language| language.to_string())
+        let recipient = Recipient::parse("email", "a@example.com").unwrap();
+        Reset { who, recipient, attributes: vec![attribute] }.language().map(|language| language.to_string())
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod notification;
 pub mod outcome;
 pub mod password;
 pub mod rate;
+pub mod recipient;
 pub mod refusal;
 pub mod retry;
 pub mod statistics;

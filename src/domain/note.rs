@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 use super::job::JobId;
 use super::language::Language;
 use super::password::Password;
+use super::recipient::Recipient;
 use super::refusal::Refusal;
-use super::user::{EmailAddress, UserId};
+use super::user::UserId;
 
 /// The notification's own id: one for each password set. It names the mail too, in a `Message-ID`, so it has no character that would
 /// need quoting there.
@@ -60,7 +61,7 @@ pub struct Note {
     /// Whose password was set.
     pub user: UserId,
     /// Who is told.
-    pub to: EmailAddress,
+    pub to: Recipient,
     /// One line, without the password.
     pub subject: String,
     /// When the password was set.

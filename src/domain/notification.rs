@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 use super::job::JobId;
 use super::language::Language;
 use super::password::Password;
-use super::user::{EmailAddress, UserId};
+use super::recipient::Recipient;
+use super::user::UserId;
 
 /// What stands for the password in `notification.body`.
 const PLACEHOLDER: &str = "{password}";
@@ -73,7 +74,7 @@ pub struct Notification<'a> {
     /// Whose password was set.
     pub user: &'a UserId,
     /// Who is told.
-    pub to: &'a EmailAddress,
+    pub to: &'a Recipient,
     /// The texts.
     pub template: &'a Template,
     /// What they will log in with.

@@ -15,8 +15,7 @@ use crate::failpoint::{self, Stage};
 use crate::telemetry::logs::millis;
 use crate::telemetry::metrics;
 use crate::throttle::gate::{Permit, Verdict};
-use crate::transport::courier::Slot;
-use crate::transport::{Delivered, Mail, Undelivered};
+use crate::transport::{Delivered, Mail, Slot, Undelivered};
 use crate::wire::notification;
 use crate::wire::redact::without_addresses;
 

@@ -16,9 +16,10 @@ use crate::config::{Config, Retry};
 use crate::domain::job::Lane;
 use crate::domain::mailing::Unsent;
 use crate::domain::note::{Content, Note};
+use crate::domain::recipient::AllowedDomains;
 use crate::domain::retry::{FORBIDDEN_USERS, RetryPolicy};
 use crate::domain::subject::Subject;
-use crate::domain::user::{AllowedDomains, UserId};
+use crate::domain::user::UserId;
 use crate::telemetry::metrics::OTHER_ORG;
 use crate::throttle::forbidden::ForbiddenRun;
 use crate::throttle::gate::Gate;
@@ -188,8 +189,7 @@ impl MailerContext {
                 Ok(delivered)
             }
             Err(Undelivered::Refused { detail, status }) => {
-                // The same address in another case is no second recipient.
-                let in_row = self.refused.forbidden(&note.to.as_str().to_lowercase());
+                let in_row = self.refused.forbidden(&note.to.key());
                 if in_row < FORBIDDEN_USERS {
                     return Err(Undelivered::Refused { detail, status });
                 }

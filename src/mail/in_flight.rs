@@ -89,7 +89,8 @@ mod tests {
     use super::*;
     use crate::domain::job::JobId;
     use crate::domain::note::{Content, NoteId};
-    use crate::domain::user::{EmailAddress, UserId};
+    use crate::domain::recipient::Recipient;
+    use crate::domain::user::UserId;
 
     fn note(org: &str, user: &str, issued: i64) -> Note {
         Note {
@@ -97,7 +98,7 @@ mod tests {
             job: JobId::new("j"),
             org: org.into(),
             user: UserId::parse(user).unwrap(),
-            to: EmailAddress::parse("to", "a@example.com").unwrap(),
+            to: Recipient::parse("to", "a@example.com").unwrap(),
             subject: String::new(),
             issued_at: Timestamp::from_second(issued).unwrap(),
             language: None,

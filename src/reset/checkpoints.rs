@@ -227,7 +227,7 @@ mod tests {
     use crate::domain::notification::Issued;
     use crate::domain::outcome::{OutcomeKind, PasswordSet};
     use crate::domain::password::PasswordKind;
-    use crate::domain::user::EmailAddress;
+    use crate::domain::recipient::Recipient;
     use crate::reset::state::Ending;
 
     const NOTHING: RetryHeaders = RetryHeaders {
@@ -376,7 +376,7 @@ mod tests {
             let mut state = tried();
             let issued = Issued { notification_id: id.into(), at: Timestamp::now() };
             state.is_now_set(issued, checkpoints.one_unnotified());
-            state.email = EmailAddress::parse("email", "a@example.com").ok();
+            state.recipient = Recipient::parse("email", "a@example.com").ok();
             state.ending = Some(Ending::of(OutcomeKind::Succeeded));
             (Key::Again(JobId::new(id), "t".into()), state)
         };
@@ -402,7 +402,7 @@ mod tests {
         assert!(!checkpoints.has_unrecorded() && !checkpoints.may_be_set(), "it was tried, and refused");
         let mut state = tried();
         state.is_now_set(Issued { notification_id: "n".into(), at: Timestamp::now() }, checkpoints.one_unnotified());
-        state.email = EmailAddress::parse("email", "a@example.com").ok();
+        state.recipient = Recipient::parse("email", "a@example.com").ok();
         state.ending = Some(Ending::of(OutcomeKind::Succeeded));
         checkpoints.keep(id.clone(), state);
         assert!(checkpoints.has_unrecorded() && !checkpoints.may_be_set());

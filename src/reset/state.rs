@@ -13,9 +13,10 @@ use crate::domain::language::Language;
 use crate::domain::notification::Issued;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
 use crate::domain::password::{NoRandomness, Password, PasswordKind};
+use crate::domain::recipient::Recipient;
 use crate::domain::retry::Progress;
 use crate::domain::trace::TraceParent;
-use crate::domain::user::{EmailAddress, UserId, UserName};
+use crate::domain::user::{UserId, UserName};
 use crate::wire::again::RetryHeaders;
 use crate::wire::redact::{without_addresses, without_name};
 
@@ -85,7 +86,7 @@ pub(super) struct JobState {
     /// The name that the job gives in its place.
     pub(super) name: Option<UserName>,
     /// Who is notified, once the password is set.
-    pub(super) email: Option<EmailAddress>,
+    pub(super) recipient: Option<Recipient>,
     /// The language they prefer.
     pub(super) language: Option<Language>,
     /// That it was set.
@@ -127,7 +128,7 @@ impl JobState {
 
     /// What the body says of whose password it is, and of who is notified.
     pub(super) fn addressed(&mut self, reset: &Reset) {
-        self.email = Some(reset.email.clone());
+        self.recipient = Some(reset.recipient.clone());
         self.language = reset.language();
         match &reset.who {
             Who::Id(user) => self.user = Some(user.clone()),
@@ -143,8 +144,8 @@ impl JobState {
     }
 
     /// The password that was set, for its notification.
-    pub(super) fn set(&self) -> Option<(&Password, &Issued, &EmailAddress)> {
-        Some((self.password.as_ref()?, self.issued.as_ref()?, self.email.as_ref()?))
+    pub(super) fn set(&self) -> Option<(&Password, &Issued, &Recipient)> {
+        Some((self.password.as_ref()?, self.issued.as_ref()?, self.recipient.as_ref()?))
     }
 
     /// Its password is set; `unnotified` counts it.

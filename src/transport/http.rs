@@ -9,7 +9,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Certificate, Client, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Delivered, Mail, Transport, Undelivered, recipient};
+use super::delivery::{Delivered, Mail, Transport, Undelivered, untrusted};
+use super::recipient;
 use crate::config::ConfigError;
 use crate::config::mailer;
 use crate::domain::failure::root;
@@ -114,7 +115,7 @@ fn classify(code: u16, after: Option<Duration>, said: &str) -> Undelivered {
 
 /// A mail without an answer may have been taken; the service knows it by its key when it comes again.
 fn unanswered(error: &reqwest::Error) -> Undelivered {
-    if let Some(why) = super::untrusted(error) {
+    if let Some(why) = untrusted(error) {
         return Undelivered::Stop { detail: format!("TLS with the mail service failed: {why}"), status: None };
     }
     let what = match (error.is_timeout(), error.is_connect()) {

@@ -3,7 +3,7 @@
 //!
 //! What goes wrong is named by what is done next. Nothing here waits, tries again or knows of a queue: that is the role's.
 
-pub mod courier;
+mod delivery;
 mod http;
 pub mod keys;
 pub mod preview;
@@ -13,142 +13,150 @@ mod smtp;
 pub mod templates;
 mod unsealed;
 
-use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use secrecy::SecretString;
+use secrecy::ExposeSecret;
 use tokio::sync::OwnedSemaphorePermit;
-use zeroize::Zeroizing;
 
-use crate::domain::note::NoteId;
-use crate::domain::password::Password;
-use crate::domain::user::EmailAddress;
+use self::delivery::Transport;
+use self::http::Http;
+use self::smtp::Smtp;
+use crate::config::ConfigError;
+use crate::config::mailer::{Mailer, Tls, Via};
+use crate::wire::redact::{Scrubber, cut, without_addresses};
 
-pub use courier::Courier;
+pub use delivery::{Delivered, Mail, Undelivered};
 pub use smtp::{Unsendable, at_the_recipient};
 pub use templates::Templates;
 pub use unsealed::Unsealed;
 
-/// One mail, ready to be sent. Its `Debug` hides what it says and to whom.
-pub struct Mail {
-    /// The notification's id: by it a second delivery can be recognised.
-    pub id: NoteId,
-    /// Who is told.
-    pub to: EmailAddress,
-    /// What they log in with: it is taken out of all that is told of a failure.
-    pub password: Password,
-    /// One line, without the password.
-    pub subject: String,
-    /// The text, with the password.
-    pub text: Zeroizing<String>,
-    /// The same as HTML, where there is a template for it.
-    pub html: Option<Zeroizing<String>>,
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 512;
+
+/// Brings mails to the next hop. Its clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Courier {
+    transport: Arc<dyn Transport>,
 }
 
-impl fmt::Debug for Mail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mail").field("id", &self.id).finish_non_exhaustive()
+/// The way to the next hop is free for one mail. It is waited for before a delivery begins, so that the delivery's own time is spent on
+/// nothing else.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    courier: &'a Courier,
+    /// Its connection's; HTTP has no bound of its own.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Courier {
+    /// For what the configuration says; `after_max` is the longest `Retry-After` that is obeyed.
+    ///
+    /// # Errors
+    /// Where a file of certificates cannot be read, or TLS cannot be set up.
+    pub fn new(mailer: &Mailer, after_max: Duration) -> Result<Self, ConfigError> {
+        let timeout = mailer.settings.timeout;
+        let transport: Arc<dyn Transport> = match &mailer.via {
+            Via::Smtp(server) => {
+                if server.tls == Tls::Off && !is_here(&server.host) {
+                    tracing::warn!(
+                        host = server.host,
+                        "mailer.smtp.tls is \"off\": whoever listens on the way to the mail server reads the passwords"
+                    );
+                }
+                Arc::new(Smtp::new(server, timeout)?)
+            }
+            Via::Http(service) => {
+                let host = service.url.host_str().unwrap_or_default();
+                if service.url.scheme() == "http" && !is_here(host) {
+                    tracing::warn!(
+                        host,
+                        "the mail service is called without TLS: whoever listens on the way reads the passwords"
+                    );
+                }
+                Arc::new(Http::new(service, timeout, after_max)?)
+            }
+        };
+        Ok(Self { transport })
     }
-}
 
-/// One way to the next hop.
-trait Transport: fmt::Debug + Send + Sync {
     /// How long one delivery takes at most.
-    fn longest(&self) -> Duration;
-
-    /// A secret that must not be told of a failure.
-    fn secret(&self) -> Option<&SecretString>;
-
-    /// Waits until there is room for one more delivery, which it has until the permit is dropped; `None`: there always is.
-    fn room(&self) -> BoxFuture<'_, Option<OwnedSemaphorePermit>> {
-        Box::pin(std::future::ready(None))
+    pub fn longest(&self) -> Duration {
+        self.transport.longest()
     }
 
-    /// Brings one mail to the next hop, once.
-    fn deliver<'a>(&'a self, mail: &'a Mail) -> BoxFuture<'a, Result<Delivered, Undelivered>>;
+    /// Waits until the way is free: for a mail server, for one of `mailer.smtp.pool` connections.
+    pub async fn slot(&self) -> Slot<'_> {
+        Slot { courier: self, _room: self.transport.room().await }
+    }
 
-    /// Ends the connections that nobody uses.
-    fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    /// Brings one mail to the next hop, once, as soon as the way is free.
+    ///
+    /// # Errors
+    /// See [`Undelivered`].
+    pub async fn deliver(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
+        self.slot().await.deliver(mail).await
+    }
+
+    /// Ends the connections that are open, once no mail is on its way.
+    pub async fn close(&self) {
+        self.transport.close().await;
+    }
+
+    fn tellable(&self, mail: &Mail, detail: &str) -> String {
+        tellable(detail, mail.password.expose(), self.transport.secret().into_iter().map(ExposeSecret::expose_secret))
     }
 }
 
-/// The next hop answers for the mail from here on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delivered {
-    /// The code of its answer: 250, or a 2xx of HTTP.
-    pub status: u16,
+/// What may be told: without the password, and, in what the next hop said, without `secrets`. That stands behind the first `: `; before
+/// it are our own words, and a secret of the configuration may be one of them.
+fn tellable<'a>(detail: &str, password: &str, secrets: impl Iterator<Item = &'a str>) -> String {
+    let (mut of_the_mail, mut all) = (Scrubber::default(), Scrubber::default());
+    of_the_mail.add(password);
+    secrets.for_each(|secret| all.add(secret));
+    let detail = of_the_mail.text(detail);
+    let said = match detail.split_once(": ") {
+        Some((ours, theirs)) => format!("{ours}: {}", all.text(theirs)),
+        None => detail,
+    };
+    let line: String = without_addresses(&said).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    cut(&line, MAX_DETAIL).to_owned()
 }
 
-/// Why a mail was not delivered, named by what is done next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undelivered {
-    /// It is tried again: a passing trouble of the next hop's own, or of the way there, whoever the mail is for.
-    Again {
-        /// What happened.
-        detail: String,
-        /// The code of the answer; `None` where there was none.
-        status: Option<u16>,
-        /// How long the next hop asked us to wait.
-        after: Option<Duration>,
-    },
-    /// It is tried again, and nobody else waits for that: the next hop works, and does not take this mail yet. It knows the sender too
-    /// little, or a mailbox is full.
-    Later {
-        /// What happened.
-        detail: String,
-        /// The code of the answer.
-        status: u16,
-    },
-    /// This mail is refused, and nothing says that it is for its recipient: it is given up, unless so many different recipients in a row
-    /// are refused that it is the mailer who is.
-    Refused {
-        /// What happened.
-        detail: String,
-        /// The code of the answer.
-        status: u16,
-    },
-    /// This mail is not taken, whenever it comes: it is given up.
-    Never {
-        /// What happened.
-        detail: String,
-        /// The code of the answer; `None` where it was not even sent.
-        status: Option<u16>,
-    },
-    /// No mail is taken until an operator has resolved something: the login, the encryption, the certificate.
-    Stop {
-        /// What happened.
-        detail: String,
-        /// The code of the answer; `None` where there was none.
-        status: Option<u16>,
-    },
+impl Slot<'_> {
+    /// Brings one mail to the next hop, once. What is told of a failure is without password and address, in one line of at most 512
+    /// characters: it may go into logs and dead mails.
+    ///
+    /// # Errors
+    /// See [`Undelivered`].
+    pub async fn deliver(self, mail: &Mail) -> Result<Delivered, Undelivered> {
+        let result = self.courier.transport.deliver(mail).await;
+        result.map_err(|undelivered| undelivered.told(|detail| self.courier.tellable(mail, &detail)))
+    }
 }
 
-impl Undelivered {
-    /// The same, with its detail as `tell` makes it.
-    fn told(self, tell: impl FnOnce(String) -> String) -> Self {
-        match self {
-            Self::Again { detail, status, after } => Self::Again { detail: tell(detail), status, after },
-            Self::Later { detail, status } => Self::Later { detail: tell(detail), status },
-            Self::Refused { detail, status } => Self::Refused { detail: tell(detail), status },
-            Self::Never { detail, status } => Self::Never { detail: tell(detail), status },
-            Self::Stop { detail, status } => Self::Stop { detail: tell(detail), status },
+/// Whether a host is this machine.
+fn is_here(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_cut_out_of_what_the_next_hop_said_and_of_no_hint() {
+        for (secret, detail, told) in [
+            ("login", "535 at the login: bad login hunter22", "535 at the login: bad [redacted] [redacted]"),
+            (
+                "mailer",
+                "the mail server does not offer STARTTLS, and mailer.smtp.tls is \"required\"",
+                "the mail server does not offer STARTTLS, and mailer.smtp.tls is \"required\"",
+            ),
+            ("hunter23", "550 at the recipient: <a@example.com>\nno", "550 at the recipient: [address] no"),
+        ] {
+            assert_eq!(tellable(detail, "hunter22", std::iter::once(secret)), told, "{secret}");
         }
     }
-}
-
-/// What rustls has against a connection, at whatever depth of an error it is found. It often comes within an error of the system's,
-/// whose own source passes it over.
-fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = error.downcast_ref::<rustls::Error>();
-        if let Some(why) = found.or_else(|| within.and_then(|error| error.downcast_ref())) {
-            return Some(why.to_string());
-        }
-        next = error.source();
-    }
-    None
 }

@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Error, HtmlEscape, UndefinedBehavior, V
 use zeroize::Zeroizing;
 
 use self::files::Files;
-use super::Mail;
+use super::delivery::Mail;
 use crate::config::ConfigError;
 use crate::config::mailer::Settings;
 use crate::domain::escape::is_hidden;
@@ -23,7 +23,8 @@ use crate::domain::job::JobId;
 use crate::domain::language::Language;
 use crate::domain::note::{Content, Note, NoteId, Words};
 use crate::domain::password::Password;
-use crate::domain::user::{EmailAddress, UserId};
+use crate::domain::recipient::Recipient;
+use crate::domain::user::UserId;
 
 const SUBJECT: &str = "subject.txt";
 const TEXT: &str = "body.txt";
@@ -256,7 +257,7 @@ pub(super) fn sample(language: &Language) -> (Note, Words) {
     let parts = (
         NoteId::parse("sample"),
         UserId::parse("0f6e7c1a-5b7e-4e0b-9d0c-6f1f5d1c2a3b"),
-        EmailAddress::parse("to", "agent@example.com"),
+        Recipient::parse("to", "agent@example.com"),
     );
     let (Ok(id), Ok(user), Ok(to)) = parts else { unreachable!("the sample's parts are written above") };
     let note = Note {

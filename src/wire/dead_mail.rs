@@ -1,5 +1,7 @@
 //! A dead mail: what is left of a notification whose mail was given up. It says who, which job and why, and never the password.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -14,9 +16,10 @@ use super::object::Pairs;
 use super::properties::{self, integer, text};
 use super::redact::{Scrubber, cut};
 use super::trace::TRACEPARENT;
-use super::{json, ledger, moment, notification, permitted, persistent, schema};
+use super::{json, ledger, moment, notification, permitted, persistent, recipient, schema};
 use crate::domain::mailing::Unsent;
 use crate::domain::note::NoteId;
+use crate::domain::recipient::Recipient;
 use crate::domain::user::UserId;
 
 /// The longest value of a message that is no notification that is kept, in characters.
@@ -191,29 +194,31 @@ impl DeadMail {
         }
     }
 
-    /// The org, the user and the address that a new job is made of; `None` where one is not known.
-    pub fn whom(&self) -> Option<(&str, UserId, &str)> {
+    /// The org, the user and the recipient that a new job is made of; `None` where one is not known.
+    pub fn whom(&self) -> Option<(&str, UserId, Recipient)> {
         let Remains { org, user_id, to, .. } = &self.remains;
-        Some((org.as_deref()?, UserId::parse(user_id.as_deref()?).ok()?, to.as_deref()?))
+        let (user, to) = (UserId::parse(user_id.as_deref()?), Recipient::parse("to", to.as_deref()?));
+        Some((org.as_deref()?, user.ok()?, to.ok()?))
     }
 }
 
 /// Before the id of a dead mail, in the id of the job that it becomes: replayed twice it is done once.
 const AGAIN: &str = "mail:";
 
-/// The fresh job that a dead mail becomes: the same user and address, another id, since the job that it came from has succeeded. It asks
+/// The fresh job that a dead mail becomes: the same user and recipient, another id, since the job that it came from has succeeded. It asks
 /// for what that job asked for, and so as of the same moment: a reset asked for later, whose password the person has, supersedes it, and
 /// of several dead mails of one person the newest alone is done. Where no moment is known it is that of its end: what had succeeded
 /// before had superseded the mail. `now`: where not even that can be read.
-pub fn again(letter: &DeadMail, user: &UserId, to: &str, now: Timestamp) -> (Vec<u8>, BasicProperties) {
+pub fn again(letter: &DeadMail, user: &UserId, to: &Recipient, now: Timestamp) -> (Vec<u8>, BasicProperties) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Job<'a> {
         user_id: &'a str,
         password: bool,
-        email: &'a str,
+        #[serde(flatten)]
+        recipient: BTreeMap<&'a str, &'a str>,
     }
-    let job = Job { user_id: user.as_str(), password: true, email: to };
+    let job = Job { user_id: user.as_str(), password: true, recipient: BTreeMap::from([recipient::written(to)]) };
     let asked_at = letter.asked_at.or(letter.dead_at).unwrap_or(now);
     (json(&job), properties::job_properties(&format!("{AGAIN}{}", letter.id), asked_at))
 }
@@ -339,7 +344,7 @@ mod tests {
         assert_eq!((read.attempts, read.batch.as_deref()), (Some(2), Some("v")));
         assert_eq!(read.detail.as_ref().unwrap().chars().count(), 512);
         let (org, user, to) = read.whom().unwrap();
-        assert_eq!((org, user.as_str(), to), ("main", "u", "a@example.com"));
+        assert_eq!((org, user.as_str(), to.as_str()), ("main", "u", "a@example.com"));
     }
 
     #[test]
@@ -377,7 +382,7 @@ mod tests {
                 let letter = DeadMail::read(body.to_string().as_bytes(), &BasicProperties::default());
                 let (org, whom, to) = letter.whom().unwrap();
                 assert_eq!(org, "main");
-                again(&letter, &whom, to, Timestamp::UNIX_EPOCH).1.message_id().clone().unwrap()
+                again(&letter, &whom, &to, Timestamp::UNIX_EPOCH).1.message_id().clone().unwrap()
             };
             [of("u-1", ids[0]), of("u-2", ids[1])]
         };

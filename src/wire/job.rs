@@ -1,27 +1,27 @@
 //! The body of a job: bytes in, an intent or a refusal out. A refusal names the field, the rule and the value's shape, never the value.
 //! `schema` says the same to its producers.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::object::{Pairs, Whole, is_reserved, names};
 use super::quoted;
+use super::recipient::{FIELDS, MISSING};
+use super::value::{Text, shape_of, text};
 use crate::domain::attribute::{AllowedAttributes, Attribute, AttributeName};
 use crate::domain::job::{Intent, Reset, Who};
 use crate::domain::outcome::Reason;
+use crate::domain::recipient::{AllowedDomains, Recipient};
 use crate::domain::refusal::Refusal;
-use crate::domain::user::{AllowedDomains, EmailAddress, UserId, UserName};
+use crate::domain::user::{UserId, UserName};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// The fields of a job: there is no other.
+/// The fields of a job: there is no other but those that say who is told, [`FIELDS`].
 pub(super) mod field {
     pub(in crate::wire) const USER_ID: &str = "userId";
     pub(in crate::wire) const USER_NAME: &str = "userName";
     pub(in crate::wire) const PASSWORD: &str = "password";
-    pub(in crate::wire) const EMAIL: &str = "email";
-    pub(in crate::wire) const EMAILS: &str = "emails";
     pub(in crate::wire) const ATTRIBUTES: &str = "attributes";
 }
 
@@ -31,7 +31,7 @@ pub struct Rules {
     /// Which attributes a job may set.
     pub allowed: AllowedAttributes,
     /// Who is told where a job names nobody.
-    pub fallback: Option<EmailAddress>,
+    pub fallback: Option<Recipient>,
     /// Who may be told at all.
     pub domains: AllowedDomains,
 }
@@ -84,12 +84,12 @@ pub fn parse(body: &[u8], rules: &Rules) -> Result<Intent, Invalid> {
     }
     let who = who(fields.user_id, fields.user_name)?;
     let rest = || {
-        let email = address(fields.email, fields.emails, rules)?;
+        let recipient = recipient(&fields.recipient, rules)?;
         let attributes = attributes(fields.attributes, &rules.allowed)?;
-        Ok((email, attributes))
+        Ok((recipient, attributes))
     };
-    let (email, attributes) = rest().map_err(|invalid: Invalid| invalid.about(&who))?;
-    Ok(Intent::Reset(Reset { who, email, attributes }))
+    let (recipient, attributes) = rest().map_err(|invalid: Invalid| invalid.about(&who))?;
+    Ok(Intent::Reset(Reset { who, recipient, attributes }))
 }
 
 /// The top level, its values unread.
@@ -98,8 +98,8 @@ struct Fields<'a> {
     user_id: Option<&'a RawValue>,
     user_name: Option<&'a RawValue>,
     password: Option<&'a RawValue>,
-    email: Option<&'a RawValue>,
-    emails: Option<&'a RawValue>,
+    /// Of each of [`FIELDS`].
+    recipient: [Option<&'a RawValue>; FIELDS.len()],
     attributes: Option<&'a RawValue>,
     problem: Option<String>,
 }
@@ -116,20 +116,25 @@ impl<'a> Fields<'a> {
             field::USER_ID => &mut self.user_id,
             field::USER_NAME => &mut self.user_name,
             field::PASSWORD => &mut self.password,
-            field::EMAIL => &mut self.email,
-            field::EMAILS => &mut self.emails,
             field::ATTRIBUTES => &mut self.attributes,
-            other => {
-                let known = "userId or userName, password, email, emails and attributes";
-                self.problem.get_or_insert_with(|| {
-                    format!("{}: unknown field; a job has {known}; move it under attributes", quoted(other))
-                });
-                return;
-            }
+            other => match FIELDS.iter().position(|field| field.name == other) {
+                Some(at) => &mut self.recipient[at],
+                None => return self.is_unknown(other),
+            },
         };
         if place.replace(value).is_some() {
             self.problem.get_or_insert_with(|| format!("{name}: the field stands twice; it must stand once"));
         }
+    }
+
+    fn is_unknown(&mut self, name: &str) {
+        let recipient = FIELDS.map(|field| field.name).join(", ");
+        self.problem.get_or_insert_with(|| {
+            format!(
+                "{}: unknown field; a job has userId or userName, password, {recipient} and attributes; move it under attributes",
+                quoted(name)
+            )
+        });
     }
 }
 
@@ -168,49 +173,21 @@ fn who(user_id: Option<&RawValue>, user_name: Option<&RawValue>) -> Result<Who, 
     }
 }
 
-fn address(email: Option<&RawValue>, emails: Option<&RawValue>, rules: &Rules) -> Result<EmailAddress, Invalid> {
-    let (field, found) = match text(email) {
-        Text::Absent => ("emails[0].value", first_of(emails)?),
-        found @ (Text::Given(_) | Text::Other(_)) => ("email", found),
-    };
-    match found {
-        Text::Given(text) => {
-            let address = EmailAddress::parse(field, &text)?;
-            if rules.domains.allow(&address) {
-                return Ok(address);
-            }
-            let detail = format!("{field}: its domain is none that notification.allowed_domains lists");
-            Err(Invalid { reason: Reason::AddressNotAllowed, detail, user: None })
+/// The first that a field names, or else the fallback.
+fn recipient(values: &[Option<&RawValue>], rules: &Rules) -> Result<Recipient, Invalid> {
+    for (field, value) in FIELDS.iter().zip(values) {
+        let Some(recipient) = field.recipient(*value)? else { continue };
+        if rules.domains.allow(&recipient) {
+            return Ok(recipient);
         }
-        Text::Other(shape) => {
-            Err(Invalid::job(format!("{field}: it is {shape}; it must be text of the form local@domain")))
-        }
-        Text::Absent => rules.fallback.clone().ok_or_else(|| Invalid {
-            reason: Reason::NoAddress,
-            detail: "email: it is missing, emails[0].value too, and notification.fallback_address is not set".into(),
-            user: None,
-        }),
+        let detail = format!("{}: its domain is none that notification.allowed_domains lists", field.place());
+        return Err(Invalid { reason: Reason::AddressNotAllowed, detail, user: None });
     }
-}
-
-/// `emails[0].value`, of the SCIM form (RFC 7643, section 4.1.2).
-pub(super) fn first_of(emails: Option<&RawValue>) -> Result<Text, Invalid> {
-    #[derive(Deserialize)]
-    struct Entry<'a> {
-        #[serde(borrow)]
-        value: Option<&'a RawValue>,
-    }
-    let Some(emails) = emails.filter(|raw| raw.get() != "null") else {
-        return Ok(Text::Absent);
-    };
-    let shape =
-        || Invalid::job(format!("emails: it is {}; it must be a list of objects with a value", shape_of(emails.get())));
-    let list: Vec<&RawValue> = serde_json::from_str(emails.get()).map_err(|_| shape())?;
-    let Some(first) = list.first() else {
-        return Ok(Text::Absent);
-    };
-    let entry: Entry<'_> = serde_json::from_str(first.get()).map_err(|_| shape())?;
-    Ok(text(entry.value))
+    rules.fallback.clone().ok_or_else(|| Invalid {
+        reason: Reason::NoAddress,
+        detail: format!("{MISSING}, and notification.fallback_address is not set"),
+        user: None,
+    })
 }
 
 fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<Vec<Attribute>, Invalid> {
@@ -250,39 +227,6 @@ fn attributes(value: Option<&RawValue>, allowed: &AllowedAttributes) -> Result<V
         attributes.push(Attribute { name, json: json.get().to_owned() });
     }
     Ok(attributes)
-}
-
-/// A field that should be text.
-pub(super) enum Text {
-    /// Not there, `null` or empty.
-    Absent,
-    /// Text.
-    Given(String),
-    /// What it is instead.
-    Other(&'static str),
-}
-
-/// Reads it.
-pub(super) fn text(value: Option<&RawValue>) -> Text {
-    let Some(value) = value else { return Text::Absent };
-    match serde_json::from_str::<Option<String>>(value.get()) {
-        Ok(None) => Text::Absent,
-        Ok(Some(text)) if text.is_empty() => Text::Absent,
-        Ok(Some(text)) => Text::Given(text),
-        Err(_) => Text::Other(shape_of(value.get())),
-    }
-}
-
-/// What kind of JSON a text is, by its first character.
-fn shape_of(json: &str) -> &'static str {
-    match json.trim_start().bytes().next() {
-        Some(b'{') => "an object",
-        Some(b'[') => "a list",
-        Some(b'"') => "text",
-        Some(b't' | b'f') => "true or false",
-        Some(b'n') => "null",
-        _ => "a number",
-    }
 }
 
 pub mod schema;

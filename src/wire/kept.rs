@@ -5,12 +5,14 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::job::{MAX_BODY, Text, asks_for_reset, field, first_of, text};
+use super::job::{MAX_BODY, asks_for_reset, field};
 use super::object::{Pairs, Whole, is_reserved, names};
+use super::recipient::{FIELDS, Field};
 use super::redact::speaks_of_a_secret;
 use super::short_name;
+use super::value::{Text, text};
 use crate::domain::attribute::{AllowedAttributes, AttributeName};
-use crate::domain::user::{EmailAddress, UserId, UserName};
+use crate::domain::user::{UserId, UserName};
 
 /// What is missing where nothing of a body is kept.
 const BODY: &str = "body";
@@ -47,7 +49,7 @@ pub fn of(body: &[u8], allowed: &AllowedAttributes) -> Kept {
     let only = |name: &str| once.get(name).copied().flatten();
     // What is not read needs no form.
     let is_read = asks_for_reset(only(field::PASSWORD));
-    let has_email = !matches!(text(only(field::EMAIL)), Text::Absent);
+    let is_given = |field: &Field| !matches!(field.text(only(field.name)), Ok(Text::Absent));
     let mut kept = Kept::default();
     let mut written = Object::default();
     for (name, _) in &pairs.0 {
@@ -59,17 +61,19 @@ pub fn of(body: &[u8], allowed: &AllowedAttributes) -> Kept {
         let value = match name.as_ref() {
             field::USER_ID => text_of_form(value, |text| UserId::parse(text).is_ok()),
             field::USER_NAME => text_of_form(value, |text| UserName::parse(text).is_ok()),
-            field::EMAIL => text_of_form(value, |text| EmailAddress::parse(field::EMAIL, text).is_ok()),
             field::PASSWORD => Some(if asks_for_reset(Some(value)) { "true".into() } else { value.get().into() }),
-            field::EMAILS => {
-                counts &= !has_email;
-                addresses(value, &mut kept)
-            }
             field::ATTRIBUTES => attributes(value, allowed, is_read, &mut kept),
-            _ => {
-                counts = true;
-                None
-            }
+            other => match FIELDS.iter().position(|field| field.name == other) {
+                // Only the first that is given is read.
+                Some(at) => {
+                    counts &= !FIELDS[..at].iter().any(is_given);
+                    recipient(&FIELDS[at], value, &mut kept)
+                }
+                None => {
+                    counts = true;
+                    None
+                }
+            },
         };
         match value {
             Some(value) => written.say(name, &value),
@@ -109,25 +113,28 @@ fn is_a_word(text: &str) -> bool {
     text.len() <= 256 && text.chars().all(is_plain) && !speaks_of_a_secret(text)
 }
 
-/// The first of the addresses, which alone is read; what else is there is named.
-fn addresses(value: &RawValue, kept: &mut Kept) -> Option<String> {
-    let address = first_address(value)?;
+/// Who is told; of a list the first, which alone is read. What else is there is named.
+fn recipient(field: &Field, value: &RawValue, kept: &mut Kept) -> Option<String> {
+    if field.list_of.is_none() {
+        return text_of_form(value, |text| field.fits(text));
+    }
+    let first = first_of(field, value)?;
     let entries: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
-    let first = entries.first().and_then(|first| serde_json::from_str::<Pairs<'_>>(first.get()).ok());
-    for (name, _) in first.iter().flat_map(|first| &first.0).filter(|(name, _)| name != "value") {
-        kept.say(format!("{}[0].{}", field::EMAILS, short_name(name)), false);
+    let entry = entries.first().and_then(|first| serde_json::from_str::<Pairs<'_>>(first.get()).ok());
+    for (name, _) in entry.iter().flat_map(|entry| &entry.0).filter(|(name, _)| name != "value") {
+        kept.say(format!("{}[0].{}", field.name, short_name(name)), false);
     }
     if entries.len() > 1 {
-        kept.say(format!("{}[1]", field::EMAILS), false);
+        kept.say(format!("{}[1]", field.name), false);
     }
-    Some(address)
+    Some(first)
 }
 
-fn first_address(value: &RawValue) -> Option<String> {
-    match first_of(Some(value)).ok()? {
+fn first_of(field: &Field, value: &RawValue) -> Option<String> {
+    match field.text(Some(value)).ok()? {
         Text::Absent => Some("[]".into()),
-        Text::Given(address) if EmailAddress::parse(field::EMAILS, &address).is_ok() || is_a_word(&address) => {
-            Some(format!(r#"[{{"value":{}}}]"#, Value::from(address)))
+        Text::Given(text) if field.fits(&text) || is_a_word(&text) => {
+            Some(format!(r#"[{{"value":{}}}]"#, Value::from(text)))
         }
         Text::Given(_) | Text::Other(_) => None,
     }

@@ -18,6 +18,7 @@ pub mod notification;
 pub mod outcome;
 pub mod permitted;
 pub mod properties;
+pub mod recipient;
 pub mod redact;
 pub mod scim;
 pub mod state;
@@ -27,6 +28,7 @@ pub mod waits;
 
 mod object;
 mod schema;
+mod value;
 
 use std::borrow::Cow;
 

@@ -15,8 +15,9 @@ use crate::domain::language::Language;
 use crate::domain::note::{Content, Note, NoteId, Words};
 use crate::domain::notification::Notification;
 use crate::domain::password::Password;
+use crate::domain::recipient::Recipient;
 use crate::domain::refusal::Refusal;
-use crate::domain::user::{EmailAddress, UserId};
+use crate::domain::user::UserId;
 
 /// The `type` of the message.
 pub const TYPE: &str = "password-reset";
@@ -246,7 +247,7 @@ pub fn read(body: &[u8], from: &BasicProperties, now: Timestamp) -> Result<(Note
         job: named(&job_id.0)?,
         org: org_of(&org.0)?,
         user: UserId::parse(&user_id.0)?,
-        to: EmailAddress::parse("to", &to.0)?,
+        to: Recipient::parse("to", &to.0)?,
         subject: line(&subject.0)?,
         issued_at,
         language: language.and_then(Language::parse),
@@ -329,7 +330,7 @@ pub(super) fn has_form(name: &str, text: &str) -> bool {
         "jobId" => named(text).is_ok(),
         "org" => org_of(text).is_ok(),
         "userId" => UserId::parse(text).is_ok(),
-        "to" => EmailAddress::parse("to", text).is_ok(),
+        "to" => Recipient::parse("to", text).is_ok(),
         // Its control characters are taken out.
         "subject" => true,
         "issuedAt" => text.parse::<Timestamp>().is_ok(),
@@ -391,7 +392,7 @@ mod tests {
             asked_at: None,
             org: "main",
             user: &UserId::parse("u-1").unwrap(),
-            to: &EmailAddress::parse("email", "agent@example.com").unwrap(),
+            to: &Recipient::parse("email", "agent@example.com").unwrap(),
             template: &Template::new("Your \"new\" password".into(), "It is:\n{password}".into()).unwrap(),
             password: &password,
             language,

@@ -2,9 +2,18 @@
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
 
 use crate::domain::job::Lane;
 use crate::domain::outcome::{OutcomeKind, PasswordSet, Reason};
+
+/// Control characters, for a class of a pattern.
+pub(super) const CONTROL: &str = r"\x00-\x1f\x7f-\x9f";
+
+/// What counts as if the field were not there.
+pub(super) fn absent() -> Value {
+    json!({"enum": [null, ""]})
+}
 
 /// The schema of what a type is written as: in one piece, to be printed alone or to be put into another document.
 pub(super) fn of<T: JsonSchema>() -> Schema {

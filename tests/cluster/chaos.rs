@@ -57,25 +57,6 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: no number")))
 }
 
-#[test]
-#[ignore = "minutes: CHAOS_NODES=3 make chaos"]
-fn two_workers_on_a_cluster_lose_nobody_and_never_call_at_once_while_everything_breaks() {
-    let (seed, first, rounds) = (number("CHAOS_SEED", 1), number("CHAOS_FIRST", 0), number("CHAOS_ROUNDS", 20));
-    let partition_handling = match std::env::var("CHAOS_PARTITION").as_deref() {
-        Ok("ignore") => "ignore",
-        _ => "pause_minority",
-    };
-    for round in first..first + rounds {
-        eprintln!(
-            "to repeat: CHAOS_NODES=3 CHAOS_SEED={seed} CHAOS_FIRST={round} CHAOS_ROUNDS=1 CHAOS_PARTITION={partition_handling} make chaos"
-        );
-        let mut dice = Dice::new(seed, round);
-        on_cluster_for(ROUND, Setup { partition_handling, ..Setup::default() }, async |cluster| {
-            round_of(cluster, &mut dice).await;
-        });
-    }
-}
-
 async fn round_of(cluster: &Arc<Cluster>, dice: &mut Dice) {
     let began = Instant::now();
     let mut world = world(cluster, unlimited(), "n1").await;
@@ -184,5 +165,24 @@ async fn perform(
             workers[nth].process.signal("CONT");
         }
         Act::Org(text) => world.main().add_fault(fault(text)),
+    }
+}
+
+#[test]
+#[ignore = "minutes: CHAOS_NODES=3 make chaos"]
+fn two_workers_on_a_cluster_lose_nobody_and_never_call_at_once_while_everything_breaks() {
+    let (seed, first, rounds) = (number("CHAOS_SEED", 1), number("CHAOS_FIRST", 0), number("CHAOS_ROUNDS", 20));
+    let partition_handling = match std::env::var("CHAOS_PARTITION").as_deref() {
+        Ok("ignore") => "ignore",
+        _ => "pause_minority",
+    };
+    for round in first..first + rounds {
+        eprintln!(
+            "to repeat: CHAOS_NODES=3 CHAOS_SEED={seed} CHAOS_FIRST={round} CHAOS_ROUNDS=1 CHAOS_PARTITION={partition_handling} make chaos"
+        );
+        let mut dice = Dice::new(seed, round);
+        on_cluster_for(ROUND, Setup { partition_handling, ..Setup::default() }, async |cluster| {
+            round_of(cluster, &mut dice).await;
+        });
     }
 }

@@ -51,42 +51,6 @@ async fn get(url: &str, queue: &str) -> Option<Vec<u8>> {
     .await
 }
 
-#[test]
-fn three_nodes_are_one_cluster_and_outlive_one_that_is_killed_stopped_or_paused() {
-    on_cluster(Setup::default(), async |cluster| {
-        let connection = connect(&cluster.watching("n2")).await;
-        let channel = connection.create_channel().await.unwrap();
-        quorum_queue(&channel, "harness").await;
-        let members = cluster.ctl("n1", &["list_queues", "name", "members"]).await;
-        let row = members.lines().find(|line| line.starts_with("harness")).unwrap();
-        for node in ["rabbit@n1", "rabbit@n2", "rabbit@n3"] {
-            assert!(row.contains(node), "{members}");
-        }
-
-        // Its leader is where it was declared.
-        publish(&channel, "harness").await;
-        cluster.kill("n2").await;
-        eventually("the connection has ended", async || (!connection.status().connected()).then_some(())).await;
-        assert!(!takes_connections(&cluster.watching("n2")).await);
-        assert_eq!(get(&cluster.watching("n1"), "harness").await.as_deref(), Some(&b"x"[..]));
-        cluster.start_nodes("n2").await;
-        let members = cluster.ctl("n2", &["cluster_status"]).await;
-        assert!(members.contains("rabbit@n1") && members.contains("rabbit@n3"), "{members}");
-
-        let started = cluster.log("n3").matches("Server startup complete").count();
-        cluster.stop("n3").await;
-        assert!(!takes_connections(&cluster.watching("n3")).await);
-        cluster.start_nodes("n3").await;
-        assert_eq!(cluster.log("n3").matches("Server startup complete").count(), started + 1);
-
-        cluster.pause("n3").await;
-        assert!(!takes_connections(&cluster.watching("n3")).await);
-        assert!(takes_connections(&cluster.watching("n1")).await);
-        cluster.resume("n3").await;
-        eventually("it goes on", async || takes_connections(&cluster.watching("n3")).await.then_some(())).await;
-    });
-}
-
 /// An open connection from one host to another.
 struct Line {
     from: TcpStream,
@@ -137,6 +101,73 @@ async fn vanishes(cluster: &Arc<Cluster>, from: &str, to: &str) {
 
 async fn reaches(cluster: &Arc<Cluster>, from: &str, to: &str) {
     dial(cluster, from, (address(to), 5672)).await.unwrap();
+}
+
+/// A process and all of its group, which ends by SIGKILL.
+struct Group(Child);
+
+impl Group {
+    fn kill(&mut self) {
+        let group = format!("-{}", self.0.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Group {
+    /// Where a test fails.
+    fn drop(&mut self) {
+        if self.0.try_wait().unwrap().is_none() {
+            self.kill();
+        }
+    }
+}
+
+/// The processes whose environment names this folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let name = folder.to_str().unwrap().as_bytes();
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let names_it = |pid: &String| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.windows(name.len()).any(|part| part == name)
+    };
+    pids.filter(|pid| pid.bytes().all(|c| c.is_ascii_digit())).filter(names_it).collect()
+}
+
+#[test]
+fn three_nodes_are_one_cluster_and_outlive_one_that_is_killed_stopped_or_paused() {
+    on_cluster(Setup::default(), async |cluster| {
+        let connection = connect(&cluster.watching("n2")).await;
+        let channel = connection.create_channel().await.unwrap();
+        quorum_queue(&channel, "harness").await;
+        let members = cluster.ctl("n1", &["list_queues", "name", "members"]).await;
+        let row = members.lines().find(|line| line.starts_with("harness")).unwrap();
+        for node in ["rabbit@n1", "rabbit@n2", "rabbit@n3"] {
+            assert!(row.contains(node), "{members}");
+        }
+
+        // Its leader is where it was declared.
+        publish(&channel, "harness").await;
+        cluster.kill("n2").await;
+        eventually("the connection has ended", async || (!connection.status().connected()).then_some(())).await;
+        assert!(!takes_connections(&cluster.watching("n2")).await);
+        assert_eq!(get(&cluster.watching("n1"), "harness").await.as_deref(), Some(&b"x"[..]));
+        cluster.start_nodes("n2").await;
+        let members = cluster.ctl("n2", &["cluster_status"]).await;
+        assert!(members.contains("rabbit@n1") && members.contains("rabbit@n3"), "{members}");
+
+        let started = cluster.log("n3").matches("Server startup complete").count();
+        cluster.stop("n3").await;
+        assert!(!takes_connections(&cluster.watching("n3")).await);
+        cluster.start_nodes("n3").await;
+        assert_eq!(cluster.log("n3").matches("Server startup complete").count(), started + 1);
+
+        cluster.pause("n3").await;
+        assert!(!takes_connections(&cluster.watching("n3")).await);
+        assert!(takes_connections(&cluster.watching("n1")).await);
+        cluster.resume("n3").await;
+        eventually("it goes on", async || takes_connections(&cluster.watching("n3")).await.then_some(())).await;
+    });
 }
 
 #[test]
@@ -214,26 +245,6 @@ fn a_cut_is_noticed_the_smaller_side_pauses_and_all_is_well_again() {
     });
 }
 
-/// A process and all of its group, which ends by SIGKILL.
-struct Group(Child);
-
-impl Group {
-    fn kill(&mut self) {
-        let group = format!("-{}", self.0.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Group {
-    /// Where a test fails.
-    fn drop(&mut self) {
-        if self.0.try_wait().unwrap().is_none() {
-            self.kill();
-        }
-    }
-}
-
 /// Of another cluster than the one of the other tests, which goes on beside it.
 #[test]
 fn nothing_is_left_after_a_kill_of_the_holder_and_other_clusters_go_on() {
@@ -290,17 +301,6 @@ fn nothing_is_left_after_a_kill_of_the_holder_and_other_clusters_go_on() {
             assert!(takes_connections(&cluster.watching(node)).await, "ours is not disturbed");
         }
     });
-}
-
-/// The processes whose environment names this folder.
-fn processes_of(folder: &Path) -> Vec<String> {
-    let name = folder.to_str().unwrap().as_bytes();
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let names_it = |pid: &String| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.windows(name.len()).any(|part| part == name)
-    };
-    pids.filter(|pid| pid.bytes().all(|c| c.is_ascii_digit())).filter(names_it).collect()
 }
 
 /// Without the right to make namespaces it says so by a code of its own.

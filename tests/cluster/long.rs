@@ -11,6 +11,53 @@ use crate::workers::{
 };
 use crate::world::{nobody_is_locked_out, slow};
 
+/// The quota of an org that says nothing of it, in calls a minute.
+const DEFAULT_QUOTA: u32 = 300;
+
+/// 300 jobs at once, and the leader in the minority for two minutes.
+fn cut_for_two_minutes(setup: Setup) {
+    on_cluster_for(Duration::from_secs(500), setup, async |cluster| {
+        let mut world = world_at(cluster, slow(), "n1", DEFAULT_QUOTA).await;
+        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
+        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
+        let mut users = world.reset_many("main", 300).await;
+        first.has_called(20).await;
+        cluster.partition("n1,w1 n2,n3,w2").await;
+        let cut = Instant::now();
+        look_by(&mut world, cluster, "n2").await;
+        let next = second.calls_after(cut).await;
+        let last = *first.calls().last().unwrap();
+        users.extend(world.reset_range("main", 300..700).await);
+        sleep_until((cut + Duration::from_secs(120)).into()).await;
+        assert_eq!(first.calls().last(), Some(&last), "it was cut off, and called");
+        cluster.heal().await;
+        if cluster.version() < (4, 3) && !cluster.heals() {
+            // Who stays in its partition does so until somebody decides for it.
+            cluster.stop("n1").await;
+            cluster.start_nodes("n1").await;
+        }
+        eventually("both are well", async || {
+            let roles = [testkit::process::role(&first.http).await, testkit::process::role(&second.http).await];
+            roles.iter().all(|role| matches!(role.as_deref(), Some("active" | "standby"))).then_some(())
+        })
+        .await;
+        users.extend(world.reset_range("main", 700..750).await);
+        nobody_is_locked_out(&world, &users).await;
+        let twice = twice(&world, &users);
+        eprintln!(
+            "{:?} {}: cut for 120 s: the leader's last call came {:?} later, the other's first {:?}; {twice} of {} reset twice",
+            cluster.version(),
+            cluster.partition_handling(),
+            last.saturating_duration_since(cut),
+            next - cut,
+            users.len(),
+        );
+        assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
+        assert!(twice <= 10, "{twice} users were reset twice");
+        keep_a_quota(&world, DEFAULT_QUOTA);
+    });
+}
+
 #[test]
 #[ignore = "a figure: make test-brokers"]
 fn after_a_kill_of_its_node_a_lone_worker_goes_on_by_another() {
@@ -76,53 +123,6 @@ fn after_the_leaders_end_the_other_works_as_soon_as_it_may() {
         // What a killed process had not said.
         assert!(twice(&world, &users) <= 2);
         keep_the_quota(&world);
-    });
-}
-
-/// The quota of an org that says nothing of it, in calls a minute.
-const DEFAULT_QUOTA: u32 = 300;
-
-/// 300 jobs at once, and the leader in the minority for two minutes.
-fn cut_for_two_minutes(setup: Setup) {
-    on_cluster_for(Duration::from_secs(500), setup, async |cluster| {
-        let mut world = world_at(cluster, slow(), "n1", DEFAULT_QUOTA).await;
-        let first = Worker::started(cluster, &world, "w1", &["n1"], "active").await;
-        let second = Worker::started(cluster, &world, "w2", &["n2"], "standby").await;
-        let mut users = world.reset_many("main", 300).await;
-        first.has_called(20).await;
-        cluster.partition("n1,w1 n2,n3,w2").await;
-        let cut = Instant::now();
-        look_by(&mut world, cluster, "n2").await;
-        let next = second.calls_after(cut).await;
-        let last = *first.calls().last().unwrap();
-        users.extend(world.reset_range("main", 300..700).await);
-        sleep_until((cut + Duration::from_secs(120)).into()).await;
-        assert_eq!(first.calls().last(), Some(&last), "it was cut off, and called");
-        cluster.heal().await;
-        if cluster.version() < (4, 3) && !cluster.heals() {
-            // Who stays in its partition does so until somebody decides for it.
-            cluster.stop("n1").await;
-            cluster.start_nodes("n1").await;
-        }
-        eventually("both are well", async || {
-            let roles = [testkit::process::role(&first.http).await, testkit::process::role(&second.http).await];
-            roles.iter().all(|role| matches!(role.as_deref(), Some("active" | "standby"))).then_some(())
-        })
-        .await;
-        users.extend(world.reset_range("main", 700..750).await);
-        nobody_is_locked_out(&world, &users).await;
-        let twice = twice(&world, &users);
-        eprintln!(
-            "{:?} {}: cut for 120 s: the leader's last call came {:?} later, the other's first {:?}; {twice} of {} reset twice",
-            cluster.version(),
-            cluster.partition_handling(),
-            last.saturating_duration_since(cut),
-            next - cut,
-            users.len(),
-        );
-        assert!(last + REQUEST_TIMEOUT < next, "a call of one may still be in flight when the other calls");
-        assert!(twice <= 10, "{twice} users were reset twice");
-        keep_a_quota(&world, DEFAULT_QUOTA);
     });
 }
 

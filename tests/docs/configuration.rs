@@ -1,4 +1,4 @@
-//! `docs/configuration.md`: made of the comments of `config/default.toml` and the types of `src/config/raw.rs`.
+//! `docs/configuration.md`: made of the comments of `config/default.toml` and the types of the sections in `src/config`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -65,12 +65,16 @@ fn sections() -> Vec<Section> {
 /// The type of each key in the code: of a field of a section's struct.
 fn types() -> BTreeMap<String, String> {
     let (mut structs, mut at) = (BTreeMap::<String, Vec<(String, String)>>::new(), String::new());
-    for line in file("src/config/raw.rs").lines() {
+    let text = ["root", "mailer", "raw"].map(|name| file(&format!("src/config/{name}.rs"))).concat();
+    for line in text.lines() {
         if let Some(rest) = line.strip_prefix("pub(super) struct ") {
             at = rest.trim_end_matches(" {").to_owned();
-        } else if let Some(field) = line.trim_start().strip_prefix("pub(super) ") {
+        } else if line == "}" {
+            at.clear();
+        } else if let Some(field) = line.strip_prefix("    pub(super) ").filter(|_| !at.is_empty()) {
             let Some((name, kind)) = field.trim_end_matches(',').split_once(": ") else { continue };
-            structs.entry(at.clone()).or_default().push((name.to_owned(), kind.to_owned()));
+            let kind = kind.replace("raw::", "").replace("mailer::", "");
+            structs.entry(at.clone()).or_default().push((name.to_owned(), kind));
         }
     }
     fn walk(

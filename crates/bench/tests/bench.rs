@@ -414,7 +414,7 @@ async fn in_parallel(work: impl AsyncFn(usize, usize)) -> Duration {
 fn mail(n: usize) -> resetd::transport::Mail {
     resetd::transport::Mail {
         id: resetd::domain::note::NoteId::parse(&format!("n-{n}")).unwrap(),
-        to: resetd::domain::user::EmailAddress::parse("to", "agent@example.com").unwrap(),
+        to: resetd::domain::recipient::Recipient::parse("to", "agent@example.com").unwrap(),
         password: resetd::domain::password::Password::known("0123456789abcdef".to_owned().into()),
         subject: "Genesys Cloud Temporary Password Reset".into(),
         text: "Your temporary password is: 0123456789abcdef. Please log in and change it immediately."

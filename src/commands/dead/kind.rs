@@ -191,7 +191,7 @@ impl Kind for Mails {
     async fn replay(names: &Names, publisher: &Publisher, letter: &DeadMail, _held: &Held) -> Result<(), Unpublished> {
         // One that does not say whose it was is not meant.
         let Some((org, user, to)) = letter.whom() else { return Ok(()) };
-        let (body, properties) = dead_mail::again(letter, &user, to, Timestamp::now());
+        let (body, properties) = dead_mail::again(letter, &user, &to, Timestamp::now());
         let (exchange, key) = (names.resets(), names.of(org).lane_key(Lane::Interactive));
         publisher.publish(&Message { exchange: &exchange, key: &key, body: &body, properties }).await
     }

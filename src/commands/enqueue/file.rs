@@ -14,6 +14,7 @@ use crate::domain::escape::Escaped;
 use crate::domain::job::Intent;
 use crate::wire::batch::job_id;
 use crate::wire::job::{Rules, parse};
+use crate::wire::recipient::{self, FIELDS, Field};
 
 /// What a file of those that failed has beside the columns of its own: not a part of the job.
 pub(super) const REMARKS: [&str; 2] = ["reason", "detail"];
@@ -168,11 +169,14 @@ fn object(line: &str) -> Result<Written, String> {
 /// What would stand in the columns of a CSV file.
 fn cells(fields: &Map<String, Value>) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let first = fields.get("emails").and_then(|emails| emails.pointer("/0/value"));
-    let email = fields.get("email").filter(|email| email.as_str().is_some_and(|text| !text.is_empty())).or(first);
-    let own = [("userId", fields.get("userId")), ("userName", fields.get("userName")), ("email", email)];
+    let named = |field: &Field| match field.list_of {
+        Some(_) => fields.get(field.name)?.pointer("/0/value"),
+        None => fields.get(field.name).filter(|value| value.as_str().is_some_and(|text| !text.is_empty())),
+    };
+    let recipient = FIELDS.iter().find_map(|field| Some((field.list_of.unwrap_or(field.name), named(field)?)));
+    let user = ["userId", "userName"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+    let own = user.chain(recipient).map(|(name, value)| (name.to_owned(), text(value)));
     let attributes = fields.get("attributes").and_then(Value::as_object).into_iter().flatten();
-    let own = own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
     own.chain(attributes.map(|(name, value)| (name.clone(), text(value)))).collect()
 }
 
@@ -203,6 +207,11 @@ fn csv(text: &str) -> Result<Vec<Line>> {
     Ok(rows.map(|(line, record)| (line, record.and_then(|record| row(&header, &record)))).collect())
 }
 
+/// Whether a column is a field of a job, and no attribute.
+fn is_own(column: &str) -> bool {
+    matches!(column, "userId" | "userName") || recipient::columns().any(|name| name == column)
+}
+
 /// A row as the body of a job.
 fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
     if record.len() != header.len() {
@@ -222,7 +231,7 @@ fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
             continue;
         }
         let text = match name {
-            "userId" | "userName" | "email" => {
+            name if is_own(name) => {
                 let text = plain(&format!("column {name}"), cell)?;
                 if !text.is_empty() {
                     body.insert(name.to_owned(), text.into());

@@ -26,6 +26,7 @@ use crate::domain::escape::Escaped;
 use crate::domain::job::{Lane, Wishes};
 use crate::domain::mailing::Unsent;
 use crate::wire::job::Rules;
+use crate::wire::recipient;
 use crate::wire::{read_moment, to_the_millisecond};
 pub use file::no_formula;
 use file::{Job, REMARKS, Sheet};
@@ -38,10 +39,8 @@ const MAX_NAME: usize = 100;
 /// The reason in the file of failed rows where the password is set and the mail was given up: the name of the mail's outcome.
 const MAIL_FAILED: &str = "notification_failed";
 
-/// The flags of `resetd enqueue`.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "A CSV file has a header row: userId (or userName, the name the user logs in with), email, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters; a ' before =, +, - or @, which keeps a spreadsheet from taking it for a formula, is taken away. The columns reason and detail are left out. An NDJSON file has one job on each line:
+/// What is said of files behind the flags; `{recipient}` stands for the columns that say who is told.
+const AFTER_HELP: &str = "A CSV file has a header row: userId (or userName, the name the user logs in with), {recipient}, and a column for each attribute. A cell that begins with [ or { is JSON, an empty one is left out, any other is text, without line breaks and control characters; a ' before =, +, - or @, which keeps a spreadsheet from taking it for a formula, is taken away. The columns reason and detail are left out. An NDJSON file has one job on each line:
   {\"userId\": \"0f6e7c1a-...\", \"password\": true, \"email\": \"agent@example.com\"}
 
 A batch's jobs are called NAME/USER: sent again within 24 hours, nobody who succeeded is reset twice.
@@ -51,8 +50,11 @@ Examples:
   resetd enqueue --batch agents-november --wait --failed failed.csv agents.csv
   resetd enqueue --batch agents-november-2 --wait failed.csv    # after fixing it
   resetd enqueue --org main --lane interactive --not-after 2030-01-31T18:00:00Z one.csv
-  jq -c '.[]' agents.json | resetd enqueue -"
-)]
+  jq -c '.[]' agents.json | resetd enqueue -";
+
+/// The flags of `resetd enqueue`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = after_help())]
 pub struct Args {
     /// CSV (with a header row) or NDJSON; - is standard input.
     #[arg(value_name = "FILE")]
@@ -81,6 +83,10 @@ pub struct Args {
     /// Write the rows that failed, or whose mail did, to this CSV file, with reason and detail, ready to be fixed and sent again.
     #[arg(long, value_name = "FILE", requires = "wait")]
     failed: Option<PathBuf>,
+}
+
+fn after_help() -> String {
+    AFTER_HELP.replace("{recipient}", &recipient::columns().collect::<Vec<_>>().join(" or "))
 }
 
 /// A lane by its name.

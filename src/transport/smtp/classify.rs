@@ -1,7 +1,8 @@
 //! What an answer of a mail server means: a pure table over every reply code, at every stage of the dialogue. Its text says one thing
 //! alone: whether a refusal names the recipient.
 
-use super::super::{Undelivered, recipient};
+use super::super::delivery::Undelivered;
+use super::super::recipient;
 
 /// How far the dialogue was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

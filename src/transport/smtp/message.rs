@@ -7,7 +7,7 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
 use zeroize::Zeroizing;
 
-use super::super::Mail;
+use super::super::delivery::Mail;
 
 /// The longest subject, in bytes: more is no subject, and a header's line has 998 at most (RFC 5322, section 2.1.1).
 const MAX_SUBJECT: usize = 900;
@@ -47,7 +47,8 @@ impl SmtpMessage {
         if mail.subject.len() > MAX_SUBJECT {
             return Err(Unsendable("the subject is longer than 900 bytes"));
         }
-        let to = mail.to.envelope().clone();
+        let address = mail.to.email().ok_or(Unsendable("its recipient is not reached by mail"))?;
+        let to = address.envelope().clone();
         let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
         let builder = Message::builder()
             .from(from.clone())
@@ -75,14 +76,14 @@ mod tests {
     use super::*;
     use crate::domain::note::NoteId;
     use crate::domain::password::Password;
-    use crate::domain::user::EmailAddress;
+    use crate::domain::recipient::Recipient;
     use mail_parser::{MessageParser, MimeHeaders};
     use proptest::prelude::*;
 
     fn mail(to: &str, subject: &str, text: &str, html: Option<&str>) -> Mail {
         Mail {
             id: NoteId::parse("0f6e7c1a-5b7e").unwrap(),
-            to: EmailAddress::parse("to", to).unwrap(),
+            to: Recipient::parse("to", to).unwrap(),
             password: Password::known(Zeroizing::new("p".into())),
             subject: subject.into(),
             text: Zeroizing::new(text.into()),
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(to("agent@exämple.com"), Ok(("agent@xn--exmple-cua.com".into(), false)));
         assert_eq!(to("ägent@exämple.com"), Ok(("ägent@xn--exmple-cua.com".into(), true)));
         for bad in ["a..b@example.com", ".a@example.com", "a@exa/ümple.com", "a@under_score..com.", "a@-"] {
-            assert!(EmailAddress::parse("to", bad).is_err(), "{bad}");
+            assert!(Recipient::parse("to", bad).is_err(), "{bad}");
         }
     }
 
@@ -162,7 +163,7 @@ mod tests {
         fn no_field_adds_a_header_or_a_line_that_is_too_long(
             to in "[^@]{1,20}@[^@]{1,20}", subject in any::<String>(), text in any::<String>(), html in any::<Option<String>>(),
         ) {
-            let to = EmailAddress::parse("to", &to).map_or_else(|_| "a@example.com".to_owned(), |to| to.as_str().to_owned());
+            let to = Recipient::parse("to", &to).map_or_else(|_| "a@example.com".to_owned(), |to| to.as_str().to_owned());
             let mail = mail(&to, &subject, &text, html.as_deref());
             if let Ok(letter) = written(&mail) {
                 let mut found = headers(&letter.bytes);
@@ -178,7 +179,7 @@ mod tests {
 
         #[test]
         fn every_address_that_a_job_may_have_can_be_written_to(to in "[!-~üß京٣]{1,64}@[a-zä-]{1,20}\\.[a-z一]{2,10}") {
-            if EmailAddress::parse("to", &to).is_ok() {
+            if Recipient::parse("to", &to).is_ok() {
                 let letter = written(&mail(&to, "s", "t", None)).unwrap();
                 let parsed = MessageParser::default().parse(letter.bytes.as_slice()).unwrap();
                 let envelope: &str = letter.to.as_ref();

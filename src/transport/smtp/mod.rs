@@ -31,7 +31,7 @@ use self::classify::{SmtpError, Stage, classify};
 use self::dial::{dial, share};
 use self::lines::Lines;
 use self::message::SmtpMessage;
-use super::{Delivered, Mail, Transport, Undelivered, untrusted};
+use super::delivery::{Delivered, Mail, Transport, Undelivered, untrusted};
 use crate::config::ConfigError;
 use crate::config::mailer::{self, Tls};
 use crate::domain::failure::root;

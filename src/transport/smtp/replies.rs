@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::domain::note::NoteId;
 use crate::domain::password::Password;
-use crate::domain::user::EmailAddress;
+use crate::domain::recipient::Recipient;
 
 /// What the server is asked, in this order; the last is the end of the mail.
 const ASKED: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
@@ -119,7 +119,7 @@ async fn delivered(at: usize, answer: Vec<u8>) -> Result<Delivered, Undelivered>
     });
     let mail = Mail {
         id: NoteId::parse("n-1").unwrap(),
-        to: EmailAddress::parse("to", "agent@example.com").unwrap(),
+        to: Recipient::parse("to", "agent@example.com").unwrap(),
         password: Password::known(zeroize::Zeroizing::new("p4ssword".into())),
         subject: "s".into(),
         text: zeroize::Zeroizing::new("It is p4ssword".into()),

@@ -28,7 +28,7 @@ fn a_whole_job_is_read() {
         r#"{"userId":"u-1","password":true,"email":"a@example.com","attributes":{"title":"Agent","genesys:routingLanguages":[{"value":"en"}]}}"#,
     );
     assert_eq!(job.who, Who::Id(UserId::parse("u-1").unwrap()));
-    assert_eq!(job.email.as_str(), "a@example.com");
+    assert_eq!(job.recipient.as_str(), "a@example.com");
     let names: Vec<_> = job.attributes.iter().map(|a| (a.name.as_str(), a.json.as_str())).collect();
     assert_eq!(names, [("title", "\"Agent\""), ("genesys:routingLanguages", r#"[{"value":"en"}]"#)]);
 }
@@ -52,19 +52,24 @@ fn intent_is_any_value_but_absent_false_null_and_empty() {
 #[test]
 fn the_first_of_emails_stands_in_for_email() {
     assert_eq!(
-        reset(r#"{"userId":"u","password":1,"emails":[{"value":"x@y","type":"work"},{"value":"z@y"}]}"#).email.as_str(),
+        reset(r#"{"userId":"u","password":1,"emails":[{"value":"x@y","type":"work"},{"value":"z@y"}]}"#)
+            .recipient
+            .as_str(),
         "x@y"
     );
-    assert_eq!(reset(r#"{"userId":"u","password":1,"email":null,"emails":[{"value":"x@y"}]}"#).email.as_str(), "x@y");
-    assert_eq!(reset(r#"{"userId":"u","password":1,"email":"","emails":[{"value":"x@y"}]}"#).email.as_str(), "x@y");
-    assert_eq!(reset(r#"{"userId":"u","password":1,"email":"a@b","emails":7}"#).email.as_str(), "a@b");
+    assert_eq!(
+        reset(r#"{"userId":"u","password":1,"email":null,"emails":[{"value":"x@y"}]}"#).recipient.as_str(),
+        "x@y"
+    );
+    assert_eq!(reset(r#"{"userId":"u","password":1,"email":"","emails":[{"value":"x@y"}]}"#).recipient.as_str(), "x@y");
+    assert_eq!(reset(r#"{"userId":"u","password":1,"email":"a@b","emails":7}"#).recipient.as_str(), "a@b");
 }
 
 #[test]
 fn a_fallback_stands_in_for_nobody_but_not_for_a_bad_address() {
-    let rules = Rules { fallback: EmailAddress::parse("f", "desk@example.com").ok(), ..rules() };
+    let rules = Rules { fallback: Recipient::parse("f", "desk@example.com").ok(), ..rules() };
     let Ok(Intent::Reset(job)) = parse(br#"{"userId":"u","password":1,"emails":[]}"#, &rules) else { panic!() };
-    assert_eq!(job.email.as_str(), "desk@example.com");
+    assert_eq!(job.recipient.as_str(), "desk@example.com");
     assert_eq!(
         parse(br#"{"userId":"u","password":1,"email":"nobody"}"#, &rules).unwrap_err().reason,
         Reason::InvalidJob

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::user::AllowedDomains;
+use crate::domain::recipient::{AllowedDomains, Recipient};
 use crate::wire::job::{Rules, parse};
 
 fn allowed() -> AllowedAttributes {
@@ -160,7 +160,7 @@ proptest! {
     fn what_is_whole_is_read_as_the_body_was(pairs in pairs(), fallback in any::<bool>()) {
         let fields: Vec<String> = pairs.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
         let body = format!("{{{}}}", fields.join(", "));
-        let fallback = EmailAddress::parse("fallback", "f@g").ok().filter(|_| fallback);
+        let fallback = Recipient::parse("fallback", "f@g").ok().filter(|_| fallback);
         let rules = Rules { allowed: allowed(), fallback, domains: AllowedDomains::default() };
         let kept = of(body.as_bytes(), &rules.allowed);
         let job = parse(body.as_bytes(), &rules);

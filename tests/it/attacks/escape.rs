@@ -25,6 +25,26 @@ fn is_plain(said: &str) {
     assert!(forged.is_empty(), "{said}");
 }
 
+/// The fields of a line of the text log from `job.id` on, in their order: a value ends at a blank, or is quoted.
+fn fields(line: &str) -> Vec<(String, String)> {
+    let mut rest = &line[line.find("job.id=").unwrap()..];
+    let mut fields = Vec::new();
+    while let Some((key, value)) = rest.split_once('=') {
+        let (value, after) = match value.strip_prefix('"') {
+            None => value.split_once(' ').unwrap_or((value, "")),
+            Some(quoted) => {
+                let is_open = |text: &str| text.bytes().rev().take_while(|c| *c == b'\\').count() % 2 == 1;
+                let end = quoted.match_indices('"').map(|(at, _)| at).find(|at| !is_open(&quoted[..*at])).unwrap();
+                (&quoted[..end], quoted[end + 1..].trim_start())
+            }
+        };
+        fields.push((key.to_owned(), value.replace("\\\"", "\"").replace("\\\\", "\\").replace("\\u{a0}", "\u{a0}")));
+        rest = after;
+    }
+    assert_eq!(rest, "", "{line}");
+    fields
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
     let world = Plan::new().prepare().await;
@@ -70,10 +90,7 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
         is_plain(&said);
         assert!(out.contains(r"\u{202e}"), "{arguments:?}: {out}");
     }
-    for arguments in [
-        &["dead", "list", "--json"][..],
-        &["dead", "show", FORGED, "--json"],
-    ] {
+    for arguments in [&["dead", "list", "--json"][..], &["dead", "show", FORGED, "--json"]] {
         let (code, out, _) = Run::of(&world, arguments).end().await;
         assert_eq!(code, 0);
         is_plain(&out);
@@ -98,26 +115,6 @@ async fn an_id_from_outside_is_one_escaped_text_in_logs_tables_and_progress() {
     assert_eq!(code, 1);
     is_plain(&said);
     assert!(!said.contains("\nid"), "{said}");
-}
-
-/// The fields of a line of the text log from `job.id` on, in their order: a value ends at a blank, or is quoted.
-fn fields(line: &str) -> Vec<(String, String)> {
-    let mut rest = &line[line.find("job.id=").unwrap()..];
-    let mut fields = Vec::new();
-    while let Some((key, value)) = rest.split_once('=') {
-        let (value, after) = match value.strip_prefix('"') {
-            None => value.split_once(' ').unwrap_or((value, "")),
-            Some(quoted) => {
-                let is_open = |text: &str| text.bytes().rev().take_while(|c| *c == b'\\').count() % 2 == 1;
-                let end = quoted.match_indices('"').map(|(at, _)| at).find(|at| !is_open(&quoted[..*at])).unwrap();
-                (&quoted[..end], quoted[end + 1..].trim_start())
-            }
-        };
-        fields.push((key.to_owned(), value.replace("\\\"", "\"").replace("\\\\", "\\").replace("\\u{a0}", "\u{a0}")));
-        rest = after;
-    }
-    assert_eq!(rest, "", "{line}");
-    fields
 }
 
 /// Blanks, an equals sign and quotes in an id make no field of their own.

@@ -139,6 +139,35 @@ async fn was_cut(mut stream: TcpStream) -> bool {
     tokio::time::timeout(Duration::from_millis(500), ends).await.is_ok()
 }
 
+/// How long `/healthz` takes over a connection of its own.
+async fn health(http: &str) -> Duration {
+    let asked = Instant::now();
+    let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
+    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    asked.elapsed()
+}
+
+/// Asks for the health of a process that is flooded until this is done; the longest answer.
+async fn healthy_until(http: &str, done: impl Future<Output = ()>) -> Duration {
+    tokio::pin!(done);
+    let (mut slowest, mut asked) = (Duration::ZERO, 0);
+    let mut every = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            () = &mut done => break,
+            _ = every.tick() => {
+                slowest = slowest.max(health(http).await);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 10, "{asked}");
+    slowest
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_stream_that_nobody_reads_gives_its_place_up_and_one_that_is_read_keeps_it() {
     const READ: usize = 2;
@@ -172,35 +201,6 @@ async fn an_event_stream_that_nobody_reads_gives_its_place_up_and_one_that_is_re
         assert!(was_cut(stream).await);
     }
     readers.still_read();
-}
-
-/// How long `/healthz` takes over a connection of its own.
-async fn health(http: &str) -> Duration {
-    let asked = Instant::now();
-    let mut socket = TcpStream::connect(http.strip_prefix("http://").unwrap()).await.unwrap();
-    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
-    asked.elapsed()
-}
-
-/// Asks for the health of a process that is flooded until this is done; the longest answer.
-async fn healthy_until(http: &str, done: impl Future<Output = ()>) -> Duration {
-    tokio::pin!(done);
-    let (mut slowest, mut asked) = (Duration::ZERO, 0);
-    let mut every = tokio::time::interval(Duration::from_millis(200));
-    loop {
-        tokio::select! {
-            () = &mut done => break,
-            _ = every.tick() => {
-                slowest = slowest.max(health(http).await);
-                asked += 1;
-            }
-        }
-    }
-    assert!(asked > 10, "{asked}");
-    slowest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,29 @@ fn address(base: &str) -> SocketAddr {
     base.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
+/// The world's org by names that do not resolve, and a proxy to where it is.
+async fn by_proxy(plan: Plan) -> (World, Proxy) {
+    let mut world = plan.prepare().await;
+    let base = world.orgs["main"].base.clone();
+    let proxy = Proxy::to(address(&base)).await;
+    world.config = world.config.replace(&base, "http://org.invalid");
+    (world, proxy)
+}
+
+fn taken(_: &Asked) -> axum::response::Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// What `RESETD__HTTP__LISTEN` is found to be in this `.env`.
+async fn listens(dotenv: &str, value: &str) {
+    let run = Run::new(&["enqueue", "-"]);
+    run.file(".env", dotenv);
+    ends(run, 2, &[&format!("http.listen is {value:?}")]).await;
+}
+
+/// Two users, of whom the org knows one.
+const TWO: &str = "userName,email\nu-1@example.com,a@b\nnobody@elsewhere.com,c@d\n";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_of_the_environment_is_not_used_but_warned_of() {
     let world = Plan::new().prepare().await;
@@ -40,15 +63,6 @@ async fn a_proxy_of_the_environment_is_not_used_but_warned_of() {
     let (code, out, said) = Run::of(&world, &["check"]).env("HTTPS_PROXY", "").end().await;
     assert_eq!(code, 0, "{out}{said}");
     assert!(!out.contains("HTTPS_PROXY"), "{out}");
-}
-
-/// The world's org by names that do not resolve, and a proxy to where it is.
-async fn by_proxy(plan: Plan) -> (World, Proxy) {
-    let mut world = plan.prepare().await;
-    let base = world.orgs["main"].base.clone();
-    let proxy = Proxy::to(address(&base)).await;
-    world.config = world.config.replace(&base, "http://org.invalid");
-    (world, proxy)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,10 +123,6 @@ async fn the_demo_never_uses_a_proxy() {
     assert_eq!(demo.ended().await, 0, "{}{}", demo.stdout(), demo.stderr());
 }
 
-fn taken(_: &Asked) -> axum::response::Response {
-    StatusCode::NO_CONTENT.into_response()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mails_to_a_service_go_by_the_proxy_too() {
     let service = Scribe::answering(taken).await;
@@ -157,13 +167,6 @@ async fn a_broker_url_that_ends_in_a_slash_means_the_vhost_of_that_name() {
     says(&out, &["1 jobs queued"]);
 }
 
-/// What `RESETD__HTTP__LISTEN` is found to be in this `.env`.
-async fn listens(dotenv: &str, value: &str) {
-    let run = Run::new(&["enqueue", "-"]);
-    run.file(".env", dotenv);
-    ends(run, 2, &[&format!("http.listen is {value:?}")]).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_env_file_is_read_as_it_is_meant() {
     for (written, value) in [
@@ -190,9 +193,6 @@ async fn an_env_file_that_can_mean_two_things_is_refused_with_its_line() {
         assert!(!said.contains("s3cret"), "{line}: {said}");
     }
 }
-
-/// Two users, of whom the org knows one.
-const TWO: &str = "userName,email\nu-1@example.com,a@b\nnobody@elsewhere.com,c@d\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_no_longer_reads_what_enqueue_says_ends_nothing() {

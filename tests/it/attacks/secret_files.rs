@@ -57,6 +57,22 @@ const KEYS: [&str; 8] = [
     "mailer.smtp.password_file",
 ];
 
+/// What a command that needs no broker logs at its start, and what `check` finds; whether either warns of these keys at this path.
+async fn warned_of(run: impl Fn(&[&str]) -> Run, keys: &str, path: &str) -> [bool; 2] {
+    let (_, _, log) = run(&["--log", "json", "mailer", "--preview", "samples"]).end().await;
+    let (_, out, _) = run(&["check"]).end().await;
+    let logged = format!("\"{keys}: others on this machine can read this secret");
+    let is_logged = log.lines().any(|line| line.contains(&logged) && line.contains(&format!("{path}\"")));
+    let found = format!(" {keys} ");
+    let is_found = out.lines().any(|line| {
+        line.starts_with("warn") && line.contains("secret file") && line.contains(&found) && line.contains(path)
+    });
+    let others = log.matches("can read this secret").count() + out.matches("secret file").count();
+    assert_eq!(others, usize::from(is_logged) + usize::from(is_found), "{log}{out}");
+    assert!(!log.contains("s3cret") && !out.contains("s3cret"), "{log}{out}");
+    [is_logged, is_found]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_secret_file_that_others_can_read_is_warned_of_at_the_start_and_by_check() {
     let world = Plan::new().prepare().await;
@@ -77,22 +93,6 @@ async fn every_secret_file_that_others_can_read_is_warned_of_at_the_start_and_by
             assert_eq!(is_warned, warned, "{key} {mode:o}: {out}");
         }
     }
-}
-
-/// What a command that needs no broker logs at its start, and what `check` finds; whether either warns of these keys at this path.
-async fn warned_of(run: impl Fn(&[&str]) -> Run, keys: &str, path: &str) -> [bool; 2] {
-    let (_, _, log) = run(&["--log", "json", "mailer", "--preview", "samples"]).end().await;
-    let (_, out, _) = run(&["check"]).end().await;
-    let logged = format!("\"{keys}: others on this machine can read this secret");
-    let is_logged = log.lines().any(|line| line.contains(&logged) && line.contains(&format!("{path}\"")));
-    let found = format!(" {keys} ");
-    let is_found = out.lines().any(|line| {
-        line.starts_with("warn") && line.contains("secret file") && line.contains(&found) && line.contains(path)
-    });
-    let others = log.matches("can read this secret").count() + out.matches("secret file").count();
-    assert_eq!(others, usize::from(is_logged) + usize::from(is_found), "{log}{out}");
-    assert!(!log.contains("s3cret") && !out.contains("s3cret"), "{log}{out}");
-    [is_logged, is_found]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,24 @@ fn port(http: &str) -> u16 {
     http.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
+/// What `/readyz` says of `main`, and the whole of it as text.
+async fn readyz(request: RequestBuilder) -> (u16, Value, String) {
+    let answer = request.send().await.unwrap();
+    let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+    let said: Value = serde_json::from_str(&text).unwrap();
+    (status, said["orgs"]["main"].clone(), text)
+}
+
+/// Halted by an answer that is not the org's, whose reason names a host and a user.
+async fn halted(plan: Plan) -> World {
+    let world = plan.start().await;
+    let portal = "status=302,body=html,location=https://portal.example/login,always";
+    world.main().add_fault(fault(portal));
+    world.reset("main", "the-user-1", "job-1").await;
+    eventually("it is halted", async || (world.readyz().await.0 == 503).then_some(())).await;
+    world
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guesses_are_slowed_and_counted_and_logged_at_most_once_a_minute_and_keep_nobody_else_out() {
     let world = with_token().prepare().await;
@@ -236,24 +254,6 @@ async fn the_page_is_served_under_this_machines_names_and_those_that_are_configu
             }
         }
     }
-}
-
-/// What `/readyz` says of `main`, and the whole of it as text.
-async fn readyz(request: RequestBuilder) -> (u16, Value, String) {
-    let answer = request.send().await.unwrap();
-    let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
-    let said: Value = serde_json::from_str(&text).unwrap();
-    (status, said["orgs"]["main"].clone(), text)
-}
-
-/// Halted by an answer that is not the org's, whose reason names a host and a user.
-async fn halted(plan: Plan) -> World {
-    let world = plan.start().await;
-    let portal = "status=302,body=html,location=https://portal.example/login,always";
-    world.main().add_fault(fault(portal));
-    world.reset("main", "the-user-1", "job-1").await;
-    eventually("it is halted", async || (world.readyz().await.0 == 503).then_some(())).await;
-    world
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,6 +75,150 @@ async fn all_log_in(what: &str, node: &Node, mut world: World, users: &[String])
     );
 }
 
+/// Consumes nothing and is bound to nothing: the name of a queue, made with other arguments than the worker's.
+async fn make_classic(world: &World, queue: &str) {
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let name = world.named(queue);
+    let channel = world.channel().await;
+    channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.unwrap();
+}
+
+/// Deletes a queue; how many messages went with it.
+async fn delete(world: &World, queue: &str) -> u32 {
+    let (channel, name) = (world.channel().await, world.named(queue));
+    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap()
+}
+
+/// The queue exists and somebody consumes it.
+async fn is_consumed(world: &World, queue: &str) {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = world.named(queue);
+    eventually(&format!("{queue} is consumed"), async || {
+        let channel: Channel = world.channel().await;
+        let found = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.ok()?;
+        (found.consumer_count() == 1).then_some(())
+    })
+    .await;
+}
+
+/// Every user was set once, and their mails, these and no others, log in.
+async fn all_are_told_once(world: &World, users: &[String]) {
+    world.recorded(users.len()).await;
+    let mails = world.drained("emails").await;
+    let told: BTreeSet<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((mails.len(), told), (users.len(), users.iter().cloned().collect()));
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    for user in users {
+        assert_eq!(world.main().user(user).unwrap().password_sets, 1, "{user}");
+    }
+}
+
+/// An org whose calls a test may hold for as long as it needs to break something.
+fn patient(plan: Plan) -> Plan {
+    plan.org("main", unlimited(), "request_timeout = \"20s\"").config("[shutdown]\ngrace = \"26s\"")
+}
+
+/// 30 calls in flight, of jobs in both lanes, none of them answered before the test releases them.
+async fn thirty_in_the_air(world: &World) -> Vec<String> {
+    world.main().hold_calls();
+    let users = world.reset_many("main", 30).await;
+    eventually("all calls are in flight", async || (world.main().stats().calls == 30).then_some(())).await;
+    users
+}
+
+/// 20 calls in flight, of interactive jobs.
+async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
+    let channel = world.channel().await;
+    let users: Vec<String> = (0..20).map(|n| format!("u-{n}")).collect();
+    for user in &users {
+        let body = reset_body(user).to_string();
+        world.publish_on(&channel, "main", body.as_bytes(), named(&format!("job-{user}"))).await;
+    }
+    eventually("all calls are in flight", async || (world.main().stats().calls == 20).then_some(())).await;
+    users
+}
+
+fn a_second_a_call() -> sim::Settings {
+    sim::Settings { latency: Duration::from_millis(1500), ..unlimited() }
+}
+
+async fn deleted_while_idle(queue: &str) {
+    let world = Plan::new().start().await;
+    is_consumed(&world, queue).await;
+    delete(&world, queue).await;
+    is_consumed(&world, queue).await;
+    role(&world, "active").await;
+    let users = world.reset_many("main", 10).await;
+    all_are_told_once(&world, &users).await;
+}
+
+/// What the process says of a broker that it cannot work with.
+async fn refuses(run: Run, parts: &[&str]) -> String {
+    let (code, out, said) = run.end().await;
+    assert_eq!((code, out.as_str()), (1, ""), "{said}");
+    says(&said, parts);
+    said
+}
+
+/// A world whose worker has a user of its own at the private node, and a job done.
+async fn as_another_user(node: &Node) -> World {
+    node.tell("ctl add_user reset-worker correct-8d2f").await;
+    node.tell("ctl change_password reset-worker correct-8d2f").await;
+    node.tell("ctl set_permissions reset-worker .* .* .*").await;
+    let url = node.url().replace("guest:guest@", "reset-worker:correct-8d2f@");
+    let mut world = Plan::at(&url).start().await;
+    world.connection = connect(node.url()).await;
+    world.reset("main", "before", "job-before").await;
+    world.recorded(1).await;
+    world
+}
+
+async fn goes_on(world: &mut World, node: &Node) {
+    role(world, "active").await;
+    world.connection = connect(node.url()).await;
+    world.reset("main", "after", "job-after").await;
+    world.recorded(2).await;
+    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
+}
+
+/// SIGTERM while calls are in flight whose mails this broker does not take: ends within the grace, and gives the jobs back.
+async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
+    let grace = Duration::from_secs(26);
+    let mut world = patient(Plan::at(node.url())).prepare().await;
+    let (mut worker, _) = Process::worker(&world).await;
+    // However long rabbitmqctl takes: the calls are answered when the broker has failed, and the worker is ending.
+    let users = thirty_in_the_air(&world).await;
+    node.tell(fail).await;
+    let asked = Instant::now();
+    worker.signal("TERM");
+    eventually("it drains", async || worker.stderr().contains("\"draining\"").then_some(())).await;
+    world.main().release_calls();
+    let (code, took) = (worker.ended().await, asked.elapsed());
+    node.tell(fix).await;
+    eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of {grace:?}");
+    assert_eq!(code, 0);
+    let log = worker.stderr();
+    let not_notified = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
+    let (not_notified, sets) = (not_notified.sum::<u64>(), world.main().stats().password_sets);
+    assert!(not_notified > 0 && not_notified <= sets, "{not_notified} of {sets}: {log}");
+    world.connection = connect(node.url()).await;
+    let (mut second, _) = Process::worker(&world).await;
+    world.recorded(30).await;
+    assert_eq!(second.terminated().await.0, 0);
+    let mails = world.drained("emails").await;
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    assert!(mails.len() >= users.len());
+    let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
+    let sets = world.main().stats().password_sets;
+    assert!(told + not_notified >= sets, "{told} told and {not_notified} said to be not notified, of {sets}");
+    assert!(took < grace + Duration::from_secs(1), "{took:?} of a grace of {grace:?}");
+}
+
+/// Tasks of this test that have not ended.
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_in_the_middle_of_200_jobs_loses_nobody() {
     let node = Node::lent().await;
@@ -210,83 +354,6 @@ async fn a_worker_that_starts_without_a_broker_keeps_trying_and_says_so() {
     assert_eq!(locked_out(world.main(), &[mail]), Vec::<String>::new());
 }
 
-/// Consumes nothing and is bound to nothing: the name of a queue, made with other arguments than the worker's.
-async fn make_classic(world: &World, queue: &str) {
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    let name = world.named(queue);
-    let channel = world.channel().await;
-    channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.unwrap();
-}
-
-/// Deletes a queue; how many messages went with it.
-async fn delete(world: &World, queue: &str) -> u32 {
-    let (channel, name) = (world.channel().await, world.named(queue));
-    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap()
-}
-
-/// The queue exists and somebody consumes it.
-async fn is_consumed(world: &World, queue: &str) {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let name = world.named(queue);
-    eventually(&format!("{queue} is consumed"), async || {
-        let channel: Channel = world.channel().await;
-        let found = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.ok()?;
-        (found.consumer_count() == 1).then_some(())
-    })
-    .await;
-}
-
-/// Every user was set once, and their mails, these and no others, log in.
-async fn all_are_told_once(world: &World, users: &[String]) {
-    world.recorded(users.len()).await;
-    let mails = world.drained("emails").await;
-    let told: BTreeSet<String> = mails.iter().map(|mail| mail.json()["userId"].as_str().unwrap().to_owned()).collect();
-    assert_eq!((mails.len(), told), (users.len(), users.iter().cloned().collect()));
-    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-    for user in users {
-        assert_eq!(world.main().user(user).unwrap().password_sets, 1, "{user}");
-    }
-}
-
-/// An org whose calls a test may hold for as long as it needs to break something.
-fn patient(plan: Plan) -> Plan {
-    plan.org("main", unlimited(), "request_timeout = \"20s\"").config("[shutdown]\ngrace = \"26s\"")
-}
-
-/// 30 calls in flight, of jobs in both lanes, none of them answered before the test releases them.
-async fn thirty_in_the_air(world: &World) -> Vec<String> {
-    world.main().hold_calls();
-    let users = world.reset_many("main", 30).await;
-    eventually("all calls are in flight", async || (world.main().stats().calls == 30).then_some(())).await;
-    users
-}
-
-/// 20 calls in flight, of interactive jobs.
-async fn twenty_interactive_in_the_air(world: &World) -> Vec<String> {
-    let channel = world.channel().await;
-    let users: Vec<String> = (0..20).map(|n| format!("u-{n}")).collect();
-    for user in &users {
-        let body = reset_body(user).to_string();
-        world.publish_on(&channel, "main", body.as_bytes(), named(&format!("job-{user}"))).await;
-    }
-    eventually("all calls are in flight", async || (world.main().stats().calls == 20).then_some(())).await;
-    users
-}
-
-fn a_second_a_call() -> sim::Settings {
-    sim::Settings { latency: Duration::from_millis(1500), ..unlimited() }
-}
-
-async fn deleted_while_idle(queue: &str) {
-    let world = Plan::new().start().await;
-    is_consumed(&world, queue).await;
-    delete(&world, queue).await;
-    is_consumed(&world, queue).await;
-    role(&world, "active").await;
-    let users = world.reset_many("main", 10).await;
-    all_are_told_once(&world, &users).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interactive_queue_deleted_while_idle_is_declared_anew() {
     deleted_while_idle("resets.main").await;
@@ -409,14 +476,6 @@ async fn a_line_stopped_by_a_queue_goes_on_though_its_session_ended_before_that_
     world.tap("emails").await.next().await;
 }
 
-/// What the process says of a broker that it cannot work with.
-async fn refuses(run: Run, parts: &[&str]) -> String {
-    let (code, out, said) = run.end().await;
-    assert_eq!((code, out.as_str()), (1, ""), "{said}");
-    says(&said, parts);
-    said
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_start_a_queue_with_other_arguments_ends_the_process_and_is_left_as_it_is() {
     let world = Plan::new().prepare().await;
@@ -462,27 +521,6 @@ async fn at_the_start_a_vhost_that_does_not_exist_ends_the_process() {
     assert_ne!(url, world.amqp_url);
     let run = Run::of(&world, &["worker"]).config(&format!("[amqp]\nurl = {url:?}"));
     refuses(run, &["vhost \"nowhere\"", "does not exist", "add_vhost"]).await;
-}
-
-/// A world whose worker has a user of its own at the private node, and a job done.
-async fn as_another_user(node: &Node) -> World {
-    node.tell("ctl add_user reset-worker correct-8d2f").await;
-    node.tell("ctl change_password reset-worker correct-8d2f").await;
-    node.tell("ctl set_permissions reset-worker .* .* .*").await;
-    let url = node.url().replace("guest:guest@", "reset-worker:correct-8d2f@");
-    let mut world = Plan::at(&url).start().await;
-    world.connection = connect(node.url()).await;
-    world.reset("main", "before", "job-before").await;
-    world.recorded(1).await;
-    world
-}
-
-async fn goes_on(world: &mut World, node: &Node) {
-    role(world, "active").await;
-    world.connection = connect(node.url()).await;
-    world.reset("main", "after", "job-after").await;
-    world.recorded(2).await;
-    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -553,39 +591,6 @@ async fn each_of_many_publishes_at_once_learns_of_its_own_return_and_of_no_other
     let doubled: i32 = ended.iter().map(|(_, doubled)| doubled).sum();
     eprintln!("{lost} of 6400 unroutable messages count as published, {doubled} of 6400 published ones as returned");
     assert_eq!((lost, doubled), (0, 0));
-}
-
-/// SIGTERM while calls are in flight whose mails this broker does not take: ends within the grace, and gives the jobs back.
-async fn drained_though(node: &Node, fail: &'static str, fix: &'static str) {
-    let grace = Duration::from_secs(26);
-    let mut world = patient(Plan::at(node.url())).prepare().await;
-    let (mut worker, _) = Process::worker(&world).await;
-    // However long rabbitmqctl takes: the calls are answered when the broker has failed, and the worker is ending.
-    let users = thirty_in_the_air(&world).await;
-    node.tell(fail).await;
-    let asked = Instant::now();
-    worker.signal("TERM");
-    eventually("it drains", async || worker.stderr().contains("\"draining\"").then_some(())).await;
-    world.main().release_calls();
-    let (code, took) = (worker.ended().await, asked.elapsed());
-    node.tell(fix).await;
-    eprintln!("SIGTERM during {fail:?}: {took:?}, of a grace of {grace:?}");
-    assert_eq!(code, 0);
-    let log = worker.stderr();
-    let not_notified = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["people"].as_u64());
-    let (not_notified, sets) = (not_notified.sum::<u64>(), world.main().stats().password_sets);
-    assert!(not_notified > 0 && not_notified <= sets, "{not_notified} of {sets}: {log}");
-    world.connection = connect(node.url()).await;
-    let (mut second, _) = Process::worker(&world).await;
-    world.recorded(30).await;
-    assert_eq!(second.terminated().await.0, 0);
-    let mails = world.drained("emails").await;
-    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-    assert!(mails.len() >= users.len());
-    let told = mails.iter().map(Taken::id).collect::<BTreeSet<_>>().len() as u64;
-    let sets = world.main().stats().password_sets;
-    assert!(told + not_notified >= sets, "{told} told and {not_notified} said to be not notified, of {sets}");
-    assert!(took < grace + Duration::from_secs(1), "{took:?} of a grace of {grace:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -662,11 +667,6 @@ async fn what_needs_a_channel_more_waits_for_an_alarms_end_too() {
     assert!(ended.is_err(), "none is given up during an alarm: {ended:?}");
     let (first, second, third) = tokio::time::timeout(ANSWER, all).await.expect("they end with it");
     assert_eq!([first.unwrap(), second.unwrap(), third.unwrap()], [Ok(()), Ok(()), Ok(())]);
-}
-
-/// Tasks of this test that have not ended.
-fn tasks() -> usize {
-    tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

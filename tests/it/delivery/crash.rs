@@ -110,39 +110,6 @@ async fn reset_dies_at(stage: &str, outcomes: u32) -> Left {
     dies_at(stage, &reset_body("u").to_string(), || named("job"), "", outcomes).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_worker_dies_before_the_call_is_done_once_by_another() {
-    let (arrived, permitted) = tokio::join!(reset_dies_at("arrived", 1), reset_dies_at("permitted", 1));
-    for left in [arrived, permitted] {
-        assert_eq!((&left.outcomes[..], &left.replies[..]), (&["succeeded".into()][..], &["succeeded".into()][..]));
-        assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
-        left.assert_newest_logs_in();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_worker_dies_between_the_call_and_its_outcome_is_done_again_and_the_newest_mail_logs_in() {
-    let (patched, told) = tokio::join!(reset_dies_at("patched", 1), reset_dies_at("notified", 1));
-    for (left, mails) in [(patched, 1), (told, 2)] {
-        assert_eq!((&left.outcomes[..], &left.replies[..]), (&["succeeded".into()][..], &["succeeded".into()][..]));
-        assert_eq!((left.sets(), left.mails.len(), left.letters.len()), (2, mails, 0));
-        left.assert_newest_logs_in();
-        let opens = |mail: &&Taken| left.world.main().logs_in("u", mail.json()["temporaryPassword"].as_str().unwrap());
-        assert_eq!(left.mails.iter().filter(opens).count(), 1, "the older mail logs nobody in");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_worker_dies_after_its_outcome_is_a_duplicate_and_nothing_else() {
-    let (recorded, replied) = tokio::join!(reset_dies_at("recorded", 2), reset_dies_at("replied", 2));
-    for (left, replies) in [(recorded, &["duplicate"][..]), (replied, &["succeeded", "duplicate"])] {
-        assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
-        assert_eq!(left.replies, replies);
-        assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
-        left.assert_newest_logs_in();
-    }
-}
-
 /// With it hardly anything is waited for in memory.
 const PARKS: &str = "[retry]\ninline_max = \"100ms\"";
 
@@ -150,29 +117,6 @@ const PARKS: &str = "[retry]\ninline_max = \"100ms\"";
 fn parked(seconds: u64) -> BasicProperties {
     let moment = (Timestamp::now() + Duration::from_secs(seconds)).to_string();
     with_header(named("job"), "not-before", text(&moment))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
-    // Both copies come back: the one that was not acked, and the one that was parked.
-    let left = dies_at("again", &reset_body("u").to_string(), || parked(20), PARKS, 2).await;
-    assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
-    assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
-    left.assert_newest_logs_in();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_job_whose_worker_dies_while_it_is_buried_is_buried_again_and_says_so_each_time() {
-    let bad =
-        async |stage, outcomes| dies_at(stage, r#"{"userId": 7, "password": 1}"#, || named("job"), "", outcomes).await;
-    let (told, recorded) = tokio::join!(bad("notified", 1), bad("recorded", 2));
-    for (left, outcomes) in [(told, 1), (recorded, 2)] {
-        assert_eq!(left.outcomes, vec!["failed"; outcomes]);
-        assert_eq!((left.letters.len(), left.mails.len(), left.world.main().stats().calls), (2, 0, 0));
-        for letter in &left.letters {
-            assert_eq!((letter.id(), letter.header("resetd-reason").as_deref()), ("job", Some("invalid_job")));
-        }
-    }
 }
 
 /// Starts one worker after the other, each of which dies of the job `poison` when its password is set.
@@ -212,6 +156,83 @@ impl<'a> Victims<'a> {
         let (body, properties) = wire::ledger::released("main", &worker, term, Timestamp::now());
         let key = self.world.named("resets.outcomes");
         self.publisher.publish(&Message { exchange: "", key: &key, body: &body, properties }).await.unwrap();
+    }
+}
+
+/// A worker in which `job` panics at this stage. Its one job, and 20 others around it.
+async fn panics_at(stage: &str, outcomes: u32) -> Left {
+    let world = prepared("").await;
+    let mut worker = failing(&world, stage, "job", "panic").start();
+    role_is(&worker.http().await, "active").await;
+    keep_all(&world).await;
+    world.reset_many("main", 10).await;
+    publish(&world, &reset_body("u").to_string(), || named("job")).await;
+    for n in 0..10 {
+        world.reset("main.bulk", &format!("v-{n}"), &format!("after-{n}")).await;
+    }
+    eventually("all outcomes are there", async || (world.depth("seen").await >= 20 + outcomes).then_some(())).await;
+    assert_eq!(worker.has_ended(), None, "{}", worker.stderr());
+    assert!(worker.stderr().contains("panic in the worker's own code"), "{stage} was reached");
+    left(world, worker, 20 + outcomes).await
+}
+
+fn of_job(records: &[String], kind: &str) -> usize {
+    records.iter().filter(|record| *record == kind).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_worker_dies_before_the_call_is_done_once_by_another() {
+    let (arrived, permitted) = tokio::join!(reset_dies_at("arrived", 1), reset_dies_at("permitted", 1));
+    for left in [arrived, permitted] {
+        assert_eq!((&left.outcomes[..], &left.replies[..]), (&["succeeded".into()][..], &["succeeded".into()][..]));
+        assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
+        left.assert_newest_logs_in();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_worker_dies_between_the_call_and_its_outcome_is_done_again_and_the_newest_mail_logs_in() {
+    let (patched, told) = tokio::join!(reset_dies_at("patched", 1), reset_dies_at("notified", 1));
+    for (left, mails) in [(patched, 1), (told, 2)] {
+        assert_eq!((&left.outcomes[..], &left.replies[..]), (&["succeeded".into()][..], &["succeeded".into()][..]));
+        assert_eq!((left.sets(), left.mails.len(), left.letters.len()), (2, mails, 0));
+        left.assert_newest_logs_in();
+        let opens = |mail: &&Taken| left.world.main().logs_in("u", mail.json()["temporaryPassword"].as_str().unwrap());
+        assert_eq!(left.mails.iter().filter(opens).count(), 1, "the older mail logs nobody in");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_worker_dies_after_its_outcome_is_a_duplicate_and_nothing_else() {
+    let (recorded, replied) = tokio::join!(reset_dies_at("recorded", 2), reset_dies_at("replied", 2));
+    for (left, replies) in [(recorded, &["duplicate"][..]), (replied, &["succeeded", "duplicate"])] {
+        assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
+        assert_eq!(left.replies, replies);
+        assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
+        left.assert_newest_logs_in();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_worker_dies_when_it_was_published_again_is_done_once() {
+    // Both copies come back: the one that was not acked, and the one that was parked.
+    let left = dies_at("again", &reset_body("u").to_string(), || parked(20), PARKS, 2).await;
+    assert_eq!(left.outcomes, ["succeeded", "duplicate"]);
+    assert_eq!((left.world.main().stats().calls, left.mails.len(), left.letters.len()), (1, 1, 0));
+    left.assert_newest_logs_in();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_job_whose_worker_dies_while_it_is_buried_is_buried_again_and_says_so_each_time() {
+    let bad =
+        async |stage, outcomes| dies_at(stage, r#"{"userId": 7, "password": 1}"#, || named("job"), "", outcomes).await;
+    let (told, recorded) = tokio::join!(bad("notified", 1), bad("recorded", 2));
+    for (left, outcomes) in [(told, 1), (recorded, 2)] {
+        assert_eq!(left.outcomes, vec!["failed"; outcomes]);
+        assert_eq!((left.letters.len(), left.mails.len(), left.world.main().stats().calls), (2, 0, 0));
+        for letter in &left.letters {
+            assert_eq!((letter.id(), letter.header("resetd-reason").as_deref()), ("job", Some("invalid_job")));
+        }
     }
 }
 
@@ -279,27 +300,6 @@ async fn jobs_that_must_run_alone_cost_those_among_them_no_deliveries() {
     let mails = world.drained("emails").await;
     assert_eq!((mails.len(), world.main().stats().calls), (60, 60));
     assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-}
-
-/// A worker in which `job` panics at this stage. Its one job, and 20 others around it.
-async fn panics_at(stage: &str, outcomes: u32) -> Left {
-    let world = prepared("").await;
-    let mut worker = failing(&world, stage, "job", "panic").start();
-    role_is(&worker.http().await, "active").await;
-    keep_all(&world).await;
-    world.reset_many("main", 10).await;
-    publish(&world, &reset_body("u").to_string(), || named("job")).await;
-    for n in 0..10 {
-        world.reset("main.bulk", &format!("v-{n}"), &format!("after-{n}")).await;
-    }
-    eventually("all outcomes are there", async || (world.depth("seen").await >= 20 + outcomes).then_some(())).await;
-    assert_eq!(worker.has_ended(), None, "{}", worker.stderr());
-    assert!(worker.stderr().contains("panic in the worker's own code"), "{stage} was reached");
-    left(world, worker, 20 + outcomes).await
-}
-
-fn of_job(records: &[String], kind: &str) -> usize {
-    records.iter().filter(|record| *record == kind).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,6 +151,36 @@ fn outcome(job: &str, user: &str) -> Record {
     wire::outcome::record(&Outcome { lane: Lane::Bulk, asked_at, ..succeeded(JobId::new(job), user, now) })
 }
 
+/// Records of 4 KB: 10,000 of them fill more than one segment of the stream, and the broker takes an offset for itself between two.
+fn large(jobs: std::ops::Range<usize>) -> impl Iterator<Item = Record> {
+    jobs.map(|n| {
+        let (body, properties) = outcome(&format!("job-{n}"), &format!("u-{}", n % 100));
+        let mut record: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        record["detail"] = "x".repeat(4_000).into();
+        (record.to_string().into_bytes(), properties)
+    })
+}
+
+/// A day at the full quota.
+const DAY: usize = 432_000;
+
+fn day() -> impl Iterator<Item = Record> {
+    let user = |n: usize| format!("0f6e7c1a-1f00-4c2e-{:012}", n * 7919 % 300_000);
+    (0..DAY).map(move |n| outcome(&format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"), &user(n)))
+}
+
+/// Waits until a worker has taken over, and returns how long that took, as it says. (By its log: asking it all the while would cost
+/// it what is measured.)
+async fn took(worker: &Process) -> Duration {
+    eventually("it has taken over", async || {
+        let log = worker.stderr();
+        let line = log.lines().rfind(|line| line.contains("history loaded\""))?;
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        line["took_ms"].as_u64().map(Duration::from_millis)
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_reads_what_was_there_before_and_what_comes_later_while_somebody_wants_it() {
     let observer = Observer::new().await;
@@ -300,16 +330,6 @@ async fn after_a_lost_connection_the_ledger_goes_on_from_its_place_without_gaps(
     }
 }
 
-/// Records of 4 KB: 10,000 of them fill more than one segment of the stream, and the broker takes an offset for itself between two.
-fn large(jobs: std::ops::Range<usize>) -> impl Iterator<Item = Record> {
-    jobs.map(|n| {
-        let (body, properties) = outcome(&format!("job-{n}"), &format!("u-{}", n % 100));
-        let mut record: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        record["detail"] = "x".repeat(4_000).into();
-        (record.to_string().into_bytes(), properties)
-    })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_stretch_is_read_by_several_at_once_in_its_order_through_a_lost_connection() {
     const JOBS: usize = 10_000;
@@ -429,26 +449,6 @@ async fn how_long_the_ledger_takes_to_read_a_million_records() {
             println!("turn {turn}: read in {taken:?}; VmRSS grew from {before} by {} MB", resident() - before);
         }
     }
-}
-
-/// A day at the full quota.
-const DAY: usize = 432_000;
-
-fn day() -> impl Iterator<Item = Record> {
-    let user = |n: usize| format!("0f6e7c1a-1f00-4c2e-{:012}", n * 7919 % 300_000);
-    (0..DAY).map(move |n| outcome(&format!("0f6e7c1a-1f00-4c2e-9d3b-{n:012}"), &user(n)))
-}
-
-/// Waits until a worker has taken over, and returns how long that took, as it says. (By its log: asking it all the while would cost
-/// it what is measured.)
-async fn took(worker: &Process) -> Duration {
-    eventually("it has taken over", async || {
-        let log = worker.stderr();
-        let line = log.lines().rfind(|line| line.contains("history loaded\""))?;
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        line["took_ms"].as_u64().map(Duration::from_millis)
-    })
-    .await
 }
 
 /// `cargo test --release --test it -- --ignored --nocapture how_long_taking_over` (a debug build reads

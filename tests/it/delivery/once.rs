@@ -89,6 +89,71 @@ async fn restart(world: &mut World) {
 
 // The ledger: what is done is not done again.
 
+/// An org whose worker's calls end soon, so that a takeover does not take long.
+fn soon_taken_over(settings: Settings) -> Plan {
+    Plan::new().org("main", settings, "request_timeout = \"2s\"")
+}
+
+/// Writes the end of a job into the ledger, as of that moment.
+async fn write_outcome(world: &World, job: &JobId, user: &str, finished_at: Timestamp) {
+    let (body, properties) = wire::outcome::record(&succeeded(job.clone(), user, finished_at));
+    let ledger = world.named("resets.outcomes");
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let channel = world.channel().await;
+    let sent = channel.basic_publish("".into(), ledger.as_str().into(), options, &body, properties).await;
+    assert_eq!(sent.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+}
+
+async fn declared(world: &World) {
+    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
+}
+
+/// Takes the only job of the interactive lane and gives it back: the broker marks it as redelivered.
+async fn give_out_once(world: &World) {
+    let (channel, lane) = (world.channel().await, world.named("resets.main"));
+    let got = eventually("the job is in its lane", async || {
+        channel.basic_get(lane.as_str().into(), BasicGetOptions::default()).await.unwrap()
+    })
+    .await;
+    got.delivery.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await.unwrap();
+    channel.close(200, "bye".into()).await.unwrap();
+}
+
+/// A job without a `message_id` that is redelivered, or not, to a worker that finds one of the same name done so long ago.
+async fn equal_job(redelivered: bool, done_seconds_ago: i64, how: &str) {
+    let mut world = Plan::new().prepare().await;
+    declared(&world).await;
+    let body = reset_body("u-1").to_string();
+    let job = wire::properties::job_id(body.as_bytes(), &BasicProperties::default());
+    write_outcome(&world, &job, "u-1", seconds_ago(done_seconds_ago)).await;
+    world.publish("main", body.as_bytes(), BasicProperties::default()).await;
+    if redelivered {
+        give_out_once(&world).await;
+    }
+    let mut outcomes = world.outcomes().await;
+    world.start_worker().await;
+    ends(&mut outcomes, job.as_str(), how).await;
+    settled(&mut world, u64::from(how == "succeeded")).await;
+}
+
+/// A worker whose way to the broker is a relay, and a call for `u-1` in flight that is held.
+async fn one_call_in_the_air(key: &str) -> (World, Relay, Tap) {
+    let mut world = Plan::new().prepare().await;
+    let relay = Relay::to(&world.amqp_url);
+    world.amqp_url = relay.url().to_owned();
+    world.start_worker().await;
+    world.ready().await;
+    let outcomes = world.outcomes().await;
+    world.main().hold_calls();
+    world.reset(key, "u-1", "job-1").await;
+    eventually("a call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
+    (world, relay, outcomes)
+}
+
+fn jobs_of(mails: &[Taken]) -> Vec<String> {
+    mails.iter().map(|mail| mail.json()["jobId"].as_str().unwrap().to_owned()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_published_again_is_a_duplicate_in_either_lane_and_its_producer_is_told() {
     let mut world = Plan::new().start().await;
@@ -178,11 +243,6 @@ async fn after_a_restart_what_was_done_is_a_duplicate() {
     assert_eq!(settled(&mut world, 1).await.len(), 1);
 }
 
-/// An org whose worker's calls end soon, so that a takeover does not take long.
-fn soon_taken_over(settings: Settings) -> Plan {
-    Plan::new().org("main", settings, "request_timeout = \"2s\"")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_takeover_what_the_killed_worker_has_done_is_known() {
     let world = soon_taken_over(unlimited()).prepare().await;
@@ -243,20 +303,6 @@ async fn a_worker_that_was_cut_off_knows_what_another_has_done_in_between_and_dr
     assert_eq!(mails.len(), 2, "what the first worker remembered of job-1 was void");
 }
 
-/// Writes the end of a job into the ledger, as of that moment.
-async fn write_outcome(world: &World, job: &JobId, user: &str, finished_at: Timestamp) {
-    let (body, properties) = wire::outcome::record(&succeeded(job.clone(), user, finished_at));
-    let ledger = world.named("resets.outcomes");
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let channel = world.channel().await;
-    let sent = channel.basic_publish("".into(), ledger.as_str().into(), options, &body, properties).await;
-    assert_eq!(sent.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
-}
-
-async fn declared(world: &World) {
-    crate::world::declare(&world.connection, &Names::new(&world.prefix, "main")).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_counts_as_done_for_24_hours() {
     let mut world = Plan::new().prepare().await;
@@ -272,34 +318,6 @@ async fn a_job_counts_as_done_for_24_hours() {
     world.reset("main", "u-1", "before").await;
     ends(&mut outcomes, "before", "succeeded").await;
     assert_eq!(settled(&mut world, 1).await.len(), 1);
-}
-
-/// Takes the only job of the interactive lane and gives it back: the broker marks it as redelivered.
-async fn give_out_once(world: &World) {
-    let (channel, lane) = (world.channel().await, world.named("resets.main"));
-    let got = eventually("the job is in its lane", async || {
-        channel.basic_get(lane.as_str().into(), BasicGetOptions::default()).await.unwrap()
-    })
-    .await;
-    got.delivery.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await.unwrap();
-    channel.close(200, "bye".into()).await.unwrap();
-}
-
-/// A job without a `message_id` that is redelivered, or not, to a worker that finds one of the same name done so long ago.
-async fn equal_job(redelivered: bool, done_seconds_ago: i64, how: &str) {
-    let mut world = Plan::new().prepare().await;
-    declared(&world).await;
-    let body = reset_body("u-1").to_string();
-    let job = wire::properties::job_id(body.as_bytes(), &BasicProperties::default());
-    write_outcome(&world, &job, "u-1", seconds_ago(done_seconds_ago)).await;
-    world.publish("main", body.as_bytes(), BasicProperties::default()).await;
-    if redelivered {
-        give_out_once(&world).await;
-    }
-    let mut outcomes = world.outcomes().await;
-    world.start_worker().await;
-    ends(&mut outcomes, job.as_str(), how).await;
-    settled(&mut world, u64::from(how == "succeeded")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,20 +425,6 @@ async fn a_timestamp_more_than_5_minutes_ahead_counts_as_the_time_of_arrival_and
 }
 
 // The checkpoint: what is set is finished without a second call.
-
-/// A worker whose way to the broker is a relay, and a call for `u-1` in flight that is held.
-async fn one_call_in_the_air(key: &str) -> (World, Relay, Tap) {
-    let mut world = Plan::new().prepare().await;
-    let relay = Relay::to(&world.amqp_url);
-    world.amqp_url = relay.url().to_owned();
-    world.start_worker().await;
-    world.ready().await;
-    let outcomes = world.outcomes().await;
-    world.main().hold_calls();
-    world.reset(key, "u-1", "job-1").await;
-    eventually("a call is in flight", async || (world.main().stats().calls == 1).then_some(())).await;
-    (world, relay, outcomes)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_whose_confirm_is_lost_is_sent_again_as_the_same_notification_without_a_second_call() {
@@ -537,10 +541,6 @@ async fn the_mail_of_a_job_that_was_cut_off_goes_out_before_a_newer_job_of_its_u
 }
 
 // One job of a user after the other.
-
-fn jobs_of(mails: &[Taken]) -> Vec<String> {
-    mails.iter().map(|mail| mail.json()["jobId"].as_str().unwrap().to_owned()).collect()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_one_user_never_run_at_once_over_both_lanes_and_keep_the_order_of_each() {

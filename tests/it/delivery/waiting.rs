@@ -104,6 +104,91 @@ async fn pace_of_a_hundred(world: &World, per_minute: u32) -> f64 {
     took / (99.0 * 60.0 / f64::from(per_minute))
 }
 
+/// So many pauses, one after the other.
+const PAUSES: u32 = 40;
+
+/// Refuses every other call, until it has refused forty.
+fn every_other_is_throttled(_asked: &Asked) -> Response {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    if call % 2 == 1 && call < 2 * PAUSES {
+        return (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response();
+    }
+    axum::http::StatusCode::NO_CONTENT.into_response()
+}
+
+/// Fails the first call, which may have set the password all the same, and asks for a pause at the second.
+fn unknown_and_then_a_pause(_asked: &Asked) -> Response {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    match CALLS.fetch_add(1, Ordering::Relaxed) {
+        0 => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        1 => (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response(),
+        _ => axum::http::StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+/// What `/readyz` says of an org, once it is stopped.
+async fn stopped(world: &World, org: &str) -> String {
+    eventually(&format!("{org} is stopped"), async || {
+        let (status, said) = world.readyz().await;
+        let row = &said["orgs"][org];
+        (status == 503 && row["role"] == "halted").then(|| row["reason"].as_str().expect("it says why").to_owned())
+    })
+    .await
+}
+
+const ALARM: &str = "ctl set_vm_memory_high_watermark 0";
+const NO_ALARM: &str = "ctl set_vm_memory_high_watermark absolute 1GB";
+/// How long after the last sign of life of the publishing connection a call may begin, and as much again for a busy machine.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// Whether anybody consumes a queue.
+async fn is_consumed(world: &World, queue: &str) -> bool {
+    world.counts(queue).await.unwrap().1 > 0
+}
+
+/// 200 jobs, and an alarm once some are done. No call begins after the heartbeat's limit, and all is given back.
+async fn into_an_alarm(node: &Node) -> World {
+    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 600").config("[amqp]\nprefetch = 16");
+    let world = plan.holding(Duration::from_secs(5), FAR).settled().await;
+    send(&world, in_both_lanes("u", 200)).await;
+    eventually("20 are set", async || (world.main().stats().password_sets >= 20).then_some(())).await;
+    node.tell(ALARM).await;
+    let begun = Instant::now();
+    let (mut calls, mut last) = (0, begun);
+    eventually("what is in flight goes back", async || {
+        let now = world.main().stats().calls;
+        if now > calls {
+            (calls, last) = (now, Instant::now());
+        }
+        (!is_consumed(&world, LANES[0]).await && !is_consumed(&world, LANES[1]).await).then_some(())
+    })
+    .await;
+    let (quiet, done) = (last - begun, world.main().stats().calls);
+    eprintln!(
+        "an alarm after {done} calls: the last one began {quiet:?} after it, all was given back {:?} after it",
+        begun.elapsed()
+    );
+    assert!(quiet < PULSE && done < 200, "{quiet:?}, {done}");
+    world
+}
+
+/// Nobody is lost, and nobody was reset twice.
+async fn all_are_reset_once(node: &Node, mut world: World, users: usize) {
+    world.connection = connect(node.url()).await;
+    let records = world.recorded(users).await;
+    assert!(records.iter().all(|record| ["main.succeeded", "main.duplicate"].contains(&record.routing_key.as_str())));
+    lie_ready(&world, &LANES, 0).await;
+    world.stop_worker().await.unwrap();
+    assert_eq!((ready_in(&world, &LANES).await, world.depth("resets.main.dead").await), (0, 0));
+    let mails = world.drained("emails").await;
+    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
+    let told: BTreeSet<&str> = mails.iter().map(|mail| mail.id()).collect();
+    let stats = world.main().stats();
+    eprintln!("{users} users: {} resets, {} mails", stats.password_sets, mails.len());
+    assert_eq!((told.len(), stats.password_sets, stats.sets_by_user_max), (users, users as u64, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_jobs_that_wait_five_minutes_do_not_slow_a_hundred_that_do_not() {
     let world = Plan::new().org("main", unlimited(), "rate_per_minute = 600").start().await;
@@ -381,9 +466,6 @@ async fn jobs_that_run_alone_between_others_cost_nobody_a_delivery() {
     assert_eq!((world.main().stats().calls, world.depth("resets.main.dead").await), (60, 0));
 }
 
-/// So many pauses, one after the other.
-const PAUSES: u32 = 40;
-
 /// It takes a quarter of a minute: each second that the org asks for is cut to 300 ms, which is long here. (The test after
 /// the next waits the whole seconds.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -406,26 +488,6 @@ async fn forty_long_pauses_without_a_call_between_return_a_job_once_and_bring_no
     }
     assert_eq!((all.len(), world.depth("resets.main.dead").await), (20, 0));
     assert_eq!(world.main().stats().password_sets, 0);
-}
-
-/// Refuses every other call, until it has refused forty.
-fn every_other_is_throttled(_asked: &Asked) -> Response {
-    static CALLS: AtomicU32 = AtomicU32::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    if call % 2 == 1 && call < 2 * PAUSES {
-        return (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response();
-    }
-    axum::http::StatusCode::NO_CONTENT.into_response()
-}
-
-/// Fails the first call, which may have set the password all the same, and asks for a pause at the second.
-fn unknown_and_then_a_pause(_asked: &Asked) -> Response {
-    static CALLS: AtomicU32 = AtomicU32::new(0);
-    match CALLS.fetch_add(1, Ordering::Relaxed) {
-        0 => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        1 => (axum::http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response(),
-        _ => axum::http::StatusCode::NO_CONTENT.into_response(),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -458,16 +520,6 @@ async fn forty_long_pauses_with_a_call_between_bring_no_job_to_its_limit() {
     assert_eq!(calls, 80 + PAUSES as usize);
     assert_eq!((world.depth("resets.main.dead").await, ready_in(&world, &LANES).await), (0, 0));
     assert_eq!(world.drained("emails").await.len(), 80);
-}
-
-/// What `/readyz` says of an org, once it is stopped.
-async fn stopped(world: &World, org: &str) -> String {
-    eventually(&format!("{org} is stopped"), async || {
-        let (status, said) = world.readyz().await;
-        let row = &said["orgs"][org];
-        (status == 503 && row["role"] == "halted").then(|| row["reason"].as_str().expect("it says why").to_owned())
-    })
-    .await
 }
 
 /// It takes 12 s: the second try after a stop comes 8 s after the first. (`answers` has one that waits the real 15 s.)
@@ -512,58 +564,6 @@ async fn a_line_that_is_stopped_gives_its_deliveries_back_and_goes_on_by_itself_
         assert_eq!(world.depth(&format!("resets.{org}.dead")).await, 0);
         assert_eq!(world.sim(org).stats().password_sets, 20);
     }
-}
-
-const ALARM: &str = "ctl set_vm_memory_high_watermark 0";
-const NO_ALARM: &str = "ctl set_vm_memory_high_watermark absolute 1GB";
-/// How long after the last sign of life of the publishing connection a call may begin, and as much again for a busy machine.
-const PULSE: Duration = Duration::from_secs(10);
-
-/// Whether anybody consumes a queue.
-async fn is_consumed(world: &World, queue: &str) -> bool {
-    world.counts(queue).await.unwrap().1 > 0
-}
-
-/// 200 jobs, and an alarm once some are done. No call begins after the heartbeat's limit, and all is given back.
-async fn into_an_alarm(node: &Node) -> World {
-    let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 600").config("[amqp]\nprefetch = 16");
-    let world = plan.holding(Duration::from_secs(5), FAR).settled().await;
-    send(&world, in_both_lanes("u", 200)).await;
-    eventually("20 are set", async || (world.main().stats().password_sets >= 20).then_some(())).await;
-    node.tell(ALARM).await;
-    let begun = Instant::now();
-    let (mut calls, mut last) = (0, begun);
-    eventually("what is in flight goes back", async || {
-        let now = world.main().stats().calls;
-        if now > calls {
-            (calls, last) = (now, Instant::now());
-        }
-        (!is_consumed(&world, LANES[0]).await && !is_consumed(&world, LANES[1]).await).then_some(())
-    })
-    .await;
-    let (quiet, done) = (last - begun, world.main().stats().calls);
-    eprintln!(
-        "an alarm after {done} calls: the last one began {quiet:?} after it, all was given back {:?} after it",
-        begun.elapsed()
-    );
-    assert!(quiet < PULSE && done < 200, "{quiet:?}, {done}");
-    world
-}
-
-/// Nobody is lost, and nobody was reset twice.
-async fn all_are_reset_once(node: &Node, mut world: World, users: usize) {
-    world.connection = connect(node.url()).await;
-    let records = world.recorded(users).await;
-    assert!(records.iter().all(|record| ["main.succeeded", "main.duplicate"].contains(&record.routing_key.as_str())));
-    lie_ready(&world, &LANES, 0).await;
-    world.stop_worker().await.unwrap();
-    assert_eq!((ready_in(&world, &LANES).await, world.depth("resets.main.dead").await), (0, 0));
-    let mails = world.drained("emails").await;
-    assert_eq!(locked_out(world.main(), &mails), Vec::<String>::new());
-    let told: BTreeSet<&str> = mails.iter().map(|mail| mail.id()).collect();
-    let stats = world.main().stats();
-    eprintln!("{users} users: {} resets, {} mails", stats.password_sets, mails.len());
-    assert_eq!((told.len(), stats.password_sets, stats.sets_by_user_max), (users, users as u64, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

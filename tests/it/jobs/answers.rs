@@ -77,6 +77,115 @@ fn says(record: &Value, parts: &[&str]) {
     }
 }
 
+/// When each user's password was set.
+fn set_at(world: &World, org: &str, user: &str) -> Timestamp {
+    let view = world.sim(org).user(user).unwrap();
+    view.last_set_at.expect("it was set").parse().unwrap()
+}
+
+/// Throttles one job's first call, and publishes ten more in both lanes once the worker knows. Answers when the first was
+/// published, when each password was set, and the outcome of the throttled one.
+async fn throttled(
+    org: &'static str,
+    settings: Settings,
+    config: &str,
+    fault: Fault,
+) -> (World, Timestamp, Vec<Timestamp>, Value) {
+    let world = Plan::new().org(org, settings, "").config(config).start().await;
+    let mut outcomes = world.outcomes().await;
+    world.sim(org).add_fault(fault);
+    let published = Timestamp::now();
+    world.reset(org, "u-0", "job-0").await;
+    // Metrics are of the whole process; no other test has an org of this name.
+    let paused = format!("resetd_pauses_total{{org=\"{org}\"}} 1");
+    eventually("the pause", async || world.metrics().await.contains(&paused).then_some(())).await;
+    for n in 1..=10 {
+        let lane = if n % 2 == 0 { "" } else { ".bulk" };
+        world.reset(&format!("{org}{lane}"), &format!("u-{n}"), &format!("job-{n}")).await;
+    }
+    let records = by_job(&outcomes.take(11).await);
+    let sets = (0..=10).map(|n| set_at(&world, org, &format!("u-{n}"))).collect();
+    assert!(records.values().all(|record| record["outcome"] == "succeeded"), "{records:?}");
+    assert_eq!(world.sim(org).stats().calls, 12, "no call was made in vain");
+    let first = records["job-0"].clone();
+    (world, published, sets, first)
+}
+
+const PATIENT: &str = "[retry]\nbase = \"1ms\"\nmax = \"5ms\"";
+
+/// Waits until `/readyz` says that the org is stopped, and answers why.
+async fn stopped(world: &World, org: &str) -> String {
+    eventually("processing halts", async || {
+        let (status, said) = world.readyz().await;
+        let row = &said["orgs"][org];
+        (status == 503 && said["ready"] == false && row["role"] == "halted")
+            .then(|| row["reason"].as_str().expect("it says why").to_owned())
+    })
+    .await
+}
+
+/// Stops the line by a fault, fixes it, and looks that it cost no job and no attempt.
+async fn goes_on(fault: Value, parts: &[&str]) {
+    let world = Plan::new().start().await;
+    let mut outcomes = world.outcomes().await;
+    world.main().add_fault(serde_json::from_value(fault).unwrap());
+    for n in 0..10 {
+        world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
+    }
+    let why = stopped(&world, "main").await;
+    for part in parts {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    world.main().clear_faults();
+    let calls = world.main().stats().calls;
+    assert!(calls <= 20, "{calls} calls although the first ones told");
+    for (job, record) in by_job(&outcomes.take(10).await) {
+        let said = (&record["outcome"], &record["attempts"]);
+        assert_eq!(said, (&json!("succeeded"), &json!(1)), "{job}: {record}");
+    }
+    world.ready().await;
+    let active = json!({"ready": true, "orgs": {"main": {"role": "active", "reason": null, "ratePerMinute": 60_000}}});
+    let mut ready = world.readyz().await.1;
+    let leader = ready["orgs"]["main"].as_object_mut().unwrap().remove("leader").unwrap();
+    assert_eq!((ready, &leader["here"]), (active, &json!(true)));
+    assert_eq!(world.depth("resets.main.dead").await, 0);
+    assert_eq!(world.main().stats().password_sets, 10);
+}
+
+/// Of thirty forbidden users at once four are dead-lettered; the others wait, and succeed once it is resolved.
+async fn goes_on_after_forbidden_users() {
+    let settings =
+        Settings { latency: Duration::from_millis(300), faults: vec![fault("status=403,always")], ..unlimited() };
+    let world = Plan::new().org("main", settings, "").start().await;
+    let mut outcomes = world.outcomes().await;
+    let channel = world.channel().await;
+    for n in 0..30 {
+        let user = format!("u-{n}");
+        let body = reset_body(&user).to_string();
+        world.publish_on(&channel, "main", body.as_bytes(), named(&user)).await;
+    }
+    let why = stopped(&world, "main").await;
+    assert!(why.contains("Forbidden, by a scripted fault"), "{why}");
+    // The calls in flight when the line stopped are answered 403 too, and none is made any more.
+    eventually("the calls in flight", async || {
+        let stats = world.main().stats();
+        (stats.by_status.get("403") == Some(&stats.calls)).then_some(())
+    })
+    .await;
+    world.main().clear_faults();
+    let records = by_job(&outcomes.take(30).await);
+    let count = |outcome: &str| records.values().filter(|record| record["outcome"] == outcome).count();
+    assert_eq!((count("failed"), count("succeeded")), (4, 26));
+    assert!(records.values().all(|record| record["attempts"] == 1), "{records:?}");
+}
+
+/// A job whose `not-after` is so far from now.
+async fn until(world: &World, user: &str, from_now: SignedDuration) {
+    let end = (Timestamp::now() + from_now).to_string();
+    let properties = with_header(named(user), "not-after", text(&end));
+    world.publish("main", reset_body(user).to_string().as_bytes(), properties).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_2xx_is_a_success() {
     let mut rows = Rows::of(Plan::new()).await;
@@ -191,40 +300,6 @@ async fn all_tries_of_a_job_send_the_same_password() {
     assert_eq!(world.depth("emails").await, 0, "one mail for one job");
 }
 
-/// When each user's password was set.
-fn set_at(world: &World, org: &str, user: &str) -> Timestamp {
-    let view = world.sim(org).user(user).unwrap();
-    view.last_set_at.expect("it was set").parse().unwrap()
-}
-
-/// Throttles one job's first call, and publishes ten more in both lanes once the worker knows. Answers when the first was
-/// published, when each password was set, and the outcome of the throttled one.
-async fn throttled(
-    org: &'static str,
-    settings: Settings,
-    config: &str,
-    fault: Fault,
-) -> (World, Timestamp, Vec<Timestamp>, Value) {
-    let world = Plan::new().org(org, settings, "").config(config).start().await;
-    let mut outcomes = world.outcomes().await;
-    world.sim(org).add_fault(fault);
-    let published = Timestamp::now();
-    world.reset(org, "u-0", "job-0").await;
-    // Metrics are of the whole process; no other test has an org of this name.
-    let paused = format!("resetd_pauses_total{{org=\"{org}\"}} 1");
-    eventually("the pause", async || world.metrics().await.contains(&paused).then_some(())).await;
-    for n in 1..=10 {
-        let lane = if n % 2 == 0 { "" } else { ".bulk" };
-        world.reset(&format!("{org}{lane}"), &format!("u-{n}"), &format!("job-{n}")).await;
-    }
-    let records = by_job(&outcomes.take(11).await);
-    let sets = (0..=10).map(|n| set_at(&world, org, &format!("u-{n}"))).collect();
-    assert!(records.values().all(|record| record["outcome"] == "succeeded"), "{records:?}");
-    assert_eq!(world.sim(org).stats().calls, 12, "no call was made in vain");
-    let first = records["job-0"].clone();
-    (world, published, sets, first)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_429_holds_every_call_of_the_org_for_its_seconds_and_costs_no_attempt() {
     let fault = fault("status=429,retry_after=1,next=1");
@@ -335,8 +410,6 @@ async fn a_429_without_any_wait_is_tried_again_after_a_backoff() {
     rows.check("u-odd", &["status=429,retry_after=soon,next=1"], free).await;
 }
 
-const PATIENT: &str = "[retry]\nbase = \"1ms\"\nmax = \"5ms\"";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_throttled_alone_is_never_given_up() {
     let mut rows = Rows::of(Plan::new().config(PATIENT)).await;
@@ -441,72 +514,6 @@ async fn a_token_is_not_used_in_the_last_60_seconds_of_its_life() {
     outcomes.next().await;
     let stats = world.main().stats();
     assert_eq!((stats.token_requests, stats.calls), (2, 2));
-}
-
-/// Waits until `/readyz` says that the org is stopped, and answers why.
-async fn stopped(world: &World, org: &str) -> String {
-    eventually("processing halts", async || {
-        let (status, said) = world.readyz().await;
-        let row = &said["orgs"][org];
-        (status == 503 && said["ready"] == false && row["role"] == "halted")
-            .then(|| row["reason"].as_str().expect("it says why").to_owned())
-    })
-    .await
-}
-
-/// Stops the line by a fault, fixes it, and looks that it cost no job and no attempt.
-async fn goes_on(fault: Value, parts: &[&str]) {
-    let world = Plan::new().start().await;
-    let mut outcomes = world.outcomes().await;
-    world.main().add_fault(serde_json::from_value(fault).unwrap());
-    for n in 0..10 {
-        world.reset("main", &format!("u-{n}"), &format!("job-{n}")).await;
-    }
-    let why = stopped(&world, "main").await;
-    for part in parts {
-        assert!(why.contains(part), "{part}: {why}");
-    }
-    world.main().clear_faults();
-    let calls = world.main().stats().calls;
-    assert!(calls <= 20, "{calls} calls although the first ones told");
-    for (job, record) in by_job(&outcomes.take(10).await) {
-        let said = (&record["outcome"], &record["attempts"]);
-        assert_eq!(said, (&json!("succeeded"), &json!(1)), "{job}: {record}");
-    }
-    world.ready().await;
-    let active = json!({"ready": true, "orgs": {"main": {"role": "active", "reason": null, "ratePerMinute": 60_000}}});
-    let mut ready = world.readyz().await.1;
-    let leader = ready["orgs"]["main"].as_object_mut().unwrap().remove("leader").unwrap();
-    assert_eq!((ready, &leader["here"]), (active, &json!(true)));
-    assert_eq!(world.depth("resets.main.dead").await, 0);
-    assert_eq!(world.main().stats().password_sets, 10);
-}
-
-/// Of thirty forbidden users at once four are dead-lettered; the others wait, and succeed once it is resolved.
-async fn goes_on_after_forbidden_users() {
-    let settings =
-        Settings { latency: Duration::from_millis(300), faults: vec![fault("status=403,always")], ..unlimited() };
-    let world = Plan::new().org("main", settings, "").start().await;
-    let mut outcomes = world.outcomes().await;
-    let channel = world.channel().await;
-    for n in 0..30 {
-        let user = format!("u-{n}");
-        let body = reset_body(&user).to_string();
-        world.publish_on(&channel, "main", body.as_bytes(), named(&user)).await;
-    }
-    let why = stopped(&world, "main").await;
-    assert!(why.contains("Forbidden, by a scripted fault"), "{why}");
-    // The calls in flight when the line stopped are answered 403 too, and none is made any more.
-    eventually("the calls in flight", async || {
-        let stats = world.main().stats();
-        (stats.by_status.get("403") == Some(&stats.calls)).then_some(())
-    })
-    .await;
-    world.main().clear_faults();
-    let records = by_job(&outcomes.take(30).await);
-    let count = |outcome: &str| records.values().filter(|record| record["outcome"] == outcome).count();
-    assert_eq!((count("failed"), count("succeeded")), (4, 26));
-    assert!(records.values().all(|record| record["attempts"] == 1), "{records:?}");
 }
 
 /// It takes 15 s, since the line tries again so often: all of them at once.
@@ -642,13 +649,6 @@ async fn required_scopes_are_looked_for_where_the_token_has_scopes() {
         assert_eq!(world.main().stats().calls, 0);
         assert_eq!(world.depth("resets.main.dead").await, 0);
     }
-}
-
-/// A job whose `not-after` is so far from now.
-async fn until(world: &World, user: &str, from_now: SignedDuration) {
-    let end = (Timestamp::now() + from_now).to_string();
-    let properties = with_header(named(user), "not-after", text(&end));
-    world.publish("main", reset_body(user).to_string().as_bytes(), properties).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,6 +108,35 @@ async fn in_flight(world: &World, jobs: usize) {
     .await;
 }
 
+/// One whose jobs are all given back when no call can be made for a second.
+fn soon_given_back() -> Plan {
+    Plan::new().holding(Duration::from_secs(600), Duration::from_secs(1))
+}
+
+/// The second of two equal jobs fails once and is parked; meanwhile the other one is done first. How both ended.
+async fn one_is_parked_after_a_try(properties: BasicProperties) -> (Vec<String>, u64) {
+    let short = [200, 400, 800].map(Duration::from_millis);
+    let plan = Plan::new().config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n").delaying(short);
+    let world = plan.start().await;
+    // A fault that cannot have set the password: it is parked, and for 3 s at least.
+    world.main().add_fault(fault("status=408,retry_after=3,next=1,user=u-1"));
+    let mut outcomes = world.outcomes().await;
+    let body = reset_body("u-1").to_string();
+    world.publish("main", body.as_bytes(), properties.clone()).await;
+    let parked = ["15s", "2m", "10m"].map(|tier| format!("resets.main.parked.{tier}"));
+    eventually("one is parked", async || {
+        let mut there = 0;
+        for queue in &parked {
+            there += world.depth(queue).await;
+        }
+        (world.main().stats().calls == 1 && there == 1).then_some(())
+    })
+    .await;
+    world.publish("main", body.as_bytes(), properties).await;
+    let ends = kinds(&outcomes.take(2).await);
+    (ends, world.main().user("u-1").unwrap().password_sets)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_equal_job_with_the_same_id_is_a_duplicate_though_the_connection_was_cut_while_it_waited() {
     let (how, mails) = second_waits(Plan::new(), named("job-1"), |relay| End::Cut(relay)).await;
@@ -118,11 +147,6 @@ async fn an_equal_job_with_the_same_id_is_a_duplicate_though_the_connection_was_
 async fn an_equal_job_without_an_id_is_done_though_the_connection_was_cut_while_it_waited() {
     let (how, mails) = second_waits(Plan::new(), BasicProperties::default(), |relay| End::Cut(relay)).await;
     assert_eq!((how, mails.len()), (vec!["succeeded".to_owned()], 2));
-}
-
-/// One whose jobs are all given back when no call can be made for a second.
-fn soon_given_back() -> Plan {
-    Plan::new().holding(Duration::from_secs(600), Duration::from_secs(1))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,30 +221,6 @@ async fn equal_jobs_that_are_cut_off_at_any_stage_have_an_outcome_and_a_reply_ea
     let notifications: std::collections::BTreeSet<&str> = mails.iter().map(Taken::id).collect();
     assert_eq!(notifications.len(), users.len() * 3, "each that was done was told");
     assert_eq!(world.main().stats().password_sets, users.len() as u64 * 3);
-}
-
-/// The second of two equal jobs fails once and is parked; meanwhile the other one is done first. How both ended.
-async fn one_is_parked_after_a_try(properties: BasicProperties) -> (Vec<String>, u64) {
-    let short = [200, 400, 800].map(Duration::from_millis);
-    let plan = Plan::new().config("[retry]\nbase = \"5s\"\nmax = \"5s\"\ninline_max = \"1ms\"\n").delaying(short);
-    let world = plan.start().await;
-    // A fault that cannot have set the password: it is parked, and for 3 s at least.
-    world.main().add_fault(fault("status=408,retry_after=3,next=1,user=u-1"));
-    let mut outcomes = world.outcomes().await;
-    let body = reset_body("u-1").to_string();
-    world.publish("main", body.as_bytes(), properties.clone()).await;
-    let parked = ["15s", "2m", "10m"].map(|tier| format!("resets.main.parked.{tier}"));
-    eventually("one is parked", async || {
-        let mut there = 0;
-        for queue in &parked {
-            there += world.depth(queue).await;
-        }
-        (world.main().stats().calls == 1 && there == 1).then_some(())
-    })
-    .await;
-    world.publish("main", body.as_bytes(), properties).await;
-    let ends = kinds(&outcomes.take(2).await);
-    (ends, world.main().user("u-1").unwrap().password_sets)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

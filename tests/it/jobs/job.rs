@@ -46,6 +46,62 @@ async fn refuses(world: &World, cases: Vec<Case>) {
     assert_eq!(world.depth("emails").await, 0);
 }
 
+/// A body of exactly this many bytes; white space makes it up.
+fn of_size(body: &Value, bytes: usize) -> Vec<u8> {
+    let mut body = body.to_string().into_bytes();
+    body.resize(bytes, b' ');
+    body
+}
+
+fn with_attributes(attributes: &Value) -> Value {
+    json!({"userId": "u-1", "password": true, "email": "a@example.com", "attributes": attributes})
+}
+
+fn strict_attributes() -> Value {
+    json!({
+        "title": "Agent",
+        "department": "Support",
+        "displayName": "A. Gent",
+        "preferredLanguage": "en-GB",
+        "phoneNumbers": [{"value": "+15550100", "type": "work"}],
+        "genesys:routingLanguages": [{"value": "en", "proficiency": 4}],
+        "genesys:routingSkills": [{"value": "billing", "proficiency": 2.5}],
+    })
+}
+
+/// The one PATCH that this configuration makes of a job with a core and an extension attribute, and the mail that followed.
+async fn patch_of(config: &str) -> (Value, String) {
+    let org = Scribe::answering(|_| axum::http::StatusCode::NO_CONTENT.into_response()).await;
+    let world = org.start(Plan::new().config(config)).await;
+    let mut emails = world.tap("emails").await;
+    let attributes = json!({"title": "Agent", "genesys:routingLanguages": [{"value": "en", "proficiency": 4.0}]});
+    world.send("job-1", &with_attributes(&attributes)).await;
+    world.reset("main", "a.b_c~d-E9", "job-2").await;
+    let mails = by_job(&emails.take(2).await);
+    let asked = org.asked();
+    let token: Vec<_> = asked.iter().filter(|asked| asked.line.starts_with("POST")).collect();
+    assert_eq!(token.len(), 1);
+    assert_eq!(token[0].line, "POST /oauth/token");
+    assert_eq!(token[0].body, b"grant_type=client_credentials");
+    assert_eq!(token[0].headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(token[0].headers["authorization"], "Basic ZGVtbzpkZW1vLXNlY3JldA==");
+    let find = |line: &str| {
+        let mut found = asked.iter().filter(|asked| asked.line == line);
+        let only = found.next().unwrap_or_else(|| panic!("no {line}"));
+        assert!(found.next().is_none(), "{line} was sent twice");
+        assert_eq!(only.headers["content-type"], "application/scim+json");
+        assert_eq!(only.headers["accept"], "application/scim+json");
+        assert_eq!(only.headers["authorization"], "Bearer the-bearer-token");
+        serde_json::from_slice::<Value>(&only.body).unwrap()
+    };
+    let plain = find("PATCH /api/v2/scim/v2/Users/a.b_c~d-E9");
+    let keys: Vec<_> = plain.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["schemas", "Operations"], "no Extensions where it would be empty");
+    let patch = find("PATCH /api/v2/scim/v2/Users/u-1");
+    let password = mails["job-1"]["temporaryPassword"].as_str().unwrap().to_owned();
+    (patch, password)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_id_that_is_not_one_plain_path_segment_is_an_invalid_job() {
     let world = Plan::new().start().await;
@@ -110,13 +166,6 @@ async fn what_is_no_json_object_or_has_another_field_is_refused_with_or_without_
     cases.push(case(&json!({"title": "Agent"}), "invalid_job", "move it under attributes"));
     cases.push(case(&json!({"userId": "u", "Password": true}), "invalid_job", "Password"));
     refuses(&world, cases).await;
-}
-
-/// A body of exactly this many bytes; white space makes it up.
-fn of_size(body: &Value, bytes: usize) -> Vec<u8> {
-    let mut body = body.to_string().into_bytes();
-    body.resize(bytes, b' ');
-    body
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -273,10 +322,6 @@ async fn the_fallback_is_told_where_a_job_has_no_address_and_not_where_it_has_a_
     assert_eq!(emails.next().await.json()["to"], "u-2@example.com");
 }
 
-fn with_attributes(attributes: &Value) -> Value {
-    json!({"userId": "u-1", "password": true, "email": "a@example.com", "attributes": attributes})
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attribute_that_is_not_listed_is_refused_and_the_listed_ones_are_set() {
     let world = Plan::new().start().await;
@@ -430,18 +475,6 @@ async fn a_near_not_before_is_waited_for_and_holds_nobody_else() {
     assert!(issued >= start);
 }
 
-fn strict_attributes() -> Value {
-    json!({
-        "title": "Agent",
-        "department": "Support",
-        "displayName": "A. Gent",
-        "preferredLanguage": "en-GB",
-        "phoneNumbers": [{"value": "+15550100", "type": "work"}],
-        "genesys:routingLanguages": [{"value": "en", "proficiency": 4}],
-        "genesys:routingSkills": [{"value": "billing", "proficiency": 2.5}],
-    })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_strict_org_takes_the_envelope_with_all_attributes() {
     let world = Plan::new().start().await;
@@ -508,39 +541,6 @@ async fn where_a_mailer_takes_part_a_notification_lies_an_hour_longer_so_that_it
     let mut emails = world.tap("emails").await;
     world.reset("main", "u-1", "job-1").await;
     assert_eq!(emails.next().await.properties.expiration().as_ref().unwrap().as_str(), "9000000");
-}
-
-/// The one PATCH that this configuration makes of a job with a core and an extension attribute, and the mail that followed.
-async fn patch_of(config: &str) -> (Value, String) {
-    let org = Scribe::answering(|_| axum::http::StatusCode::NO_CONTENT.into_response()).await;
-    let world = org.start(Plan::new().config(config)).await;
-    let mut emails = world.tap("emails").await;
-    let attributes = json!({"title": "Agent", "genesys:routingLanguages": [{"value": "en", "proficiency": 4.0}]});
-    world.send("job-1", &with_attributes(&attributes)).await;
-    world.reset("main", "a.b_c~d-E9", "job-2").await;
-    let mails = by_job(&emails.take(2).await);
-    let asked = org.asked();
-    let token: Vec<_> = asked.iter().filter(|asked| asked.line.starts_with("POST")).collect();
-    assert_eq!(token.len(), 1);
-    assert_eq!(token[0].line, "POST /oauth/token");
-    assert_eq!(token[0].body, b"grant_type=client_credentials");
-    assert_eq!(token[0].headers["content-type"], "application/x-www-form-urlencoded");
-    assert_eq!(token[0].headers["authorization"], "Basic ZGVtbzpkZW1vLXNlY3JldA==");
-    let find = |line: &str| {
-        let mut found = asked.iter().filter(|asked| asked.line == line);
-        let only = found.next().unwrap_or_else(|| panic!("no {line}"));
-        assert!(found.next().is_none(), "{line} was sent twice");
-        assert_eq!(only.headers["content-type"], "application/scim+json");
-        assert_eq!(only.headers["accept"], "application/scim+json");
-        assert_eq!(only.headers["authorization"], "Bearer the-bearer-token");
-        serde_json::from_slice::<Value>(&only.body).unwrap()
-    };
-    let plain = find("PATCH /api/v2/scim/v2/Users/a.b_c~d-E9");
-    let keys: Vec<_> = plain.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["schemas", "Operations"], "no Extensions where it would be empty");
-    let patch = find("PATCH /api/v2/scim/v2/Users/u-1");
-    let password = mails["job-1"]["temporaryPassword"].as_str().unwrap().to_owned();
-    (patch, password)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

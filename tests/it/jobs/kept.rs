@@ -116,6 +116,80 @@ fn holds_no_secret(name: &str, text: &str) {
     }
 }
 
+/// Jobs that are refused, each with what its letter lost. Whoever is named `b` must not be reset.
+fn lossy() -> Vec<(&'static str, String, &'static str)> {
+    let rest = r#""password":true,"email":"a@example.com""#;
+    vec![
+        ("user-twice", format!(r#"{{"userId":"a","userId":"b",{rest}}}"#), "userId"),
+        (
+            "address-twice",
+            r#"{"userId":"b","password":true,"email":"a@example.com","email":"b@example.com"}"#.into(),
+            "email",
+        ),
+        (
+            "intent-twice",
+            r#"{"userId":"b","password":false,"password":true,"email":"a@example.com"}"#.into(),
+            "password",
+        ),
+        (
+            "attribute-twice",
+            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":"x","title":"y"}}}}"#),
+            "attributes.title",
+        ),
+        (
+            "private-body",
+            r#"{"$serde_json::private::RawValue":"{\"userId\":\"b\",\"password\":true,\"email\":\"a@example.com\"}"}"#
+                .into(),
+            "$serde_json::private::RawValue",
+        ),
+        (
+            "private-attribute",
+            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":{{"$serde_json::private::RawValue":"\"x\""}}}}}}"#),
+            "attributes.title",
+        ),
+        (
+            "private-number",
+            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":[{{"$serde_json::private::Number":"1"}}]}}}}"#),
+            "attributes.title",
+        ),
+        ("unknown", format!(r#"{{"userId":"b",{rest},"notBefore":"2099-01-01T00:00:00Z"}}"#), "notBefore"),
+        (
+            "not-allowed",
+            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":"x","active":false}}}}"#),
+            "attributes.active",
+        ),
+        ("no-object", format!(r#"[{{"userId":"b",{rest}}}]"#), "body"),
+        ("too-large", format!(r#"{{"userId":"b",{rest}{}}}"#, " ".repeat(70_000)), "body"),
+    ]
+}
+
+/// Until every letter is back, whoever has looked at it.
+async fn lie_there(world: &World, letters: usize) {
+    eventually("all letters are there", async || (world.depth(DEAD).await as usize == letters).then_some(())).await;
+}
+
+/// The name of a job without an id is that of its letter, of the line about it, and of its replay.
+async fn is_named_alike(world: &World, body: &[u8]) {
+    let mut outcomes = world.outcomes().await;
+    world.publish("main", body, BasicProperties::default().with_timestamp(1_700_000_000)).await;
+    let name = outcomes.next().await.json()["jobId"].as_str().unwrap().to_owned();
+    assert!(name.starts_with("sha256:"), "{name}");
+    lie_there(world, 1).await;
+    let (code, out, err) = dead(world, &["list", "--json"]).end().await;
+    let line: Value = serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("{error}: {code} {out}{err}"));
+    assert_eq!(line["jobId"], *name);
+    if line["canBeReplayed"] == true {
+        lie_there(world, 1).await;
+        let (code, _, err) = dead(world, &["replay", &name, "--yes"]).end().await;
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(outcomes.next().await.json()["jobId"], format!("replay:{name}"));
+    }
+    lie_there(world, 1).await;
+    let (code, _, err) = dead(world, &["drop", "--all", "--yes"]).end().await;
+    assert_eq!(code, 0, "{err}");
+    lie_there(world, 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_under_any_name_and_in_any_form_is_in_no_dead_letter_which_names_what_it_left_out() {
     let world = Plan::new().start().await;
@@ -187,53 +261,6 @@ async fn what_the_broker_itself_dead_lettered_is_shown_by_the_same_rule_and_repl
     for case in &cases {
         assert_eq!(replayed[case.name].body, case.body, "{}", case.name);
     }
-}
-
-/// Jobs that are refused, each with what its letter lost. Whoever is named `b` must not be reset.
-fn lossy() -> Vec<(&'static str, String, &'static str)> {
-    let rest = r#""password":true,"email":"a@example.com""#;
-    vec![
-        ("user-twice", format!(r#"{{"userId":"a","userId":"b",{rest}}}"#), "userId"),
-        (
-            "address-twice",
-            r#"{"userId":"b","password":true,"email":"a@example.com","email":"b@example.com"}"#.into(),
-            "email",
-        ),
-        (
-            "intent-twice",
-            r#"{"userId":"b","password":false,"password":true,"email":"a@example.com"}"#.into(),
-            "password",
-        ),
-        (
-            "attribute-twice",
-            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":"x","title":"y"}}}}"#),
-            "attributes.title",
-        ),
-        (
-            "private-body",
-            r#"{"$serde_json::private::RawValue":"{\"userId\":\"b\",\"password\":true,\"email\":\"a@example.com\"}"}"#
-                .into(),
-            "$serde_json::private::RawValue",
-        ),
-        (
-            "private-attribute",
-            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":{{"$serde_json::private::RawValue":"\"x\""}}}}}}"#),
-            "attributes.title",
-        ),
-        (
-            "private-number",
-            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":[{{"$serde_json::private::Number":"1"}}]}}}}"#),
-            "attributes.title",
-        ),
-        ("unknown", format!(r#"{{"userId":"b",{rest},"notBefore":"2099-01-01T00:00:00Z"}}"#), "notBefore"),
-        (
-            "not-allowed",
-            format!(r#"{{"userId":"b",{rest},"attributes":{{"title":"x","active":false}}}}"#),
-            "attributes.active",
-        ),
-        ("no-object", format!(r#"[{{"userId":"b",{rest}}}]"#), "body"),
-        ("too-large", format!(r#"{{"userId":"b",{rest}{}}}"#, " ".repeat(70_000)), "body"),
-    ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,33 +362,6 @@ async fn letters_of_an_older_version_are_listed_shown_and_replayed_but_for_those
     let replayed = by_id(world.drained("resets.main").await);
     assert_eq!(replayed.keys().collect::<Vec<_>>(), ["good", "more", "text"]);
     assert_eq!(replayed["good"].json(), reset_body("u-1"));
-}
-
-/// Until every letter is back, whoever has looked at it.
-async fn lie_there(world: &World, letters: usize) {
-    eventually("all letters are there", async || (world.depth(DEAD).await as usize == letters).then_some(())).await;
-}
-
-/// The name of a job without an id is that of its letter, of the line about it, and of its replay.
-async fn is_named_alike(world: &World, body: &[u8]) {
-    let mut outcomes = world.outcomes().await;
-    world.publish("main", body, BasicProperties::default().with_timestamp(1_700_000_000)).await;
-    let name = outcomes.next().await.json()["jobId"].as_str().unwrap().to_owned();
-    assert!(name.starts_with("sha256:"), "{name}");
-    lie_there(world, 1).await;
-    let (code, out, err) = dead(world, &["list", "--json"]).end().await;
-    let line: Value = serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("{error}: {code} {out}{err}"));
-    assert_eq!(line["jobId"], *name);
-    if line["canBeReplayed"] == true {
-        lie_there(world, 1).await;
-        let (code, _, err) = dead(world, &["replay", &name, "--yes"]).end().await;
-        assert_eq!(code, 0, "{err}");
-        assert_eq!(outcomes.next().await.json()["jobId"], format!("replay:{name}"));
-    }
-    lie_there(world, 1).await;
-    let (code, _, err) = dead(world, &["drop", "--all", "--yes"]).end().await;
-    assert_eq!(code, 0, "{err}");
-    lie_there(world, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

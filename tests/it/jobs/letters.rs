@@ -39,6 +39,76 @@ fn all_of(taken: &Taken) -> String {
     format!("{} {:?}", String::from_utf8_lossy(&taken.body), taken.properties)
 }
 
+/// A queue for replies, and what comes into it.
+async fn replies(world: &World) -> (String, Tap) {
+    let channel = world.channel().await;
+    let queue = channel.queue_declare("".into(), exclusive(), FieldTable::default()).await.unwrap();
+    let name = queue.name().to_string();
+    let tap = Tap::of(&channel, &name).await;
+    (name, tap)
+}
+
+/// What a job with a reply gets where the org answers its PATCH with this status and body.
+async fn reply_to(world: &World, user: &str, status: u16, body: &Value) -> Taken {
+    let (queue, mut tap) = replies(world).await;
+    let fault = json!({"status": status, "next": 1, "apply": status == 200, "body": body});
+    world.main().add_fault(serde_json::from_value(fault).unwrap());
+    let properties = named(user).with_reply_to(queue.into());
+    world.publish("main", reset_body(user).to_string().as_bytes(), properties).await;
+    tap.next().await
+}
+
+/// What an org says that repeats all it was told: in texts, in keys, under the key `password`, and in its correlation id.
+fn parrot(asked: &Asked, status: u16) -> axum::response::Response {
+    let patch: Value = serde_json::from_slice(&asked.body).unwrap();
+    let password = patch["Operations"][0]["value"].as_str().unwrap();
+    let bearer = asked.headers["authorization"].to_str().unwrap();
+    let body = json!({
+        "scimType": format!("bad-{password}"), "detail": format!("{bearer} sent {password}, {password}"), "code": password,
+        "message": {"text": password}, "errors": [{password: [bearer]}, {"newPassword": password}], "kept": "kept",
+    });
+    let correlation = ("inin-correlation-id", bearer.replace(' ', "-"));
+    let status = axum::http::StatusCode::from_u16(status).unwrap();
+    (status, [correlation], axum::Json(body)).into_response()
+}
+
+/// Resets one password at an org that repeats everything, and looks for what it repeated in all that is left of the job.
+async fn repeats_nothing(config: &str, status: u16, answer: fn(&Asked) -> axum::response::Response) {
+    let org = Scribe::answering(answer).await;
+    let world = org.start(Plan::new().config(config)).await;
+    let (mut outcomes, (queue, mut replies)) = (world.outcomes().await, replies(&world).await);
+    let properties = named("job-1").with_reply_to(queue.into());
+    world.publish("main", reset_body("u-1").to_string().as_bytes(), properties).await;
+    let mut left = vec![outcomes.next().await, replies.next().await];
+    assert_eq!(left[1].json()["scimResponse"]["kept"], "kept");
+    if status >= 400 {
+        left.push(world.tap("resets.main.dead").await.next().await);
+        let detail = left[2].header("resetd-detail").unwrap();
+        assert!(detail.contains("sent"), "{detail}");
+    }
+    let patch = org.asked().into_iter().find(|asked| asked.line.starts_with("PATCH")).unwrap();
+    let patch: Value = serde_json::from_slice(&patch.body).unwrap();
+    for secret in [patch["Operations"][0]["value"].as_str().unwrap(), "the-bearer-token"] {
+        for taken in &left {
+            let header = taken.header("resetd-detail").unwrap_or_default();
+            let all = format!("{} {header}", all_of(taken));
+            assert!(!all.contains(secret), "{all}");
+        }
+    }
+}
+
+/// The letter must have no body, and its length in the detail.
+async fn measures(body: &str) {
+    let world = Plan::new().start().await;
+    let (letter, record) = end_of(&world, body.as_bytes(), named("job-1")).await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        letter.body.is_empty() && detail.contains(&format!("{} bytes", body.len())),
+        "{:?}: {detail}",
+        String::from_utf8_lossy(&letter.body)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_says_why_when_and_how_often_in_its_headers() {
     let world = Plan::new().start().await;
@@ -253,25 +323,6 @@ async fn an_unreadable_job_has_an_outcome_without_a_user() {
     assert_eq!(said, json!([null, "failed", "invalid_job", null]));
 }
 
-/// A queue for replies, and what comes into it.
-async fn replies(world: &World) -> (String, Tap) {
-    let channel = world.channel().await;
-    let queue = channel.queue_declare("".into(), exclusive(), FieldTable::default()).await.unwrap();
-    let name = queue.name().to_string();
-    let tap = Tap::of(&channel, &name).await;
-    (name, tap)
-}
-
-/// What a job with a reply gets where the org answers its PATCH with this status and body.
-async fn reply_to(world: &World, user: &str, status: u16, body: &Value) -> Taken {
-    let (queue, mut tap) = replies(world).await;
-    let fault = json!({"status": status, "next": 1, "apply": status == 200, "body": body});
-    world.main().add_fault(serde_json::from_value(fault).unwrap());
-    let properties = named(user).with_reply_to(queue.into());
-    world.publish("main", reset_body(user).to_string().as_bytes(), properties).await;
-    tap.next().await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_is_the_outcome_and_the_orgs_answer_without_its_secrets() {
     let world = Plan::new().start().await;
@@ -386,45 +437,6 @@ async fn a_job_that_is_delivered_for_the_20th_time_is_dead_lettered_before_anyth
     assert_eq!(world.main().stats().calls, 0);
 }
 
-/// What an org says that repeats all it was told: in texts, in keys, under the key `password`, and in its correlation id.
-fn parrot(asked: &Asked, status: u16) -> axum::response::Response {
-    let patch: Value = serde_json::from_slice(&asked.body).unwrap();
-    let password = patch["Operations"][0]["value"].as_str().unwrap();
-    let bearer = asked.headers["authorization"].to_str().unwrap();
-    let body = json!({
-        "scimType": format!("bad-{password}"), "detail": format!("{bearer} sent {password}, {password}"), "code": password,
-        "message": {"text": password}, "errors": [{password: [bearer]}, {"newPassword": password}], "kept": "kept",
-    });
-    let correlation = ("inin-correlation-id", bearer.replace(' ', "-"));
-    let status = axum::http::StatusCode::from_u16(status).unwrap();
-    (status, [correlation], axum::Json(body)).into_response()
-}
-
-/// Resets one password at an org that repeats everything, and looks for what it repeated in all that is left of the job.
-async fn repeats_nothing(config: &str, status: u16, answer: fn(&Asked) -> axum::response::Response) {
-    let org = Scribe::answering(answer).await;
-    let world = org.start(Plan::new().config(config)).await;
-    let (mut outcomes, (queue, mut replies)) = (world.outcomes().await, replies(&world).await);
-    let properties = named("job-1").with_reply_to(queue.into());
-    world.publish("main", reset_body("u-1").to_string().as_bytes(), properties).await;
-    let mut left = vec![outcomes.next().await, replies.next().await];
-    assert_eq!(left[1].json()["scimResponse"]["kept"], "kept");
-    if status >= 400 {
-        left.push(world.tap("resets.main.dead").await.next().await);
-        let detail = left[2].header("resetd-detail").unwrap();
-        assert!(detail.contains("sent"), "{detail}");
-    }
-    let patch = org.asked().into_iter().find(|asked| asked.line.starts_with("PATCH")).unwrap();
-    let patch: Value = serde_json::from_slice(&patch.body).unwrap();
-    for secret in [patch["Operations"][0]["value"].as_str().unwrap(), "the-bearer-token"] {
-        for taken in &left {
-            let header = taken.header("resetd-detail").unwrap_or_default();
-            let all = format!("{} {header}", all_of(taken));
-            assert!(!all.contains(secret), "{all}");
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_org_repeats_of_its_request_is_in_no_outcome_reply_or_letter() {
     let plaintext = "[wire]\npassword = \"plaintext\"\n[password]\nkind = \"policy\"";
@@ -432,18 +444,6 @@ async fn what_an_org_repeats_of_its_request_is_in_no_outcome_reply_or_letter() {
         repeats_nothing(config, 400, |asked| parrot(asked, 400)).await;
         repeats_nothing(config, 200, |asked| parrot(asked, 200)).await;
     }
-}
-
-/// The letter must have no body, and its length in the detail.
-async fn measures(body: &str) {
-    let world = Plan::new().start().await;
-    let (letter, record) = end_of(&world, body.as_bytes(), named("job-1")).await;
-    let detail = record["detail"].as_str().unwrap();
-    assert!(
-        letter.body.is_empty() && detail.contains(&format!("{} bytes", body.len())),
-        "{:?}: {detail}",
-        String::from_utf8_lossy(&letter.body)
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,6 +64,17 @@ async fn isolated_and_unknown() -> World {
     world
 }
 
+/// An org whose passwords must stay for so long, a worker that waits in memory for a second at most, and short delay queues.
+fn aging(min_age: Duration) -> Plan {
+    let settings = Settings { min_age, history: 10, ..unlimited() };
+    let plan = Plan::new().config("[retry]\ninline_max = \"1s\"").org("main", settings, "");
+    plan.delaying([2, 120, 600].map(Duration::from_secs))
+}
+
+fn set_at(world: &World, user: &str) -> Timestamp {
+    world.main().user(user).unwrap().last_set_at.unwrap().parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_ran_alone_and_goes_on_in_another_process_still_says_unknown() {
     let mut world = isolated_and_unknown().await;
@@ -99,17 +110,6 @@ async fn a_replayed_letter_says_unknown_where_the_letter_did_and_only_there() {
 }
 
 // The minimum age.
-
-/// An org whose passwords must stay for so long, a worker that waits in memory for a second at most, and short delay queues.
-fn aging(min_age: Duration) -> Plan {
-    let settings = Settings { min_age, history: 10, ..unlimited() };
-    let plan = Plan::new().config("[retry]\ninline_max = \"1s\"").org("main", settings, "");
-    plan.delaying([2, 120, 600].map(Duration::from_secs))
-}
-
-fn set_at(world: &World, user: &str) -> Timestamp {
-    world.main().user(user).unwrap().last_set_at.unwrap().parse().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_waits_at_the_broker_until_the_password_may_be_changed_and_2_s() {

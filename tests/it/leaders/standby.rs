@@ -111,6 +111,63 @@ pub fn keep_the_quota(org: &sim::Org, workers: &[Worker]) {
     }
 }
 
+/// One of these has made a call: which one, and when.
+async fn next_to_call(workers: &[Worker]) -> (usize, Instant) {
+    eventually("another calls", async || {
+        workers.iter().enumerate().find_map(|(n, worker)| Some((n, *worker.calls().first()?)))
+    })
+    .await
+}
+
+/// What counts of several, on a machine that may be busy with other things.
+fn quickest(took: &[Duration]) -> Duration {
+    *took.iter().min().unwrap()
+}
+
+/// Two workers, and this befalls the one that works, in the middle of many jobs; it is healed when the other has called. The one before calls
+/// no more by then.
+async fn befalls(what: &str, fault: impl AsyncFn(&Worker), heal: fn(&Worker)) {
+    let world = plan(slow()).prepare().await;
+    let several @ [first, second] = &Worker::several(&world).await;
+    let users = world.reset_many("main", JOBS).await;
+    first.has_called(10).await;
+    fault(first).await;
+    // No renewal that is sent after this will succeed.
+    let happened = Instant::now();
+    second.has_called(1).await;
+    heal(first);
+    nobody_is_locked_out(&world, &users).await;
+    role_is(&first.http, "standby").await;
+    role_is(&second.http, "active").await;
+    let (last, next) = (*first.calls().last().unwrap(), second.calls()[0]);
+    let after = last.saturating_duration_since(happened);
+    let took = next.duration_since(happened);
+    eprintln!(
+        "{what}: the last call {after:?} later, another's first {took:?} later; {} and {} calls",
+        first.calls().len(),
+        second.calls().len()
+    );
+    assert!(after < FRESH + ON_ITS_WAY, "{after:?}");
+    assert!(last < next, "two call at once: {:?}", last.duration_since(next));
+    assert_eq!(second.waits(), 1);
+    keep_the_quota(world.main(), several);
+}
+
+/// Stops it right after a call. One that was being begun would go out when it is continued (ADR 6).
+async fn stop_between_calls(worker: &Worker) {
+    loop {
+        let before = worker.calls();
+        worker.process.signal("STOP");
+        let is_soon_after = before.last().is_some_and(|last| last.elapsed() < PERIOD.mul_f64(0.6));
+        let calls = worker.calls().len();
+        if is_soon_after && calls == before.len() {
+            return;
+        }
+        worker.process.signal("CONT");
+        worker.has_called(calls + 1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_workers_works_the_org_and_the_others_stand_by() {
     let world = plan(unlimited()).prepare().await;
@@ -149,14 +206,6 @@ async fn one_of_three_workers_works_the_org_and_the_others_stand_by() {
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
-/// One of these has made a call: which one, and when.
-async fn next_to_call(workers: &[Worker]) -> (usize, Instant) {
-    eventually("another calls", async || {
-        workers.iter().enumerate().find_map(|(n, worker)| Some((n, *worker.calls().first()?)))
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_kill_another_of_three_works_within_request_timeout_and_4_s() {
     let world = plan(slow()).prepare().await;
@@ -181,11 +230,6 @@ async fn after_a_kill_another_of_three_works_within_request_timeout_and_4_s() {
     nobody_is_locked_out(&world, &users).await;
     role_is(&before[2].http, "active").await;
     keep_the_quota(world.main(), &before);
-}
-
-/// What counts of several, on a machine that may be busy with other things.
-fn quickest(took: &[Duration]) -> Duration {
-    *took.iter().min().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,35 +288,6 @@ async fn one_that_stood_by_stays_where_somebody_must_fix_something_and_stands_by
     assert_eq!(second.process.terminated().await.0, 0);
 }
 
-/// Two workers, and this befalls the one that works, in the middle of many jobs; it is healed when the other has called. The one before calls
-/// no more by then.
-async fn befalls(what: &str, fault: impl AsyncFn(&Worker), heal: fn(&Worker)) {
-    let world = plan(slow()).prepare().await;
-    let several @ [first, second] = &Worker::several(&world).await;
-    let users = world.reset_many("main", JOBS).await;
-    first.has_called(10).await;
-    fault(first).await;
-    // No renewal that is sent after this will succeed.
-    let happened = Instant::now();
-    second.has_called(1).await;
-    heal(first);
-    nobody_is_locked_out(&world, &users).await;
-    role_is(&first.http, "standby").await;
-    role_is(&second.http, "active").await;
-    let (last, next) = (*first.calls().last().unwrap(), second.calls()[0]);
-    let after = last.saturating_duration_since(happened);
-    let took = next.duration_since(happened);
-    eprintln!(
-        "{what}: the last call {after:?} later, another's first {took:?} later; {} and {} calls",
-        first.calls().len(),
-        second.calls().len()
-    );
-    assert!(after < FRESH + ON_ITS_WAY, "{after:?}");
-    assert!(last < next, "two call at once: {:?}", last.duration_since(next));
-    assert_eq!(second.waits(), 1);
-    keep_the_quota(world.main(), several);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_whose_connections_are_reset_calls_no_more_before_another_does() {
     let fault = async |worker: &Worker| {
@@ -302,21 +317,6 @@ async fn one_that_the_broker_does_not_hear_calls_no_more_before_another_does() {
 async fn one_that_does_not_hear_the_broker_calls_no_more_before_another_does() {
     let fault = async |worker: &Worker| worker.relay.hold_back();
     befalls("half open, hears nothing", fault, |worker| worker.relay.heal()).await;
-}
-
-/// Stops it right after a call. One that was being begun would go out when it is continued (ADR 6).
-async fn stop_between_calls(worker: &Worker) {
-    loop {
-        let before = worker.calls();
-        worker.process.signal("STOP");
-        let is_soon_after = before.last().is_some_and(|last| last.elapsed() < PERIOD.mul_f64(0.6));
-        let calls = worker.calls().len();
-        if is_soon_after && calls == before.len() {
-            return;
-        }
-        worker.process.signal("CONT");
-        worker.has_called(calls + 1).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

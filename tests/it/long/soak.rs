@@ -132,6 +132,36 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
+/// The samples of one process from the second to the fifth tenth, and from the sixth on.
+fn halves(samples: &[(&str, Sample)], who: &str, length: Duration) -> (Vec<Sample>, Vec<Sample>) {
+    let of = samples.iter().filter(|(name, _)| *name == who).map(|(_, sample)| *sample);
+    of.filter(|sample| sample.at > length / 10).partition(|sample| sample.at < length / 2)
+}
+
+fn print_table(samples: &[(&str, Sample)], length: Duration) {
+    for who in ["first", "second"] {
+        for tenth in 0..10 {
+            let (from, to) = (length * tenth / 10, length * (tenth + 1) / 10);
+            let of: Vec<&Sample> = samples
+                .iter()
+                .filter(|(name, sample)| *name == who && sample.at >= from && sample.at < to)
+                .map(|(_, sample)| sample)
+                .collect();
+            if of.is_empty() {
+                continue;
+            }
+            let middle = |what: fn(&Sample) -> f64| median(of.iter().map(|sample| what(sample)).collect());
+            eprintln!(
+                "{who:>6} worker, {:>5} s: {:>6.1} MiB, {:>3} threads, {:>4} tasks",
+                from.as_secs(),
+                middle(|s| s.rss_mib),
+                middle(|s| s.threads as f64),
+                middle(|s| s.tasks as f64)
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "half an hour and an hour: make soak"]
 async fn jobs_for_long_leave_memory_threads_tasks_and_channels_as_they_were_and_the_standby_takes_over() {
@@ -224,35 +254,5 @@ async fn jobs_for_long_leave_memory_threads_tasks_and_channels_as_they_were_and_
         assert!(grown < allowed, "{who}: {grown} MiB more in the second half, {allowed} allowed");
         assert!(of(&late, |s| s.threads as f64) <= of(&early, |s| s.threads as f64) + 1.0, "{who}: threads");
         assert!(of(&late, |s| s.tasks as f64) <= of(&early, |s| s.tasks as f64) + 5.0, "{who}: tasks");
-    }
-}
-
-/// The samples of one process from the second to the fifth tenth, and from the sixth on.
-fn halves(samples: &[(&str, Sample)], who: &str, length: Duration) -> (Vec<Sample>, Vec<Sample>) {
-    let of = samples.iter().filter(|(name, _)| *name == who).map(|(_, sample)| *sample);
-    of.filter(|sample| sample.at > length / 10).partition(|sample| sample.at < length / 2)
-}
-
-fn print_table(samples: &[(&str, Sample)], length: Duration) {
-    for who in ["first", "second"] {
-        for tenth in 0..10 {
-            let (from, to) = (length * tenth / 10, length * (tenth + 1) / 10);
-            let of: Vec<&Sample> = samples
-                .iter()
-                .filter(|(name, sample)| *name == who && sample.at >= from && sample.at < to)
-                .map(|(_, sample)| sample)
-                .collect();
-            if of.is_empty() {
-                continue;
-            }
-            let middle = |what: fn(&Sample) -> f64| median(of.iter().map(|sample| what(sample)).collect());
-            eprintln!(
-                "{who:>6} worker, {:>5} s: {:>6.1} MiB, {:>3} threads, {:>4} tasks",
-                from.as_secs(),
-                middle(|s| s.rss_mib),
-                middle(|s| s.threads as f64),
-                middle(|s| s.tasks as f64)
-            );
-        }
     }
 }

@@ -10,7 +10,7 @@ use mail_parser::MessageParser;
 use resetd::config::{Config, Environment};
 use resetd::domain::note::{NoteId, Words};
 use resetd::domain::password::Password;
-use resetd::domain::user::EmailAddress;
+use resetd::domain::recipient::Recipient;
 use resetd::transport::{Courier, Mail, Templates, Undelivered};
 use resetd::wire::notification;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ fn encrypted(port: u16, tls: &str, ca: &Path, password: &str) -> Courier {
 fn mail_to(to: &str) -> Mail {
     Mail {
         id: NoteId::parse("0f6e7c1a-5b7e").unwrap(),
-        to: EmailAddress::parse("to", to).unwrap(),
+        to: Recipient::parse("to", to).unwrap(),
         password: Password::known(Zeroizing::new(PASSWORD.into())),
         subject: "Ihr vorläufiges Passwort".into(),
         text: Zeroizing::new(format!("Grüße\n.\nIt is {PASSWORD}\n")),
@@ -84,6 +84,50 @@ fn said(result: Result<resetd::transport::Delivered, Undelivered>) -> (String, S
         Err(Undelivered::Never { detail, status }) => (named("never", status), detail),
         Err(Undelivered::Stop { detail, status }) => (named("stop", status), detail),
     }
+}
+
+/// What a mail service was sent.
+type Posted = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
+
+/// A mail service that answers as it is told by the address it is to send to.
+async fn service() -> (u16, Posted) {
+    let posted = Posted::default();
+    let seen = Arc::clone(&posted);
+    let answer = move |headers: HeaderMap, body: axum::Json<Value>| async move {
+        let to = body.0["to"].as_str().unwrap().to_owned();
+        seen.lock().unwrap().push((headers, body.0.clone()));
+        let [status, rest] = to.split_once('@').unwrap().0.splitn(2, '-').chain([""]).collect::<Vec<_>>()[..2] else {
+            panic!()
+        };
+        let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
+        let headers = match rest {
+            "" => vec![],
+            "moved" => vec![("location", "/elsewhere".to_owned())],
+            "hang" => std::future::pending().await,
+            after => vec![("retry-after", after.to_owned())],
+        };
+        let text = format!("no: {} for {to}\r\ntoken t0ken-long", body.0["body"].as_str().unwrap());
+        (status, axum::response::AppendHeaders(headers), text).into_response()
+    };
+    let elsewhere = || async { (StatusCode::OK, "taken elsewhere") };
+    let app = axum::Router::new()
+        .route("/send", axum::routing::post(answer))
+        .route("/elsewhere", axum::routing::any(elsewhere));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (port, posted)
+}
+
+/// What is selected after one click into the middle of the password.
+async fn selected_by_a_click(tab: &mut Tab) -> String {
+    let place = "(() => { const { x, y, width, height } = document.querySelector('#password').getBoundingClientRect(); return [x + width / 2, y + height / 2]; })()";
+    let place = tab.value(place).await;
+    for kind in ["mousePressed", "mouseReleased"] {
+        let params = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
+        tab.call("Input.dispatchMouseEvent", params).await;
+    }
+    tab.value("getSelection().toString()").await.as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -300,39 +344,6 @@ async fn no_more_connections_are_open_than_the_pool_has() {
     assert!(server.said().len() <= 2, "{}", server.said().len());
 }
 
-/// What a mail service was sent.
-type Posted = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
-
-/// A mail service that answers as it is told by the address it is to send to.
-async fn service() -> (u16, Posted) {
-    let posted = Posted::default();
-    let seen = Arc::clone(&posted);
-    let answer = move |headers: HeaderMap, body: axum::Json<Value>| async move {
-        let to = body.0["to"].as_str().unwrap().to_owned();
-        seen.lock().unwrap().push((headers, body.0.clone()));
-        let [status, rest] = to.split_once('@').unwrap().0.splitn(2, '-').chain([""]).collect::<Vec<_>>()[..2] else {
-            panic!()
-        };
-        let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
-        let headers = match rest {
-            "" => vec![],
-            "moved" => vec![("location", "/elsewhere".to_owned())],
-            "hang" => std::future::pending().await,
-            after => vec![("retry-after", after.to_owned())],
-        };
-        let text = format!("no: {} for {to}\r\ntoken t0ken-long", body.0["body"].as_str().unwrap());
-        (status, axum::response::AppendHeaders(headers), text).into_response()
-    };
-    let elsewhere = || async { (StatusCode::OK, "taken elsewhere") };
-    let app = axum::Router::new()
-        .route("/send", axum::routing::post(answer))
-        .route("/elsewhere", axum::routing::any(elsewhere));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    (port, posted)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
     let (port, posted) = service().await;
@@ -378,17 +389,6 @@ async fn every_answer_of_a_mail_service_leads_to_what_is_done_next() {
     let unreachable = self::courier(&format!("[mailer.http]\nurl = \"http://{address}/?key=s3cret-key\"\n"));
     let (what, detail) = said(unreachable.deliver(&mail()).await);
     assert!(what == "again" && detail.contains("cannot be reached") && !detail.contains("s3cret"), "{what}: {detail}");
-}
-
-/// What is selected after one click into the middle of the password.
-async fn selected_by_a_click(tab: &mut Tab) -> String {
-    let place = "(() => { const { x, y, width, height } = document.querySelector('#password').getBoundingClientRect(); return [x + width / 2, y + height / 2]; })()";
-    let place = tab.value(place).await;
-    for kind in ["mousePressed", "mouseReleased"] {
-        let params = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
-        tab.call("Input.dispatchMouseEvent", params).await;
-    }
-    tab.value("getSelection().toString()").await.as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

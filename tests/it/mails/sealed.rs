@@ -168,6 +168,58 @@ async fn what_the_broker_got(pair: Option<&Pair>) -> (usize, usize, usize) {
     (mails.len(), found(&passwords, &sent), found(&passwords, &stored))
 }
 
+/// The sample opens what a worker published, and not what is sealed to somebody else.
+async fn opens(language: &str) {
+    let (pair, other) = (Pair::new().await, Pair::new().await);
+    let world = Plan::new().config(&seal_to(&[&pair])).start().await;
+    world.reset("main", "u-1", "job-1").await;
+    world.recorded(1).await;
+    let [sealed] = seen(&world, "emails").await.try_into().unwrap();
+    // What was got comes back a moment after that connection or channel is gone.
+    let is_back = async || eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
+    is_back().await;
+    let sample = async |keys: &[PathBuf]| {
+        let mut run = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
+        run.arg(language).args(keys).stdin(Stdio::null());
+        run.env("AMQP_URL", &world.amqp_url).env("AMQP_PREFIX", &world.prefix);
+        tokio::task::spawn_blocking(move || run.output().expect("scripts/samples runs")).await.unwrap()
+    };
+    let run = sample(&[other.private()]).await;
+    let complaints = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
+    says(&complaints, &[&format!("sealed to kid {}", pair.kid)]);
+    is_back().await;
+    let run = sample(&[other.private(), pair.private()]).await;
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let mail: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let password = mail["temporaryPassword"].as_str().unwrap();
+    assert!(world.main().logs_in("u-1", password) && mail["body"].as_str().unwrap().contains(password));
+    assert_eq!((&mail["jobId"], &mail["to"]), (&json!("job-1"), &json!("u-1@example.com")));
+    let run = sample(&[pair.private()]).await;
+    says(&String::from_utf8_lossy(&run.stderr), &["no notification is waiting"]);
+    // Sealed for somebody, and put into a message to somebody else; and one that does not say for whom.
+    let channel = world.channel().await;
+    for (field, value) in [("to", json!("somebody@else.example")), ("userId", Value::Null)] {
+        let mut copy = sealed.json();
+        copy[field] = value;
+        let (exchange, body) = (world.named("notifications"), copy.to_string());
+        let options = lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() };
+        let sent = channel.basic_publish(
+            exchange.as_str().into(),
+            "email".into(),
+            options,
+            body.as_bytes(),
+            Default::default(),
+        );
+        assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
+        let run = sample(&[pair.private()]).await;
+        assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
+        says(&String::from_utf8_lossy(&run.stderr), &[&format!("{field} is not the one that was sealed")]);
+        is_back().await;
+        assert_eq!(world.drained("emails").await.len(), 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_sealing_on_no_password_is_in_any_byte_sent_to_the_broker_or_in_its_files() {
     assert_eq!(what_the_broker_got(Some(&Pair::new().await)).await, (20, 0, 0));
@@ -289,58 +341,6 @@ async fn what_keygen_prints_is_toml_whatever_the_files_are_called() {
         assert_eq!(path[0].as_str(), Some(format!("{}.{rest}.pem", name.display()).as_str()));
     }
     assert!(!out.contains('\u{200b}'), "what cannot be seen is written out: {out}");
-}
-
-/// The sample opens what a worker published, and not what is sealed to somebody else.
-async fn opens(language: &str) {
-    let (pair, other) = (Pair::new().await, Pair::new().await);
-    let world = Plan::new().config(&seal_to(&[&pair])).start().await;
-    world.reset("main", "u-1", "job-1").await;
-    world.recorded(1).await;
-    let [sealed] = seen(&world, "emails").await.try_into().unwrap();
-    // What was got comes back a moment after that connection or channel is gone.
-    let is_back = async || eventually("it is back", async || (world.depth("emails").await == 1).then_some(())).await;
-    is_back().await;
-    let sample = async |keys: &[PathBuf]| {
-        let mut run = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/samples"));
-        run.arg(language).args(keys).stdin(Stdio::null());
-        run.env("AMQP_URL", &world.amqp_url).env("AMQP_PREFIX", &world.prefix);
-        tokio::task::spawn_blocking(move || run.output().expect("scripts/samples runs")).await.unwrap()
-    };
-    let run = sample(&[other.private()]).await;
-    let complaints = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
-    says(&complaints, &[&format!("sealed to kid {}", pair.kid)]);
-    is_back().await;
-    let run = sample(&[other.private(), pair.private()]).await;
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    let mail: Value = serde_json::from_slice(&run.stdout).unwrap();
-    let password = mail["temporaryPassword"].as_str().unwrap();
-    assert!(world.main().logs_in("u-1", password) && mail["body"].as_str().unwrap().contains(password));
-    assert_eq!((&mail["jobId"], &mail["to"]), (&json!("job-1"), &json!("u-1@example.com")));
-    let run = sample(&[pair.private()]).await;
-    says(&String::from_utf8_lossy(&run.stderr), &["no notification is waiting"]);
-    // Sealed for somebody, and put into a message to somebody else; and one that does not say for whom.
-    let channel = world.channel().await;
-    for (field, value) in [("to", json!("somebody@else.example")), ("userId", Value::Null)] {
-        let mut copy = sealed.json();
-        copy[field] = value;
-        let (exchange, body) = (world.named("notifications"), copy.to_string());
-        let options = lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() };
-        let sent = channel.basic_publish(
-            exchange.as_str().into(),
-            "email".into(),
-            options,
-            body.as_bytes(),
-            Default::default(),
-        );
-        assert_eq!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None));
-        let run = sample(&[pair.private()]).await;
-        assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
-        says(&String::from_utf8_lossy(&run.stderr), &[&format!("{field} is not the one that was sealed")]);
-        is_back().await;
-        assert_eq!(world.drained("emails").await.len(), 1);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,6 +110,31 @@ fn headers(taken: &Taken) -> Vec<String> {
     names.map(ToString::to_string).filter(|name| of(name)).collect()
 }
 
+/// Lets a worker do what lies in the lanes, and looks that each of these users was reset once.
+async fn all_are_reset_once(world: &mut World, users: usize) {
+    let jobs = world.in_the_lanes().await as usize;
+    let mut outcomes = world.outcomes().await;
+    world.start_worker().await;
+    world.ready().await;
+    let mut ended = BTreeMap::<String, usize>::new();
+    while ended.values().sum::<usize>() < jobs {
+        let record = outcomes.next().await;
+        if record.routing_key.starts_with("main.") {
+            *ended.entry(record.routing_key).or_default() += 1;
+        }
+    }
+    let expected = [("main.succeeded", users), ("main.duplicate", jobs - users)];
+    for (kind, expected) in expected {
+        assert_eq!(ended.get(kind).copied().unwrap_or(0), expected, "{kind} in {ended:?}");
+    }
+    world.stop_worker().await.unwrap();
+    assert_eq!(world.in_the_lanes().await, 0, "what was in flight is done");
+    let twice: Vec<usize> =
+        (0..users).filter(|n| world.main().user(&format!("u-{n}")).unwrap().password_sets != 1).collect();
+    assert_eq!(twice, Vec::<usize>::new(), "each is reset once");
+    assert_eq!(world.depth(DEAD).await, 0);
+}
+
 /// A passive declare says then that there are none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_of_a_queue_whose_leader_is_silent_are_waited_for() {
@@ -279,31 +304,6 @@ async fn a_dropped_letter_leaves_its_record_which_no_worker_minds() {
         }
     };
     assert_eq!(record["outcome"], "succeeded");
-}
-
-/// Lets a worker do what lies in the lanes, and looks that each of these users was reset once.
-async fn all_are_reset_once(world: &mut World, users: usize) {
-    let jobs = world.in_the_lanes().await as usize;
-    let mut outcomes = world.outcomes().await;
-    world.start_worker().await;
-    world.ready().await;
-    let mut ended = BTreeMap::<String, usize>::new();
-    while ended.values().sum::<usize>() < jobs {
-        let record = outcomes.next().await;
-        if record.routing_key.starts_with("main.") {
-            *ended.entry(record.routing_key).or_default() += 1;
-        }
-    }
-    let expected = [("main.succeeded", users), ("main.duplicate", jobs - users)];
-    for (kind, expected) in expected {
-        assert_eq!(ended.get(kind).copied().unwrap_or(0), expected, "{kind} in {ended:?}");
-    }
-    world.stop_worker().await.unwrap();
-    assert_eq!(world.in_the_lanes().await, 0, "what was in flight is done");
-    let twice: Vec<usize> =
-        (0..users).filter(|n| world.main().user(&format!("u-{n}")).unwrap().password_sets != 1).collect();
-    assert_eq!(twice, Vec::<usize>::new(), "each is reset once");
-    assert_eq!(world.depth(DEAD).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

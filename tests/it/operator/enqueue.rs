@@ -9,6 +9,53 @@ use serde_json::{Value, json};
 use crate::operator::process::{Run, ends, says};
 use crate::world::{Asked, Plan, Scribe, Taken, World, by_job, eventually, locked_out, named, unlimited};
 
+/// Runs `enqueue` with a file of its own: exit code, stdout, stderr.
+async fn enqueue(world: &World, arguments: &[&str], file: &str) -> (i32, String, String) {
+    Run::of(world, &[&["enqueue", "-"], arguments].concat()).stdin(file).end().await
+}
+
+/// What `resetd batch NAME --once --json` says.
+async fn batch(world: &World, name: &str) -> Value {
+    let (code, out, said) = Run::of(world, &["batch", name, "--once", "--json"]).end().await;
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// `userId,email` for each of these users.
+fn csv_of(users: &[String]) -> String {
+    users.iter().fold("userId,email\n".to_owned(), |csv, user| csv + &format!("{user},{user}@example.com\n"))
+}
+
+/// An org that knows these names: `one…` is one user, `two…` two, `like…` nobody of exactly that name, `odd…` no answer that can be read.
+fn by_name(asked: &Asked) -> Response {
+    if asked.line.starts_with("PATCH") {
+        let gone = asked.line.ends_with("/gone");
+        let error = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": "404"});
+        let not_found = || (StatusCode::NOT_FOUND, axum::Json(error)).into_response();
+        return if gone { not_found() } else { StatusCode::NO_CONTENT.into_response() };
+    }
+    let url = reqwest::Url::parse(&asked.line.replace("GET ", "http://org")).unwrap();
+    let filter = url.query_pairs().find(|(name, _)| name == "filter").unwrap().1.into_owned();
+    let name: String = serde_json::from_str(filter.strip_prefix("userName eq ").unwrap()).unwrap();
+    let user = |id: &str, name: &str| json!({"id": id, "userName": name, "active": true});
+    let users = match name.split('-').next().unwrap() {
+        "one" => vec![user("u-1", &name.to_uppercase())],
+        "two" => vec![user("u-2", &name), user("u-3", &name)],
+        "like" => vec![user("u-4", &format!("un{name}"))],
+        "gone" => vec![user("gone", &name)],
+        _ => return "<html>".into_response(),
+    };
+    axum::Json(json!({"schemas": [], "totalResults": users.len(), "Resources": users})).into_response()
+}
+
+fn of_name(name: &str) -> Value {
+    json!({"userName": name, "password": true, "email": "ann@example.com"})
+}
+
+/// Calls a minute, and how many of them may come at once (`src/throttle/limiter.rs`: a burst of 1 has room for one that is late).
+const RATE: u64 = 600;
+const AT_ONCE: u64 = 2;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enqueue_names_every_bad_line_and_sends_nothing() {
     let mut world = Plan::new().start().await;
@@ -94,23 +141,6 @@ async fn enqueue_takes_csv_and_ndjson_into_both_lanes() {
         }
     }
     assert_eq!(ids.len(), 4);
-}
-
-/// Runs `enqueue` with a file of its own: exit code, stdout, stderr.
-async fn enqueue(world: &World, arguments: &[&str], file: &str) -> (i32, String, String) {
-    Run::of(world, &[&["enqueue", "-"], arguments].concat()).stdin(file).end().await
-}
-
-/// What `resetd batch NAME --once --json` says.
-async fn batch(world: &World, name: &str) -> Value {
-    let (code, out, said) = Run::of(world, &["batch", name, "--once", "--json"]).end().await;
-    assert_eq!((code, said.as_str()), (0, ""), "{out}");
-    serde_json::from_str(&out).unwrap()
-}
-
-/// `userId,email` for each of these users.
-fn csv_of(users: &[String]) -> String {
-    users.iter().fold("userId,email\n".to_owned(), |csv, user| csv + &format!("{user},{user}@example.com\n"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,32 +315,6 @@ async fn what_is_wished_of_all_jobs_is_in_their_headers() {
     assert_eq!(jobs[0].json(), json!({"password": true, "userName": "ann@example.com", "email": "a@b"}));
 }
 
-/// An org that knows these names: `one…` is one user, `two…` two, `like…` nobody of exactly that name, `odd…` no answer that can be read.
-fn by_name(asked: &Asked) -> Response {
-    if asked.line.starts_with("PATCH") {
-        let gone = asked.line.ends_with("/gone");
-        let error = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": "404"});
-        let not_found = || (StatusCode::NOT_FOUND, axum::Json(error)).into_response();
-        return if gone { not_found() } else { StatusCode::NO_CONTENT.into_response() };
-    }
-    let url = reqwest::Url::parse(&asked.line.replace("GET ", "http://org")).unwrap();
-    let filter = url.query_pairs().find(|(name, _)| name == "filter").unwrap().1.into_owned();
-    let name: String = serde_json::from_str(filter.strip_prefix("userName eq ").unwrap()).unwrap();
-    let user = |id: &str, name: &str| json!({"id": id, "userName": name, "active": true});
-    let users = match name.split('-').next().unwrap() {
-        "one" => vec![user("u-1", &name.to_uppercase())],
-        "two" => vec![user("u-2", &name), user("u-3", &name)],
-        "like" => vec![user("u-4", &format!("un{name}"))],
-        "gone" => vec![user("gone", &name)],
-        _ => return "<html>".into_response(),
-    };
-    axum::Json(json!({"schemas": [], "totalResults": users.len(), "Resources": users})).into_response()
-}
-
-fn of_name(name: &str) -> Value {
-    json!({"userName": name, "password": true, "email": "ann@example.com"})
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_is_searched_for_once_and_only_one_user_of_exactly_that_name_is_taken() {
     let scribe = Scribe::answering(by_name).await;
@@ -398,10 +402,6 @@ async fn jobs_of_one_user_by_name_and_by_id_never_run_at_once() {
     assert_eq!(world.main().stats().peak_in_flight, 1);
     assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
 }
-
-/// Calls a minute, and how many of them may come at once (`src/throttle/limiter.rs`: a burst of 1 has room for one that is late).
-const RATE: u64 = 600;
-const AT_ONCE: u64 = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn searches_and_patches_together_keep_to_the_quota() {

@@ -13,6 +13,21 @@ async fn written(arguments: &[&str]) -> String {
     out
 }
 
+/// Its help as it looks on a terminal; `script` takes these flags on Linux alone.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(variables: &[(&str, &str)]) -> String {
+    let command = format!("{} sim --help", env!("CARGO_BIN_EXE_resetd"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_remove("NO_COLOR");
+    let shown = script.env("TERM", "xterm").envs(variables.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    assert!(shown.status.success());
+    String::from_utf8(shown.stdout).unwrap()
+}
+
+const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+const WIRE: &str = "[wire]\npassword = \"sha256\"\nextensions = \"urn\"\n";
+const NOBODY: &str = "[amqp]\nurl = \"amqp://guest:s3cr3t@127.0.0.1:1/%2f\"\n";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_help_says_what_to_do_with_examples() {
     insta::assert_snapshot!("help", written(&["--help"]).await);
@@ -67,17 +82,6 @@ async fn the_version_has_the_commit_where_it_is_built_from_a_checkout() {
     assert!(is_commit || rest.is_empty(), "{version}");
 }
 
-/// Its help as it looks on a terminal; `script` takes these flags on Linux alone.
-#[cfg(target_os = "linux")]
-fn on_a_terminal(variables: &[(&str, &str)]) -> String {
-    let command = format!("{} sim --help", env!("CARGO_BIN_EXE_resetd"));
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_remove("NO_COLOR");
-    let shown = script.env("TERM", "xterm").envs(variables.iter().copied()).stdin(Stdio::null()).output().unwrap();
-    assert!(shown.status.success());
-    String::from_utf8(shown.stdout).unwrap()
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn colours_are_for_terminals_and_not_where_no_color_is_set() {
@@ -86,10 +90,6 @@ fn colours_are_for_terminals_and_not_where_no_color_is_set() {
     let plain = on_a_terminal(&[("NO_COLOR", "1")]);
     assert!(plain.contains("--quota") && !plain.contains('\u{1b}'), "{plain}");
 }
-
-const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
-const WIRE: &str = "[wire]\npassword = \"sha256\"\nextensions = \"urn\"\n";
-const NOBODY: &str = "[amqp]\nurl = \"amqp://guest:s3cr3t@127.0.0.1:1/%2f\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_broker_each_subcommand_says_so_and_what_to_do() {

@@ -167,6 +167,38 @@ async fn a_run_leaves_no_secret(log: &str, filter: &str) -> String {
     worker.stderr()
 }
 
+/// The value of one series of `/metrics`, its labels in any order.
+fn value(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    metrics.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (inside, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.split_once("} ")?,
+            None => ("", rest.strip_prefix(' ')?),
+        };
+        let all = labels.iter().all(|(key, value)| inside.contains(&format!("{key}=\"{value}\"")));
+        let count = inside.matches("=\"").count();
+        (all && count == labels.len()).then(|| value.parse().unwrap())
+    })
+}
+
+/// A call of the org's at its own pace, for 20 calls a second.
+fn twenty_a_second() -> sim::Settings {
+    sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
+}
+
+/// Waits until this long after the beginning of one of the org's windows of a second. A permit falls every 50 ms from the first
+/// one on; without this some would fall on the border of two windows, and a delay of a millisecond would decide.
+async fn into_a_window(orgs_began: tokio::time::Instant, by: Duration) {
+    let into = Duration::from_nanos(u64::from(orgs_began.elapsed().subsec_nanos()));
+    tokio::time::sleep(Duration::from_secs(1) + by - into).await;
+}
+
+/// How long `org`'s calls took, from the first of these jobs to the last.
+async fn called(world: &World, org: &str, jobs: u64, begun: tokio::time::Instant) -> Duration {
+    eventually("all passwords are set", async || (world.sim(org).stats().password_sets >= jobs).then_some(())).await;
+    begun.elapsed()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_fails_in_every_way_leaves_no_secret_in_its_json_log_its_outcomes_letters_and_metrics() {
     let log = a_run_leaves_no_secret("json", "trace,lapin::returned_messages=trace").await;
@@ -238,20 +270,6 @@ async fn health_and_readiness_say_what_the_contract_says() {
     assert_eq!(worker.terminated().await.0, 0);
 }
 
-/// The value of one series of `/metrics`, its labels in any order.
-fn value(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    metrics.lines().find_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let (inside, value) = match rest.strip_prefix('{') {
-            Some(rest) => rest.split_once("} ")?,
-            None => ("", rest.strip_prefix(' ')?),
-        };
-        let all = labels.iter().all(|(key, value)| inside.contains(&format!("{key}=\"{value}\"")));
-        let count = inside.matches("=\"").count();
-        (all && count == labels.len()).then(|| value.parse().unwrap())
-    })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_what_happened() {
     let world = Plan::new().prepare().await;
@@ -314,24 +332,6 @@ async fn metrics_count_what_happened() {
     // All but those that are not there before they count: `resetd_breaker_opened_total`, `resetd_searches_total`, `resetd_bulk_closed`.
     assert_eq!(metrics.lines().filter(|line| line.starts_with("# HELP resetd_")).count(), 16, "{metrics}");
     assert_eq!(worker.terminated().await.0, 0);
-}
-
-/// A call of the org's at its own pace, for 20 calls a second.
-fn twenty_a_second() -> sim::Settings {
-    sim::Settings { quota: 20, window: Duration::from_secs(1), ..unlimited() }
-}
-
-/// Waits until this long after the beginning of one of the org's windows of a second. A permit falls every 50 ms from the first
-/// one on; without this some would fall on the border of two windows, and a delay of a millisecond would decide.
-async fn into_a_window(orgs_began: tokio::time::Instant, by: Duration) {
-    let into = Duration::from_nanos(u64::from(orgs_began.elapsed().subsec_nanos()));
-    tokio::time::sleep(Duration::from_secs(1) + by - into).await;
-}
-
-/// How long `org`'s calls took, from the first of these jobs to the last.
-async fn called(world: &World, org: &str, jobs: u64, begun: tokio::time::Instant) -> Duration {
-    eventually("all passwords are set", async || (world.sim(org).stats().password_sets >= jobs).then_some(())).await;
-    begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,6 +52,91 @@ fn what_became_of_them(main: &Value) -> Value {
     json!({"minutes": [sum(0), sum(1), sum(2)], "failures": main["failures"], "latest": main["latest"]})
 }
 
+/// The next event's data; `None` where the stream has ended.
+async fn next_event(stream: &mut reqwest::Response, seen: &mut String) -> Option<Value> {
+    loop {
+        if let Some((event, rest)) = seen.split_once("\n\n") {
+            let (event, rest) = (event.to_owned(), rest.to_owned());
+            *seen = rest;
+            match event.strip_prefix("data: ") {
+                Some(data) => return Some(serde_json::from_str(data).unwrap()),
+                None => continue, // a comment that keeps it alive
+            }
+        }
+        seen.push_str(std::str::from_utf8(&stream.chunk().await.ok()??).unwrap());
+    }
+}
+
+/// Fills in the form that asks for the token.
+async fn sign_in(tab: &mut Tab) {
+    tab.until("button", |text| text == "Show").await;
+    let fill = format!("document.querySelector('input').value = {TOKEN:?}; document.querySelector('button').click()");
+    tab.value(&fill).await;
+}
+
+/// A phone and a desk, light and dark: everything can be read without scrolling sideways.
+async fn fits_everywhere(tab: &mut Tab) {
+    for scheme in ["light", "dark"] {
+        tab.scheme(scheme).await;
+        let ground = tab.value("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)").await;
+        let bright = ground[0].as_u64().unwrap() > 128;
+        assert_eq!(bright, scheme == "light", "{scheme}: {ground}");
+        for width in [390, 1200] {
+            tab.size(width, 844).await;
+            let wide = tab.value("document.documentElement.scrollWidth").await.as_u64().unwrap();
+            assert!(wide <= width.into(), "{scheme}, {width} wide: the page is {wide} wide");
+        }
+    }
+}
+
+/// What a worker before this one would have left in the stream: jobs of the last hour, some of them failed.
+async fn an_hour_of_history(world: &World) {
+    let channel = world.channel().await;
+    let exchange = world.named("outcomes");
+    let now = Timestamp::now();
+    let options = BasicPublishOptions::default();
+    let announced =
+        Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56), not_before: None };
+    let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
+    let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
+    let mut confirms = vec![sent.await.unwrap()];
+    for minute in (2..55_i64).rev() {
+        let jobs = if (20..24).contains(&minute) { 60 } else { 230 + (minute * 37) % 60 };
+        for n in 0..jobs {
+            let failed = n % 97 == 13;
+            let user = format!("{:08x}-1f00-4c2e-9d3b-{:012x}", (minute * 7919 + n) * 104_729 % 0xffff_ffff, n * 31);
+            let outcome = Outcome {
+                job: JobId::new(format!("onboarding-november/{user}")),
+                org: "main".into(),
+                lane: Lane::Bulk,
+                user: UserId::parse(&user).ok(),
+                batch: Some("onboarding-november".into()),
+                asked_at: None,
+                kind: if failed { OutcomeKind::Failed } else { OutcomeKind::Succeeded },
+                reason: failed.then_some(if minute % 5 == 0 { Reason::Rejected } else { Reason::NotFound }),
+                status: Some(if failed { 404 } else { 200 }),
+                attempts: 1,
+                password_set: if failed { PasswordSet::No } else { PasswordSet::Yes },
+                detail: None,
+                finished_at: now - SignedDuration::from_millis(minute * 60_000 + n * 60_000 / jobs),
+            };
+            let (body, properties) = wire::outcome::record(&outcome);
+            let key = format!("main.{}", outcome.kind.as_str());
+            let sent = channel.basic_publish(
+                exchange.as_str().into(),
+                key.as_str().into(),
+                BasicPublishOptions::default(),
+                &body,
+                properties,
+            );
+            confirms.push(sent.await.unwrap());
+        }
+    }
+    for confirm in confirms {
+        confirm.await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_worker_tells_the_same_of_what_became_of_the_jobs_before_and_after_a_takeover() {
     let world = Plan::new().config("[retry]\nmax_attempts = 1").prepare().await;
@@ -203,21 +288,6 @@ async fn the_page_is_sealed_and_without_a_token_nobody_reaches_it_by_a_name() {
     }
 }
 
-/// The next event's data; `None` where the stream has ended.
-async fn next_event(stream: &mut reqwest::Response, seen: &mut String) -> Option<Value> {
-    loop {
-        if let Some((event, rest)) = seen.split_once("\n\n") {
-            let (event, rest) = (event.to_owned(), rest.to_owned());
-            *seen = rest;
-            match event.strip_prefix("data: ") {
-                Some(data) => return Some(serde_json::from_str(data).unwrap()),
-                None => continue, // a comment that keeps it alive
-            }
-        }
-        seen.push_str(std::str::from_utf8(&stream.chunk().await.ok()??).unwrap());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_come_at_once_and_with_each_change_and_end_with_the_process_without_holding_it() {
     let world = Plan::new().prepare().await;
@@ -272,28 +342,6 @@ async fn while_a_page_is_open_the_active_worker_shows_what_others_write_to_the_s
     assert_eq!((&batch["name"], &batch["failed"]), (&json!("night-shift"), &json!(0)));
 }
 
-/// Fills in the form that asks for the token.
-async fn sign_in(tab: &mut Tab) {
-    tab.until("button", |text| text == "Show").await;
-    let fill = format!("document.querySelector('input').value = {TOKEN:?}; document.querySelector('button').click()");
-    tab.value(&fill).await;
-}
-
-/// A phone and a desk, light and dark: everything can be read without scrolling sideways.
-async fn fits_everywhere(tab: &mut Tab) {
-    for scheme in ["light", "dark"] {
-        tab.scheme(scheme).await;
-        let ground = tab.value("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)").await;
-        let bright = ground[0].as_u64().unwrap() > 128;
-        assert_eq!(bright, scheme == "light", "{scheme}: {ground}");
-        for width in [390, 1200] {
-            tab.size(width, 844).await;
-            let wide = tab.value("document.documentElement.scrollWidth").await.as_u64().unwrap();
-            assert!(wide <= width.into(), "{scheme}, {width} wide: the page is {wide} wide");
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_browser_the_numbers_move_while_200_jobs_run_and_nothing_is_asked_of_anybody_else() {
     // 20 a second: 10 s in all.
@@ -339,54 +387,6 @@ async fn in_a_browser_the_numbers_move_while_200_jobs_run_and_nothing_is_asked_o
     // The worker ends: the page says so, and that alone is an error on its console.
     world.stop_worker().await.unwrap();
     drop(browser);
-}
-
-/// What a worker before this one would have left in the stream: jobs of the last hour, some of them failed.
-async fn an_hour_of_history(world: &World) {
-    let channel = world.channel().await;
-    let exchange = world.named("outcomes");
-    let now = Timestamp::now();
-    let options = BasicPublishOptions::default();
-    let announced =
-        Announced { lane: Lane::Bulk, jobs: 14_000, at: now - SignedDuration::from_mins(56), not_before: None };
-    let (body, properties) = wire::batch::announcement("main", "onboarding-november", &announced);
-    let sent = channel.basic_publish(exchange.as_str().into(), "main.batch".into(), options, &body, properties);
-    let mut confirms = vec![sent.await.unwrap()];
-    for minute in (2..55_i64).rev() {
-        let jobs = if (20..24).contains(&minute) { 60 } else { 230 + (minute * 37) % 60 };
-        for n in 0..jobs {
-            let failed = n % 97 == 13;
-            let user = format!("{:08x}-1f00-4c2e-9d3b-{:012x}", (minute * 7919 + n) * 104_729 % 0xffff_ffff, n * 31);
-            let outcome = Outcome {
-                job: JobId::new(format!("onboarding-november/{user}")),
-                org: "main".into(),
-                lane: Lane::Bulk,
-                user: UserId::parse(&user).ok(),
-                batch: Some("onboarding-november".into()),
-                asked_at: None,
-                kind: if failed { OutcomeKind::Failed } else { OutcomeKind::Succeeded },
-                reason: failed.then_some(if minute % 5 == 0 { Reason::Rejected } else { Reason::NotFound }),
-                status: Some(if failed { 404 } else { 200 }),
-                attempts: 1,
-                password_set: if failed { PasswordSet::No } else { PasswordSet::Yes },
-                detail: None,
-                finished_at: now - SignedDuration::from_millis(minute * 60_000 + n * 60_000 / jobs),
-            };
-            let (body, properties) = wire::outcome::record(&outcome);
-            let key = format!("main.{}", outcome.kind.as_str());
-            let sent = channel.basic_publish(
-                exchange.as_str().into(),
-                key.as_str().into(),
-                BasicPublishOptions::default(),
-                &body,
-                properties,
-            );
-            confirms.push(sent.await.unwrap());
-        }
-    }
-    for confirm in confirms {
-        confirm.await.unwrap();
-    }
 }
 
 /// `make screenshot`: the page in each of its states, as `target/page/*.png`; the first of them is the README's `docs/page.png`.

@@ -65,6 +65,45 @@ async fn a_signal_in_the_middle(signal: &str) {
     assert_eq!(world.depth("resets.main.dead").await, 0);
 }
 
+const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+
+/// A worker whose only org and broker are in its environment, and one job of it that was done.
+async fn works(run: Run, world: &World, key: &str) {
+    let mut worker = run.start();
+    ready(&worker.http().await).await;
+    let mut job = crate::world::reset_body("u");
+    job["attributes"] = json!({"title": "Agent"});
+    world.publish(key, job.to_string().as_bytes(), crate::world::named("job")).await;
+    let mut other = crate::world::reset_body("v");
+    other["attributes"] = json!({"displayName": "Agent"});
+    world.publish(key, other.to_string().as_bytes(), crate::world::named("other")).await;
+    let mut said: Vec<String> = world.recorded(2).await.iter().map(|record| record.routing_key.clone()).collect();
+    said.sort();
+    let org = key.split('.').next().unwrap();
+    assert_eq!(said, [format!("{org}.failed"), format!("{org}.succeeded")]);
+    assert_eq!(worker.terminated().await.0, 0);
+    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
+}
+
+/// Everything but the org, by environment variables.
+fn surroundings(world: &World) -> Run {
+    Run::new(&["worker"])
+        .env("RESETD__AMQP__URL", &world.amqp_url)
+        .env("RESETD__AMQP__PREFIX", &world.prefix)
+        .env("RESETD__HTTP__LISTEN", "127.0.0.1:0")
+        .env("RESETD__WIRE__PASSWORD", "sha256")
+        .env("RESETD__WIRE__EXTENSIONS", "envelope")
+        .env("RESETD__WIRE__ALLOWED_ATTRIBUTES", "title, department")
+}
+
+fn urls(world: &World) -> [String; 2] {
+    let base = &world.orgs["main"].base;
+    [format!("{base}/oauth/token"), format!("{base}/api/v2/scim/v2")]
+}
+
+/// A grace of 7 s and calls of 2 s at most.
+const SHORT: &str = "[shutdown]\ngrace = \"7s\"\n";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_in_the_middle_of_200_jobs_leaves_the_rest_to_a_second_worker_and_sets_nobody_twice() {
     a_signal_in_the_middle("TERM").await;
@@ -101,8 +140,6 @@ async fn sigterm_ends_an_idle_worker_within_a_second() {
     assert_eq!(code, 0, "{}", worker.stderr());
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
-
-const ORG: &str = "[orgs.main]\nregion = \"mypurecloud.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wire_form_that_is_not_chosen_ends_with_2_and_both_choices_explained() {
@@ -147,40 +184,6 @@ async fn a_port_that_is_taken_ends_with_1_and_says_which() {
     let address = taken.local_addr().unwrap().to_string();
     let run = Run::of(&world, &["worker"]).config(&format!("[http]\nlisten = {address:?}"));
     ends(run, 1, &["http.listen", &address, "another port"]).await;
-}
-
-/// A worker whose only org and broker are in its environment, and one job of it that was done.
-async fn works(run: Run, world: &World, key: &str) {
-    let mut worker = run.start();
-    ready(&worker.http().await).await;
-    let mut job = crate::world::reset_body("u");
-    job["attributes"] = json!({"title": "Agent"});
-    world.publish(key, job.to_string().as_bytes(), crate::world::named("job")).await;
-    let mut other = crate::world::reset_body("v");
-    other["attributes"] = json!({"displayName": "Agent"});
-    world.publish(key, other.to_string().as_bytes(), crate::world::named("other")).await;
-    let mut said: Vec<String> = world.recorded(2).await.iter().map(|record| record.routing_key.clone()).collect();
-    said.sort();
-    let org = key.split('.').next().unwrap();
-    assert_eq!(said, [format!("{org}.failed"), format!("{org}.succeeded")]);
-    assert_eq!(worker.terminated().await.0, 0);
-    assert_eq!(locked_out(world.main(), &world.drained("emails").await), Vec::<String>::new());
-}
-
-/// Everything but the org, by environment variables.
-fn surroundings(world: &World) -> Run {
-    Run::new(&["worker"])
-        .env("RESETD__AMQP__URL", &world.amqp_url)
-        .env("RESETD__AMQP__PREFIX", &world.prefix)
-        .env("RESETD__HTTP__LISTEN", "127.0.0.1:0")
-        .env("RESETD__WIRE__PASSWORD", "sha256")
-        .env("RESETD__WIRE__EXTENSIONS", "envelope")
-        .env("RESETD__WIRE__ALLOWED_ATTRIBUTES", "title, department")
-}
-
-fn urls(world: &World) -> [String; 2] {
-    let base = &world.orgs["main"].base;
-    [format!("{base}/oauth/token"), format!("{base}/api/v2/scim/v2")]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,9 +253,6 @@ async fn sigterm_ends_a_worker_without_a_broker_within_a_second() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!worker.stderr().contains("secret-pw"));
 }
-
-/// A grace of 7 s and calls of 2 s at most.
-const SHORT: &str = "[shutdown]\ngrace = \"7s\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_waits_for_a_call_in_the_air_and_ends_within_the_grace_though_the_org_hangs() {

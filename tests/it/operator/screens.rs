@@ -97,6 +97,14 @@ async fn nothing_moves(world: &World, cause: &str, reason: &str, ahead: Option<s
     assert!(code == 0 && out.contains(reason) && !out.contains("time left"), "{out}");
 }
 
+/// What stands in each cell of a table's rows.
+async fn rows(tab: &mut Tab, table: &str) -> Value {
+    tab.value(&format!(
+        "[...document.querySelectorAll('{table} tbody tr')].map((tr) => [...tr.children].filter((td) => td.offsetWidth > 0).map((td) => td.innerText))"
+    ))
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_processing_is_halted_there_is_no_estimate_but_the_reason() {
     let world = Plan::new().org("main", unlimited(), RATE).start().await;
@@ -281,14 +289,6 @@ async fn after_a_restart_a_batch_was_heard_of_when_its_last_record_was_written()
         .map(|batch| (batch["name"].as_str().unwrap(), batch["heardAt"].as_str().unwrap().parse().unwrap()))
         .collect();
     assert_eq!(heard, [("not_notified", after(5)), ("notified", after(9))]);
-}
-
-/// What stands in each cell of a table's rows.
-async fn rows(tab: &mut Tab, table: &str) -> Value {
-    tab.value(&format!(
-        "[...document.querySelectorAll('{table} tbody tr')].map((tr) => [...tr.children].filter((td) => td.offsetWidth > 0).map((td) => td.innerText))"
-    ))
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,6 +54,13 @@ async fn followed(environment: &[(&str, &str)]) -> String {
     process.stdout()
 }
 
+/// Runs `dead replay` on a terminal, and answers its question.
+async fn answered(world: &World, answer: &str) -> Process {
+    let mut process = dead(world, &["replay", "--all"]).stdin(answer).on_terminal().start();
+    assert_eq!(process.ended().await, 0, "{}", process.stdout());
+    process
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bar_moves_in_80_columns_says_when_it_ends_and_leaves_a_table() {
     let drawn = followed(&[]).await;
@@ -87,13 +94,6 @@ async fn no_color_is_honoured_on_a_terminal() {
     let plain = help(Run::new(&["dead", "--help"]).env("NO_COLOR", "1")).await;
     says(&plain, &["resetd dead replay"]);
     assert!(!plain.contains("\x1b["), "{plain:?}");
-}
-
-/// Runs `dead replay` on a terminal, and answers its question.
-async fn answered(world: &World, answer: &str) -> Process {
-    let mut process = dead(world, &["replay", "--all"]).stdin(answer).on_terminal().start();
-    assert_eq!(process.ended().await, 0, "{}", process.stdout());
-    process
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,6 +108,29 @@ async fn traced(world: &World, body: &serde_json::Value, job: &str, parent: &str
     world.publish("main", body.to_string().as_bytes(), properties).await;
 }
 
+/// The one mail, and the traceparent with it.
+fn of_mail(mail: &Taken) -> (String, String) {
+    let password = mail.json()["temporaryPassword"].as_str().unwrap().to_owned();
+    (password, mail.header("traceparent").expect("a traceparent"))
+}
+
+/// Jobs end and the process ends while the collector is of no use, and one line says so.
+async fn nobody_waits_for(collector: SocketAddr) {
+    let (world, mut worker, _) = worker(Plan::new(), collector).await;
+    world.reset_many("main", 20).await;
+    world.recorded(20).await;
+    let warned = || worker.stderr().matches("traces cannot be sent").count();
+    eventually("it says that traces cannot be sent", async || (warned() > 0).then_some(())).await;
+    for n in 0..5 {
+        world.reset("main", &format!("later-{n}"), &format!("later-{n}")).await;
+    }
+    world.recorded(25).await;
+    let (code, took) = worker.terminated().await;
+    assert_eq!(code, 0, "{}", worker.stderr());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(worker.stderr().matches("traces cannot be sent").count(), 1, "{}", worker.stderr());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_a_part_of_its_producers_trace_and_all_that_tells_of_its_end_goes_on_from_it() {
     let collector = Collector::start().await;
@@ -153,12 +176,6 @@ async fn a_job_is_a_part_of_its_producers_trace_and_all_that_tells_of_its_end_go
     }
 }
 
-/// The one mail, and the traceparent with it.
-fn of_mail(mail: &Taken) -> (String, String) {
-    let password = mail.json()["temporaryPassword"].as_str().unwrap().to_owned();
-    (password, mail.header("traceparent").expect("a traceparent"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_exported_holds_no_secret_and_no_address_and_what_a_producer_does_not_sample_is_not_exported() {
     let collector = Collector::start().await;
@@ -193,23 +210,6 @@ async fn what_is_exported_holds_no_secret_and_no_address_and_what_a_producer_doe
         assert!(!collector.holds(secret), "{secret:?} was exported");
     }
     assert!(!worker.stderr().contains("\"span\""), "the log shows no spans");
-}
-
-/// Jobs end and the process ends while the collector is of no use, and one line says so.
-async fn nobody_waits_for(collector: SocketAddr) {
-    let (world, mut worker, _) = worker(Plan::new(), collector).await;
-    world.reset_many("main", 20).await;
-    world.recorded(20).await;
-    let warned = || worker.stderr().matches("traces cannot be sent").count();
-    eventually("it says that traces cannot be sent", async || (warned() > 0).then_some(())).await;
-    for n in 0..5 {
-        world.reset("main", &format!("later-{n}"), &format!("later-{n}")).await;
-    }
-    world.recorded(25).await;
-    let (code, took) = worker.terminated().await;
-    assert_eq!(code, 0, "{}", worker.stderr());
-    assert!(took < Duration::from_secs(4), "{took:?}");
-    assert_eq!(worker.stderr().matches("traces cannot be sent").count(), 1, "{}", worker.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -51,6 +51,160 @@ async fn send(world: &World, key: &str, users: impl Iterator<Item = String>) -> 
     sent
 }
 
+/// A server of an org that can go away and come back at the same place.
+struct Server {
+    place: std::net::SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn of(org: &Org, place: Option<std::net::SocketAddr>) -> Self {
+        let listener = TcpListener::bind(place.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap())).await.unwrap();
+        let (place, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let (serving, stopped) = (org.clone(), stop.clone());
+        tokio::spawn(async move { serving.serve(listener, stopped).await });
+        Self { place, stop }
+    }
+
+    fn section(&self, org: &str, keys: &str) -> String {
+        let base = format!("http://{}", self.place);
+        format!(
+            "[orgs.{org}]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\nclient_id = \"demo\"\nclient_secret = \"demo-secret\"\n{keys}\n"
+        )
+    }
+
+    async fn is_gone(&self) {
+        self.stop.cancel();
+        eventually("connections are refused", async || tokio::net::TcpStream::connect(self.place).await.err()).await;
+    }
+}
+
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// An org that admits so many calls in each 5 s, and answers after some time.
+fn admitting(quota: u32) -> Settings {
+    let latency = Duration::from_millis(50);
+    Settings { quota, window: WINDOW, latency, latency_jitter: latency, ..unlimited() }
+}
+
+/// What a storm came to, as the org counted it.
+#[derive(Debug)]
+struct Storm {
+    /// From the first call to the last.
+    took: Duration,
+    /// Calls after the first window, and how many of them were refused.
+    calls: u64,
+    refused: u64,
+}
+
+/// Watches an org until it has set so many passwords.
+async fn storm(org: &Org, jobs: u64) -> Storm {
+    let millis = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or_default());
+    let mut first: Option<Stats> = None;
+    loop {
+        let stats = org.stats();
+        let began = millis(stats.first_call_ms);
+        let window_ends = WINDOW * (began.div_duration_f64(WINDOW) as u32 + 1);
+        if first.is_none() || millis(stats.last_call_ms) < window_ends {
+            first = Some(stats.clone());
+        }
+        if let Some(first) = first.as_ref().filter(|_| stats.password_sets >= jobs) {
+            let took = millis(stats.last_call_ms) - began;
+            let (calls, refused) = (stats.calls - first.calls, stats.throttled - first.throttled);
+            return Storm { took, calls, refused };
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A worker that only obeys `Retry-After`, with nothing else to do: the same limiter, no broker, no estimate. It begins at the
+/// same point of a window as the other one did.
+async fn obeying(settings: Settings, rate: u32, jobs: u64, begins: Duration) -> Storm {
+    let started = Instant::now();
+    let org = Org::new(settings).unwrap();
+    let server = Server::of(&org, None).await;
+    let base = format!("http://{}", server.place);
+    let http = reqwest::Client::new();
+    let token = http.post(format!("{base}/oauth/token")).basic_auth("demo", Some("demo-secret"));
+    let token: Value = token.form(&[("grant_type", "client_credentials")]).send().await.unwrap().json().await.unwrap();
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    let (again, mut waiting) = mpsc::unbounded_channel();
+    (0..jobs).for_each(|job| again.send(job).unwrap());
+    let paused_until = Arc::new(Mutex::new(started));
+    let windows = started.elapsed().saturating_sub(begins).div_duration_f64(WINDOW).ceil();
+    sleep_until(started + begins + WINDOW.mul_f64(windows)).await;
+    let limiter = Limiter::new(NonZeroU32::new(rate).unwrap(), NonZeroU32::MIN);
+    let calling = async {
+        while let Some(job) = waiting.recv().await {
+            loop {
+                let until = *paused_until.lock().unwrap();
+                if Instant::now() < until {
+                    sleep_until(until).await;
+                } else if let Err(wait) = limiter.check() {
+                    sleep(wait).await;
+                } else {
+                    break;
+                }
+            }
+            let body = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+                "Operations": [{"op": "replace", "path": "password", "value": "0".repeat(64)}]});
+            let call = http.patch(format!("{base}/api/v2/scim/v2/Users/u-{job}")).bearer_auth(&token);
+            let call = call.header("content-type", "application/scim+json").header("accept", "application/scim+json");
+            let (call, paused_until, again) = (call.body(body.to_string()), Arc::clone(&paused_until), again.clone());
+            tokio::spawn(async move {
+                let answer = call.send().await.unwrap();
+                if answer.status() == 429 {
+                    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+                    let until = Instant::now() + Duration::from_secs(wait);
+                    let mut paused = paused_until.lock().unwrap();
+                    *paused = until.max(*paused);
+                    again.send(job).unwrap();
+                } else {
+                    assert_eq!(answer.status(), 200);
+                }
+            });
+        }
+    };
+    tokio::select! {
+        storm = storm(&org, jobs) => storm,
+        () = calling => unreachable!("it waits for more"),
+    }
+}
+
+/// The storm, and the lowest rate that the worker showed for the org meanwhile.
+async fn lowest_rate(world: &World, org: &str, storm: impl Future<Output = Storm>) -> (Storm, f64) {
+    let labels = format!("org=\"{org}\"");
+    let mut lowest = f64::INFINITY;
+    let watching = async {
+        loop {
+            lowest = lowest.min(metric(world, "resetd_rate_per_minute", &labels).await.unwrap());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let storm = tokio::select! {
+        storm = storm => storm,
+        () = watching => unreachable!("it has no end"),
+    };
+    (storm, lowest)
+}
+
+/// Jobs for seven windows and a bit: at the very end a worker that does not slow down is always ahead by half a window.
+fn jobs_of(rate: u32) -> u64 {
+    u64::from(rate / 24 * 36 / 5)
+}
+
+/// The worker's storm with the lowest rate that it showed, and beside it the storm of one that only obeys.
+async fn both(world: &World, rate: u32) -> ((Storm, f64), Storm) {
+    let (org, jobs) = (format!("storm_{rate}"), jobs_of(rate));
+    let sim = world.sim(&org);
+    let adapting = lowest_rate(world, &org, storm(sim, jobs));
+    let reference = async {
+        let begins = eventually("the first call", async || sim.stats().first_call_ms).await;
+        obeying(admitting(rate / 24), rate, jobs, Duration::from_millis(begins % 5_000)).await
+    };
+    tokio::join!(adapting, reference)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_faults_in_a_row_open_it_and_the_first_probe_that_passes_closes_it() {
     // A call each 100 ms, of which some ten are in flight: so more than one at a time would be seen.
@@ -182,34 +336,6 @@ async fn one_orgs_breaker_is_not_anothers() {
     assert_eq!(world.sim("own_north").stats().password_sets, 0);
 }
 
-/// A server of an org that can go away and come back at the same place.
-struct Server {
-    place: std::net::SocketAddr,
-    stop: CancellationToken,
-}
-
-impl Server {
-    async fn of(org: &Org, place: Option<std::net::SocketAddr>) -> Self {
-        let listener = TcpListener::bind(place.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap())).await.unwrap();
-        let (place, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let (serving, stopped) = (org.clone(), stop.clone());
-        tokio::spawn(async move { serving.serve(listener, stopped).await });
-        Self { place, stop }
-    }
-
-    fn section(&self, org: &str, keys: &str) -> String {
-        let base = format!("http://{}", self.place);
-        format!(
-            "[orgs.{org}]\ntoken_url = \"{base}/oauth/token\"\nscim_url = \"{base}/api/v2/scim/v2\"\nclient_id = \"demo\"\nclient_secret = \"demo-secret\"\n{keys}\n"
-        )
-    }
-
-    async fn is_gone(&self) {
-        self.stop.cancel();
-        eventually("connections are refused", async || tokio::net::TcpStream::connect(self.place).await.err()).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_org_that_is_down_costs_jobs_that_run_alone_no_attempts_either() {
     // Each hears of one fault at most before the breaker has heard of three users, and of one more before it has heard of five.
@@ -334,132 +460,6 @@ async fn a_bad_user_alone_in_the_interactive_lane_is_not_every_probe_at_the_brok
     }
     shutdown.cancel();
     worker.await.unwrap().unwrap();
-}
-
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// An org that admits so many calls in each 5 s, and answers after some time.
-fn admitting(quota: u32) -> Settings {
-    let latency = Duration::from_millis(50);
-    Settings { quota, window: WINDOW, latency, latency_jitter: latency, ..unlimited() }
-}
-
-/// What a storm came to, as the org counted it.
-#[derive(Debug)]
-struct Storm {
-    /// From the first call to the last.
-    took: Duration,
-    /// Calls after the first window, and how many of them were refused.
-    calls: u64,
-    refused: u64,
-}
-
-/// Watches an org until it has set so many passwords.
-async fn storm(org: &Org, jobs: u64) -> Storm {
-    let millis = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or_default());
-    let mut first: Option<Stats> = None;
-    loop {
-        let stats = org.stats();
-        let began = millis(stats.first_call_ms);
-        let window_ends = WINDOW * (began.div_duration_f64(WINDOW) as u32 + 1);
-        if first.is_none() || millis(stats.last_call_ms) < window_ends {
-            first = Some(stats.clone());
-        }
-        if let Some(first) = first.as_ref().filter(|_| stats.password_sets >= jobs) {
-            let took = millis(stats.last_call_ms) - began;
-            let (calls, refused) = (stats.calls - first.calls, stats.throttled - first.throttled);
-            return Storm { took, calls, refused };
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// A worker that only obeys `Retry-After`, with nothing else to do: the same limiter, no broker, no estimate. It begins at the
-/// same point of a window as the other one did.
-async fn obeying(settings: Settings, rate: u32, jobs: u64, begins: Duration) -> Storm {
-    let started = Instant::now();
-    let org = Org::new(settings).unwrap();
-    let server = Server::of(&org, None).await;
-    let base = format!("http://{}", server.place);
-    let http = reqwest::Client::new();
-    let token = http.post(format!("{base}/oauth/token")).basic_auth("demo", Some("demo-secret"));
-    let token: Value = token.form(&[("grant_type", "client_credentials")]).send().await.unwrap().json().await.unwrap();
-    let token = token["access_token"].as_str().unwrap().to_owned();
-    let (again, mut waiting) = mpsc::unbounded_channel();
-    (0..jobs).for_each(|job| again.send(job).unwrap());
-    let paused_until = Arc::new(Mutex::new(started));
-    let windows = started.elapsed().saturating_sub(begins).div_duration_f64(WINDOW).ceil();
-    sleep_until(started + begins + WINDOW.mul_f64(windows)).await;
-    let limiter = Limiter::new(NonZeroU32::new(rate).unwrap(), NonZeroU32::MIN);
-    let calling = async {
-        while let Some(job) = waiting.recv().await {
-            loop {
-                let until = *paused_until.lock().unwrap();
-                if Instant::now() < until {
-                    sleep_until(until).await;
-                } else if let Err(wait) = limiter.check() {
-                    sleep(wait).await;
-                } else {
-                    break;
-                }
-            }
-            let body = json!({"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
-                "Operations": [{"op": "replace", "path": "password", "value": "0".repeat(64)}]});
-            let call = http.patch(format!("{base}/api/v2/scim/v2/Users/u-{job}")).bearer_auth(&token);
-            let call = call.header("content-type", "application/scim+json").header("accept", "application/scim+json");
-            let (call, paused_until, again) = (call.body(body.to_string()), Arc::clone(&paused_until), again.clone());
-            tokio::spawn(async move {
-                let answer = call.send().await.unwrap();
-                if answer.status() == 429 {
-                    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-                    let until = Instant::now() + Duration::from_secs(wait);
-                    let mut paused = paused_until.lock().unwrap();
-                    *paused = until.max(*paused);
-                    again.send(job).unwrap();
-                } else {
-                    assert_eq!(answer.status(), 200);
-                }
-            });
-        }
-    };
-    tokio::select! {
-        storm = storm(&org, jobs) => storm,
-        () = calling => unreachable!("it waits for more"),
-    }
-}
-
-/// The storm, and the lowest rate that the worker showed for the org meanwhile.
-async fn lowest_rate(world: &World, org: &str, storm: impl Future<Output = Storm>) -> (Storm, f64) {
-    let labels = format!("org=\"{org}\"");
-    let mut lowest = f64::INFINITY;
-    let watching = async {
-        loop {
-            lowest = lowest.min(metric(world, "resetd_rate_per_minute", &labels).await.unwrap());
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let storm = tokio::select! {
-        storm = storm => storm,
-        () = watching => unreachable!("it has no end"),
-    };
-    (storm, lowest)
-}
-
-/// Jobs for seven windows and a bit: at the very end a worker that does not slow down is always ahead by half a window.
-fn jobs_of(rate: u32) -> u64 {
-    u64::from(rate / 24 * 36 / 5)
-}
-
-/// The worker's storm with the lowest rate that it showed, and beside it the storm of one that only obeys.
-async fn both(world: &World, rate: u32) -> ((Storm, f64), Storm) {
-    let (org, jobs) = (format!("storm_{rate}"), jobs_of(rate));
-    let sim = world.sim(&org);
-    let adapting = lowest_rate(world, &org, storm(sim, jobs));
-    let reference = async {
-        let begins = eventually("the first call", async || sim.stats().first_call_ms).await;
-        obeying(admitting(rate / 24), rate, jobs, Duration::from_millis(begins % 5_000)).await
-    };
-    tokio::join!(adapting, reference)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,6 +78,43 @@ async fn eight_among_sixty(world: &World, org: &str, is_bad: fn(usize) -> bool) 
     }
 }
 
+/// Users of these ids, and an org that has them alone: it finds `ID@example.com` by a search.
+fn known(users: impl Iterator<Item = String>) -> Settings {
+    Settings { users: Some(users.collect()), ..unlimited() }
+}
+
+async fn publish_by_name(world: &World, key: &str, user: &str) {
+    let body = json!({"userName": format!("{user}@example.com"), "password": true, "email": "a@example.com"});
+    world.publish(key, body.to_string().as_bytes(), named(user)).await;
+}
+
+/// Answers that are not the org's: the fault, and what `/readyz` says of it.
+const FOREIGN: [(&str, &str, &str); 10] = [
+    ("page", "status=200,body=html", "answered 200, Content-Type text/html"),
+    ("page_by_type", "status=200,body={\"ok\":true},content_type=text/html", "answered 200, Content-Type text/html"),
+    ("scim_error", "status=200,body=scim", "answered 200, Content-Type application/scim+json"),
+    (
+        "moved",
+        "status=301,body=none,location=https://moved.example/x",
+        "answered 301, Location https://moved.example/x",
+    ),
+    (
+        "login",
+        "status=302,body=html,location=https://portal.example/login?token=t",
+        "answered 302, Location https://portal.example/login, Content-Type text/html",
+    ),
+    ("method", "status=405,body=none", "answered 405"),
+    ("proxy", "status=407,body=html", "answered 407"),
+    ("nothing_there", "status=404,body=none", "answered 404"),
+    ("page_404", "status=404,body=html", "answered 404, Content-Type text/html"),
+    ("page_403", "status=403,body=html", "answered 403, Content-Type text/html"),
+];
+
+/// Every job of these ended because the org knows no such user.
+fn all_unknown(records: &[Taken]) -> bool {
+    by_job(records).values().all(|record| record["reason"] == "not_found")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_bad_users_among_sixty_hold_up_nobody_for_long_and_are_given_up() {
     let (first, spread) = ("eight_first", "eight_spread");
@@ -126,16 +163,6 @@ async fn an_outage_gives_up_nobody_though_some_failed_before_it_while_others_pas
     brown.clear_faults();
     let records = by_job(&outcomes.take(30).await);
     assert!(records.values().all(|record| record["outcome"] == "succeeded"), "{records:?}");
-}
-
-/// Users of these ids, and an org that has them alone: it finds `ID@example.com` by a search.
-fn known(users: impl Iterator<Item = String>) -> Settings {
-    Settings { users: Some(users.collect()), ..unlimited() }
-}
-
-async fn publish_by_name(world: &World, key: &str, user: &str) {
-    let body = json!({"userName": format!("{user}@example.com"), "password": true, "email": "a@example.com"});
-    world.publish(key, body.to_string().as_bytes(), named(user)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,28 +233,6 @@ async fn a_search_that_succeeds_lifts_no_halt_and_its_patch_is_the_same_try() {
     eventually("it goes on", async || (row(&world, "forbidding").await["role"] == "active").then_some(())).await;
 }
 
-/// Answers that are not the org's: the fault, and what `/readyz` says of it.
-const FOREIGN: [(&str, &str, &str); 10] = [
-    ("page", "status=200,body=html", "answered 200, Content-Type text/html"),
-    ("page_by_type", "status=200,body={\"ok\":true},content_type=text/html", "answered 200, Content-Type text/html"),
-    ("scim_error", "status=200,body=scim", "answered 200, Content-Type application/scim+json"),
-    (
-        "moved",
-        "status=301,body=none,location=https://moved.example/x",
-        "answered 301, Location https://moved.example/x",
-    ),
-    (
-        "login",
-        "status=302,body=html,location=https://portal.example/login?token=t",
-        "answered 302, Location https://portal.example/login, Content-Type text/html",
-    ),
-    ("method", "status=405,body=none", "answered 405"),
-    ("proxy", "status=407,body=html", "answered 407"),
-    ("nothing_there", "status=404,body=none", "answered 404"),
-    ("page_404", "status=404,body=html", "answered 404, Content-Type text/html"),
-    ("page_403", "status=403,body=html", "answered 403, Content-Type text/html"),
-];
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_not_the_orgs_is_no_success_halts_it_and_loses_nothing() {
     const JOBS: usize = 8;
@@ -272,11 +277,6 @@ async fn an_answer_that_is_not_the_orgs_is_no_success_halts_it_and_loses_nothing
         assert_eq!(own.len(), JOBS, "{org}");
         own.iter().for_each(|mail| assert_eq!(locked_out(world.sim(org), std::slice::from_ref(mail)), [""; 0]));
     }
-}
-
-/// Every job of these ended because the org knows no such user.
-fn all_unknown(records: &[Taken]) -> bool {
-    by_job(records).values().all(|record| record["reason"] == "not_found")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

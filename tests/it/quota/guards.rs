@@ -27,6 +27,32 @@ async fn lies(world: &World, jobs: u32) {
     .await;
 }
 
+/// Of so many jobs, those that have set nothing: how many they are, once all of them are back in their lanes.
+async fn left(world: &World, jobs: u64) -> u64 {
+    let left = jobs - world.main().stats().password_sets;
+    eventually("what is not done is back in its lane", async || {
+        let lying = world.in_the_lanes().await;
+        (u64::from(lying) == left).then_some(())
+    })
+    .await;
+    left
+}
+
+/// How often the broker delivered each of the jobs before that lie in the bulk lane, which is empty then.
+async fn deliveries_of_bulk(world: &World) -> Vec<(String, u32)> {
+    let lying = world.drained("resets.main.bulk").await;
+    let count = |job: &crate::world::Taken| job.header("x-delivery-count").map_or(0, |count| count.parse().unwrap());
+    lying.iter().map(|job| (job.id().to_owned(), count(job))).collect()
+}
+
+fn most(deliveries: &[(String, u32)]) -> u32 {
+    deliveries.iter().map(|(_, count)| *count).max().unwrap_or(0)
+}
+
+/// A call each half second, and an hour of 5 s: six are reset within 3 s, and then their places are free again one by one.
+const ONE_BY_ONE: &str = "rate_per_minute = 120\nguard_per_hour = 6";
+const SHORT_HOUR: Duration = Duration::from_secs(5);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn past_the_guard_the_bulk_lane_closes_and_the_interactive_one_goes_on() {
     let mut world = Plan::new().org("main", unlimited(), "guard_per_hour = 5").start().await;
@@ -80,32 +106,6 @@ async fn outside_its_hours_the_bulk_lane_is_left_alone() {
     lies(&world, 3).await;
     assert_eq!(world.main().stats().calls, 1);
 }
-
-/// Of so many jobs, those that have set nothing: how many they are, once all of them are back in their lanes.
-async fn left(world: &World, jobs: u64) -> u64 {
-    let left = jobs - world.main().stats().password_sets;
-    eventually("what is not done is back in its lane", async || {
-        let lying = world.in_the_lanes().await;
-        (u64::from(lying) == left).then_some(())
-    })
-    .await;
-    left
-}
-
-/// How often the broker delivered each of the jobs before that lie in the bulk lane, which is empty then.
-async fn deliveries_of_bulk(world: &World) -> Vec<(String, u32)> {
-    let lying = world.drained("resets.main.bulk").await;
-    let count = |job: &crate::world::Taken| job.header("x-delivery-count").map_or(0, |count| count.parse().unwrap());
-    lying.iter().map(|job| (job.id().to_owned(), count(job))).collect()
-}
-
-fn most(deliveries: &[(String, u32)]) -> u32 {
-    deliveries.iter().map(|(_, count)| *count).max().unwrap_or(0)
-}
-
-/// A call each half second, and an hour of 5 s: six are reset within 3 s, and then their places are free again one by one.
-const ONE_BY_ONE: &str = "rate_per_minute = 120\nguard_per_hour = 6";
-const SHORT_HOUR: Duration = Duration::from_secs(5);
 
 /// It takes 45 s: sixty jobs, six in 5 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,29 @@ async fn reset(world: &World, job: &str, email: &str, properties: BasicPropertie
     world.publish("main", body.as_bytes(), properties).await;
 }
 
+/// What `/readyz` says of `main`.
+async fn row(world: &World) -> Value {
+    let (status, body) = world.readyz().await;
+    assert_eq!((status, &body["orgs"]["main"]["role"]), (200, &json!("active")), "{body}");
+    body["orgs"]["main"].clone()
+}
+
+/// The same, once this lane is closed.
+async fn closed(world: &World, lane: &str) -> Value {
+    let what = format!("the {lane} lane is closed");
+    eventually(&what, async || Some(row(world).await).filter(|said| said[lane].is_object())).await
+}
+
+async fn publish(world: &World, key: &str, name: &str, jobs: std::ops::Range<u32>) {
+    for n in jobs {
+        world.reset(key, &format!("{name}-{n}"), &format!("{name}-{n}")).await;
+    }
+}
+
+async fn lies(world: &World, queue: &str, jobs: u32) {
+    eventually(&format!("{jobs} jobs lie in {queue}"), async || (world.depth(queue).await == jobs).then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_address_is_of_another_domain_is_refused_before_any_call() {
     let allowed = "[notification]\nallowed_domains = [\"Example.com\", \"*.example.org\", \"bücher.example\"]";
@@ -111,29 +134,6 @@ async fn a_mailer_that_wants_them_sealed_and_for_its_domains_sends_no_other_noti
     assert_eq!(dead.header("resetd-reason").as_deref(), Some("address_not_allowed"));
     assert_eq!(postbox.letters().len(), 0);
     assert_eq!(mailer.terminated().await.0, 0);
-}
-
-/// What `/readyz` says of `main`.
-async fn row(world: &World) -> Value {
-    let (status, body) = world.readyz().await;
-    assert_eq!((status, &body["orgs"]["main"]["role"]), (200, &json!("active")), "{body}");
-    body["orgs"]["main"].clone()
-}
-
-/// The same, once this lane is closed.
-async fn closed(world: &World, lane: &str) -> Value {
-    let what = format!("the {lane} lane is closed");
-    eventually(&what, async || Some(row(world).await).filter(|said| said[lane].is_object())).await
-}
-
-async fn publish(world: &World, key: &str, name: &str, jobs: std::ops::Range<u32>) {
-    for n in jobs {
-        world.reset(key, &format!("{name}-{n}"), &format!("{name}-{n}")).await;
-    }
-}
-
-async fn lies(world: &World, queue: &str, jobs: u32) {
-    eventually(&format!("{jobs} jobs lie in {queue}"), async || (world.depth(queue).await == jobs).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,11 +3,12 @@
 use super::super::{Rules, parse};
 use super::*;
 use crate::domain::attribute::AllowedAttributes;
+use crate::domain::recipient::Recipient;
 
 fn rules() -> Rules {
     Rules {
         allowed: AllowedAttributes::new(vec!["*".into()]),
-        fallback: Some(EmailAddress::parse("", "nobody@example.com").unwrap()),
+        fallback: Some(Recipient::parse("", "nobody@example.com").unwrap()),
         ..Rules::default()
     }
 }
@@ -38,8 +39,8 @@ fn what_the_parser_takes_is_what_the_schema_allows() {
         (PASSWORD, &["", "true", "null"]),
         (USER_ID, &["", "\"u-1\"", "null", "7", "\"..\""]),
         (USER_NAME, &["", "\"agent@example.com\"", "\"\"", "[\"a\"]"]),
-        (EMAIL, &["", "\"a@b\"", "null", "\"a@\""]),
-        (EMAILS, &["", "null", "[]", "7", r#"[{"value":"a@b"},7]"#, r#"[{"value":"a"}]"#, "[7]"]),
+        ("email", &["", "\"a@b\"", "null", "\"a@\""]),
+        ("emails", &["", "null", "[]", "7", r#"[{"value":"a@b"},7]"#, r#"[{"value":"a"}]"#, "[7]"]),
         (ATTRIBUTES, &["", "[]", r#"{"title":"Agent"}"#]),
     ]);
     assert!(counts.0 > 1000 && counts.1 > 1000, "taken and refused: {counts:?}");
@@ -116,7 +117,7 @@ fn the_limits_of_each_text_are_the_parsers() {
     addresses.extend([63, 64].map(|n| format!("a@{}.b", "y".repeat(n))));
     let labels = ["y".repeat(63), "y".repeat(63), "y".repeat(61)].join(".");
     addresses.extend([64, 65].map(|n| format!("{}@{labels}", "x".repeat(n))));
-    each(EMAIL, &addresses, user);
+    each("email", &addresses, user);
     let attributes =
         ["title", "genesys:", "genesys:routingSkills", "", "a b", "tïtle", "a\u{7}", "Password", "x.pAssword"];
     let mut attributes = texts(&attributes);

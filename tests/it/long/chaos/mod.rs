@@ -39,71 +39,6 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(15);
 /// come back from a delay queue.
 const JOBS: &str = "chaos.jobs";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: make chaos"]
-async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
-    let setup = Setup::from_environment();
-    eprintln!("to repeat: {}", setup.command());
-    let plan = Plan::new(&setup);
-    let broker = Arc::new(tokio::task::spawn_blocking(Broker::private).await.unwrap());
-    let post = Post::open().await;
-    let mut world = prepare(&setup, &plan, &broker.url, &post).await;
-    let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
-    let mut several = start(&world, &relays).await;
-    let mut mailer = mails::start(&world).await;
-    copied(&world, JOBS, "resets", &["main", "main.bulk"]).await;
-    // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
-    tokio::time::sleep(Duration::from_secs(5)).await;
-
-    let (start, began) = (Instant::now(), Timestamp::now());
-    let diary = Diary::new(start, setup.seconds);
-    let exchange = world.named("resets");
-    let (again, ..) = tokio::join!(
-        producer::produce(&broker.url, &exchange, &plan.jobs, began, start),
-        faults::processes(&plan.processes, &world, &relays, &mut several, &diary),
-        faults::network(&plan.network, &relays, &diary),
-        faults::node(&plan.node, &broker, &diary),
-        faults::org(&plan.org, world.main(), &diary),
-        faults::mail(&plan.mail, &post, &diary),
-    );
-    eprintln!("{:6.1} s  all is healed and published ({} more than once)", start.elapsed().as_secs_f64(), again.len());
-
-    world.connection = world::connect(&broker.url).await;
-    let mut records = Records::open(&world).await;
-    let unsettled = records.settle(&world, &plan.jobs).await;
-    eprintln!("{:6.1} s  settled, or given up", start.elapsed().as_secs_f64());
-    let mut wrong = unsettled;
-    wrong.extend(check::published_again(&world, &mut records, &plan.jobs, began).await);
-    wrong.extend(one_is_active(&several).await);
-    for member in &mut several {
-        member.alive(&diary);
-        wrong.extend(member.terminate(GRACE).await);
-        member.logs.push(member.process.stderr());
-    }
-    let copies = world.drained(mails::COPIES).await;
-    wrong.extend(records.told(&copies).await);
-    let (code, took) = mailer.terminated().await;
-    if code != 0 || took > GRACE + Duration::from_secs(1) {
-        wrong.push(format!("the mailer ended {took:.1?} after SIGTERM with exit code {code}"));
-    }
-    wrong.append(&mut diary.wrong.lock().unwrap());
-    let mut logs: Vec<String> = several.into_iter().map(|member| member.logs.join("")).collect();
-    logs.push(mailer.stderr());
-    let mails = (copies.iter().map(Taken::json).collect(), post.letters());
-    let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs, mails).await;
-    wrong.extend(check.all(&setup));
-    if !wrong.is_empty() {
-        let kept = check.keep(setup.seed);
-        panic!(
-            "{} things are wrong:\n- {}\nlogs and outcomes are in {}\nto repeat: {}",
-            wrong.len(),
-            wrong.join("\n- "),
-            kept.display(),
-            setup.command()
-        );
-    }
-}
-
 /// The org: a quota a little over the rate, users that exist, a latency as of a near region.
 async fn prepare(setup: &Setup, plan: &Plan, url: &str, post: &Post) -> world::World {
     let rate = setup.rate_per_minute();
@@ -174,5 +109,70 @@ async fn one_is_active(several: &[Member]) -> Option<String> {
             return Some(format!("one worker should be active and the others stand by; they are {roles:?}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: make chaos"]
+async fn jobs_of_every_kind_end_as_they_must_while_everything_breaks() {
+    let setup = Setup::from_environment();
+    eprintln!("to repeat: {}", setup.command());
+    let plan = Plan::new(&setup);
+    let broker = Arc::new(tokio::task::spawn_blocking(Broker::private).await.unwrap());
+    let post = Post::open().await;
+    let mut world = prepare(&setup, &plan, &broker.url, &post).await;
+    let relays: Vec<Relay> = (0..setup.workers).map(|_| Relay::to(&broker.url)).collect();
+    let mut several = start(&world, &relays).await;
+    let mut mailer = mails::start(&world).await;
+    copied(&world, JOBS, "resets", &["main", "main.bulk"]).await;
+    // A topology younger than that may be lost with its broker (`docs/development/facts.md#a-broker-that-was-killed`).
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let (start, began) = (Instant::now(), Timestamp::now());
+    let diary = Diary::new(start, setup.seconds);
+    let exchange = world.named("resets");
+    let (again, ..) = tokio::join!(
+        producer::produce(&broker.url, &exchange, &plan.jobs, began, start),
+        faults::processes(&plan.processes, &world, &relays, &mut several, &diary),
+        faults::network(&plan.network, &relays, &diary),
+        faults::node(&plan.node, &broker, &diary),
+        faults::org(&plan.org, world.main(), &diary),
+        faults::mail(&plan.mail, &post, &diary),
+    );
+    eprintln!("{:6.1} s  all is healed and published ({} more than once)", start.elapsed().as_secs_f64(), again.len());
+
+    world.connection = world::connect(&broker.url).await;
+    let mut records = Records::open(&world).await;
+    let unsettled = records.settle(&world, &plan.jobs).await;
+    eprintln!("{:6.1} s  settled, or given up", start.elapsed().as_secs_f64());
+    let mut wrong = unsettled;
+    wrong.extend(check::published_again(&world, &mut records, &plan.jobs, began).await);
+    wrong.extend(one_is_active(&several).await);
+    for member in &mut several {
+        member.alive(&diary);
+        wrong.extend(member.terminate(GRACE).await);
+        member.logs.push(member.process.stderr());
+    }
+    let copies = world.drained(mails::COPIES).await;
+    wrong.extend(records.told(&copies).await);
+    let (code, took) = mailer.terminated().await;
+    if code != 0 || took > GRACE + Duration::from_secs(1) {
+        wrong.push(format!("the mailer ended {took:.1?} after SIGTERM with exit code {code}"));
+    }
+    wrong.append(&mut diary.wrong.lock().unwrap());
+    let mut logs: Vec<String> = several.into_iter().map(|member| member.logs.join("")).collect();
+    logs.push(mailer.stderr());
+    let mails = (copies.iter().map(Taken::json).collect(), post.letters());
+    let check = Check::gather(&world, &plan.jobs, again, records, &diary, logs, mails).await;
+    wrong.extend(check.all(&setup));
+    if !wrong.is_empty() {
+        let kept = check.keep(setup.seed);
+        panic!(
+            "{} things are wrong:\n- {}\nlogs and outcomes are in {}\nto repeat: {}",
+            wrong.len(),
+            wrong.join("\n- "),
+            kept.display(),
+            setup.command()
+        );
     }
 }

@@ -10,6 +10,25 @@ use super::*;
 use crate::broker::Node;
 use crate::world::connect;
 
+/// A mail service that refuses us until it is told otherwise, and keeps who was told under which key.
+#[derive(Clone, Default)]
+struct Service {
+    lets_us_in: Arc<AtomicBool>,
+    told: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Service {
+    async fn take(&self, headers: HeaderMap, body: String) -> StatusCode {
+        if !self.lets_us_in.load(Ordering::Relaxed) {
+            return StatusCode::UNAUTHORIZED;
+        }
+        let mail: Value = serde_json::from_str(&body).unwrap();
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        self.told.lock().await.push((mail["to"].as_str().unwrap().to_owned(), key));
+        StatusCode::ACCEPTED
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_that_is_set_while_the_mail_of_the_one_before_waits_makes_that_mail_superseded() {
     // A server that is not there: the mail waits for the breaker's probe.
@@ -33,25 +52,6 @@ async fn a_password_that_is_set_while_the_mail_of_the_one_before_waits_makes_tha
     is_empty(&world).await;
     assert!(postbox.letters().is_empty(), "{}", mailer.stderr());
     assert_eq!(world.depth("emails.dead").await, 0);
-}
-
-/// A mail service that refuses us until it is told otherwise, and keeps who was told under which key.
-#[derive(Clone, Default)]
-struct Service {
-    lets_us_in: Arc<AtomicBool>,
-    told: Arc<Mutex<Vec<(String, String)>>>,
-}
-
-impl Service {
-    async fn take(&self, headers: HeaderMap, body: String) -> StatusCode {
-        if !self.lets_us_in.load(Ordering::Relaxed) {
-            return StatusCode::UNAUTHORIZED;
-        }
-        let mail: Value = serde_json::from_str(&body).unwrap();
-        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
-        self.told.lock().await.push((mail["to"].as_str().unwrap().to_owned(), key));
-        StatusCode::ACCEPTED
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,6 +31,31 @@ fn attempts(ends: &BTreeMap<String, Value>) -> Vec<u64> {
     ends.values().map(|end| end["attempts"].as_u64().unwrap()).collect()
 }
 
+/// Who was asked for at a mail service, and when.
+type Asked = Arc<Mutex<Vec<(String, Instant)>>>;
+
+/// A world with a mail service that asks everybody to wait two seconds when it is asked for `u-0` for the first time.
+async fn with_service() -> (Asked, World) {
+    let asked = Asked::default();
+    let seen = Arc::clone(&asked);
+    let answer = move |body: axum::Json<Value>| async move {
+        let to = body.0["to"].as_str().unwrap().to_owned();
+        let mut seen = seen.lock().unwrap();
+        let is_first = to == "u-0@example.com" && seen.iter().all(|(before, _)| *before != to);
+        seen.push((to, Instant::now()));
+        if is_first {
+            return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response();
+        }
+        StatusCode::ACCEPTED.into_response()
+    };
+    let routes = axum::Router::new().route("/send", axum::routing::post(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/send", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let world = Plan::new().config(&format!("{QUICK}[mailer.http]\nurl = \"{url}\"\n")).prepare().await;
+    (asked, world)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_waits_for_a_connection_has_all_of_its_time_when_it_gets_one() {
     // Three mails by one connection take longer than one delivery may.
@@ -122,31 +147,6 @@ async fn sigterm_waits_for_a_mail_in_the_air_for_longer_than_the_grace() {
     is_empty(&setup.world).await;
     assert_eq!(records(&setup.world, 1).await[0].json()["outcome"], "notified");
     setup.letters(1).await;
-}
-
-/// Who was asked for at a mail service, and when.
-type Asked = Arc<Mutex<Vec<(String, Instant)>>>;
-
-/// A world with a mail service that asks everybody to wait two seconds when it is asked for `u-0` for the first time.
-async fn with_service() -> (Asked, World) {
-    let asked = Asked::default();
-    let seen = Arc::clone(&asked);
-    let answer = move |body: axum::Json<Value>| async move {
-        let to = body.0["to"].as_str().unwrap().to_owned();
-        let mut seen = seen.lock().unwrap();
-        let is_first = to == "u-0@example.com" && seen.iter().all(|(before, _)| *before != to);
-        seen.push((to, Instant::now()));
-        if is_first {
-            return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response();
-        }
-        StatusCode::ACCEPTED.into_response()
-    };
-    let routes = axum::Router::new().route("/send", axum::routing::post(answer));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/send", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    let world = Plan::new().config(&format!("{QUICK}[mailer.http]\nurl = \"{url}\"\n")).prepare().await;
-    (asked, world)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
