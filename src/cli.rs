@@ -344,13 +344,13 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let worker = worker(cli, &environment)?;
     let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
     let (traces, exporting) = traces::start(collector)?.unzip();
-    logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
+    let logged = logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
     if let Some(EnvFile { path, keys, .. }) = environment.file() {
         let (path, keys) = (path.display().to_string(), keys.join(", "));
         // It may send what is sent elsewhere: it is named whatever the log leaves out. `check` says it itself.
-        if tracing::event_enabled!(tracing::Level::INFO) {
+        if logged >= tracing::Level::INFO {
             tracing::info!(path, keys, "an env file adds to the environment");
-        } else if tracing::event_enabled!(tracing::Level::WARN) {
+        } else if logged >= tracing::Level::WARN {
             tracing::warn!(path, keys, "an env file adds to the environment");
         } else if !matches!(cli.role, Role::Check(_)) {
             let _ = writeln!(std::io::stderr(), "resetd: {} adds to the environment: {}", Escaped(path), Escaped(keys));

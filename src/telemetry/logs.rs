@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::field::Field;
 use tracing::{Level, Metadata};
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::filter::{FilterFn, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -32,14 +32,20 @@ const NEVER: &str = "lapin";
 /// What hears our spans, and sends them to a collector.
 pub type Traces = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Starts logging, and with it the traces where there are any. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
+/// Starts logging, and with it the traces where there are any; returns the most that is logged. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
 /// below that they print frames, headers and bodies. No setting changes that.
 ///
 /// # Errors
 /// Where the filter cannot be read or logging was started before.
-pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option<Traces>) -> Result<(), StartError> {
+pub fn start(
+    format: Format,
+    filter: Option<&str>,
+    colours: bool,
+    traces: Option<Traces>,
+) -> Result<LevelFilter, StartError> {
     let filter =
         EnvFilter::from_str(filter.unwrap_or("info")).map_err(|error| StartError::Filter(error.to_string()))?;
+    let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
     let layer: Box<dyn Layer<_> + Send + Sync> = match format {
         Format::Json => {
             let layer = fmt::layer().with_writer(|| JsonLines(std::io::stderr())).json();
@@ -60,7 +66,7 @@ pub fn start(format: Format, filter: Option<&str>, colours: bool, traces: Option
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         tracing::error!(%place, "panic in the worker's own code; please report it");
     }));
-    Ok(())
+    Ok(most)
 }
 
 /// A field of a line for people: whatever is in it stays on the line, is seen, and is no other field.
