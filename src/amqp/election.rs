@@ -21,7 +21,7 @@ use super::registration::{ProofView, Registration};
 use super::topology::look_at;
 use crate::board::Session as Standing;
 use crate::domain::leader_proof::{Chain, FRESH, PUBLISH_GRACE};
-use crate::domain::ledger::{Before, Fence, FenceRead, Holder, Tenure, WorkerName};
+use crate::domain::ledger::{Before, Fence, FenceRead, Holder, OwnTerm, WorkerName};
 use crate::domain::subject::Subject;
 use crate::wire;
 
@@ -124,7 +124,7 @@ pub struct Election {
     queues: Queues,
     name: WorkerName,
     ledger: Ledger,
-    tenure: Mutex<Tenure>,
+    own_term: Mutex<OwnTerm>,
     registered: Mutex<Option<Registered>>,
     /// When a ping was confirmed last, by any registration.
     confirmed: Mutex<Instant>,
@@ -138,19 +138,19 @@ impl Election {
             queues,
             name,
             ledger,
-            tenure: Mutex::default(),
+            own_term: Mutex::default(),
             registered: Mutex::default(),
             confirmed: Mutex::new(Instant::now()),
         }
     }
 
-    fn tenure(&self) -> MutexGuard<'_, Tenure> {
-        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    fn own_term(&self) -> MutexGuard<'_, OwnTerm> {
+        self.own_term.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this process led last, as far as it knows.
     pub fn was_ours(&self) -> bool {
-        self.tenure().is_settled() && self.ledger.holder(self.subject.in_ledger()) == Holder::Was(self.name.clone())
+        self.own_term().is_complete() && self.ledger.holder(self.subject.in_ledger()) == Holder::Was(self.name.clone())
     }
 
     /// Registers as a candidate.
@@ -279,7 +279,7 @@ impl Election {
     pub async fn fence(&self, publisher: &Publisher, longest: Duration) -> Result<(Before, Fenced), BrokerError> {
         let id = self.write_fence(publisher, None, longest).await?;
         let read = self.ledger.until_fence(&id).await?;
-        let before = self.tenure().before(&read);
+        let before = self.own_term().before(&read);
         Ok((before, Fenced { term: id, read }))
     }
 
@@ -300,17 +300,17 @@ impl Election {
 
     /// Whether another may have led since the takeover was complete, now that this was read.
     pub fn may_another_have_led(&self, read: &FenceRead) -> bool {
-        self.tenure().before(read) != Before::Ourselves
+        self.own_term().before(read) != Before::Ourselves
     }
 
     /// Waits until the one before this fence says that it is done, with nobody else after it.
-    pub async fn until_given_up(&self, fenced: &Fenced) {
-        self.ledger.until_given_up(self.subject.in_ledger(), &fenced.read).await;
+    pub async fn until_released(&self, fenced: &Fenced) {
+        self.ledger.until_released(self.subject.in_ledger(), &fenced.read).await;
     }
 
     /// The takeover that began with this fence is complete.
-    pub fn settles(&self, fenced: &Fenced) {
-        self.tenure().settles(&fenced.read);
+    pub fn complete(&self, fenced: &Fenced) {
+        self.own_term().complete(&fenced.read);
     }
 
     /// Says again that this process leads: one who starts reads the ledger of a day, and must find out who does. It is read up to that, so
@@ -325,7 +325,7 @@ impl Election {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub async fn gives_up(&self, publisher: &Publisher, fenced: &Fenced, at: Timestamp) -> Result<(), BrokerError> {
+    pub async fn release(&self, publisher: &Publisher, fenced: &Fenced, at: Timestamp) -> Result<(), BrokerError> {
         let record = wire::ledger::released(self.subject.in_ledger(), &self.name, &fenced.term, at);
         self.write(publisher, record).await
     }
@@ -334,9 +334,9 @@ impl Election {
     ///
     /// # Errors
     /// Where it cannot be written within that.
-    pub async fn gives_up_soon(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
+    pub async fn release_soon(&self, publisher: &Publisher, fenced: &Fenced) -> Result<(), BrokerError> {
         let late = || BrokerError::Retry(format!("not confirmed within {} s", RELEASED.as_secs()));
-        timeout(RELEASED, self.gives_up(publisher, fenced, Timestamp::now())).await.unwrap_or_else(|_| Err(late()))
+        timeout(RELEASED, self.release(publisher, fenced, Timestamp::now())).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn write_fence(

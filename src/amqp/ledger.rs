@@ -247,10 +247,10 @@ impl Ledger {
     }
 
     /// Waits until the one who led before this fence has given that up, with nobody else after it. It is read for as long.
-    pub async fn until_given_up(&self, org: &str, read: &FenceRead) {
+    pub async fn until_released(&self, org: &str, read: &FenceRead) {
         let _reading = self.reading();
         let mut fenced = self.0.fenced.subscribe();
-        while !self.kept().index.is_given_up(org, read) {
+        while !self.kept().index.is_released(org, read) {
             // The sender lives as long as `self`.
             let _ = fenced.changed().await;
         }

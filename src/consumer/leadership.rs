@@ -64,7 +64,7 @@ impl<W: Workload> Consumer<W> {
         };
         let last = async {
             left.clone().await;
-            self.gives_up_last(&publisher).await
+            self.release_last(&publisher).await
         };
         let elected = tokio::select! {
             biased;
@@ -81,7 +81,7 @@ impl<W: Workload> Consumer<W> {
             }
         };
         *self.lost_term() = None;
-        self.election.settles(&fenced);
+        self.election.complete(&fenced);
         Ok(Term { registration, publisher: Arc::clone(&publisher), looks: Arc::clone(&link.looks), chain, fenced })
     }
 
@@ -181,12 +181,12 @@ impl<W: Workload> Consumer<W> {
                 // When the fence was read, the other may have been made the active one again, and its proof be younger than ours.
                 registration.prove_anew().await;
                 // It may say so itself, as soon as it is connected again.
-                let given_up = self.election.until_given_up(&fenced);
-                tokio::pin!(given_up);
-                let is_given_up = timeout(FRESH, given_up.as_mut()).await.is_ok();
+                let released = self.election.until_released(&fenced);
+                tokio::pin!(released);
+                let is_released = timeout(FRESH, released.as_mut()).await.is_ok();
                 // Only now, with the last call of the process before begun: our limiter and its own never count the same second.
                 shared.forget();
-                if !is_given_up && timeout(wait - FRESH, given_up).await.is_err() {
+                if !is_released && timeout(wait - FRESH, released).await.is_err() {
                     tracing::debug!(org, "it did not say that it is done");
                 }
                 self.election.fence_again(publisher, &fenced, longest).await?;
@@ -303,7 +303,7 @@ impl<W: Workload> Consumer<W> {
     pub(super) async fn release(&self, term: Term) {
         let Term { registration, publisher, fenced, .. } = term;
         let org = self.shared.subject().org();
-        match self.election.gives_up_soon(&publisher, &fenced).await {
+        match self.election.release_soon(&publisher, &fenced).await {
             Ok(()) => tracing::info!(org, "released"),
             Err(trouble) => {
                 tracing::warn!(org, reason = %trouble, "the leadership could not be released cleanly; who takes over waits a little");
@@ -336,11 +336,11 @@ impl<W: Workload> Consumer<W> {
     }
 
     /// Says that the last term is over, where it was lost and that was not said yet. Others need not wait then.
-    async fn gives_up_last(&self, publisher: &Publisher) -> Infallible {
+    async fn release_last(&self, publisher: &Publisher) -> Infallible {
         // No more of it: its proof keeps a channel open.
         let lost = self.lost_term().as_ref().map(|lost| (lost.fenced.clone(), lost.at));
         if let Some((fenced, at)) = lost {
-            while let Err(trouble) = self.election.gives_up(publisher, &fenced, at).await {
+            while let Err(trouble) = self.election.release(publisher, &fenced, at).await {
                 tracing::debug!(org = self.shared.subject().org(), reason = %trouble, "the last term cannot be given up yet");
                 sleep(AGAIN).await;
             }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_rung_that_fits_is_taken() {
+    fn the_largest_tier_that_fits_is_taken() {
         let fitting = |seconds| Delays::default().fitting(Duration::from_secs(seconds)).as_str();
         assert_eq!([1, 14, 15, 119].map(fitting), ["15s"; 4]);
         assert_eq!([120, 599].map(fitting), ["2m"; 2]);

@@ -13,12 +13,12 @@ use super::user::{UserId, canonical};
 
 mod entry;
 mod leaders;
-mod tenure;
+mod own_term;
 
 pub use entry::{Entry, Fence, Holder, WorkerName};
 use leaders::Leaders;
 pub use leaders::{FenceRead, Place};
-pub use tenure::{Before, Tenure};
+pub use own_term::{Before, OwnTerm};
 
 /// How long a job counts as done, at least; what it was named by and its user are forgotten up to an hour later.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -223,8 +223,8 @@ impl LedgerIndex {
     }
 
     /// Whether the one who led an org before this fence has given that up, and nobody has written a fence since.
-    pub fn is_given_up(&self, org: &str, read: &FenceRead) -> bool {
-        self.leaders.get(org).is_some_and(|leaders| leaders.is_given_up(read))
+    pub fn is_released(&self, org: &str, read: &FenceRead) -> bool {
+        self.leaders.get(org).is_some_and(|leaders| leaders.is_released(read))
     }
 
     /// Who led an org last.

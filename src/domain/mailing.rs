@@ -79,7 +79,7 @@ impl Unsent {
     }
 
     /// Whether a dead mail is kept of it: somebody is left without a password that logs in.
-    pub const fn is_buried(self) -> bool {
+    pub const fn is_dead_lettered(self) -> bool {
         match self {
             Self::Superseded => false,
             Self::Expired

@@ -136,7 +136,7 @@ impl Progress {
         let counts = match failure {
             Failure::Throttled { .. } => false,
             Failure::TokenRefused => false,
-            Failure::Forbidden { client } => !stops_the_line(*client, forbidden_users),
+            Failure::Forbidden { client } => !halts(*client, forbidden_users),
             Failure::TooSoon { .. } => false,
             Failure::Foreign { odd, may_have_set: _ } => *odd,
             Failure::Unavailable { .. }
@@ -191,7 +191,7 @@ fn is_fault(failure: &Failure) -> bool {
     }
 }
 
-fn stops_the_line(client: bool, forbidden_users: usize) -> bool {
+fn halts(client: bool, forbidden_users: usize) -> bool {
     client || forbidden_users >= FORBIDDEN_USERS
 }
 
@@ -221,9 +221,7 @@ pub fn decide(
         }
         Failure::TokenRefused if progress.token_refused => only(Next::Hold(HaltCause::TokenRefused)),
         Failure::TokenRefused => only(Next::FreshToken),
-        Failure::Forbidden { client } if stops_the_line(*client, forbidden_users) => {
-            only(Next::Hold(HaltCause::Forbidden))
-        }
+        Failure::Forbidden { client } if halts(*client, forbidden_users) => only(Next::Hold(HaltCause::Forbidden)),
         Failure::Forbidden { .. } => only(Next::DeadLetter(Reason::Forbidden)),
         Failure::NotFound => only(Next::DeadLetter(Reason::NotFound)),
         Failure::TooSoon { .. } if progress.too_soon > MAX_TOO_SOON => only(Next::DeadLetter(Reason::TooSoon)),
@@ -433,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fifth_forbidden_user_in_a_row_stops_the_line_and_costs_nothing() {
+    fn the_fifth_forbidden_user_in_a_row_halts_processing_and_costs_nothing() {
         let forbidden = Failure::Forbidden { client: false };
         assert_eq!(after(&forbidden, Progress::default(), 4).0.next, Next::DeadLetter(Reason::Forbidden));
         let (decision, progress) = after(&forbidden, Progress::default(), 5);
@@ -461,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_line_tries_again_ever_later() {
+    fn a_halted_org_tries_again_ever_later() {
         let waits = [0, 1, 2, 3, 4, 5, 1000].map(|tries| retry_after_stop(HALTED, tries).as_secs());
         assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
     }

@@ -40,7 +40,7 @@ pub(super) async fn publish_results(
     }
     // As the record has it: it is read again from the stream, and must count once.
     let at = wire::to_the_millisecond(Timestamp::now());
-    if let Some(reason) = unsent.filter(|reason| reason.is_buried()) {
+    if let Some(reason) = unsent.filter(|reason| reason.is_dead_lettered()) {
         let death = Death { reason, detail: detail.clone(), status, attempts, at };
         let (body, properties) = wire::dead_mail::message(&remains, &delivery.properties, &death);
         let message = Message { exchange: "", key: &context.names.emails_dead(), body: &body, properties };

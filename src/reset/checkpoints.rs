@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_jobs_that_were_cut_off_are_as_many_trips_and_the_furthest_goes_on_first() {
+    fn equal_jobs_that_were_cut_off_are_as_many_checkpoints_and_the_furthest_goes_on_first() {
         let checkpoints = Checkpoints::default();
         let id = Key::Delivered(JobId::new("j"), 7);
         checkpoints.keep(id.clone(), JobState::default());
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn that_a_password_may_be_set_is_known_though_another_process_sent_it_or_the_trip_is_forgotten() {
+    fn that_a_password_may_be_set_is_known_though_another_process_sent_it_or_the_checkpoint_is_forgotten() {
         let checkpoints = Checkpoints::default();
         let (key, again) = (Key::Delivered(JobId::new("j"), 7), Key::Again(JobId::new("j"), "t".into()));
         let carried = checkpoints.recall(&again, false, &RetryHeaders { may_be_set: true, ..NOTHING });

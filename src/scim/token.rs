@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_client_stops_the_line_and_a_failing_endpoint_does_not() {
+    fn a_refused_client_halts_processing_and_a_failing_endpoint_does_not() {
         let body = r#"{"error":"invalid_client","description":"client not found: x","error_description":"y"}"#;
         check(400, body, true, "400 invalid_client: client not found: x");
         check(401, body, true, "401 invalid_client");

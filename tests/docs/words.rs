@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Identifiers, as whole words: in code, tests and comments. What a RabbitMQ, Rust or identity engineer would say instead stands beside.
-const IDENTIFIERS: [(&str, &str); 39] = [
+const IDENTIFIERS: [(&str, &str); 43] = [
     ("Rung", "DelayTier"),
     ("rung", "tier"),
     ("Luggage", "RetryHeaders"),
@@ -43,6 +43,10 @@ const IDENTIFIERS: [(&str, &str); 39] = [
     ("debts", "settle"),
     ("owe", "publish_until_confirmed"),
     ("by_the_prefetch", "IntakeMode::Normal"),
+    ("Tenure", "OwnTerm"),
+    ("gives_up", "release, dead_letter"),
+    ("is_buried", "is_dead_lettered"),
+    ("stops_the_line", "halts"),
 ];
 
 /// Phrases, in any case: in code, tests, documents, the page and what operators import.

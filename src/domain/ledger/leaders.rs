@@ -97,7 +97,7 @@ impl Leaders {
     }
 
     /// Whether the one who led before this fence has given that up, and nobody has written a fence since.
-    pub(super) fn is_given_up(&self, read: &FenceRead) -> bool {
+    pub(super) fn is_released(&self, read: &FenceRead) -> bool {
         self.place == read.place && self.given_up.is_some() && self.given_up == read.term
     }
 }

@@ -133,7 +133,7 @@ async fn an_expired_job_gets_no_permit_and_costs_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_stops_the_line_and_is_tried_again_ever_later() {
+async fn a_refused_client_halts_processing_and_is_tried_again_ever_later() {
     let bench = bench(6000, |asked| if asked < 4 { Err(TokenError::Refused("invalid_client".into())) } else { Ok(7) });
     let mut waiting = Box::pin(bench.pass(Lane::Bulk));
     assert!(waiting.as_mut().now_or_never().is_none());
@@ -167,7 +167,7 @@ async fn a_failing_token_endpoint_is_asked_again_after_the_wait_it_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stopped_line_lets_one_try_through_ever_later_until_it_is_resolved() {
+async fn a_halted_org_lets_one_try_through_ever_later_until_it_is_resolved() {
     let bench = bench(6000, Ok);
     bench.gate.stop(HaltCause::Forbidden, "missing.permissions");
     assert_eq!(bench.role(), Role::Halted);
@@ -187,7 +187,7 @@ async fn a_stopped_line_lets_one_try_through_ever_later_until_it_is_resolved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_what_is_owed_cannot_be_published_no_try_is_made_at_all() {
+async fn while_pending_publishes_are_refused_no_try_is_made_at_all() {
     let bench = bench(6000, Ok);
     bench.gate.stop(HaltCause::Unpublishable, "no queue takes it");
     assert_eq!(bench.shut(), Some(0.1));

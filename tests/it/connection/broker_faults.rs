@@ -313,7 +313,7 @@ async fn a_broker_that_is_silent_for_a_while_in_the_middle_of_200_jobs_loses_nob
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_email_queue_stops_the_line_until_there_is_room() {
+async fn a_full_email_queue_halts_processing_until_there_is_room() {
     let node = Node::lent().await;
     let plan = Plan::at(node.url()).org("main", slow(), "rate_per_minute = 1200");
     let world = plan.start().await;
@@ -437,7 +437,7 @@ async fn an_outcome_stream_deleted_while_calls_are_in_the_air_is_declared_anew()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_email_queue_of_another_kind_stops_the_line_until_it_is_gone_and_nothing_is_lost() {
+async fn an_email_queue_of_another_kind_halts_processing_until_it_is_gone_and_nothing_is_lost() {
     let world = patient(Plan::new()).start().await;
     let users = thirty_in_the_air(&world).await;
     assert_eq!(delete(&world, "emails").await, 0);

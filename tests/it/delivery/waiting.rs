@@ -231,7 +231,7 @@ async fn five_hundred_jobs_whose_own_backoff_is_minutes_do_not_slow_a_hundred_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_far_not_before_waits_in_the_largest_rung_that_fits_with_all_the_job_came_with() {
+async fn a_far_not_before_waits_in_the_largest_tier_that_fits_with_all_the_job_came_with() {
     let mut world = Plan::new().start().await;
     let came = BasicProperties::default()
         .with_content_type("application/json".into())

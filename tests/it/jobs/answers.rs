@@ -518,7 +518,7 @@ async fn a_token_is_not_used_in_the_last_60_seconds_of_its_life() {
 
 /// It takes 15 s, since the line tries again so often: all of them at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_line_loses_nothing_and_goes_on_by_itself_once_it_is_resolved() {
+async fn a_halted_org_loses_nothing_and_goes_on_by_itself_once_it_is_resolved() {
     let refused = json!({"error": "invalid_client", "description": "client not found: demo", "error_description": "x"});
     tokio::join!(
         goes_on(
@@ -535,7 +535,7 @@ async fn a_stopped_line_loses_nothing_and_goes_on_by_itself_once_it_is_resolved(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_code_that_says_the_client_lacks_a_right_stops_the_line() {
+async fn each_code_that_says_the_client_lacks_a_right_halts_processing() {
     for code in ["missing.any.permissions", "not.authorized"] {
         let world = Plan::new().start().await;
         world.main().add_fault(fault(&format!("status=403,code={code},always")));
@@ -548,7 +548,7 @@ async fn each_code_that_says_the_client_lacks_a_right_stops_the_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_fifth_user_in_a_row_who_is_forbidden_stops_the_line() {
+async fn the_fifth_user_in_a_row_who_is_forbidden_halts_processing() {
     let world = Plan::new().config("[amqp]\nprefetch = 1").start().await;
     let mut dead = world.tap("resets.main.dead").await;
     world.main().add_fault(fault("status=403,always"));
@@ -587,7 +587,7 @@ async fn neither_one_user_again_and_again_nor_a_success_between_makes_five_forbi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fresh_token_that_is_refused_too_stops_the_line() {
+async fn a_fresh_token_that_is_refused_too_halts_processing() {
     let world = Plan::new().start().await;
     world.main().add_fault(fault("status=401,always"));
     world.reset("main", "u-1", "job-1").await;
@@ -599,7 +599,7 @@ async fn a_fresh_token_that_is_refused_too_stops_the_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_secret_stops_the_line_with_the_words_of_the_provider_and_never_the_secret() {
+async fn a_wrong_secret_halts_processing_with_the_words_of_the_provider_and_never_the_secret() {
     let mut world = Plan::new().prepare().await;
     world.config = world.config.replace("demo-secret", "not-the-secret");
     world.start_worker().await;

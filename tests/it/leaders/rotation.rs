@@ -55,6 +55,6 @@ async fn a_client_secret_is_rotated_by_a_restart_in_the_middle_of_jobs_and_nobod
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_secret_whose_tokens_end_with_it_stops_the_line_until_the_restart_and_loses_nobody() {
+async fn a_client_secret_whose_tokens_end_with_it_halts_processing_until_the_restart_and_loses_nobody() {
     a_client_secret_is_rotated(true).await;
 }

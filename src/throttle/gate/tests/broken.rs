@@ -138,7 +138,7 @@ async fn users_known_to_fail_are_no_probe_while_another_one_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_half_of_a_try_goes_on_though_the_line_is_stopped_and_before_others() {
+async fn the_second_half_of_a_try_goes_on_though_processing_is_halted_and_before_others() {
     let bench = bench(6000, Ok);
     let caller = |name: &str, goes_on| Some(Caller { user: user(name), goes_on });
     bench.gate.stop(HaltCause::Forbidden, "missing.permissions");

@@ -55,7 +55,7 @@ async fn a_password_that_is_set_while_the_mail_of_the_one_before_waits_makes_tha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mail_service_that_refuses_us_stops_the_line_and_loses_nobody() {
+async fn a_mail_service_that_refuses_us_halts_processing_and_loses_nobody() {
     let service = Service::default();
     let taking = service.clone();
     let routes = axum::Router::new().route(

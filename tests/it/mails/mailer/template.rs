@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_template_that_cannot_be_filled_in_stops_the_line_and_gives_nobody_up() {
+async fn a_template_that_cannot_be_filled_in_halts_processing_and_gives_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, source: &str| std::fs::write(folder.path().join(name), source).unwrap();
     write("subject.txt", "Your new password");

@@ -21,7 +21,7 @@ pub enum Before {
 /// and a fence that the broker took late hides another's before it. So what counts is a place: that of the fence with which the takeover began
 /// that was completed last. Whoever has written a fence after it may have led.
 #[derive(Debug, Default)]
-pub struct Tenure {
+pub struct OwnTerm {
     since: Option<Since>,
 }
 
@@ -31,13 +31,13 @@ struct Since {
     place: Place,
     reading: u64,
     /// Whether it took the org over completely; else nobody led when it began to.
-    settled: bool,
+    complete: bool,
 }
 
-impl Tenure {
+impl OwnTerm {
     /// Whether it took the org over completely, and knows of nobody else since.
-    pub fn is_settled(&self) -> bool {
-        self.since.is_some_and(|since| since.settled)
+    pub fn is_complete(&self) -> bool {
+        self.since.is_some_and(|since| since.complete)
     }
 
     /// Who worked the org before, now that a fence of ours was read.
@@ -51,10 +51,10 @@ impl Tenure {
         self.since = self.since.filter(is_alone);
         match (self.since, &read.before) {
             // It may have said that it is done, since it was cut off.
-            (Some(Since { settled: true, .. }), _) => Before::Ourselves,
-            (Some(Since { settled: false, .. }), _) => Before::Nobody,
+            (Some(Since { complete: true, .. }), _) => Before::Ourselves,
+            (Some(Since { complete: false, .. }), _) => Before::Nobody,
             (None, Holder::Nobody) => {
-                self.since = Some(Since { place: read.place, reading: read.reading, settled: false });
+                self.since = Some(Since { place: read.place, reading: read.reading, complete: false });
                 Before::Nobody
             }
             (None, Holder::Was(_)) => Before::Another(read.longest_call),
@@ -62,8 +62,8 @@ impl Tenure {
     }
 
     /// It has taken the org over completely, in a takeover that began with this fence.
-    pub fn settles(&mut self, read: &FenceRead) {
-        self.since = Some(Since { place: read.place, reading: read.reading, settled: true });
+    pub fn complete(&mut self, read: &FenceRead) {
+        self.since = Some(Since { place: read.place, reading: read.reading, complete: true });
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         leaders: Option<Leaders>,
         place: Place,
         reading: u64,
-        tenure: Tenure,
+        own_term: OwnTerm,
     }
 
     impl Ledger {
@@ -114,7 +114,7 @@ mod tests {
         /// `a` writes a fence, and reads it.
         fn take(&mut self) -> (Before, FenceRead) {
             let read = self.fence("a");
-            (self.tenure.before(&read), read)
+            (self.own_term.before(&read), read)
         }
 
         fn before(&mut self) -> Before {
@@ -126,7 +126,7 @@ mod tests {
             let mut ledger = Self::default();
             let (before, read) = ledger.take();
             assert_eq!(before, Before::Nobody);
-            ledger.tenure.settles(&read);
+            ledger.own_term.complete(&read);
             ledger
         }
     }
@@ -153,7 +153,7 @@ mod tests {
         ledger.fence("b");
         assert_eq!((ledger.before(), ledger.before()), (ANOTHER, ANOTHER));
         let (_, read) = ledger.take();
-        ledger.tenure.settles(&read);
+        ledger.own_term.complete(&read);
         assert_eq!(ledger.before(), Before::Ourselves);
     }
 
@@ -175,7 +175,7 @@ mod tests {
         ledger.fence("b");
         let term = first.place.to_string();
         ledger.write("a", Some(&term), None);
-        ledger.tenure.settles(&first);
+        ledger.own_term.complete(&first);
         assert_eq!(ledger.before(), ANOTHER);
     }
 
@@ -204,7 +204,7 @@ mod tests {
     fn who_was_cut_off_and_said_that_it_is_done_goes_on_unless_another_came() {
         let mut ledger = Ledger::default();
         let (_, first) = ledger.take();
-        ledger.tenure.settles(&first);
+        ledger.own_term.complete(&first);
         ledger.released("a", &first);
         assert_eq!(ledger.before(), Before::Ourselves);
         ledger.fence("b");
@@ -217,14 +217,14 @@ mod tests {
         let of_b = ledger.fence("b");
         let (before, waiting) = ledger.take();
         assert_eq!(before, ANOTHER);
-        let is_given_up = |ledger: &Ledger| ledger.leaders.as_ref().unwrap().is_given_up(&waiting);
-        assert!(!is_given_up(&ledger));
+        let is_released = |ledger: &Ledger| ledger.leaders.as_ref().unwrap().is_released(&waiting);
+        assert!(!is_released(&ledger));
         ledger.released("c", &FenceRead { place: 77, ..of_b.clone() });
-        assert!(!is_given_up(&ledger), "another's term");
+        assert!(!is_released(&ledger), "another's term");
         ledger.released("b", &of_b);
-        assert!(is_given_up(&ledger));
+        assert!(is_released(&ledger));
         ledger.fence("b");
-        assert!(!is_given_up(&ledger), "it is back");
+        assert!(!is_released(&ledger), "it is back");
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_place_beyond_the_fence_just_written_is_one_of_another_stream() {
         let mut ledger = Ledger::settled();
-        ledger.tenure.settles(&FenceRead { place: 1_000, ..FenceRead::alone(0, 0) });
+        ledger.own_term.complete(&FenceRead { place: 1_000, ..FenceRead::alone(0, 0) });
         assert_eq!(ledger.before(), ANOTHER);
     }
 }
