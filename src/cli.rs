@@ -341,11 +341,12 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let environment = cli.environment()?;
-    let worker = worker(cli, &environment)?;
+    // What is wrong may stand there.
+    let worker = worker(cli, &environment).inspect_err(|_| name(environment.file()))?;
     let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
     let (traces, exporting) = traces::start(collector)?.unzip();
     let logged = logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
-    if let Some(EnvFile { path, keys, .. }) = environment.file() {
+    if let Some(file @ EnvFile { path, keys, .. }) = environment.file() {
         let (path, keys) = (path.display().to_string(), keys.join(", "));
         // It may send what is sent elsewhere: it is named whatever the log leaves out. `check` says it itself.
         if logged >= tracing::Level::INFO {
@@ -353,10 +354,18 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
         } else if logged >= tracing::Level::WARN {
             tracing::warn!(path, keys, "an env file adds to the environment");
         } else if !matches!(cli.role, Role::Check(_)) {
-            let _ = writeln!(std::io::stderr(), "resetd: {} adds to the environment: {}", Escaped(path), Escaped(keys));
+            name(Some(file));
         }
     }
     Ok(Started { worker, environment, exporting })
+}
+
+/// Says beside the log that a file adds to the environment.
+fn name(file: Option<&EnvFile>) {
+    if let Some(EnvFile { path, keys, .. }) = file {
+        let (path, keys) = (Escaped(path.display()), keys.join(", "));
+        let _ = writeln!(std::io::stderr(), "resetd: {path} adds to the environment: {}", Escaped(keys));
+    }
 }
 
 /// What was started before anything is run.

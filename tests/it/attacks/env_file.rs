@@ -103,10 +103,12 @@ async fn another_may_be_named_and_is_read_alone_and_by_the_same_rules() {
 async fn it_is_named_whatever_the_log_leaves_out() {
     for (filter, role) in [("warn", "worker"), ("error", "worker"), ("off", "mailer"), ("error", "demo")] {
         let run = Run::new(&[role]).env("RUST_LOG", filter);
-        // Ends at once: it is no address.
-        mode(&run.file(".env", "RESETD__HTTP__LISTEN=nowhere\n"), 0o600);
-        let said = ends(run, 2, &["http.listen is \"nowhere\""]).await;
-        says(&said, &["adds to the environment", "RESETD__HTTP__LISTEN"]);
+        // Ends at once: it is no address, and nobody listens there.
+        let text = "RESETD__HTTP__LISTEN=nowhere\nRESETD__AMQP__URL=amqp://127.0.0.1:1\n";
+        mode(&run.file(".env", text), 0o600);
+        let (code, _, said) = run.end().await;
+        assert_ne!(code, 0, "{said}");
+        says(&said, &["adds to the environment", "RESETD__HTTP__LISTEN, RESETD__AMQP__URL"]);
     }
 }
 
