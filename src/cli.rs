@@ -345,7 +345,7 @@ pub fn start_telemetry(cli: &Cli) -> Result<Started> {
     let worker = worker(cli, &environment).inspect_err(|_| name(environment.file()))?;
     let collector = worker.as_ref().and_then(|config| config.telemetry.otlp_endpoint.as_ref());
     let (traces, exporting) = traces::start(collector)?.unzip();
-    let logged = logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces)?;
+    let logged = logs::start(cli.log(), Some(filter.as_deref().unwrap_or(usual)), colours, traces, module_path!())?;
     if let Some(file @ EnvFile { path, keys, .. }) = environment.file() {
         let (path, keys) = (path.display().to_string(), keys.join(", "));
         // It may send what is sent elsewhere: it is named whatever the log leaves out. `check` says it itself.

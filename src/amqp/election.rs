@@ -35,8 +35,9 @@ const RELEASED: Duration = Duration::from_secs(1);
 const TO_SPARE: Duration = Duration::from_millis(500);
 /// After so long, with a ping confirmed, it is clear that it does not come back to us.
 const ANOTHERS: Duration = Duration::from_millis(300);
-/// How often it is looked whether a ping is confirmed, until it is said how it stands, and from then on.
+/// How often it is looked whether a ping is confirmed, until it is said how it stands.
 const LOOK: Duration = Duration::from_millis(100);
+/// The same from then on.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether pings lie in the leader queue.
 const READY_LOOK: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use super::publisher::{Message, Publisher};
 use super::topology::look_at;
 use crate::domain::leader_proof::{Chain, FRESH, LeaderProof};
 
-/// Pings that are not acked yet at most: those since the newest own one.
+/// Pings that are not acked yet at most: the newest own one, and those since.
 const PREFETCH: u16 = 100;
 /// What its consumer is called at the broker.
 const TAG: &str = "resetd-candidate";
@@ -48,7 +48,40 @@ pub struct Registration {
 /// each ack is an entry of the queue's log. Where the broker makes another consumer the active one, it hands these to that one as redelivered;
 /// and the other's to us, where it makes us that again. So who gets a redelivered message knows that its proofs are no unbroken chain, however
 /// quickly the two followed each other.
-type Held = Arc<Mutex<Option<Acker>>>;
+type Held = Arc<Mutex<Unacked<Acker>>>;
+
+/// What is not acked yet, by the last of it; nothing is where no own ping is among it.
+#[derive(Debug)]
+struct Unacked<A>(Option<A>);
+
+impl<A> Default for Unacked<A> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<A> Unacked<A> {
+    /// An own ping came back: all before it is to be acked.
+    fn own(&mut self, ping: A) -> Option<A> {
+        self.0.replace(ping)
+    }
+
+    /// Something else came: it waits with the newest own ping, and is to be acked where there is none.
+    fn other(&mut self, message: A) -> Option<A> {
+        match &mut self.0 {
+            Some(last) => {
+                *last = message;
+                None
+            }
+            None => Some(message),
+        }
+    }
+
+    /// All of it is to be acked.
+    fn take(&mut self) -> Option<A> {
+        self.0.take()
+    }
+}
 
 /// Acks this and all that came before it.
 const ALL_BEFORE: BasicAckOptions = BasicAckOptions { multiple: true };
@@ -308,7 +341,7 @@ impl Listener {
             Some(sent) if !delivery.redelivered => {
                 self.proof.came_back(sent);
                 *held_until = Some(tokio::time::Instant::now() + FRESH);
-                held.replace(delivery.acker)
+                held.own(delivery.acker)
             }
             Some(_) | None => {
                 if delivery.redelivered {
@@ -317,14 +350,38 @@ impl Listener {
                 if self.proof.state.borrow().chain(Instant::now()).is_none() {
                     self.pinger.now();
                 }
-                match &mut *held {
-                    Some(newest) => {
-                        *newest = delivery.acker;
-                        None
-                    }
-                    None => Some(delivery.acker),
-                }
+                held.other(delivery.acker)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Else nobody who is active next would get it as redelivered.
+        #[test]
+        fn the_newest_own_ping_is_not_acked_before_the_next_comes_back(came in prop::collection::vec(any::<bool>(), 0..40)) {
+            let (mut unacked, mut newest_own, mut acked) = (Unacked::default(), 0, 0);
+            for (tag, is_own) in (1_u64..).zip(came) {
+                let now = if is_own { unacked.own(tag) } else { unacked.other(tag) };
+                let before = newest_own;
+                if is_own {
+                    newest_own = tag;
+                }
+                if let Some(all_before) = now {
+                    prop_assert!(all_before > acked && (newest_own == 0 || all_before < newest_own), "{all_before}");
+                    acked = all_before;
+                }
+                prop_assert!(!is_own || before == 0 || acked == tag - 1, "all before it is acked with it");
+            }
+            let last = unacked.take();
+            prop_assert_eq!(last.is_some(), newest_own > 0);
+            prop_assert!(last.is_none_or(|last| last >= newest_own && last > acked));
         }
     }
 }

@@ -115,7 +115,7 @@ pub struct Config {
     /// The files that hold secrets, with the keys that name them; of a `--config` file or an env file with the keys that it gives itself.
     /// Those of sealing are looked at where they are read.
     pub secret_files: Vec<(String, PathBuf)>,
-    /// The `--config` files that others than their owner and root may change, and why.
+    /// The `--config` files that others than this user and root may change, and why.
     pub changeable_files: Vec<(PathBuf, String)>,
     orgs: BTreeMap<String, raw::Org>,
     wire: raw::Wire,

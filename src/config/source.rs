@@ -1,9 +1,9 @@
 //! Where the configuration comes from: the default, the files, the environment, each over the one before.
 
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError as Cause, File, FileFormat};
+use rustix::fs::StatVfsMountFlags;
 
 use super::env_file::{self, EnvFile};
 use super::{ConfigError, Environment, inline, root::Raw, value};
@@ -31,8 +31,10 @@ pub(super) fn read(files: &[PathBuf], texts: &[&str], environment: &Environment)
     let mut changeable = Vec::new();
     for path in files {
         let (text, table) = toml_of(path)?;
-        // A pipe of the shell's is its alone.
-        let found = path.metadata().ok().filter(Metadata::is_file);
+        // A pipe of the shell's is its alone; and where nobody can write, as in a mounted secret, modes say nothing.
+        let is_read_only =
+            rustix::fs::statvfs(path).is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::RDONLY));
+        let found = path.metadata().ok().filter(|found| found.is_file() && !is_read_only);
         let why = found.and_then(|found| env_file::distrusted(path, &found));
         changeable.extend(why.map(|why| (path.clone(), why)));
         let keys = inline::keys(&table);

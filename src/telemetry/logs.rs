@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::field::Field;
 use tracing::{Level, Metadata};
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::filter::{FilterFn, LevelFilter, filter_fn};
+use tracing_subscriber::filter::{FilterFn, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -32,7 +32,8 @@ const NEVER: &str = "lapin";
 /// What hears our spans, and sends them to a collector.
 pub type Traces = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Starts logging, and with it the traces where there are any; returns the most that is logged. `RUST_LOG` filters what is ours; of the libraries only warnings and errors are ever let through, since
+/// Starts logging, and with it the traces where there are any; returns the most that is logged of `target`. `RUST_LOG` filters what is ours; of the
+/// libraries only warnings and errors are ever let through, since
 /// below that they print frames, headers and bodies. No setting changes that.
 ///
 /// # Errors
@@ -42,10 +43,11 @@ pub fn start(
     filter: Option<&str>,
     colours: bool,
     traces: Option<Traces>,
+    target: &str,
 ) -> Result<LevelFilter, StartError> {
-    let filter =
-        EnvFilter::from_str(filter.unwrap_or("info")).map_err(|error| StartError::Filter(error.to_string()))?;
-    let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    let text = filter.unwrap_or("info");
+    let filter = EnvFilter::from_str(text).map_err(|error| StartError::Filter(error.to_string()))?;
+    let most = most_of(target, text).or(filter.max_level_hint()).unwrap_or(LevelFilter::TRACE);
     let layer: Box<dyn Layer<_> + Send + Sync> = match format {
         Format::Json => {
             let layer = fmt::layer().with_writer(|| JsonLines(std::io::stderr())).json();
@@ -67,6 +69,14 @@ pub fn start(
         tracing::error!(%place, "panic in the worker's own code; please report it");
     }));
     Ok(most)
+}
+
+/// The most that is logged of a target, where the filter says no more than levels and targets.
+fn most_of(target: &str, filter: &str) -> Option<LevelFilter> {
+    let targets = Targets::from_str(filter).ok()?;
+    let levels = [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
+    let most = levels.into_iter().find(|level| targets.would_enable(target, level));
+    Some(most.map_or(LevelFilter::OFF, LevelFilter::from_level))
 }
 
 /// A field of a line for people: whatever is in it stays on the line, is seen, and is no other field.

@@ -1,4 +1,4 @@
-//! How a job says who is told: its fields for that, read, described to producers, and written again. Nothing else knows their names.
+//! How a job says who is told: its fields for that, read, described to producers, and written again. What parses, describes, keeps or shows a job takes them from here.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -39,7 +39,11 @@ fn changeable_files(config: &Config) -> impl Iterator<Item = Finding> {
             "{}: {why}, so that somebody else may say where the client's secret and the passwords go",
             path.display()
         );
-        Finding::warn("config file", says, format!("chmod go-w {}, and its folder", path.display()))
+        Finding::warn(
+            "config file",
+            says,
+            "give file and folder to this user or root, and take the right to write from others",
+        )
     })
 }
 

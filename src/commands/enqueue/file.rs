@@ -240,15 +240,18 @@ fn row(header: &[&str], record: &csv::StringRecord) -> Result<Written, String> {
             }
             attribute => {
                 let column = format!("column {attribute}");
-                let text = if is_json(cell) { cell.trim() } else { plain(&column, cell)? };
                 if is_json(cell) {
-                    let json: &RawValue = serde_json::from_str(text)
+                    let json: &RawValue = serde_json::from_str(cell.trim())
                         .map_err(|_| format!("{column}: the cell begins like JSON but is none"))?;
                     attributes.push(format!("{}:{json}", Value::from(attribute)));
-                } else if !text.is_empty() {
-                    attributes.push(format!("{}:{}", Value::from(attribute), Value::from(text)));
+                    cell.trim()
+                } else {
+                    let text = plain(&column, cell)?;
+                    if !text.is_empty() {
+                        attributes.push(format!("{}:{}", Value::from(attribute), Value::from(text)));
+                    }
+                    text
                 }
-                text
             }
         };
         cells.push((name.to_owned(), text.to_owned()));
@@ -288,8 +291,8 @@ fn is_formula(cell: &str) -> bool {
     cell.trim_start().starts_with(FORMULA)
 }
 
-/// A cell that no spreadsheet takes for a formula: one that begins as such, or with quotes before that, has one quote more.
-/// [`formula`] takes it away.
+/// A cell that no spreadsheet takes for a formula: one that begins as such, or with quotes before that, has one quote more, which is taken
+/// away where it is read.
 pub fn no_formula(cell: &str) -> Cow<'_, str> {
     if is_formula(cell.trim_start_matches(TEXT)) { format!("{TEXT}{cell}").into() } else { cell.into() }
 }

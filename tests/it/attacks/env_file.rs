@@ -101,7 +101,14 @@ async fn another_may_be_named_and_is_read_alone_and_by_the_same_rules() {
 /// However little is logged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_named_whatever_the_log_leaves_out() {
-    for (filter, role) in [("warn", "worker"), ("error", "worker"), ("off", "mailer"), ("error", "demo")] {
+    for (filter, role) in [
+        ("warn", "worker"),
+        ("error", "worker"),
+        ("off", "mailer"),
+        ("lapin=warn", "mailer"),
+        ("resetd::http=info", "mailer"),
+        ("error", "demo"),
+    ] {
         let run = Run::new(&[role]).env("RUST_LOG", filter);
         // Ends at once: it is no address, and nobody listens there.
         let text = "RESETD__HTTP__LISTEN=nowhere\nRESETD__AMQP__URL=amqp://127.0.0.1:1\n";
