@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use secrecy::SecretString;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
@@ -39,8 +38,8 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
     /// How long one delivery takes at most.
     fn longest(&self) -> Duration;
 
-    /// A secret that must not be told of a failure.
-    fn secret(&self) -> Option<&SecretString>;
+    /// The secrets that must not be told of a failure.
+    fn secrets(&self) -> Vec<&str>;
 
     /// Waits until there is room for one more delivery, which it has until the permit is dropped; `None`: there always is.
     fn room(&self) -> BoxFuture<'_, Option<OwnedSemaphorePermit>> {

@@ -29,8 +29,19 @@ pub(super) struct Http {
     client: Client,
     url: Url,
     token: Option<SecretString>,
+    /// What the URL's query has that may be a key.
+    keys: Vec<SecretString>,
     timeout: Duration,
     after_max: Duration,
+}
+
+/// The shortest value of a query that may be a key, in bytes: shorter ones are words that a service may say for other reasons.
+const SHORTEST_KEY: usize = 8;
+
+/// What may be a key in a URL's query, where many a service wants it.
+fn keys(url: &Url) -> Vec<SecretString> {
+    let values = url.query_pairs().map(|(_, value)| value.into_owned());
+    values.filter(|value| value.len() >= SHORTEST_KEY).map(SecretString::from).collect()
 }
 
 impl Transport for Http {
@@ -38,8 +49,8 @@ impl Transport for Http {
         self.timeout
     }
 
-    fn secret(&self) -> Option<&SecretString> {
-        self.token.as_ref()
+    fn secrets(&self) -> Vec<&str> {
+        self.token.iter().chain(&self.keys).map(ExposeSecret::expose_secret).collect()
     }
 
     fn deliver<'a>(&'a self, mail: &'a Mail) -> BoxFuture<'a, Result<Delivered, Undelivered>> {
@@ -65,7 +76,8 @@ impl Http {
                 root(&error)
             ))
         })?;
-        Ok(Self { client, url: service.url.clone(), token: service.token.clone(), timeout, after_max })
+        let (url, token) = (service.url.clone(), service.token.clone());
+        Ok(Self { client, keys: keys(&url), url, token, timeout, after_max })
     }
 
     async fn send(&self, mail: &Mail) -> Result<Delivered, Undelivered> {
@@ -154,6 +166,20 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::proxy::Proxy;
+
+    #[test]
+    fn the_token_and_a_key_in_the_query_are_secrets() {
+        let url = Url::parse("https://mail.example/send?v=2&format=json&key=s3cr3t-key%2B1").unwrap();
+        let service = mailer::Http {
+            url,
+            token: Some("t0ken".to_owned().into()),
+            ca_file: None,
+            proxy: Proxy::Direct { unused: Vec::new() },
+        };
+        let http = Http::new(&service, Duration::from_secs(1), Duration::from_secs(1)).unwrap();
+        assert_eq!(http.secrets(), ["t0ken", "s3cr3t-key+1"]);
+    }
 
     /// Every status there can be, in runs of the same meaning.
     #[test]

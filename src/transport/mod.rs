@@ -16,7 +16,6 @@ mod unsealed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::delivery::Transport;
@@ -104,16 +103,16 @@ impl Courier {
     }
 
     fn tellable(&self, mail: &Mail, detail: &str) -> String {
-        tellable(detail, mail.password.expose(), self.transport.secret().into_iter().map(ExposeSecret::expose_secret))
+        tellable(detail, mail.password.expose(), self.transport.secrets())
     }
 }
 
 /// What may be told: without the password, and, in what the next hop said, without `secrets`. That stands behind the first `: `; before
 /// it are our own words, and a secret of the configuration may be one of them.
-fn tellable<'a>(detail: &str, password: &str, secrets: impl Iterator<Item = &'a str>) -> String {
+fn tellable<'a>(detail: &str, password: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let (mut of_the_mail, mut all) = (Scrubber::default(), Scrubber::default());
     of_the_mail.add(password);
-    secrets.for_each(|secret| all.add(secret));
+    secrets.into_iter().for_each(|secret| all.add(secret));
     let detail = of_the_mail.text(detail);
     let said = match detail.split_once(": ") {
         Some((ours, theirs)) => format!("{ours}: {}", all.text(theirs)),

@@ -22,7 +22,7 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, Certific
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Quit, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::response::Response;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -75,8 +75,8 @@ impl Transport for Smtp {
         self.timeout * PATIENCE
     }
 
-    fn secret(&self) -> Option<&SecretString> {
-        self.server.login.as_ref().map(|login| &login.password)
+    fn secrets(&self) -> Vec<&str> {
+        self.server.login.iter().map(|login| login.password.expose_secret()).collect()
     }
 
     /// Waits until a connection is free, or may be opened.
