@@ -292,10 +292,7 @@ pub async fn run(cli: Cli, started: Started, shutdown: CancellationToken) -> Res
 fn look_at_files(config: &Config) {
     config.secret_files.iter().for_each(|(key, path)| logs::warn_if_secret_is_readable(key, path));
     for (path, why) in &config.changeable_files {
-        tracing::warn!(
-            path = %path.display(),
-            "--config: {why}, so that somebody else may say where the client's secret and the passwords go"
-        );
+        tracing::warn!(path = %path.display(), "--config: {why}");
     }
 }
 

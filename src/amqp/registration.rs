@@ -300,7 +300,8 @@ struct Listener {
 }
 
 impl Listener {
-    /// Its own pings are proof. All others prove nothing, but that this one was made active: it sends a ping without waiting for its time. `gone` is cancelled at the end, whatever that comes by.
+    /// Its own pings are proof. All others prove nothing, but that this one was made active: it sends a ping without waiting for its time.
+    /// `gone` is cancelled at the end, whatever that comes by.
     async fn listen(self, mut consumer: Consumer, gone: CancellationToken) {
         let _gone = gone.clone().drop_guard();
         let mut held_until = None;

@@ -66,8 +66,7 @@ pub(super) fn load(
     let opened = file.metadata().map_err(|error| cannot(&error))?;
     if let Some(why) = distrusted(path, &opened) {
         return Err(ConfigError::new(format!(
-            "{called} is not read: {why}, so that somebody else may say where the client's secret and the passwords go; \
-             fix that, or name another file by --env-file"
+            "{called} is not read: {why}; fix that, or name another file by --env-file"
         )));
     }
     let mut text = Zeroizing::new(String::new());
@@ -81,8 +80,14 @@ pub(super) fn load(
     Ok(Some((EnvFile { path, keys, secret_keys }, pairs)))
 }
 
-/// Why somebody else may have written a file, or put it there: by itself, or by the folder that it, or a link to it, lies in.
+/// Why somebody else may have written a file, or put it there, and what that means.
 pub(super) fn distrusted(path: &Path, opened: &Metadata) -> Option<String> {
+    let why = written_by_others(path, opened)?;
+    Some(format!("{why}, so that somebody else may say where the client's secret and the passwords go"))
+}
+
+/// Who may have: by the file itself, or by the folder that it, or a link to it, lies in.
+fn written_by_others(path: &Path, opened: &Metadata) -> Option<String> {
     if opened.file_type().is_char_device() {
         return None; // /dev/null: nobody leaves anything there
     }

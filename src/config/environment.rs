@@ -1,4 +1,4 @@
-//! The variables that the process was started with.
+//! The variables that the process was started with, and those that an env file adds.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The sections of the configuration as they are written: every key, nothing else. That of the mailer is beside its transports.
+//! The sections of the configuration as they are written: every key, nothing else. `mailer.rs` has that of the mailer, but for its transports.
 
 use std::path::PathBuf;
 

@@ -35,15 +35,8 @@ pub(super) fn env_file(EnvFile { path, keys, .. }: &EnvFile) -> Finding {
 /// Files of the configuration that others may change.
 fn changeable_files(config: &Config) -> impl Iterator<Item = Finding> {
     config.changeable_files.iter().map(|(path, why)| {
-        let says = format!(
-            "{}: {why}, so that somebody else may say where the client's secret and the passwords go",
-            path.display()
-        );
-        Finding::warn(
-            "config file",
-            says,
-            "give file and folder to this user or root, and take the right to write from others",
-        )
+        let cure = "give file and folder to this user or root, and take the right to write from others";
+        Finding::warn("config file", format!("{}: {why}", path.display()), cure)
     })
 }
 
